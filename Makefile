@@ -1,0 +1,37 @@
+# make install | test | lint | demo | clean
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+# With a GPU FBGEMM's CUDA build; without, a stand-in of the same name that brings the CPU build.
+FBGEMM := $(if $(GPU),fbgemm-gpu==1.8.0,./packaging/fbgemm-gpu)
+
+.PHONY: install test lint demo clean
+
+install: $(INSTALLED)
+
+# torch goes first: an open requirement on it would take the newest one, which FBGEMM does not load under.
+$(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install "torch==2.13.0" "setuptools>=77"
+	$(BIN)/python -m pip install --no-build-isolation $(FBGEMM)
+	$(BIN)/python -m pip install --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip check
+	touch $@
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+# mypy knows nothing of mapped packages, so it is shown the tree as it is installed: modules/ as prectr_torchrec.modules, ...
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	rm -rf build/typing && mkdir -p build/typing/prectr_torchrec
+	ln -s $(CURDIR)/prectr_torchrec/* $(CURDIR)/modules $(CURDIR)/launchers $(CURDIR)/configs build/typing/prectr_torchrec
+	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p prectr_torchrec
+
+demo: $(INSTALLED)
+	$(BIN)/prectr demo
+
+clean:
+	rm -rf .venv build runs/demo *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,90 @@
+"""Target attention over a request's events, for all of its candidates at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TargetAttention(nn.Module):
+    r"""Masked multi-head target attention with a learned slot for "nothing fits".
+
+    With target :math:`x`, event keys :math:`k_j` and values :math:`v_j`, each head gives
+    :math:`\sum_j a_j W_v v_j` with :math:`a = \mathrm{softmax}_{j \cup 0}((W_q x) \cdot (W_k k_j) / \sqrt d)`. Slot 0 has a
+    learned key and value: an empty history returns that value, the prior, and never NaN.
+
+    Keys and values are projected once per request, then shared by its P candidates.
+
+    Args:
+        target_dim: width of a target.
+        key_dim: width of an event's key.
+        value_dim: width of an event's value.
+        dim: width of the output, divided among the heads.
+        num_heads: heads.
+    """
+
+    def __init__(self, target_dim: int, key_dim: int, value_dim: int, *, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.target = nn.Linear(target_dim, dim)
+        self.key = nn.Linear(key_dim, dim)
+        self.value = nn.Linear(value_dim, dim)
+        self.prior_key = nn.Parameter(torch.zeros(dim))
+        self.prior_value = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, target: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> Tensor:
+        """Attends from every candidate of a request to the request's events.
+
+        Args:
+            target: (R, P, target_dim), P candidate slots per request.
+            key: (R, L, key_dim), left-aligned events.
+            value: (R, L, value_dim).
+            lengths: (R,) int64, real events.
+
+        Returns:
+            (R, P, dim).
+        """
+        R, P, _ = target.shape
+        L = key.shape[1]
+        q_RHPD = self._heads(self.target(target))
+        k_RHLD = self._heads(torch.cat([self.prior_key.expand(R, 1, -1), self.key(key)], dim=1))
+        v_RHLD = self._heads(torch.cat([self.prior_value.expand(R, 1, -1), self.value(value)], dim=1))
+        mask_RL = torch.arange(L + 1, device=lengths.device) <= lengths.unsqueeze(1)  # slot 0 is the prior
+        attended = F.scaled_dot_product_attention(q_RHPD, k_RHLD, v_RHLD, attn_mask=mask_RL[:, None, None, :])
+        return attended.transpose(1, 2).reshape(R, P, -1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(R, N, dim) -> (R, H, N, dim / H)."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+class CandidateSlots:
+    """Moves candidate rows (C, ...) into per-request slots (R, P, ...) and back.
+
+    Args:
+        candidate_request: (C,) int64, ascending over real candidates; padding rows last.
+        candidate_weight: (C,) float32, zero for padding.
+        num_requests: R.
+    """
+
+    def __init__(self, candidate_request: Tensor, candidate_weight: Tensor, num_requests: int) -> None:
+        real = candidate_weight > 0
+        counts = torch.zeros(num_requests, dtype=torch.long, device=real.device).index_add_(0, candidate_request, real.long())
+        starts = counts.cumsum(0) - counts
+        slot = torch.arange(real.shape[0], device=real.device) - starts[candidate_request]
+        self.shape = (num_requests, max(int(counts.max()), 1))
+        size = self.shape[0] * self.shape[1]
+        self.index = torch.where(real, candidate_request * self.shape[1] + slot, size)  # padding goes to one spare row
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """(C, D) -> (R, P, D), zero where a request has fewer candidates."""
+        R, P = self.shape
+        padded = rows.new_zeros(R * P + 1, rows.shape[1]).index_copy(0, self.index, rows)
+        return padded[:-1].view(R, P, -1)
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """(R, P, D) -> (C, D); padding rows get the last slot's value, to be weighted by zero."""
+        return slots.flatten(0, 1)[self.index.clamp(max=self.shape[0] * self.shape[1] - 1)]

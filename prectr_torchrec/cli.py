@@ -1,0 +1,167 @@
+"""`prectr`: one thin function per command. Heavy imports are inside, so that `--help` is quick and `doctor` always runs."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from prectr_torchrec.doctor import VersionError, check_versions
+
+app = typer.Typer(
+    help="PRECTR-V2 for TorchRec: a raw search log in, a trained and measured ranker out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[str, typer.Option(help="A YAML file, or the name of a shipped configuration such as prectr_v1.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")]
+Nproc = Annotated[int, typer.Option(min=1, help="Ranks on this machine.")]
+Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
+
+
+class Checkpoint(str, Enum):
+    best = "best"
+    last = "last"
+
+
+@app.callback()
+def check(context: typer.Context) -> None:
+    if context.invoked_subcommand != "doctor":
+        check_versions()
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder to write: raw/, eval/ and meta.json.")],
+    requests: int = 12000,
+    seed: int = 1,
+    users: int = 800,
+    queries: int = 400,
+    items: int = 2400,
+    strictness: Multiplier = 1.0,
+    query_strictness: Multiplier = 1.0,
+    taste: Multiplier = 1.0,
+    quality: Multiplier = 1.0,
+    position: Multiplier = 1.0,
+) -> None:
+    """Write a simulated search log with planted effects, and its oracle apart."""
+    from prectr_torchrec.data.simulate import simulate
+
+    meta = simulate(
+        out,
+        requests=requests,
+        seed=seed,
+        users=users,
+        queries=queries,
+        items=items,
+        strictness=strictness,
+        query_strictness=query_strictness,
+        taste=taste,
+        quality=quality,
+        position=position,
+    )
+    counts = meta["counts"]
+    typer.echo(f"{out}: {requests:,} simulated requests, {counts['impressions']:,} impressions, {counts['clicks']:,} clicks")
+
+
+@app.command()
+def prepare(
+    config: Config,
+    raw: Annotated[Path, typer.Option(help="Folder of the raw log.")],
+    out: Annotated[Path, typer.Option(help="Folder for the samples; an unfinished preparation there is finished.")],
+    candidates: Annotated[
+        Optional[Path], typer.Option(help="File of request_id, item_id: the same requests with these candidates and no labels.")
+    ] = None,
+    overrides: Overrides = [],
+) -> None:
+    """Turn a raw search log into request-major samples."""
+    from prectr_torchrec.config import load_config
+    from prectr_torchrec.data.prepare import prepare
+
+    run = load_config(config, overrides)
+    prepare(run.data, run.text, raw, out, candidates=candidates)
+
+
+@app.command()
+def train(
+    config: Config,
+    data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
+    run: Annotated[Path, typer.Option(help="Run directory; a run that is there already goes on.")],
+    nproc: Nproc = 1,
+    overrides: Overrides = [],
+) -> None:
+    """Train a ranker, or resume its training."""
+    from prectr_torchrec.training.launch import launch
+
+    sets = [word for override in overrides for word in ("--set", override)]
+    launch("train", ["--config", config, "--data", str(data), "--run", str(run), *sets], nproc)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Option(help="Run directory.")],
+    data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
+    split: Annotated[Optional[str], typer.Option(help="test where there is one, else candidates.")] = None,
+    predictions: Annotated[Optional[Path], typer.Option(help="Parquet file to write the predictions to.")] = None,
+    oracle: Annotated[Optional[Path], typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
+    checkpoint: Checkpoint = Checkpoint.best,
+    nproc: Nproc = 1,
+) -> None:
+    """Score a split with a trained ranker and measure it, overall and by segment."""
+    from prectr_torchrec.training.launch import launch
+
+    optional = {"--split": split, "--predictions": predictions, "--oracle": oracle}
+    given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
+    launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint.value, *given], nproc)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder of all that the demo makes.")] = Path("runs/demo")) -> None:
+    """Simulate, prepare, train on two ranks, evaluate beside baselines, and report."""
+    from prectr_torchrec.demo import demo
+
+    demo(out)
+
+
+@app.command()
+def config(config: Config, overrides: Overrides = []) -> None:
+    """Print a configuration, resolved and with the documentation of its fields."""
+    from prectr_torchrec.config import describe_config, load_config
+
+    typer.echo(describe_config(load_config(config, overrides)))
+
+
+@app.command()
+def doctor() -> None:
+    """Say which torch, FBGEMM and TorchRec are here, whether they fit, and what to install if not."""
+    from prectr_torchrec.doctor import doctor
+
+    raise typer.Exit(doctor())
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends in one message and exit code 2, a failed rank in its message and 1."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, VersionError) as error:
+        sys.exit(_complain(error, 2))
+    except RuntimeError as error:
+        from prectr_torchrec.training.launch import WorkerError
+
+        if not isinstance(error, WorkerError):
+            raise
+        sys.exit(_complain(error, 1))
+
+
+def _complain(error: Exception, code: int) -> int:
+    typer.echo(f"error: {error}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

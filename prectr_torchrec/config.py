@@ -1,0 +1,388 @@
+"""The typed configuration of a run: YAML in, checked pydantic models out.
+
+``base:`` inherits from another YAML file, ``key.sub=value`` overrides one setting, an unknown key is an error that names
+the nearest valid one. Field docs stand under the fields; ``prectr config`` prints the resolved run with them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key, the value and what would be right."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class RawTable(Section):
+    path: str
+    """File or glob, relative to the raw folder; Parquet (`.parquet`) or CSV (`.csv`, `.csv.gz`)."""
+    columns: dict[str, str] = {}
+    """Our column name -> the file's column name, where they differ."""
+
+
+class RawLog(Section):
+    impressions: RawTable = RawTable(path="impressions.parquet")
+    """request_id, timestamp, user_id, query_id, item_id, position (optional), click."""
+    items: RawTable = RawTable(path="items.parquet")
+    """item_id, title and the attributes."""
+    queries: RawTable = RawTable(path="queries.parquet")
+    """query_id, query."""
+    judgments: RawTable | None = RawTable(path="judgments.parquet")
+    """query_id, item_id, relevance. Used when the file is there; null: never."""
+    users: RawTable | None = RawTable(path="users.parquet")
+    """user_id and the user attributes. Used when the file is there; null: never."""
+
+
+class Levels(Section):
+    boundaries: list[float] = [1.5, 2.17, 2.84]
+    """Ascending upper bounds: a grade <= boundaries[k-1] is level k; above the last one it is the highest level K."""
+    grade_min: float = 1.0
+    grade_max: float = 3.0
+    """A grade outside [grade_min, grade_max] is an error."""
+
+    @property
+    def count(self) -> int:
+        """K, the number of relevance levels."""
+        return len(self.boundaries) + 1
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Levels:
+        if self.boundaries != sorted(set(self.boundaries)) or not self.boundaries:
+            raise ValueError(f"boundaries {self.boundaries} must be one or more strictly ascending grades")
+        return self
+
+
+class Split(Section):
+    validation_from: int | None = None
+    """Timestamp from which a request is validation; null: by `validation_fraction`."""
+    test_from: int | None = None
+    """Timestamp from which a request is test; null: by `test_fraction`."""
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the requests before the test part, the latest ones."""
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of all requests, the latest ones."""
+
+
+class DataConfig(Section):
+    raw: RawLog = RawLog()
+    levels: Levels = Levels()
+    item_attributes: list[str] = ["category_id", "brand_id"]
+    """Columns of items that become `candidate_*`, `history_*` and `peer_*` ids; null becomes 0, "none"."""
+    user_attributes: list[str] = []
+    """Columns of users that become `user_*` request columns."""
+    history_length: int = Field(50, ge=0)
+    """L: the user's own latest events kept per request."""
+    history_events: Literal["shown", "clicked"] = "shown"
+    """`shown`: all shown items with a clicked/skipped flag; `clicked`: clicks only."""
+    peer_length: int = Field(50, ge=0)
+    """M: other users' latest events kept per request."""
+    peer_minimum: int = Field(10, ge=0)
+    """With fewer peer events than this under the query, the query's group fills up the rest, marked as such."""
+    query_group: str | None = "category_id"
+    """The group of a query: this column of queries if it has one, else the most frequent value of this item attribute
+    among the items judged for the query (judgments are no events, so nothing of the future enters); null: no fallback."""
+    split: Split = Split()
+    memory: str = "2GB"
+    """What preparation may hold in memory, whatever the log's size."""
+    requests_per_shard: int = Field(16384, ge=1)
+    requests_per_row_group: int = Field(512, ge=1)
+
+
+class TextConfig(Section):
+    vocab_size: int = Field(8000, ge=300)
+    query_tokens: int = Field(12, ge=2)
+    """Tokens kept of a query, [CLS] included."""
+    title_tokens: int = Field(24, ge=2)
+    """Tokens kept of a title, [CLS] included."""
+    encoder: dict[str, Any] = {
+        "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
+    }  # fmt: skip
+    """A Hugging Face configuration to build the encoder from; vocab_size and pad_token_id come from the tokenizer."""
+    path: str | None = None
+    """A pretrained encoder folder (`AutoModel.from_pretrained`); replaces `encoder`."""
+    frozen: bool = False
+
+
+class BatchConfig(Section):
+    requests: int = Field(64, ge=1)
+    """R: request rows of every batch of every rank."""
+    candidates: int = Field(448, ge=1)
+    """C: candidate rows of every batch; a batch closes before it would overflow."""
+    shuffle_row_groups: int = Field(8, ge=1)
+    """Row groups shuffled together in training."""
+    workers: int = Field(0, ge=0)
+    """Reader processes per rank; 0 reads in the training process."""
+
+
+class TableConfig(Section):
+    rows: int = Field(ge=1)
+    dim: int = Field(ge=4, multiple_of=4)
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    ids: Literal["hashed"] = "hashed"
+    """`hashed`: row = mix64(id) % rows."""
+    sharding: list[Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]] = ["row_wise", "table_wise", "column_wise"]
+    """Sharding types the planner may choose among."""
+    kernel: Literal["fused"] = "fused"
+
+
+class FeatureConfig(Section):
+    table: str
+    sequence: Literal["history", "peer", "candidate"] | None = None
+    """The list that this feature belongs to; must agree with the column's prefix. `candidate_*` features whose table has no
+    sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
+
+
+class ModelConfig(Section):
+    cross_layers: int = Field(0, ge=0)
+    """Layers of TorchRec's low-rank cross network (DCN) in front of the click tower."""
+    mixture: bool = True
+    """One probability from relevance levels and click; false: a single click logit."""
+    interest: bool = True
+    """Target attention over the user's own history."""
+    attention_dim: int = Field(32, ge=4)
+    attention_heads: int = Field(2, ge=1)
+    text: bool = True
+    """The text encoder; false: match features only."""
+    match: bool = True
+    """Hand-made features of text match between query and title."""
+    statistics: list[Literal["user", "query", "item"]] = ["user", "query", "item"]
+    """Whose strictly past counters are dense features: the user's own and the query's (others' events) by level, the item's."""
+    position_bias: bool = True
+    position_count: int = Field(50, ge=1)
+    """Positions with a bias of their own; further down shares the last one."""
+    known_grade: Literal["override", "feature", "none"] = "override"
+    """A grade known when scoring: `override` replaces the predicted level distribution and enters the click tower;
+    `feature` only enters the click tower; `none` leaves it unused."""
+    relevance_tower: list[int] = [128, 64]
+    click_tower: list[int] = [256, 128]
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class ObjectiveConfig(Section):
+    anchor: float = Field(0.3, ge=0)
+    """Weight of the cross-entropy of the level distribution on the grade."""
+    consistency: float = Field(0.1, ge=0)
+    """Weight of the hinge that keeps the levels' click probabilities in order."""
+    consistency_margin: float = 0.0
+    random_negatives: float = Field(0.0, ge=0)
+    """Weight of the anchor on titles swapped within the batch, taken as level 1."""
+
+
+class StageConfig(Section):
+    split: Literal["judgments", "train"] = "train"
+    """`judgments`: graded pairs without users or clicks, for the relevance tower and the encoder alone."""
+    epochs: int = Field(ge=0)
+    lr: float = Field(3e-3, gt=0)
+    """Peak rate of AdamW for the towers."""
+    encoder_lr: float = Field(3e-4, gt=0)
+    """Peak rate of AdamW for the text encoder."""
+    table_lr: float = Field(0.03, gt=0)
+    """Peak rate of row-wise Adagrad for the tables."""
+    warmup_steps: int = Field(50, ge=0)
+    reset_tables: bool = False
+    """Re-initialise the sparse tables before each epoch but the first; dense parts go on."""
+
+
+class TrainConfig(Section):
+    seed: int = 1
+    stages: list[StageConfig] = [StageConfig(split="judgments", epochs=1), StageConfig(epochs=2)]
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    log_every: int = Field(20, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between two checkpoints; one is also saved after each epoch."""
+    validation: bool = True
+    """Measure the validation split after each epoch; its best NE marks the best checkpoint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RunConfig(Section):
+    name: str
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    batch: BatchConfig = BatchConfig()
+    tables: dict[str, TableConfig] = {}
+    features: dict[str, FeatureConfig] = {}
+    """Sample column -> the table its ids are looked up in."""
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _features_have_tables(self) -> RunConfig:
+        for name, feature in self.features.items():
+            if feature.table not in self.tables:
+                hint = nearest(feature.table, self.tables)
+                raise ValueError(f"features.{name}.table: there is no table {feature.table!r}{hint}")
+            if feature.sequence and not name.startswith(f"{feature.sequence}_"):
+                raise ValueError(f"features.{name}.sequence: {feature.sequence!r} needs a column named {feature.sequence}_*")
+        for name in self.tables:
+            if not any(f.table == name for f in self.features.values()):
+                raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
+        return self
+
+    def bag_tables(self) -> set[str]:
+        """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
+        sequences = {f.table for n, f in self.features.items() if f.sequence or not n.startswith("candidate_")}
+        return set(self.tables) - sequences
+
+
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or the valid names, or nothing."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (valid: {', '.join(sorted(valid))})" if valid else ""
+
+
+def find_config(name: str | Path, relative_to: Path | None = None) -> Path:
+    """A path as given, beside the file that names it, or the name of a shipped configuration (`prectr_v1`).
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
+    shipped = Path(str(resources.files("prectr_torchrec.configs")))
+    plain = Path(name)
+    candidates = [plain, (relative_to or Path()) / plain, shipped / plain, shipped / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ConfigError(f"no configuration {str(name)!r}{nearest(plain.stem, (p.stem for p in shipped.glob('*.yaml')))}")
+
+
+def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Reads a configuration, its bases and the overrides.
+
+    Args:
+        name: a YAML file or the name of a shipped configuration.
+        overrides: `key.sub=value`, the value in YAML.
+
+    Raises:
+        ConfigError: unknown file, unknown key, wrong value; the message names them.
+    """
+    path = find_config(name)
+    tree = _read_tree(path, ())
+    tree.setdefault("name", path.stem)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override!r}: write it as key.sub=value")
+        _set(tree, key.strip().split("."), yaml.safe_load(value), override)
+    return validate_config(tree, str(path))
+
+
+def validate_config(tree: dict[str, Any], source: str) -> RunConfig:
+    """Checks a tree of plain values; `source` is named in errors."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(source, e) for e in error.errors())) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def describe_config(config: BaseModel, indent: int = 0) -> str:
+    """The resolved configuration as YAML with each field's documentation as a comment above it."""
+    lines: list[str] = []
+    pad = "  " * indent
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if field.description:
+            lines += [f"{pad}# {line.strip()}" for line in field.description.splitlines()]
+        if isinstance(value, BaseModel):
+            lines += [f"{pad}{name}:", describe_config(value, indent + 1)]
+        else:
+            plain = config.model_dump(mode="json", include={name})
+            dumped = yaml.safe_dump(plain, default_flow_style=None, width=110, sort_keys=False).rstrip()
+            lines += [pad + line for line in dumped.splitlines()]
+    return "\n".join(lines)
+
+
+def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `base` goes round in a circle")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    inherited = _read_tree(find_config(base, path.parent), (*seen, path.resolve()))
+    inherited.pop("name", None)
+    return _merge(inherited, tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key, null removes an inherited table or feature, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = {k: v for k, v in _merge(merged[key], value).items() if v is not None or key not in ("tables", "features")}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; {key!r} is no index of it")
+            if last:
+                node[int(key)] = value
+            else:
+                node = node[int(key)]
+        elif isinstance(node, dict):
+            if last:
+                node[key] = value
+            else:
+                node = node.setdefault(key, {})
+        else:
+            raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is {node!r} and has no keys")
+
+
+def _explain(source: str, error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section = _section_at(RunConfig, error["loc"][:-1])
+        hint = nearest(str(error["loc"][-1]), section.model_fields) if section else ""
+        return f"{source}: {location}: unknown key{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    prefix = f"{source}: {location}" if location else source
+    return f"{prefix}: {message}" + ("" if isinstance(error["input"], dict) else f"; got {error['input']!r}")
+
+
+def _section_at(section: Any, location: tuple[Any, ...]) -> type[Section] | None:
+    """The section class that a location of an error lies in, through lists, dicts and unions."""
+    for part in location:
+        if isinstance(section, type) and issubclass(section, Section):
+            field = section.model_fields.get(str(part))
+            section = field.annotation if field else None
+        else:
+            section = next((a for a in typing.get_args(section) if a is not type(None) and a is not str), None)
+            continue
+        arguments = [a for a in typing.get_args(section) if isinstance(a, type) and issubclass(a, Section)]
+        if arguments and typing.get_origin(section) not in (dict, list):
+            section = arguments[0]
+    return section if isinstance(section, type) and issubclass(section, Section) else None

@@ -1,0 +1,245 @@
+"""Sorted events on disk and what came strictly before a moment in them.
+
+An `EventOrder` holds events sorted by (keys..., timestamp) as memory-mapped columns, so the past of a key is a contiguous
+range, found by bisection, and every counter over it is a difference of two running totals. Nothing here grows with the log
+but files: only the pages that are looked at are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+BATCH_ROWS = 65536
+Ints = NDArray[np.int64]
+
+
+def write_columns(con: duckdb.DuckDBPyConnection, query: str, folder: Path) -> int:
+    """Streams the result of a query into one file a column, and returns the number of rows. Text columns become bytes and ends."""
+    folder.mkdir(parents=True)
+    with _ColumnFiles(folder) as files:
+        return sum(files.append(batch) for batch in _batches(con, query))
+
+
+def open_columns(folder: Path) -> dict[str, NDArray[Any]]:
+    """The columns of `write_columns` as read-only memory maps."""
+    columns = {}
+    for path in sorted(folder.glob("*.*")):
+        dtype, _, width = path.suffix[1:].partition("x")
+        shape = (-1, int(width)) if width else (-1,)
+        flat = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        columns[path.stem] = flat.reshape(shape)
+    return columns
+
+
+def write_order(
+    con: duckdb.DuckDBPyConnection, query: str, folder: Path, *, keys: list[str], runs: list[str] | None = None, levels: int | None = None
+) -> None:
+    """Writes the events of a query, sorted here by `keys` and timestamp.
+
+    Args:
+        con: connection with the tables of the log.
+        query: selects `timestamp`, `request_id`, `position`, `item` (ties are broken by these), the keys and what is to be looked up.
+        folder: where to write; must not exist.
+        keys: columns whose past is asked for.
+        runs: columns of which `latest` may skip a value.
+        levels: number of counters; counts events by their `level` column and, in a second total, the clicked ones.
+    """
+    folder.mkdir(parents=True)
+    order = ", ".join(dict.fromkeys([*keys, "timestamp", "request_id", "position", "item"]))
+    run_starts = {name: _RunStarts() for name in runs or []}
+    total = np.zeros(2 * levels, np.int64) if levels else None
+    with _ColumnFiles(folder) as files:
+        if total is not None:
+            files.write("totals", total[None])
+        for batch in _batches(con, f"SELECT * FROM ({query}) ORDER BY {order}"):
+            for name, state in run_starts.items():
+                files.write(f"{name}_run", state.of([batch[key] for key in (*keys, name)]))
+            if total is not None:
+                code = batch["level"].astype(np.int64)
+                rows = np.arange(len(code))
+                one = np.zeros((len(code), len(total)), np.int64)
+                one[rows, code] = 1
+                one[rows, code + levels] = batch["click"]
+                totals = total + np.cumsum(one, axis=0)
+                total = totals[-1]
+                files.write("totals", totals)
+            files.append(batch)
+
+
+@dataclass(frozen=True)
+class EventOrder:
+    """Events sorted by (keys..., timestamp).
+
+    Args:
+        keys: columns of shape (N,).
+        columns: all columns of `write_order`: (N,); `totals` (N + 1, 2 * levels).
+    """
+
+    keys: tuple[NDArray[Any], ...]
+    columns: dict[str, NDArray[Any]]
+
+    @classmethod
+    def open(cls, folder: Path, *keys: str) -> EventOrder:
+        columns = open_columns(folder)
+        return cls(tuple(columns[key] for key in keys), columns)
+
+    def before(self, timestamp: Ints, *keys: NDArray[Any]) -> tuple[Ints, Ints]:
+        """Ranges [start, stop) of the events of each key that are strictly older than the timestamp; all arrays (R,)."""
+        sides = (*self.keys, self.columns["timestamp"])
+        return _bisect(sides[:-1], keys), _bisect(sides, (*keys, timestamp))
+
+    def counts(self, start: Ints, stop: Ints) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Shown and clicked events by level within the ranges, each (R, levels)."""
+        totals = self.columns["totals"]
+        both = (totals[stop] - totals[start]).astype(np.float32)
+        levels = both.shape[1] // 2
+        return both[:, :levels], both[:, levels:]
+
+    def latest(self, start: Ints, stop: Ints, limit: Ints, width: int, skip: dict[str, Ints]) -> Ints:
+        """The latest events of each range, those with a skipped value left out.
+
+        Args:
+            start, stop: (R,) ranges from `before`.
+            limit: (R,) events wanted, at most `width`.
+            width: columns of the result.
+            skip: column named in `runs` -> (R,) the value to leave out. A run of it is jumped over in one step, so that
+                the time does not depend on how often it occurs.
+
+        Returns:
+            (R, width) positions, newest first, -1 where there are no more.
+        """
+        found = np.full((len(start), width), -1, np.int64)
+        taken = np.zeros(len(start), np.int64)
+        cursor = stop - 1
+        active = np.flatnonzero((cursor >= start) & (limit > 0))
+        while len(active):
+            at = cursor[active]
+            step = at.copy()
+            for name, value in skip.items():
+                same = self.columns[name][at] == value[active]
+                step = np.where(same, np.minimum(step, self.columns[f"{name}_run"][at] - 1), step)
+            take = step == at
+            rows = active[take]
+            found[rows, taken[rows]] = at[take]
+            taken[rows] += 1
+            cursor[active] = np.where(take, at - 1, step)
+            active = active[(cursor[active] >= start[active]) & (taken[active] < limit[active])]
+        return found
+
+
+def expand(start: Ints, stop: Ints) -> Ints:
+    """All positions of the ranges [start, stop), one after another."""
+    lengths = stop - start
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - lengths), lengths)
+
+
+def texts_at(columns: dict[str, NDArray[Any]], name: str, rows: Ints) -> tuple[Ints, NDArray[np.uint8]]:
+    """The texts of some rows as (offsets (R + 1,), UTF-8 bytes)."""
+    ends = columns[f"{name}_ends"]
+    stop = ends[rows]
+    start = np.where(rows > 0, ends[rows - 1], 0)
+    return np.concatenate([[0], np.cumsum(stop - start)]), columns[f"{name}_bytes"][expand(start, stop)]
+
+
+def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...]) -> Ints:
+    """The first position whose row (columns..., lexicographic) is not below the values; vectorised over the values."""
+    low = np.zeros(len(values[0]), np.int64)
+    high = np.full(len(values[0]), len(columns[0]), np.int64)
+    for _ in range(int(len(columns[0])).bit_length()):
+        middle = np.minimum((low + high) // 2, max(len(columns[0]) - 1, 0))
+        below = np.zeros(len(low), bool)
+        for column, value in zip(reversed(columns), reversed(values), strict=True):
+            at = column[middle]
+            below = (at < value) | ((at == value) & below)
+        open_ = low < high
+        low = np.where(open_ & below, middle + 1, low)
+        high = np.where(open_ & ~below, middle, high)
+    return low
+
+
+class _RunStarts:
+    """Positions where the current run of equal rows began, over batches."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.start = 0
+        self.last: tuple[Any, ...] | None = None
+
+    def of(self, columns: list[NDArray[Any]]) -> Ints:
+        length = len(columns[0])
+        new = np.zeros(length, bool)
+        for column in columns:
+            new[1:] |= column[1:] != column[:-1]
+        new[0] = self.last != tuple(column[0] for column in columns)
+        starts = np.maximum.accumulate(np.where(new, np.arange(self.seen, self.seen + length), self.start))
+        self.seen, self.start, self.last = self.seen + length, int(starts[-1]), tuple(column[-1] for column in columns)
+        return starts
+
+
+class _ColumnFiles:
+    """Appends arrays to files named `<column>.<dtype>[x<width>]`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, Any] = {}
+        self.bytes: dict[str, int] = {}
+
+    def __enter__(self) -> _ColumnFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def append(self, batch: dict[str, NDArray[Any]]) -> int:
+        for name, values in batch.items():
+            if name.endswith("_ends"):
+                values = values + self.bytes.get(name, 0)
+                self.bytes[name] = int(values[-1])
+            self.write(name, values)
+        return len(next(iter(batch.values())))
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        if name not in self.files:
+            width = f"x{values.shape[1]}" if values.ndim == 2 else ""
+            self.files[name] = (self.folder / f"{name}.{values.dtype.name}{width}").open("wb")
+        self.files[name].write(np.ascontiguousarray(values).data)
+
+
+def _batches(con: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, NDArray[Any]]]:
+    """Batches of a result as numpy columns; at least one, so that an empty result has columns too."""
+    reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
+    empty = {field.name: [] for field in reader.schema}
+    first = True
+    for batch in reader:
+        if batch.num_rows:
+            first = False
+            yield _to_numpy(batch)
+    if first:
+        import pyarrow as pa
+
+        yield _to_numpy(pa.RecordBatch.from_pydict(empty, schema=reader.schema))
+
+
+def _to_numpy(batch: Any) -> dict[str, NDArray[Any]]:
+    import pyarrow as pa
+
+    columns: dict[str, NDArray[Any]] = {}
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_string(array.type):
+            array = array.cast(pa.large_string())
+            offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
+            data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
+            columns[f"{name}_bytes"] = data[offsets[0] : offsets[-1]]
+            columns[f"{name}_ends"] = offsets[1:] - offsets[0]
+        else:
+            columns[name] = array.to_numpy(zero_copy_only=False)
+    return columns

@@ -1,0 +1,34 @@
+"""From raw 64-bit ids to table rows, the same way in training and in serving."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def table_rows(ids: NDArray[np.int64], num_embeddings: int) -> NDArray[np.int64]:
+    """Rows `mix64(id) % num_embeddings`; id 0, "none", is always row 0.
+
+    Args:
+        ids: any shape, int64.
+        num_embeddings: rows of the table, at least 1.
+
+    Returns:
+        The rows in `0..num_embeddings - 1`, same shape, int64.
+    """
+    mixed = mix64(ids)
+    quotient = mixed // np.uint64(num_embeddings)  # numpy vectorises division by a scalar, but not the remainder
+    quotient *= np.uint64(num_embeddings)
+    mixed -= quotient
+    return mixed.view(np.int64)
+
+
+def mix64(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64: a bijection of 64-bit integers whose every output bit depends on every input bit."""
+    z = ids.astype(np.uint64)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z

@@ -1,0 +1,162 @@
+"""The plan of an epoch: which rows of which files make which batch, known before any data is read.
+
+Only the files' footers and their `num_candidates` column are read. All else follows: the number of batches, and where
+batch k begins, so that a resumed run seeks straight to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prectr_torchrec.data.schema import check_schema
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    path: Path
+    index: int
+    first_row: int
+    """Of the file."""
+    num_candidates: NDArray[np.int32]
+    """(rows,)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows `start..stop` of a row group."""
+
+    row_group: RowGroup
+    start: int
+    stop: int
+
+    @property
+    def num_candidates(self) -> NDArray[np.int32]:
+        return self.row_group.num_candidates[self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Segments that are read together, and the order that their rows are taken in."""
+
+    segments: tuple[Segment, ...]
+    order: NDArray[np.int64] | None
+    """Permutation of the window's rows; None: as in the files."""
+
+    @property
+    def num_candidates(self) -> NDArray[np.int32]:
+        counts = np.concatenate([segment.num_candidates for segment in self.segments])
+        return counts if self.order is None else counts[self.order]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reader's share of an epoch: its windows in sequence, and where each batch begins in the rows of all of them."""
+
+    windows: tuple[Window, ...]
+    window_starts: NDArray[np.int64]
+    """(windows + 1,): the row that each window begins at."""
+    batch_starts: NDArray[np.int64]
+    """(batches + 1,): the row that each batch begins at."""
+
+    @property
+    def num_batches(self) -> int:
+        return len(self.batch_starts) - 1
+
+
+def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates: int) -> list[RowGroup]:
+    """The row groups of `folder/split/*.parquet`, in file order.
+
+    Raises:
+        ValueError: no such split, no file in it, a file that is no Parquet or has another schema, a request with more than
+            `max_candidates` candidates.
+    """
+    where = Path(folder) / split
+    if not where.is_dir():
+        found = sorted(p.name for p in Path(folder).glob("*/") if any(p.glob("*.parquet"))) if Path(folder).is_dir() else []
+        raise ValueError(f"{folder}: there is no split {split!r} here (found: {', '.join(found) or 'none'}); run `prectr prepare`")
+    paths = sorted(where.glob("*.parquet"))
+    if not paths:
+        raise ValueError(f"{where}: no .parquet file in this split; run `prectr prepare` again")
+    return [group for path in paths for group in _row_groups_of(path, schema, max_candidates)]
+
+
+def plan_epoch(row_groups: list[RowGroup], *, part: int, parts: int, max_requests: int, max_candidates: int,
+               row_groups_per_window: int, seed: tuple[int, int] | None) -> Plan:  # fmt: skip
+    """Plans what reader `part` of `parts` does in one epoch.
+
+    Row groups are put in order, and each reader takes an equal run of the rows (two readers may share a row group), so that
+    readers differ by one request at most. The rows, shuffled within windows, are cut greedily: a batch closes before it
+    would exceed `max_requests` or `max_candidates`.
+
+    Args:
+        seed: run's seed and epoch, the same for all readers; None leaves the rows in the files' order.
+    """
+    groups = np.arange(len(row_groups))
+    if seed is not None:
+        groups = np.random.default_rng(seed).permutation(groups)
+    segments = _share([row_groups[g] for g in groups], part, parts)
+    windows = []
+    for first in range(0, len(segments), row_groups_per_window):
+        chosen = tuple(segments[first : first + row_groups_per_window])
+        rows = sum(s.stop - s.start for s in chosen)
+        order = None if seed is None else np.random.default_rng((*seed, part, first)).permutation(rows)
+        windows.append(Window(chosen, order))
+    counts = [window.num_candidates for window in windows]
+    window_starts = np.cumsum([0] + [len(c) for c in counts])
+    batch_starts = cut_batches(np.concatenate(counts) if counts else np.zeros(0, np.int32), max_requests, max_candidates)
+    return Plan(tuple(windows), window_starts, batch_starts)
+
+
+def cut_batches(num_candidates: NDArray[np.int32], max_requests: int, max_candidates: int) -> NDArray[np.int64]:
+    """Greedy cut of consecutive rows: (batches + 1,) starts, the last one the number of rows."""
+    rows = len(num_candidates)
+    candidates_before = np.concatenate([[0], np.cumsum(num_candidates, dtype=np.int64)])
+    # where a batch that begins at a row ends, for every row
+    ends = np.searchsorted(candidates_before, candidates_before[:-1] + max_candidates, side="right") - 1
+    ends = np.minimum(ends, np.arange(rows) + max_requests).tolist()
+    starts = [0]
+    while starts[-1] < rows:
+        starts.append(ends[starts[-1]])
+    return np.array(starts)
+
+
+def batches_per_part(position: int, num_batches: list[int]) -> list[int]:
+    """How many batches of each part are among the first `position`, when parts are asked in turn and dry ones skipped."""
+    counts = np.array(num_batches)
+    rounds = np.concatenate([np.arange(n) for n in counts])
+    parts = np.repeat(np.arange(len(counts)), counts)
+    first = np.lexsort((parts, rounds))[:position]
+    return np.bincount(parts[first], minlength=len(counts)).tolist()
+
+
+def _share(row_groups: list[RowGroup], part: int, parts: int) -> list[Segment]:
+    starts = np.cumsum([0] + [len(g.num_candidates) for g in row_groups])
+    begin, end = (int(starts[-1]) * p // parts for p in (part, part + 1))
+    return [
+        Segment(group, max(begin - int(start), 0), min(end - int(start), len(group.num_candidates)))
+        for group, start in zip(row_groups, starts, strict=False)
+        if start < end and start + len(group.num_candidates) > begin
+    ]
+
+
+def _row_groups_of(path: Path, schema: pa.Schema, max_candidates: int) -> list[RowGroup]:
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a Parquet file: {error}") from None
+    with file:
+        check_schema(file.schema_arrow, schema, path)
+        counts = file.read(columns=["num_candidates"], use_threads=False)["num_candidates"].to_numpy().astype(np.int32)
+        sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
+    if len(counts) and counts.max() > max_candidates:
+        row = int(np.argmax(counts > max_candidates))
+        raise ValueError(f"{path}: row {row}: a request of {counts[row]} candidates does not fit into a batch of "
+                         f"{max_candidates}; set batch.candidates to at least {counts.max()}")  # fmt: skip
+    starts = np.cumsum([0, *sizes])
+    return [RowGroup(path, g, int(starts[g]), counts[starts[g] : starts[g + 1]]) for g in range(len(sizes))]

@@ -1,0 +1,264 @@
+"""One table of the raw log: which files it is, what its columns hold, and the exact row that is wrong.
+
+Every check is one aggregate over the whole table; only when one fails are the files read again to find the first bad row.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from prectr_torchrec.config import RawTable, nearest
+
+IdKind = Literal["integer", "text"]
+"""How the ids of a column are read: as they are, or as the hash of their text (`hash_id`)."""
+
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+FLOATS = {"FLOAT", "DOUBLE"}
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+NO_DIGITS = "'[+-]?[0-9]+([.]0*)?'"
+
+
+class RawLogError(ValueError):
+    """A raw log that cannot be prepared; the message names the file, the column and the row, and what would be right."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition on a row of the file that must hold nowhere."""
+
+    column: str
+    """Our name of the column to show."""
+    bad: str
+    """SQL over the file's columns, true for a bad row."""
+    expected: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one raw table.
+
+    Args:
+        name: `impressions`, `items`, ...
+        files: the Parquet or CSV files, sorted.
+        columns: our column name -> the files' column name, for every column that is there.
+        types: our column name -> DuckDB type; everything is VARCHAR in CSV.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    columns: dict[str, str]
+    types: dict[str, str]
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.types
+
+    @property
+    def label(self) -> str:
+        """How messages call the table: its file, or the first of them."""
+        return self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} (and {len(self.files) - 1} more)"
+
+    def scan(self, files: Iterable[Path] | None = None) -> str:
+        return _scan(self.files if files is None else files)
+
+    def sql(self, column: str) -> str:
+        """The files' column as an SQL identifier."""
+        return quote(self.columns[column])
+
+
+def open_source(
+    con: duckdb.DuckDBPyConnection, name: str, table: RawTable, folder: Path, required: Sequence[str], optional: Sequence[str] = ()
+) -> Source:
+    """Finds the files of a raw table and their columns.
+
+    Args:
+        con: any connection.
+        name: the table's name under `data.raw`.
+        table: path (relative to `folder`, or absolute) and column mapping.
+        folder: the raw folder.
+        required: our names of the columns that must be there.
+        optional: our names of the columns that may be.
+
+    Raises:
+        RawLogError: no such file, a file that is neither Parquet nor CSV, or a missing column.
+    """
+    pattern = str(folder / table.path)
+    files = tuple(sorted(Path(p) for p in glob.glob(pattern, recursive=True)))
+    if not files:
+        raise RawLogError(f"{name}: there is no file {pattern}; set data.raw.{name}.path to a file or glob that exists")
+    for file in files:
+        if not file.name.endswith(SUFFIXES):
+            raise RawLogError(f"{name}: {file} is neither Parquet nor CSV; its name must end in one of {', '.join(SUFFIXES)}")
+    if len({file.suffix == ".parquet" for file in files}) > 1:
+        raise RawLogError(f"{name}: {pattern} matches Parquet and CSV files; give each format a table of its own")
+    wanted = {column: table.columns.get(column, column) for column in (*required, *optional)}
+    for file in files:
+        there = _describe(con, name, (file,))
+        for column in required:
+            if wanted[column] not in there:
+                hint = nearest(wanted[column], there) if there else ""
+                raise RawLogError(
+                    f"{file}: column {wanted[column]!r} is missing{hint}; columns there: {', '.join(there)}. Where it has another "
+                    f"name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
+                )
+    types = _describe(con, name, files)
+    present = {column: theirs for column, theirs in wanted.items() if theirs in types}
+    return Source(name, files, present, {column: types[theirs] for column, theirs in present.items()})
+
+
+def check_rows(con: duckdb.DuckDBPyConnection, source: Source, checks: Sequence[Check]) -> int:
+    """Applies all checks in one scan and returns the number of rows.
+
+    Raises:
+        RawLogError: names file, column, row, value and what would be right.
+    """
+    counts = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {check.bad})" for check in checks)])
+    rows, *bad = one_row(con, f"SELECT {counts} FROM {source.scan()}")
+    for check, count in zip(checks, bad, strict=True):
+        if count:
+            file, row, value = find_rows(con, source, check.column, check.bad, 1)[0]
+            more = f" ({count - 1} more such rows)" if count > 1 else ""
+            raise RawLogError(f"{file}: column {source.columns[check.column]!r}, row {row}: {value!r}; expected {check.expected}{more}")
+    return rows
+
+
+def find_rows(con: duckdb.DuckDBPyConnection, source: Source, column: str, condition: str, limit: int) -> list[tuple[Path, int, object]]:
+    """The first rows under a condition as (file, 1-based data row in that file, value of the column)."""
+    found: list[tuple[Path, int, object]] = []
+    for file in source.files:
+        numbered = f'SELECT row_number() OVER () AS "#row", * FROM {source.scan([file])}'
+        query = f'SELECT "#row", {source.sql(column)} FROM ({numbered}) WHERE {condition} ORDER BY 1 LIMIT {limit - len(found)}'
+        found += [(file, row, value) for row, value in con.execute(query).fetchall()]
+        if len(found) == limit:
+            break
+    return found
+
+
+def describe_rows(found: list[tuple[Path, int, object]]) -> str:
+    """`impressions.parquet rows 3 and 7`, for messages."""
+    files = {file for file, _, _ in found}
+    if len(files) == 1:
+        return f"{found[0][0]}: rows {' and '.join(str(row) for _, row, _ in found)}"
+    return " and ".join(f"{file}: row {row}" for file, row, _ in found)
+
+
+# --- columns as SQL: a value and the checks that make it safe ---------------------------------------------------------------------
+
+
+def whole_number(source: Source, column: str, low: int, high: int, expected: str) -> tuple[str, list[Check]]:
+    """A column of whole numbers in low..high without nulls, as BIGINT."""
+    name, kind = source.sql(column), source.types[column]
+    if kind in INTEGERS or kind == "BOOLEAN":
+        bad, value = f"{name} IS NULL", f"CAST({name} AS BIGINT)"
+    elif kind in FLOATS or kind.startswith("DECIMAL"):
+        bad, value = f"{name} IS NULL OR NOT isfinite({name}::DOUBLE) OR {name} <> floor({name})", f"TRY_CAST({name} AS BIGINT)"
+    elif kind == "VARCHAR":
+        bad, value = f"{name} IS NULL OR NOT regexp_full_match({name}, {NO_DIGITS})", f"TRY_CAST({name} AS BIGINT)"
+    else:
+        raise wrong_type(source, column, expected)
+    return value, [Check(column, f"({bad} OR {value} IS NULL OR {value} NOT BETWEEN {low} AND {high})", expected)]
+
+
+def number(source: Source, column: str, low: float, high: float, expected: str) -> tuple[str, list[Check]]:
+    """A column of numbers in low..high or null, as DOUBLE."""
+    name, kind = source.sql(column), source.types[column]
+    if not (kind in INTEGERS | FLOATS | {"VARCHAR"} or kind.startswith("DECIMAL")):
+        raise wrong_type(source, column, expected)
+    value = f"TRY_CAST({name} AS DOUBLE)"
+    bad = f"({name} IS NOT NULL AND ({value} IS NULL OR isnan({value}) OR {value} NOT BETWEEN {low} AND {high}))"
+    return value, [Check(column, bad, expected)]
+
+
+def text(source: Source, column: str) -> str:
+    """A column of text, null as the empty text."""
+    if source.types[column] != "VARCHAR":
+        raise wrong_type(source, column, "text")
+    return f"coalesce({source.sql(column)}, '')"
+
+
+def identifier(source: Source, column: str, kind: IdKind) -> tuple[str, list[Check]]:
+    """A column of ids without nulls, as BIGINT."""
+    value = _id_sql(source, column, kind)
+    return value, [Check(column, f"({source.sql(column)} IS NULL)", "an id, not null")]
+
+
+def attribute(source: Source, column: str, kind: IdKind) -> tuple[str, list[Check]]:
+    """A column of ids where null is 0, "none"; floats that are whole pass, since nulls turn integers into them."""
+    name = source.sql(column)
+    if source.types[column] in FLOATS:
+        bad = f"({name} IS NOT NULL AND (NOT isfinite({name}) OR {name} <> floor({name})))"
+        return f"coalesce(TRY_CAST({name} AS BIGINT), 0)", [Check(column, bad, "a whole number or null")]
+    return f"coalesce({_id_sql(source, column, kind)}, 0)", []
+
+
+def id_kinds(con: duckdb.DuckDBPyConnection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
+    """How to read each id column: integers if every table has integers there, else hashed text in every table.
+
+    CSV has no types: there a column is of integers if all its values are written as plain integers.
+    """
+    kinds: dict[str, IdKind] = {}
+    for column in columns:
+        kinds[column] = "integer" if all(_holds_integers(con, s, column) for s in sources if column in s) else "text"
+    return kinds
+
+
+def hash_id(value: str) -> int:
+    """The 63-bit id of a text id: the lower half of its MD5, as `prepare` computes it inside DuckDB."""
+    import hashlib
+
+    return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)
+
+
+def wrong_type(source: Source, column: str, expected: str) -> RawLogError:
+    return RawLogError(f"{source.files[0]}: column {source.columns[column]!r} is {source.types[column]}; expected {expected}")
+
+
+def quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple:
+    (row,) = con.execute(query).fetchall()
+    return row
+
+
+def _id_sql(source: Source, column: str, kind: IdKind) -> str:
+    name, type_ = source.sql(column), source.types[column]
+    if type_ not in INTEGERS | {"VARCHAR"}:
+        raise wrong_type(source, column, "ids: 64-bit whole numbers or text (a float loses digits)")
+    if kind == "text":
+        return f"CAST(md5_number_lower(CAST({name} AS VARCHAR)) & {2**63 - 1} AS BIGINT)"
+    if type_ == "UBIGINT":  # two's complement keeps all 64 bits
+        return f"CAST(CASE WHEN {name} < {2**63} THEN {name}::HUGEINT ELSE {name}::HUGEINT - {2**64} END AS BIGINT)"
+    return f"TRY_CAST({name} AS BIGINT)"
+
+
+def _holds_integers(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> bool:
+    if source.types[column] != "VARCHAR":
+        return True
+    if source.files[0].suffix == ".parquet":
+        return False
+    name = source.sql(column)
+    plain = f"{name} IS NULL OR CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) = {name}"
+    return bool(one_row(con, f"SELECT bool_and(coalesce({plain}, false)) IS NOT FALSE FROM {source.scan()}")[0])
+
+
+def _scan(files: Iterable[Path]) -> str:
+    files = list(files)
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    if files[0].suffix == ".parquet":
+        return f"read_parquet([{names}], union_by_name=true)"
+    return f"read_csv([{names}], header=true, all_varchar=true, union_by_name=true)"
+
+
+def _describe(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> dict[str, str]:
+    try:
+        rows = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {_scan(files)})").fetchall()
+    except duckdb.Error as error:
+        raise RawLogError(f"{name}: {files[0]} cannot be read: {str(error).splitlines()[0]}") from None
+    return dict(rows)

@@ -1,0 +1,187 @@
+"""Streams the samples of a split as `SearchBatch`es of constant shape."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.assemble import BatchBuilder, Piece, PreparedRows
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.columns import to_columns
+from prectr_torchrec.data.plan import Plan, Window, batches_per_part, list_row_groups, plan_epoch
+from prectr_torchrec.data.schema import sample_schema
+
+
+class SearchReader(IterableDataset[SearchBatch]):
+    """The batches of one rank, epoch after epoch.
+
+    Every request of the split is in exactly one batch of one rank, whatever the numbers of ranks and workers. Which one is
+    known before anything is read (`plan.py`), so that the number of batches is exact and a resumed reader goes on where it
+    stopped without reading what it skips. The batches do not depend on what was read before them.
+
+    Args:
+        config: `data`, `text`, `batch`, `tables` and `features` are used.
+        folder: a prepared folder; the split is the sub-folder `split`.
+        tokenizer: a folder in Hugging Face layout.
+        shuffle: permutes row groups, and rows within windows of `batch.shuffle_row_groups`, anew each epoch; else the
+            files' order is kept.
+        seed: of the shuffle, the same on all ranks.
+        candidates: C in place of `batch.candidates`.
+
+    Raises:
+        ValueError: a missing or empty split, a file that cannot be used, a request that does not fit into a batch.
+
+    Example::
+
+        reader = SearchReader(config, prepared, "train", prepared / TOKENIZER, rank=rank, world_size=world_size, shuffle=True)
+        for epoch in range(2):
+            for batch in reader.epoch(epoch, num_batches=agree_on_batches(reader.num_batches(epoch))):
+                ...
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, split: str, tokenizer: Path, *, rank: int = 0, world_size: int = 1,
+                 shuffle: bool = False, seed: int = 0, candidates: int | None = None) -> None:  # fmt: skip
+        assert 0 <= rank < world_size
+        self._batch = config.batch.model_copy(update={"candidates": candidates} if candidates else {})
+        self._rank, self._world_size = rank, world_size
+        self._seed = seed if shuffle else None
+        self._row_groups = list_row_groups(Path(folder), split, sample_schema(config.data), self._batch.candidates)
+        self._builder = BatchBuilder(config, Path(tokenizer), self._batch.requests, self._batch.candidates)
+        self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._position = (0, 0)
+
+    @property
+    def columns(self) -> list[str]:
+        """The sample columns that are read."""
+        return self._builder.columns
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of this rank in an epoch."""
+        return sum(self._plan(epoch, part).num_batches for part in self._parts())
+
+    def epoch(self, epoch: int, start: int = 0, num_batches: int | None = None) -> Iterator[SearchBatch]:
+        """The batches of an epoch.
+
+        Args:
+            start: batches to skip, without reading them.
+            num_batches: number of the epoch's batches, the skipped ones included; padded with empty ones up to it.
+        """
+        remaining = (self.num_batches(epoch) if num_batches is None else num_batches) - start
+        self._position = (epoch, start)
+        batches = self._from_workers(epoch, start) if self._batch.workers else self._read(epoch, self._rank, start)
+        done = 0
+        for batch in islice(batches, remaining):
+            done += 1
+            self._position = (epoch, start + done)
+            yield batch
+        for done in range(done + 1, remaining + 1):
+            self._position = (epoch, start + done)
+            yield self._builder.build([])
+
+    def __iter__(self) -> Iterator[SearchBatch]:
+        """The rest of the epoch of `state_dict`; then stands at the beginning of the next."""
+        epoch, start = self._position
+        yield from self.epoch(epoch, start)
+        self._position = (epoch + 1, 0)
+
+    def state_dict(self) -> dict[str, int]:
+        """`epoch` and the number of its batches handed out so far."""
+        return {"epoch": self._position[0], "batch": self._position[1]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes `iter` continue after the batches handed out when the state was taken, with as many ranks and workers."""
+        self._position = (state["epoch"], state["batch"])
+
+    def _parts(self) -> range:
+        """This rank's shares among those of all ranks and workers."""
+        each = max(1, self._batch.workers)
+        return range(self._rank * each, (self._rank + 1) * each)
+
+    def _plan(self, epoch: int, part: int) -> Plan:
+        if any(planned != epoch for planned, _ in self._plans):
+            self._plans.clear()
+        if (epoch, part) not in self._plans:
+            self._plans[epoch, part] = plan_epoch(
+                self._row_groups, part=part, parts=self._world_size * max(1, self._batch.workers),
+                max_requests=self._batch.requests, max_candidates=self._batch.candidates,
+                row_groups_per_window=self._batch.shuffle_row_groups, seed=None if self._seed is None else (self._seed, epoch),
+            )  # fmt: skip
+        return self._plans[epoch, part]
+
+    def _from_workers(self, epoch: int, start: int) -> Iterator[SearchBatch]:
+        parts = self._parts()
+        starts = batches_per_part(start, [self._plan(epoch, part).num_batches for part in parts])
+        share = _WorkerShare(self, epoch, list(parts), starts)
+        return iter(DataLoader(share, batch_size=None, num_workers=len(parts)))
+
+    def _read(self, epoch: int, part: int, start: int) -> Iterator[SearchBatch]:
+        """The batches of one share from batch `start` on."""
+        plan = self._plan(epoch, part)
+        if start >= plan.num_batches:
+            return
+        loaded: list[tuple[int, PreparedRows]] = []  # first row and rows of the windows that the next batch may need
+        next_window = int(plan.window_starts.searchsorted(plan.batch_starts[start], side="right")) - 1
+        for begin, end in zip(plan.batch_starts[start:-1].tolist(), plan.batch_starts[start + 1 :].tolist(), strict=True):
+            loaded = [(first, rows) for first, rows in loaded if first + rows.num_rows > begin]
+            while plan.window_starts[next_window] < end:
+                self._builder.trim([rows for _, rows in loaded])
+                loaded.append((int(plan.window_starts[next_window]), self._load(plan.windows[next_window])))
+                next_window += 1
+            pieces: list[Piece] = [(rows, max(begin - first, 0), min(end - first, rows.num_rows)) for first, rows in loaded]
+            yield self._builder.build(pieces)
+
+    def _load(self, window: Window) -> PreparedRows:
+        tables = []
+        for segment in window.segments:
+            group = segment.row_group
+            table = self._open(group.path).read_row_group(group.index, columns=self._builder.columns, use_threads=False)
+            tables.append(table.slice(segment.start, segment.stop - segment.start))
+        sources = [f"{s.row_group.path}, row group {s.row_group.index}" for s in window.segments]
+        columns = to_columns(tables, sources, self._builder.columns, limits=self._builder.limits, order=window.order)
+        return self._builder.prepare(columns)
+
+    def _open(self, path: Path) -> pq.ParquetFile:
+        """The files of the last windows stay open: a footer is slow to parse."""
+        if path not in self._files:
+            self._files[path] = pq.ParquetFile(path, read_dictionary=["query", "candidate_title.list.element"])
+            if len(self._files) > 2 * self._batch.shuffle_row_groups:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(path)
+        return self._files[path]
+
+
+class _WorkerShare(IterableDataset[SearchBatch]):
+    """What each worker process of a rank reads; `DataLoader` asks the workers in turn and skips dry ones."""
+
+    def __init__(self, reader: SearchReader, epoch: int, parts: list[int], starts: list[int]) -> None:
+        self._reader, self._epoch, self._parts, self._starts = reader, epoch, parts, starts
+
+    def __iter__(self) -> Iterator[SearchBatch]:
+        info = get_worker_info()
+        assert info is not None
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        return self._reader._read(self._epoch, self._parts[info.id], self._starts[info.id])
+
+
+def agree_on_batches(num_batches: int) -> int:
+    """The most batches that any rank has, so that all ranks stop together; ranks with fewer feed empty ones.
+
+    Collective over the default process group; without one, the number itself.
+    """
+    if not dist.is_initialized():
+        return num_batches
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    most = torch.tensor(num_batches, device=device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most)

@@ -1,0 +1,84 @@
+"""The sample files: one row a request. What `prepare` writes, the reader, evaluation and serving read.
+
+K relevance levels; index 0 of every per-level list counts events without a grade, so such lists are K + 1 long.
+Everything but `candidate_*` labels is strictly older than `timestamp`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from prectr_torchrec.config import DataConfig
+
+SAMPLE_VERSION = "1"
+VERSION_KEY = b"prectr_samples"
+SPLITS = ("train", "validation", "test", "judgments", "candidates")
+MANIFEST = "prepared.json"
+"""Written last: a prepared folder without it is unfinished."""
+TOKENIZER = "tokenizer"
+"""Sub-folder of a prepared folder in Hugging Face layout."""
+
+
+def sample_schema(data: DataConfig) -> pa.Schema:
+    """The Arrow schema of a sample file.
+
+    Grades (`*_relevance`) are raw grades, null where there is none. `*_age` is in seconds before the request, at least 1.
+    `history_*` and `peer_*` run from the oldest to the newest event. Ids are 64-bit; attributes are 0 where unknown.
+    """
+    i64, i32, i16, i8, f32 = pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.float32()
+    fields = [
+        ("request_id", i64),
+        ("timestamp", i64),
+        ("user_id", i64),
+        *((f"user_{a.removeprefix('user_')}", i64) for a in data.user_attributes),
+        ("query_id", i64),
+        ("group_id", i64),  # 0: the query has no known group
+        ("query", pa.string()),
+        ("num_candidates", i32),
+        ("user_events", i32),  # shown to this user before
+        ("user_query_events", i32),  # shown to this user under this query before
+        ("query_events", i32),  # shown to other users under this query before
+        # per level, length K + 1: the user's own; other users' under the query
+        *((f"{who}_{what}", pa.list_(f32)) for who in ("user", "query") for what in ("shown", "clicked")),
+    ]
+    for prefix in ("history", "peer"):
+        fields += [
+            (f"{prefix}_item_id", pa.list_(i64)),
+            (f"{prefix}_query_id", pa.list_(i64)),
+            *((f"{prefix}_{a}", pa.list_(i64)) for a in data.item_attributes),
+            (f"{prefix}_relevance", pa.list_(f32)),
+            (f"{prefix}_position", pa.list_(i16)),  # 0: not logged
+            (f"{prefix}_click", pa.list_(i8)),
+            (f"{prefix}_age", pa.list_(i64)),
+        ]
+    fields += [
+        ("peer_in_group", pa.list_(i8)),  # 1: from the query's group, not from the query itself
+        ("candidate_item_id", pa.list_(i64)),
+        ("candidate_title", pa.list_(pa.string())),
+        *((f"candidate_{a}", pa.list_(i64)) for a in data.item_attributes),
+        ("candidate_position", pa.list_(i16)),  # from 1; 0: not logged
+        ("candidate_click", pa.list_(i8)),  # null: no label
+        ("candidate_relevance", pa.list_(f32)),
+        ("candidate_shown", pa.list_(f32)),  # times this item was shown before, to anyone
+        ("candidate_clicked", pa.list_(f32)),
+    ]
+    return pa.schema(fields, metadata={VERSION_KEY: SAMPLE_VERSION.encode()})
+
+
+def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:
+    """Compares a sample file's schema with the configuration's.
+
+    Raises:
+        ValueError: another version, a missing column or another type; names the file and the column.
+    """
+    version = (found.metadata or {}).get(VERSION_KEY)
+    if version != SAMPLE_VERSION.encode():
+        raise ValueError(f"{path}: sample version {version.decode() if version else 'none'}, this release reads "
+                         f"{SAMPLE_VERSION}; run `prectr prepare` again")  # fmt: skip
+    for field in expected:
+        if field.name not in found.names:
+            raise ValueError(f"{path}: column {field.name!r} is missing; prepare the samples with this configuration's `data`")
+        if found.field(field.name).type != field.type:
+            raise ValueError(f"{path}: column {field.name!r} is {found.field(field.name).type}, expected {field.type}")

@@ -1,0 +1,283 @@
+"""The raw log as checked DuckDB tables with dense item and query numbers.
+
+Tables made here, all sorted and complete:
+    items(item_id, title, <attributes>) and queries(query_id, query, group_id); their `rowid` is the dense number;
+    users(user_id, <attributes>);
+    judgments(query, item, relevance);
+    events(request_id, timestamp, user_id, query, item, position, click, relevance, level);
+    requests(request_id, timestamp, user_id, query).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from prectr_torchrec.config import DataConfig, Levels, RawTable, nearest
+from prectr_torchrec.data.raw import (
+    Check,
+    IdKind,
+    RawLogError,
+    Source,
+    attribute,
+    check_rows,
+    describe_rows,
+    find_rows,
+    id_kinds,
+    identifier,
+    number,
+    one_row,
+    open_source,
+    quote,
+    text,
+    whole_number,
+)
+
+MAX_POSITION = 2**15 - 1
+MAX_JUDGED = 64
+"""Items of one row without a user; a query with more takes several rows, `part` 0, 1, ..."""
+PART = f"(row_number() OVER (PARTITION BY query ORDER BY item) - 1) // {MAX_JUDGED}"
+Connection = duckdb.DuckDBPyConnection
+
+
+def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Source]:
+    """The raw tables that are there, by name; columns are looked for, rows not read yet.
+
+    Raises:
+        RawLogError: a file or column that the configuration needs is missing.
+    """
+    log, sources = data.raw, {}
+    group = [data.query_group] if data.query_group else []
+    sources["impressions"] = open_source(
+        con, "impressions", log.impressions, raw, ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"], ["position"]
+    )
+    sources["items"] = open_source(con, "items", log.items, raw, ["item_id", "title", *data.item_attributes])
+    sources["queries"] = open_source(con, "queries", log.queries, raw, ["query_id", "query"], group)
+    if log.judgments and _is_there(log.judgments, raw):
+        sources["judgments"] = open_source(con, "judgments", log.judgments, raw, ["query_id", "item_id", "relevance"])
+    if log.users and (_is_there(log.users, raw) or data.user_attributes):
+        sources["users"] = open_source(con, "users", log.users, raw, ["user_id", *data.user_attributes])
+    elif data.user_attributes:
+        raise RawLogError(f"data.user_attributes is {data.user_attributes}, but data.raw.users is null: name the users file")
+    if data.query_group and data.query_group not in sources["queries"] and data.query_group not in data.item_attributes:
+        hint = nearest(data.query_group, data.item_attributes)
+        raise RawLogError(
+            f"data.query_group: {data.query_group!r} is neither a column of {sources['queries'].label} nor in "
+            f"data.item_attributes{hint}; set it to one of these, or to null for no fallback"
+        )
+    return sources
+
+
+def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, Any]:
+    """Checks every row and makes the tables; returns what to report: id kinds, row counts, drops.
+
+    Raises:
+        RawLogError: a row that cannot be used; the message names it.
+    """
+    columns = ["request_id", "user_id", "query_id", "item_id", *data.item_attributes, *data.user_attributes]
+    columns += [data.query_group] if data.query_group else []
+    kinds = id_kinds(con, list(sources.values()), dict.fromkeys(columns))
+    rows = {"items": _load_entities(con, sources["items"], "item_id", kinds, "title", data.item_attributes)}
+    group = [data.query_group] if data.query_group and data.query_group in sources["queries"] else []
+    rows["queries"] = _load_entities(con, sources["queries"], "query_id", kinds, "query", group)
+    if "users" in sources:
+        rows["users"] = _load_entities(con, sources["users"], "user_id", kinds, None, data.user_attributes)
+    drops: dict[str, int] = {}
+    rows["judgments"] = _load_judgments(con, sources.get("judgments"), kinds, data.levels, drops)
+    _add_groups(con, data, from_column=bool(group))
+    rows["impressions"] = _load_events(con, sources["impressions"], kinds, data.levels, drops)
+    return {"id_kinds": kinds, "rows": rows, "dropped": drops}
+
+
+def load_candidates(con: Connection, file: Path, kinds: dict[str, IdKind], levels: Levels, drops: dict[str, int]) -> None:
+    """Makes table `candidates`(request_id, timestamp, user_id, query, item, relevance) from a file of candidate sets.
+
+    The file has `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
+
+    Raises:
+        RawLogError: a row that cannot be used, or candidates of which more than half are unknown.
+    """
+    table = RawTable(path=str(file.absolute()))
+    source = open_source(con, "candidates", table, Path("/"), ["item_id"], ["request_id", "query_id", "relevance"])
+    key = "request_id" if "request_id" in source else "query_id"
+    if key not in source:
+        raise RawLogError(f"{source.label}: a file of candidates needs a column 'request_id' or 'query_id' beside 'item_id'")
+    key_value, key_checks = identifier(source, key, kinds[key])
+    item_value, item_checks = identifier(source, "item_id", kinds["item_id"])
+    relevance, checks = "NULL", [*key_checks, *item_checks]
+    if key == "query_id" and "relevance" in source:
+        relevance, grade_checks = _grade(source, levels)
+        checks += grade_checks
+    if not check_rows(con, source, checks):
+        raise RawLogError(f"{source.label}: no rows; give at least one candidate")
+    con.execute(f"CREATE TABLE given AS SELECT {key_value} AS key, {item_value} AS item_id, {relevance} AS relevance FROM {source.scan()}")
+    _refuse_duplicates(con, source, "given", {key: "key", "item_id": "item_id"}, {key: key_value, "item_id": item_value})
+    owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
+    _count_unknown(con, source, "given", {key: ("key", owner, key), "item_id": ("item_id", "items", "item_id")}, drops)
+    if key == "request_id":
+        con.execute(
+            "CREATE TABLE candidates AS SELECT r.*, 0 AS part, i.rowid AS item, j.relevance FROM given g JOIN requests r ON r.request_id = g.key "
+            "JOIN items i USING (item_id) LEFT JOIN judgments j ON j.query = r.query AND j.item = i.rowid"
+        )
+    else:
+        con.execute(
+            f"CREATE TABLE candidates AS SELECT *, {PART} AS part FROM (SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, "
+            "q.rowid AS query, i.rowid AS item, g.relevance::FLOAT AS relevance FROM given g JOIN queries q ON q.query_id = g.key "
+            "JOIN items i USING (item_id))"
+        )
+    con.execute("DROP TABLE given")
+
+
+def _load_entities(
+    con: Connection, source: Source, key: str, kinds: dict[str, IdKind], text_column: str | None, attributes: list[str]
+) -> int:
+    """Makes table items, queries or users, sorted by id."""
+    value, checks = identifier(source, key, kinds[key])
+    columns = [f"{value} AS {key}"] + ([f"{text(source, text_column)} AS {text_column}"] if text_column else [])
+    for name in attributes:
+        expression, more = attribute(source, name, kinds[name])
+        columns.append(f"{expression} AS {quote(name)}")
+        checks += more
+    rows = check_rows(con, source, checks)
+    con.execute(f"CREATE TABLE {source.name} AS SELECT {', '.join(columns)} FROM {source.scan()} ORDER BY 1")
+    _refuse_duplicates(con, source, source.name, {key: key}, {key: value})
+    return rows
+
+
+def _load_judgments(con: Connection, source: Source | None, kinds: dict[str, IdKind], levels: Levels, drops: dict[str, int]) -> int:
+    if source is None:
+        con.execute("CREATE TABLE judgments (query BIGINT, item BIGINT, relevance FLOAT)")
+        return 0
+    query, query_checks = identifier(source, "query_id", kinds["query_id"])
+    item, item_checks = identifier(source, "item_id", kinds["item_id"])
+    grade, grade_checks = _grade(source, levels)
+    rows = check_rows(con, source, [*query_checks, *item_checks, *grade_checks])
+    con.execute(f"CREATE TABLE grades AS SELECT DISTINCT {query} AS query_id, {item} AS item_id, {grade} AS relevance FROM {source.scan()}")
+    two = con.execute("SELECT query_id, item_id FROM grades GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
+    for query_id, item_id in two:
+        found = find_rows(con, source, "relevance", f"{query} = {query_id} AND {item} = {item_id}", 2)
+        given = " and ".join(str(value) for _, _, value in found)
+        raise RawLogError(f"{describe_rows(found)} grade the same (query_id, item_id) with {given}; a pair has one grade")
+    con.execute(
+        "CREATE TABLE judgments AS SELECT q.rowid AS query, i.rowid AS item, relevance::FLOAT AS relevance FROM grades "
+        "JOIN queries q USING (query_id) JOIN items i USING (item_id) WHERE relevance IS NOT NULL ORDER BY 1, 2"
+    )
+    null, kept = one_row(con, "SELECT count(*) FILTER (WHERE relevance IS NULL), (SELECT count(*) FROM judgments) FROM grades")
+    all_grades = one_row(con, "SELECT count(*) FROM grades")[0]
+    drops["judgments without a grade"] = null
+    drops["judgments of an unknown query or item"] = all_grades - null - kept
+    drops["judgments given twice"] = rows - all_grades
+    con.execute("DROP TABLE grades")
+    return rows
+
+
+def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None:
+    if data.query_group is None:
+        con.execute("ALTER TABLE queries ADD COLUMN group_id BIGINT DEFAULT 0")
+        return
+    group = quote(data.query_group)
+    if from_column:
+        con.execute(f"ALTER TABLE queries RENAME COLUMN {group} TO group_id")
+        return
+    counted = f"SELECT j.query, i.{group} AS value, count(*) AS n FROM judgments j JOIN items i ON i.rowid = j.item WHERE value <> 0 GROUP BY ALL"
+    modal = f"SELECT query, value FROM ({counted}) QUALIFY row_number() OVER (PARTITION BY query ORDER BY n DESC, value) = 1"
+    con.execute(
+        f"CREATE TABLE grouped AS SELECT q.query_id, q.query, coalesce(m.value, 0) AS group_id FROM queries q LEFT JOIN ({modal}) m "
+        "ON m.query = q.rowid ORDER BY 1"
+    )
+    con.execute("DROP TABLE queries")
+    con.execute("ALTER TABLE grouped RENAME TO queries")
+
+
+def _load_events(con: Connection, source: Source, kinds: dict[str, IdKind], levels: Levels, drops: dict[str, int]) -> int:
+    """Makes tables events and requests."""
+    values: dict[str, str] = {}
+    checks: list[Check] = []
+    for name in ("request_id", "user_id", "query_id", "item_id"):
+        values[name], more = identifier(source, name, kinds[name])
+        checks += more
+    values["timestamp"], more = whole_number(source, "timestamp", 0, 2**62, "whole seconds, not negative")
+    checks += more
+    values["click"], more = whole_number(source, "click", 0, 1, "0 or 1")
+    checks += more
+    values["position"] = "0"
+    if "position" in source:
+        position, (check,) = whole_number(source, "position", 0, MAX_POSITION, f"a position in 1..{MAX_POSITION}, or null or 0 where not logged")
+        values["position"] = f"coalesce({position}, 0)"
+        checks.append(Check(check.column, f"({source.sql('position')} IS NOT NULL AND {check.bad})", check.expected))
+    rows = check_rows(con, source, checks)
+    if not rows:
+        raise RawLogError(f"{source.files[0]}: the log is empty; impressions need at least one row")
+    con.execute(f"CREATE TABLE impressions AS SELECT {', '.join(f'{v} AS {k}' for k, v in values.items())} FROM {source.scan()}")
+    key = ("request_id", "item_id")
+    _refuse_duplicates(con, source, "impressions", {k: k for k in key}, {k: values[k] for k in key})
+    _refuse_mixed_requests(con, source, values)
+    known = {"query_id": ("query_id", "queries", "query_id"), "item_id": ("item_id", "items", "item_id")}
+    _count_unknown(con, source, "impressions", known, drops)
+    con.execute(
+        "CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, i.rowid AS item, position::SMALLINT AS position, "
+        f"click::TINYINT AS click, j.relevance, {_level('j.relevance', levels)}::TINYINT AS level FROM impressions "
+        "JOIN queries q USING (query_id) JOIN items i USING (item_id) LEFT JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid"
+    )
+    con.execute("DROP TABLE impressions")
+    con.execute("CREATE TABLE requests AS SELECT DISTINCT request_id, timestamp, user_id, query FROM events")
+    return rows
+
+
+def _grade(source: Source, levels: Levels) -> tuple[str, list[Check]]:
+    low, high = levels.grade_min, levels.grade_max
+    return number(source, "relevance", low, high, f"a grade in {low}..{high} (data.levels.grade_min and grade_max), or null")
+
+
+def _level(relevance: str, levels: Levels) -> str:
+    """The level of a grade in 1..K, 0 for none. Compared in float32, as the grade is stored."""
+    cases = " ".join(f"WHEN {relevance} <= {bound}::FLOAT THEN {k}" for k, bound in enumerate(levels.boundaries, 1))
+    return f"(CASE WHEN {relevance} IS NULL THEN 0 {cases} ELSE {levels.count} END)"
+
+
+def _refuse_duplicates(con: Connection, source: Source, table: str, keys: dict[str, str], values: dict[str, str]) -> None:
+    """`keys`: our column -> the table's column; `values`: our column -> SQL over the files' columns."""
+    columns = ", ".join(keys.values())
+    twice = con.execute(f"SELECT {columns} FROM {table} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
+    if not twice:
+        return
+    condition = " AND ".join(f"{values[name]} = {value}" for name, value in zip(keys, twice[0], strict=True))
+    shown = [find_rows(con, source, name, condition, 2) for name in keys]
+    pair = ", ".join(repr(found[0][2]) for found in shown)
+    raise RawLogError(f"{describe_rows(shown[0])} have the same ({', '.join(keys)}) = ({pair}); it may be there only once")
+
+
+def _refuse_mixed_requests(con: Connection, source: Source, values: dict[str, str]) -> None:
+    for column in ("timestamp", "user_id", "query_id"):
+        mixed = con.execute(
+            f"SELECT request_id, min({column}), max({column}) FROM impressions GROUP BY request_id "
+            f"HAVING min({column}) <> max({column}) ORDER BY 1 LIMIT 1"
+        ).fetchall()
+        for request_id, *different in mixed:
+            rows = f"{values['request_id']} = {request_id}"
+            ends = [find_rows(con, source, column, f"{rows} AND {values[column]} = {value}", 1)[0] for value in different]
+            request = find_rows(con, source, "request_id", rows, 1)[0][2]
+            raise RawLogError(
+                f"{describe_rows(ends)} belong to one request, {request!r}, but differ in {source.columns[column]!r}: "
+                f"{ends[0][2]!r} and {ends[1][2]!r}; the rows of a request share timestamp, user and query"
+            )
+
+
+def _count_unknown(con: Connection, source: Source, table: str, keys: dict[str, tuple[str, str, str]], drops: dict[str, int]) -> None:
+    """Counts rows whose id is in no table; `keys`: our column -> (column of `table`, owning table, its column)."""
+    rows = one_row(con, f"SELECT count(*) FROM {table}")[0]
+    for name, (column, owner, owner_column) in keys.items():
+        missing = f"FROM {table} t ANTI JOIN {owner} o ON o.{owner_column} = t.{column}"
+        unknown, example = one_row(con, f"SELECT count(*), min(t.{column}) {missing}")
+        if unknown * 2 > rows:
+            raise RawLogError(
+                f"{source.label}: {unknown} of {rows} rows have a {name} that is unknown (such as {example}); "
+                f"are these the files of one log? Up to half would be dropped and counted"
+            )
+        drops[f"{source.name} of an unknown {name.removesuffix('_id')}"] = unknown
+
+
+def _is_there(table: RawTable, raw: Path) -> bool:
+    return any(raw.glob(table.path)) if not Path(table.path).is_absolute() else Path(table.path).exists()

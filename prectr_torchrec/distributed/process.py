@@ -1,0 +1,46 @@
+"""The process group of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+
+class Process(NamedTuple):
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@contextlib.contextmanager
+def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout: timedelta = timedelta(minutes=10)) -> Iterator[Process]:
+    """Joins the process group that the launcher describes in the environment, alone if there is none; leaves it at the end.
+
+    Yields:
+        rank, world size and this rank's device: a GPU of its own with NCCL, or the CPU with gloo.
+
+    Raises:
+        ValueError: `cuda` is asked for where there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device: 'cuda' is asked for, but PyTorch finds no CUDA device; use 'cpu' or 'auto'")
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    here = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(here)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        yield Process(dist.get_rank(), dist.get_world_size(), here)
+    finally:
+        dist.destroy_process_group()

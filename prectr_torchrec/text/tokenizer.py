@@ -1,0 +1,64 @@
+"""The tokenizer of queries and titles: WordPiece over lower-cased words, trained on the log's own texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+"""Their ids are 0, 1, 2, 3, 4."""
+DOCUMENT_FREQUENCY = "document_frequency.json"
+"""In the tokenizer's folder: `documents`, the number of distinct titles, and `frequency`, of each token id."""
+
+
+def train_tokenizer(texts: Iterator[str], out: Path, vocab_size: int) -> None:
+    """Trains a tokenizer and saves it in Hugging Face layout; the same texts give the same tokenizer.
+
+    Args:
+        texts: queries and titles.
+        out: the folder to write.
+        vocab_size: tokens at most, special ones included.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS.values()), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", pair="[CLS] $A $B:1", special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]"))]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS).save_pretrained(str(out))
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """Loads a tokenizer folder.
+
+    Raises:
+        ValueError: there is no tokenizer.
+    """
+    if not (path / "tokenizer.json").is_file():
+        raise ValueError(f"{path}: no tokenizer here (tokenizer.json is missing); `prectr prepare` writes one beside the samples")
+    return PreTrainedTokenizerFast.from_pretrained(str(path))
+
+
+def write_document_frequency(titles: Iterable[str], folder: Path) -> None:
+    """Counts, for each token of the folder's tokenizer, the titles that contain it; `titles` are distinct."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    size = tokenizer.get_vocab_size()
+    frequency = np.zeros(size, np.int64)
+    documents = 0
+    titles = iter(titles)
+    while chunk := list(islice(titles, 8192)):
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False)]
+        document = np.repeat(np.arange(len(chunk)), [len(ids) for ids in encoded])
+        pairs = np.unique(document * size + np.concatenate(encoded).astype(np.int64))
+        frequency += np.bincount(pairs % size, minlength=size)
+        documents += len(chunk)
+    (folder / DOCUMENT_FREQUENCY).write_text(json.dumps({"documents": documents, "frequency": frequency.tolist()}))

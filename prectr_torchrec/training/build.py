@@ -1,0 +1,135 @@
+"""A configuration becomes a model: tables and towers from `modules`, wired by the features it names."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.modules import PRECTR, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
+from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
+from prectr_torchrec.training.objectives import Objective
+
+_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
+
+
+class RankingTask(nn.Module):
+    """What a TorchRec pipeline trains: a batch in, the loss and what to report out.
+
+    Only this module and the embeddings are traced; towers and objective are leaves.
+    """
+
+    def __init__(self, embeddings: SearchEmbeddings, objective: Objective) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.objective = objective
+
+    def forward(self, batch: SearchBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        sequences, bags = self.embeddings(batch.request_features, batch.candidate_features)
+        return self.objective(batch, sequences, bags)
+
+
+def build_task(config: RunConfig, tokenizer: Path, *, table_device: torch.device | None = None) -> RankingTask:
+    """Builds the unsharded model.
+
+    Args:
+        config: the run.
+        tokenizer: tokenizer folder of the prepared data or of the run.
+        table_device: `meta` leaves the tables' memory to the sharder.
+    """
+    return RankingTask(build_embeddings(config, table_device), Objective(build_prectr(config, tokenizer), config.objective))
+
+
+def build_embeddings(config: RunConfig, device: torch.device | None = None) -> SearchEmbeddings:
+    """The collections of `config.tables`, each table in one of them."""
+    bag_names = config.bag_tables()
+    tables, bag_tables = [], []
+    for name, table in config.tables.items():
+        kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
+        made = kind(
+            name=name,
+            num_embeddings=table.rows,
+            embedding_dim=table.dim,
+            feature_names=[f for f, feature in config.features.items() if feature.table == name],
+            data_type=_DTYPES[table.dtype],
+        )
+        (bag_tables if name in bag_names else tables).append(made)
+    return SearchEmbeddings(tables, bag_tables, device=device)
+
+
+def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
+    """The towers.
+
+    Raises:
+        ConfigError: features and model do not fit together.
+    """
+    model = config.model
+    dims = {name: config.tables[feature.table].dim for name, feature in config.features.items()}
+    candidate = {n: d for n, d in dims.items() if n.startswith("candidate_")}
+    history = {n: _target(n, dims) for n in dims if n.startswith("history_")}
+    request = {n: d for n, d in dims.items() if n not in candidate and not n.startswith(("history_", "peer_"))}
+    if model.interest and not history:
+        raise ConfigError("model.interest: true needs at least one history_* feature, such as history_item_id")
+    return PRECTR(
+        num_levels=config.data.levels.count,
+        request_dims=request,
+        candidate_dims=candidate,
+        history=history,
+        relevance=build_relevance(config, tokenizer),
+        statistics=list(model.statistics),
+        mixture=model.mixture,
+        interest=model.interest,
+        attention_dim=model.attention_dim,
+        attention_heads=model.attention_heads,
+        click_tower=model.click_tower,
+        cross_layers=model.cross_layers,
+        num_positions=model.position_count if model.position_bias else None,
+        known_grade=model.known_grade,
+        grade_range=(config.data.levels.grade_min, config.data.levels.grade_max),
+        dropout=model.dropout,
+    )
+
+
+def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
+    """The text side: encoder, match features and relevance tower."""
+    vocabulary = load_tokenizer(tokenizer)
+    encoder = None
+    if config.model.text and config.text.path:
+        encoder = TextEncoder.from_pretrained(config.text.path)
+    elif config.model.text:
+        settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **config.text.encoder}
+        if "model_type" not in settings:
+            raise ConfigError("text.encoder: needs a `model_type`, such as bert")
+        encoder = TextEncoder.from_config(**settings)
+    if encoder is not None and config.text.frozen:
+        encoder.requires_grad_(False)
+    match = build_match(tokenizer) if config.model.match else None
+    if encoder is None and match is None:
+        raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
+    return TextRelevance(encoder, match, config.model.relevance_tower, config.data.levels.count, dropout=config.model.dropout)
+
+
+def build_match(tokenizer: Path) -> TextMatch:
+    """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it."""
+    counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text())
+    idf = (math.log(1 + counts["documents"]) - torch.tensor(counts["frequency"], dtype=torch.float32).log1p()).clamp(min=0.01)
+    tokens = load_tokenizer(tokenizer).convert_ids_to_tokens(range(len(idf)))
+    is_number = torch.tensor([token.removeprefix("##").isdigit() for token in tokens])
+    return TextMatch(idf, is_number)
+
+
+def _target(history_feature: str, dims: dict[str, int]) -> str:
+    """What a history feature is compared with: the candidate's or the request's feature of the same name."""
+    stem = history_feature.removeprefix("history_")
+    for target in (f"candidate_{stem}", stem):
+        if target in dims:
+            if dims[target] != dims[history_feature]:
+                raise ConfigError(f"features.{history_feature} and features.{target} need tables of the same dim")
+            return target
+    raise ConfigError(f"features.{history_feature}: add features.candidate_{stem} (or {stem}) to compare it with")

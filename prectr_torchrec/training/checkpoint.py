@@ -1,0 +1,108 @@
+"""Checkpoints in a run directory: written aside, published whole, the last and the best kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from prectr_torchrec.training.optimizers import Optimizers
+
+_PROGRESS = "progress.json"
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run.
+
+    Each checkpoint is a folder of Distributed Checkpoint files (model, both optimizers, random states) with
+    `progress.json` (schedule and data position). It is renamed to its final name when it is complete, so that a killed save
+    is never taken for one. `index.json` names the last and the best.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / "checkpoints"
+
+    def index(self) -> dict[str, Any]:
+        """`{"last": name, "best": name, "best_ne": float}`, empty before the first checkpoint."""
+        path = self.folder / "index.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def path(self, which: str) -> Path:
+        """The folder of the `last` or `best` checkpoint.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        index = self.index()
+        if which not in index:
+            raise FileNotFoundError(f"{self.folder}: no {which!r} checkpoint; has `prectr train` run with this --run directory?")
+        return self.folder / str(index[which])
+
+    def save(
+        self, model: DistributedModelParallel, optimizers: Optimizers, progress: dict[str, Any], validation_ne: float | None = None
+    ) -> None:
+        """Saves on all ranks; collective.
+
+        Args:
+            progress: plain values; `progress["step"]` names the checkpoint.
+            validation_ne: where it was measured after this step: the lowest one is the best checkpoint.
+        """
+        name = f"step-{progress['step']:09d}"
+        temporary = self.folder / f".{name}.saving"
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        dist.barrier()
+        dcp.save(_state(model, optimizers), checkpoint_id=temporary)
+        if dist.get_rank() == 0:
+            (temporary / _PROGRESS).write_text(json.dumps(progress, indent=1))
+            final = self.folder / name
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            index = self.index()
+            index["last"] = name
+            if "best" not in index or (validation_ne is not None and validation_ne < index.get("best_ne", float("inf"))):
+                index["best"] = name
+                if validation_ne is not None:
+                    index["best_ne"] = validation_ne
+            replace_text(self.folder / "index.json", json.dumps(index, indent=1))
+            for old in self.folder.glob("step-*"):
+                if old.name not in (index["last"], index["best"]):
+                    shutil.rmtree(old)
+        dist.barrier()
+
+    def load(self, which: str, model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:
+        """Loads into a sharded model; collective. Without optimizers only the weights. Returns the progress."""
+        path = self.path(which)
+        if optimizers is not None:
+            optimizers.init_state()
+        state = _state(model, optimizers)
+        dcp.load(state, checkpoint_id=path)
+        model.load_state_dict(state["model"])
+        if optimizers is not None:
+            optimizers.combined.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"][str(dist.get_rank())])
+        return dict(json.loads((path / _PROGRESS).read_text()))
+
+
+def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:
+    state: dict[str, Any] = {"model": model.state_dict()}
+    if optimizers is not None:
+        state["optimizer"] = optimizers.combined.state_dict()
+        state["random"] = {str(dist.get_rank()): torch.get_rng_state()}
+    return state
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a small file so that readers see the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.saving")
+    temporary.write_text(text)
+    os.replace(temporary, path)

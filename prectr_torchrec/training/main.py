@@ -1,0 +1,31 @@
+"""One rank of a training job: `torchrun -m prectr_torchrec.training.main --config C --data DIR --run-dir DIR`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from prectr_torchrec.config import load_config
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.training.trainer import Trainer
+
+
+@record
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", required=True, help="YAML file or the name of a shipped configuration")
+    parser.add_argument("--data", required=True, type=Path, help="prepared folder")
+    # not `--run`: torchrun takes that for an abbreviation of its own `--run-path`
+    parser.add_argument("--run-dir", required=True, type=Path, help="run directory; resumed if it has a checkpoint")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    with process_group(config.train.device) as process:
+        Trainer(config, arguments.data, arguments.run_dir, process).train()
+
+
+if __name__ == "__main__":
+    main()

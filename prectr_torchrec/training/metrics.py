@@ -1,0 +1,277 @@
+"""Ranking, click and relevance measures over arrays of predictions; NumPy only, no torch.
+
+Letters: n rows, G groups (users or requests), K relevance levels. Every function is O(n log n) and returns ``None`` where the
+data cannot carry the measure (a missing class, no variance, no rows).
+
+Labels may be soft: a label p in [0, 1] counts as a positive with weight p and a negative with weight 1 - p. With the true click
+probability as the label, `auc` is the *expected* AUC: free of the luck of one draw of clicks and of the position they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Metrics = dict[str, Any]
+
+
+def auc(score: Array, label: Array) -> float | None:
+    """Area under the ROC curve, ties counting half.
+
+    Args:
+        score: (n,) finite; higher ranks first.
+        label: (n,) in [0, 1], hard or soft.
+    """
+    won, pairs = _pairs(score, label, 1.0 - label, np.zeros(len(score), dtype=np.int64))
+    return float(won[0] / pairs[0]) if len(pairs) and pairs[0] > 0 else None
+
+
+def gauc(score: Array, label: Array, group: Array) -> float | None:
+    """AUC within each group, averaged by the group's number of rows over the groups that have both classes.
+
+    Args:
+        score: (n,) finite.
+        label: (n,) 0 or 1.
+        group: (n,) ids of users or requests.
+    """
+    index = _dense(group)
+    won, pairs = _pairs(score, label, 1.0 - label, index)
+    both = pairs > 0
+    if not both.any():
+        return None
+    return float(np.average(won[both] / pairs[both], weights=np.bincount(index)[both]))
+
+
+def pair_accuracy(score: Array, grade: Array, group: Array) -> float | None:
+    """Share of the pairs of one group with different grades that the score puts in the right order, ties counting half.
+
+    Each such pair differs first in exactly one bit of its grades' ranks, so log2(distinct grades) AUC-like passes count it once.
+
+    Args:
+        score: (n,) finite.
+        grade: (n,) finite.
+        group: (n,) ids of queries.
+    """
+    if not len(score):
+        return None
+    rank, group = _dense(grade), _dense(group)
+    ranks = int(rank.max()) + 1
+    total_won = total_pairs = 0.0
+    for bit in range(ranks.bit_length()):
+        prefix, one = rank >> (bit + 1), (rank >> bit & 1).astype(np.float64)
+        won, pairs = _pairs(score, one, 1.0 - one, _dense(group * ranks + prefix))
+        total_won, total_pairs = total_won + won.sum(), total_pairs + pairs.sum()
+    return float(total_won / total_pairs) if total_pairs else None
+
+
+def ndcg(score: Array, gain: Array, group: Array, k: int) -> float | None:
+    """NDCG@k averaged over the groups with any gain; rows of equal score share the expected gain of their places.
+
+    Args:
+        score: (n,) finite.
+        gain: (n,) >= 0.
+        group: (n,) ids of requests.
+        k: places counted, >= 1.
+    """
+    index = _dense(group)
+    ideal = _dcg(gain, gain, index, k)
+    some = ideal > 0
+    return float(np.mean(_dcg(score, gain, index, k)[some] / ideal[some])) if some.any() else None
+
+
+def log_loss(probability: Array, label: Array) -> float | None:
+    """Mean binary cross-entropy in nats; probabilities are kept 1e-7 away from 0 and 1, float32's own resolution there."""
+    if not len(label):
+        return None
+    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
+
+
+def normalized_entropy(probability: Array, label: Array) -> float | None:
+    """Log loss divided by that of always predicting the observed rate; below 1 is better than knowing the rate alone."""
+    loss, rate = log_loss(probability, label), float(np.mean(label)) if len(label) else 0.0
+    if loss is None or not 0 < rate < 1:
+        return None
+    return loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+
+
+def calibration(probability: Array, label: Array) -> float | None:
+    """Sum of predictions over sum of labels; 1 is right, above 1 promises too much."""
+    observed = float(np.sum(label, dtype=np.float64))
+    return float(np.sum(probability, dtype=np.float64)) / observed if observed > 0 else None
+
+
+def reliability(probability: Array, label: Array, bins: int = 20) -> list[Metrics]:
+    """The reliability curve: means of prediction and label in bins of about equal size, from the lowest prediction up."""
+    parts = np.array_split(np.argsort(probability, kind="stable"), min(bins, len(probability)) or 1)
+    return [
+        {"predicted": float(np.mean(probability[i], dtype=np.float64)), "observed": float(np.mean(label[i])), "rows": len(i)}
+        for i in parts
+        if len(i)
+    ]
+
+
+def spearman(a: Array, b: Array) -> float | None:
+    """Rank correlation, equal values sharing their mean rank."""
+    if not len(a):
+        return None
+    x, y = (r - r.mean() for r in (_mean_ranks(a), _mean_ranks(b)))
+    norm = float(np.sqrt(np.sum(x * x) * np.sum(y * y)))
+    return float(np.sum(x * y)) / norm if norm > 0 else None
+
+
+def quadratic_kappa(a: Array, b: Array, levels: int) -> float | None:
+    """Cohen's kappa with squared weights of two gradings.
+
+    Args:
+        a: (n,) integers in 1..levels.
+        b: (n,) integers in 1..levels.
+        levels: K.
+    """
+    if not len(a):
+        return None
+    values = np.arange(1, levels + 1)
+    p_a, p_b = (np.bincount(x - 1, minlength=levels) / len(x) for x in (a, b))
+    expected = float(np.sum(np.square(values[:, None] - values) * np.outer(p_a, p_b)))
+    return 1 - float(np.mean(np.square(a - b))) / expected if expected > 0 else None
+
+
+def share_of_the_way(value: float | None, start: float | None, end: float | None) -> float | None:
+    """(value - start) / (end - start): 0 is no better than `start`, 1 as good as `end`."""
+    if value is None or start is None or end is None or start == end:
+        return None
+    return (value - start) / (end - start)
+
+
+def level_of(grade: Array, boundaries: Sequence[float]) -> NDArray[np.int64]:
+    """Levels in 1..K of raw grades: a grade <= boundaries[k-1] is level k."""
+    # compared in the grades' own type: a float32 2.17 lies above the float64 one
+    return np.searchsorted(np.asarray(boundaries, dtype=grade.dtype), grade, side="left").astype(np.int64) + 1
+
+
+def click_metrics(probability: Array, click: Array, user: Array, request: Array, ndcg_at: Sequence[int] = (3, 10)) -> Metrics:
+    """Click measures over the rows that have a label.
+
+    Args:
+        probability: (n,) predicted click probability.
+        click: (n,) 0 or 1, NaN where there is no label.
+        user: (n,) ids.
+        request: (n,) ids.
+        ndcg_at: the k of NDCG@k.
+    """
+    known = ~np.isnan(click)
+    p, y, u, r = probability[known], click[known].astype(np.float64), user[known], request[known]
+    return {
+        "rows": len(y),
+        "clicks": int(y.sum()),
+        "auc": auc(p, y),
+        "gauc_user": gauc(p, y, u),
+        "gauc_request": gauc(p, y, r),
+        "normalized_entropy": normalized_entropy(p, y),
+        "log_loss": log_loss(p, y),
+        "calibration": calibration(p, y),
+        **{f"ndcg@{k}": ndcg(p, y, r, k) for k in ndcg_at},
+    }
+
+
+def grade_ndcg(score: Array, grade: Array, request: Array, grade_min: float, ndcg_at: Sequence[int] = (3, 10)) -> Metrics:
+    """NDCG@k of the final ranking against the grades, gain 2^(grade - grade_min) - 1, over the rows that have a grade."""
+    known = ~np.isnan(grade)
+    s, g, r = score[known], np.exp2(grade[known].astype(np.float64) - grade_min) - 1, request[known]
+    return {f"grade_ndcg@{k}": ndcg(s, g, r, k) for k in ndcg_at}
+
+
+def relevance_metrics(
+    probabilities: Array,
+    grade: Array,
+    query: Array,
+    *,
+    boundaries: Sequence[float],
+    grade_range: tuple[float, float] = (1.0, 3.0),
+    relevant_from: float = 2.67,
+    irrelevant_to: float = 2.0,
+) -> Metrics:
+    """Measures of the relevance tower against grades; one row a pair of query and item.
+
+    Args:
+        probabilities: (n, K) the tower's level distribution; a row with NaN is left out.
+        grade: (n,) raw grades, NaN where there is none.
+        query: (n,) ids.
+        boundaries: (K - 1,) upper bounds of the levels.
+        grade_range: lowest and highest possible grade; a level stands for the middle of its grades.
+        relevant_from: AUC: pairs with a grade from here on are positives.
+        irrelevant_to: AUC: pairs with a grade up to here are negatives; those between are left out.
+    """
+    known = ~np.isnan(grade) & np.isfinite(probabilities).all(axis=1)
+    pi, g, q = probabilities[known].astype(np.float64), grade[known], query[known]
+    edges = np.array([grade_range[0], *boundaries, grade_range[1]])
+    expected = pi @ ((edges[1:] + edges[:-1]) / 2)
+    high, low = g >= g.dtype.type(relevant_from), g <= g.dtype.type(irrelevant_to)
+    judged = high | low
+    return {
+        "pairs": len(g),
+        "queries": len(np.unique(q)),
+        "spearman": spearman(expected, g),
+        "auc": auc(expected[judged], high[judged].astype(np.float64)),
+        "quadratic_kappa": quadratic_kappa(pi.argmax(axis=1) + 1, level_of(g, boundaries), len(edges) - 1),
+        "pair_accuracy": pair_accuracy(expected, g, q),
+    }
+
+
+def _pairs(score: Array, positive: Array, negative: Array, group: Array) -> tuple[Array, Array]:
+    """Per group, the weight of (positive, negative) pairs that the score orders rightly, and of all of them.
+
+    Args:
+        score: (n,).
+        positive: (n,) weights as a positive.
+        negative: (n,) weights as a negative.
+        group: (n,) dense, 0..G-1.
+
+    Returns:
+        Two (G,) float64 arrays.
+    """
+    assert np.isfinite(score).all(), "scores must be finite"
+    if not len(score):
+        return np.zeros(0), np.zeros(0)
+    order, starts, run_group = _tie_runs(score, group)
+    p = np.add.reduceat(positive[order].astype(np.float64), starts)  # (runs,)
+    n = np.add.reduceat(negative[order].astype(np.float64), starts)
+    p_group, n_group = np.bincount(run_group, p), np.bincount(run_group, n)  # (G,)
+    n_earlier_groups = np.cumsum(n_group) - n_group
+    n_below = np.cumsum(n) - n - n_earlier_groups[run_group]
+    return np.bincount(run_group, p * (n_below + n / 2)), p_group * n_group
+
+
+def _dcg(score: Array, gain: Array, group: Array, k: int) -> Array:
+    """(G,) discounted gain of the first k places of each group."""
+    if not len(score):
+        return np.zeros(0)
+    order, starts, run_group = _tie_runs(-score.astype(np.float64), group)
+    sizes = np.diff(np.append(starts, len(score)))
+    rows_before_group = np.concatenate([[0], np.cumsum(np.bincount(group))[:-1]])
+    first = starts - rows_before_group[run_group]  # place of a run's first row within its group, from 0
+    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))])  # of the first 0..k places
+    discount = discounts[np.minimum(first + sizes, k)] - discounts[np.minimum(first, k)]
+    return np.bincount(run_group, np.add.reduceat(gain[order].astype(np.float64), starts) / sizes * discount)
+
+
+def _tie_runs(score: Array, group: Array) -> tuple[Array, Array, Array]:
+    """Rows in order of (group, score), where each run of equal (group, score) starts in it, and the run's group."""
+    order = np.lexsort((score, group))
+    s, g = score[order], group[order]
+    starts = np.flatnonzero(np.concatenate([[True], (s[1:] != s[:-1]) | (g[1:] != g[:-1])]))
+    return order, starts, g[starts]
+
+
+def _dense(values: Array) -> NDArray[np.int64]:
+    """Ranks among the distinct values, from 0."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _mean_ranks(values: Array) -> Array:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

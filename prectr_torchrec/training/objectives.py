@@ -1,0 +1,76 @@
+"""The loss and its parts: click, anchor and semantic consistency."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrec import JaggedTensor
+
+from prectr_torchrec.config import ObjectiveConfig
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.modules import PRECTR
+
+
+class Objective(nn.Module):
+    r"""Runs the towers and sums the weighted terms of the loss.
+
+    :math:`L = \mathrm{BCE} + a_{rel} \cdot \mathrm{anchor} + a_{mono} \cdot \mathrm{consistency}`. Each term is a mean over
+    the rows that it speaks of; padding and rows without the label have weight zero.
+    """
+
+    def __init__(self, prectr: PRECTR, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.prectr = prectr
+        self.config = config
+
+    def forward(
+        self, batch: SearchBatch, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the loss and, detached: `loss`, its unweighted terms, and per candidate what scoring needs."""
+        swap = self.training and self.config.random_negatives > 0
+        output = self.prectr(batch, sequences, bags, swap_titles=swap)
+        terms = {
+            "bce": weighted_mean(
+                -(batch.click * output.click.log_click + (1 - batch.click) * output.click.log_no_click), batch.click_weight
+            ),
+            "anchor": anchor_loss(output.relevance.log_pi, batch.level),
+        }
+        loss = terms["bce"] + self.config.anchor * terms["anchor"]
+        if self.prectr.use_mixture:
+            terms["consistency"] = consistency_loss(output.level_logits, batch.click_weight, self.config.consistency_margin)
+            loss = loss + self.config.consistency * terms["consistency"]
+        if output.swapped is not None:
+            terms["random_negatives"] = weighted_mean(-output.swapped.log_pi[:, 0], batch.candidate_weight)
+            loss = loss + self.config.random_negatives * terms["random_negatives"]
+        report = {name: term.detach() for name, term in terms.items()}
+        report["loss"] = loss.detach()
+        report["logit"] = output.click.logit.detach()
+        report["reference_logit"] = output.reference_click.logit.detach()
+        report["log_pi"] = output.relevance.log_pi.detach()
+        return loss, report
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean over rows of weight 1; zero, with a gradient of zero, where there are none."""
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def anchor_loss(log_pi: Tensor, level: Tensor) -> Tensor:
+    """Cross-entropy of the level distribution (C, K) on the level (C,) in 1..K; level 0 has no part in it. Re-derived here."""
+    row_loss = F.nll_loss(log_pi, (level - 1).clamp(min=0), reduction="none")
+    return weighted_mean(row_loss, (level > 0).to(log_pi.dtype))
+
+
+def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Tensor:
+    """Semantic consistency: a higher level never has the lower click probability.
+
+    The papers name it; this form, a hinge on neighbouring levels, is re-derived here.
+
+    Args:
+        level_logits: (C, K).
+        weight: (C,).
+        margin: in probability.
+    """
+    probability = torch.sigmoid(level_logits)
+    return weighted_mean(F.relu(margin + probability[:, :-1] - probability[:, 1:]).mean(1), weight)

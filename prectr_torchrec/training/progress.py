@@ -1,0 +1,120 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard and one line on the screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Throughput:
+    """Averages loss terms and counts rows between two reports.
+
+    Args:
+        total_steps: of the whole job.
+        done: steps done before this start.
+    """
+
+    def __init__(self, total_steps: int, done: int) -> None:
+        self.steps_left = total_steps - done
+        self._reset()
+
+    def add(self, report: dict[str, Tensor], rows: Tensor) -> None:
+        """Args: report: the model's; its scalars are averaged. rows: (2,) requests and candidates of the batch."""
+        scalars = torch.stack([value.double() for value in report.values() if value.dim() == 0])
+        self.names = [name for name, value in report.items() if value.dim() == 0]
+        self.sums = scalars if self.sums is None else self.sums + scalars
+        self.rows += rows.double().cpu()
+        self.steps += 1
+        self.steps_left -= 1
+
+    def flush(self, device: torch.device) -> dict[str, float]:
+        """Means over steps and ranks, rows per second over all ranks, seconds left; collective."""
+        assert self.sums is not None
+        packed = torch.cat([self.sums.to(device) / self.steps / dist.get_world_size(), self.rows.to(device)])
+        dist.all_reduce(packed)
+        seconds = time.perf_counter() - self.since
+        values = packed.tolist()
+        line = dict(zip(self.names, values, strict=False))
+        line["requests_per_second"], line["samples_per_second"] = (round(v / seconds, 1) for v in values[-2:])
+        line["seconds_left"] = round(self.steps_left * seconds / self.steps)
+        self._reset()
+        return line
+
+    def _reset(self) -> None:
+        self.sums: Tensor | None = None
+        self.names: list[str] = []
+        self.rows = torch.zeros(2, dtype=torch.double)
+        self.steps = 0
+        self.since = time.perf_counter()
+
+
+class MetricsLog:
+    """`metrics.jsonl`, TensorBoard events and the progress line of rank 0.
+
+    Args:
+        run: run directory.
+        step: the step resumed from; later lines of an interrupted run are dropped, they will be written again.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.path = run / "metrics.jsonl"
+        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
+        temporary = self.path.with_suffix(".saving")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(temporary, self.path)
+        self.file = self.path.open("a")
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.on_terminal = sys.stderr.isatty()
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Args: values: `step` and numbers; a nested dict's numbers are named by its key."""
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+        for name, value in _flat(values):
+            if isinstance(value, float | int) and name != "step":
+                self.board.add_scalar(name, value, values["step"])
+        self._show(values)
+
+    def close(self) -> None:
+        if self.on_terminal:
+            print(file=sys.stderr)
+        self.file.close()
+        self.board.close()
+
+    def _show(self, values: dict[str, Any]) -> None:
+        if "validation" in values:
+            text = "  ".join(f"{name} {value:.4f}" for name, value in values["validation"].items())
+            print(f"{self._start()}step {values['step']}  validation  {text}", file=sys.stderr)
+            return
+        terms = "  ".join(f"{n} {values[n]:.4f}" for n in ("loss", "bce", "anchor", "consistency") if n in values)
+        left = f"{values['seconds_left'] // 60}:{values['seconds_left'] % 60:02d}"
+        line = (
+            f"step {values['step']}  {values['stage']} epoch {values['epoch']}  {terms}  "
+            f"{values['samples_per_second']:,.0f} samples/s  {left} left"
+        )
+        print(f"{self._start()}{line}", end="" if self.on_terminal else "\n", file=sys.stderr, flush=True)
+
+    def _start(self) -> str:
+        return "\r\033[K" if self.on_terminal else ""
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines only: a killed run may have left half of one."""
+    text = path.read_text() if path.exists() else ""
+    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        flat += _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return flat

@@ -1,0 +1,63 @@
+"""Scores of a trained run over a prepared split, sharded over ranks as training is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from prectr_torchrec.config import load_config
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.reader import SearchReader, agree_on_batches
+from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
+from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.training.checkpoint import Checkpoints
+from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
+
+
+def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) -> Iterator[dict[str, NDArray[Any]]]:
+    """Scores this rank's share of a split; collective.
+
+    Args:
+        run: run directory.
+        data: prepared folder.
+        split: its split.
+        checkpoint: `best` or `last`.
+        process: this rank.
+
+    Yields:
+        Per batch, real rows only: request_id, item_id, user_id (n,) int64; click_probability, logit (n,) float32 with the
+        position at its reference; logged_logit (n,) float32 at the logged position; relevance_probabilities (n, K) float32,
+        the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64.
+    """
+    config = load_config(run / "config.yaml")
+    largest = int(json.loads((data / MANIFEST).read_text())["max_candidates"])
+    model, optimizers = build_sharded(config, run, process)
+    Checkpoints(run).load(checkpoint, model, None)
+    reader = SearchReader(
+        config, data, split, run / TOKENIZER, rank=process.rank, world_size=process.world_size,
+        candidates=max(config.batch.candidates, largest),
+    )  # fmt: skip
+    pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
+    for batch, report in evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0))):
+        yield _rows(batch, report)
+
+
+def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    real = (batch.candidate_weight > 0).cpu()
+    request = batch.candidate_request
+    click = batch.click.masked_fill(batch.click_weight == 0, torch.nan)
+    columns = {
+        "request_id": batch.request_id[request], "item_id": batch.item_id, "user_id": batch.user_id[request],
+        "click_probability": report["reference_logit"].sigmoid(), "logit": report["reference_logit"],
+        "logged_logit": report["logit"], "relevance_probabilities": report["log_pi"].exp(),
+        "relevance": batch.relevance, "click": click, "position": batch.position,
+    }  # fmt: skip
+    return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}

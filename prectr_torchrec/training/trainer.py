@@ -1,0 +1,199 @@
+"""The training run: build, train, close."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from prectr_torchrec.config import ConfigError, RunConfig, StageConfig, dump_config, load_config
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.reader import SearchReader, agree_on_batches
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, sharders
+from prectr_torchrec.training.build import RankingTask, build_task
+from prectr_torchrec.training.checkpoint import Checkpoints, replace_text
+from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizer, reset_tables
+from prectr_torchrec.training.progress import MetricsLog, Throughput
+from prectr_torchrec.training.validation import ValidationMetrics
+
+
+class Trainer:
+    """Trains a run's stages on the ranks of the process group; a run directory that has a checkpoint is resumed.
+
+    Args:
+        config: the run.
+        data: prepared folder.
+        run: run directory, made if absent.
+        process: this rank.
+
+    Raises:
+        ConfigError: the run directory was started with another configuration.
+    """
+
+    def __init__(self, config: RunConfig, data: Path, run: Path, process: Process) -> None:
+        self.config, self.data, self.run, self.process = config, data, run, process
+        self._open_run_directory()
+        torch.manual_seed(config.train.seed)  # the same towers on all ranks
+        self.model, self.optimizers = build_sharded(config, run, process)
+        torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
+        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device)
+        self.checkpoints = Checkpoints(run)
+        self.stages = [stage for stage in config.train.stages if self._has_split(stage)]
+        self.readers = {stage.split: self._reader(stage.split, shuffle=True) for stage in self.stages}
+        self.position = {"step": 0, "stage": 0, "epoch": 0, "batch": 0}
+
+    def train(self) -> None:
+        """Runs what is left of the stages."""
+        if "last" in self.checkpoints.index():
+            self.position = self.checkpoints.load("last", self.model, self.optimizers)
+        plan = [self._batches(stage) for stage in self.stages]
+        self.throughput = Throughput(total_steps=sum(map(sum, plan)), done=self.position["step"])
+        self.log = MetricsLog(self.run, self.position["step"]) if self.process.rank == 0 else None
+        while self.position["stage"] < len(self.stages):
+            number = self.position["stage"]
+            for epoch in range(self.position["epoch"], self.stages[number].epochs):
+                self._train_epoch(self.stages[number], epoch, plan[number])
+            self.position.update(stage=number + 1, epoch=0, batch=0)
+        if self.log is not None:
+            self.log.close()
+
+    def _train_epoch(self, stage: StageConfig, epoch: int, batches: list[int]) -> None:
+        seed, start = self.config.train.seed, self.position["batch"]
+        if stage.reset_tables and epoch > 0 and start == 0:
+            reset_tables(self.model, self.optimizers, seed * 1_000_003 + epoch * 1_009 + self.process.rank)
+        counts: deque[Tensor] = deque()
+        source = _counted(self.readers[stage.split].epoch(epoch, start, batches[epoch]), counts)
+        self.model.train()
+        for batch in range(start, batches[epoch]):
+            self.optimizers.set_rates(stage, sum(batches[:epoch]) + batch, sum(batches))
+            report = self.pipeline.progress(source)
+            self.position.update(step=self.position["step"] + 1, epoch=epoch, batch=batch + 1)
+            self.throughput.add(report, counts.popleft())
+            if self.position["step"] % self.config.train.log_every == 0:
+                self._report(stage, epoch)
+            if self.position["step"] % self.config.train.checkpoint_every == 0 and batch + 1 < batches[epoch]:
+                self.checkpoints.save(self.model, self.optimizers, self.position)
+        self.position.update(epoch=epoch + 1, batch=0)
+        figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}
+        self._write({"validation": figures} if figures else {})
+        self.checkpoints.save(self.model, self.optimizers, self.position, figures.get("ne"))
+
+    def validate(self) -> dict[str, float]:
+        """Figures of the validation split over all ranks, at the logged positions."""
+        reader = self._reader("validation", shuffle=False)
+        total = agree_on_batches(reader.num_batches(0))
+        metrics = ValidationMetrics(
+            rank=self.process.rank, world_size=self.process.world_size, batch_size=self.config.batch.candidates,
+            num_batches=total,
+            device=self.process.device,
+        )  # fmt: skip
+        for batch, report in evaluate_batches(self.pipeline, self.model, reader, total):
+            metrics.update(batch, report["logit"])
+        return metrics.compute()
+
+    def _report(self, stage: StageConfig, epoch: int) -> None:
+        line = self.throughput.flush(self.process.device)
+        if not math.isfinite(line["loss"]):
+            raise ValueError(
+                f"loss is {line['loss']} at step {self.position['step']} (stage {stage.split}, epoch {epoch}); lower the rates "
+                "of this stage in train.stages; the last checkpoint is untouched"
+            )
+        rate = max((g["lr"] for g in self.optimizers.dense.param_groups), default=0.0)
+        self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.log is not None and values:
+            self.log.write({"step": self.position["step"], **values})
+
+    def _batches(self, stage: StageConfig) -> list[int]:
+        return [agree_on_batches(self.readers[stage.split].num_batches(epoch)) for epoch in range(stage.epochs)]
+
+    def _reader(self, split: str, *, shuffle: bool) -> SearchReader:
+        return SearchReader(
+            self.config, self.data, split, self.run / TOKENIZER, rank=self.process.rank, world_size=self.process.world_size,
+            shuffle=shuffle, seed=self.config.train.seed,
+        )  # fmt: skip
+
+    def _has(self, split: str) -> bool:
+        return any((self.data / split).glob("*.parquet"))
+
+    def _has_split(self, stage: StageConfig) -> bool:
+        has = self._has(stage.split) or stage.split == "train"  # without a train split the reader says what is wrong
+        if not has and self.process.rank == 0:
+            print(f"note: stage {stage.split!r} is left out: {self.data} has no such split", file=sys.stderr)
+        return has and stage.epochs > 0
+
+    def _open_run_directory(self) -> None:
+        if self.process.rank == 0:
+            self.run.mkdir(parents=True, exist_ok=True)
+            written = self.run / "config.yaml"
+            if not written.exists():
+                shutil.copytree(self.data / TOKENIZER, self.run / TOKENIZER, dirs_exist_ok=True)
+                replace_text(written, dump_config(self.config))
+        dist.barrier()
+        started = load_config(self.run / "config.yaml")
+        if started != self.config:
+            differences = "; ".join(_differences(started.model_dump(mode="json"), self.config.model_dump(mode="json")))
+            raise ConfigError(f"{self.run} was started with another configuration ({differences}); use it or another --run")
+
+
+def build_sharded(config: RunConfig, run: Path, process: Process) -> tuple[DistributedModelParallel, Optimizers]:
+    """Plans, shards and builds the model and its optimizers; writes `plan.json`. Collective."""
+    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"))
+    apply_table_optimizer(task.embeddings, lr=config.train.stages[-1].table_lr if config.train.stages else 0.01)
+    task.objective.to(process.device)
+    plan = plan_sharding(task, config, process.device)
+    model = DistributedModelParallel(task, device=process.device, plan=plan, sharders=sharders())
+    if process.rank == 0:
+        replace_text(run / "plan.json", json.dumps(plan_to_dict(plan), indent=1))
+    return model, Optimizers(model, config.train)
+
+
+def evaluate_batches(
+    pipeline: TrainPipelineSparseDist[SearchBatch, dict[str, Tensor]], model: DistributedModelParallel, reader: SearchReader, total: int
+) -> Iterator[tuple[SearchBatch, dict[str, Tensor]]]:
+    """Runs a reader's split through the model without learning; `total` batches on every rank."""
+    model.eval()
+    batches: deque[SearchBatch] = deque()
+    source = _kept(reader.epoch(0, 0, total), batches)
+    with torch.no_grad():
+        for _ in range(total):
+            report = pipeline.progress(source)
+            yield batches.popleft(), report
+
+
+def _counted(source: Iterator[SearchBatch], counts: deque[Tensor]) -> Iterator[SearchBatch]:
+    """The pipeline reads ahead: each batch's rows are noted on the way in, for the step that trains on it."""
+    for batch in source:
+        counts.append(torch.stack([batch.request_weight.sum(), batch.candidate_weight.sum()]))
+        yield batch
+
+
+def _kept(source: Iterator[SearchBatch], batches: deque[SearchBatch]) -> Iterator[SearchBatch]:
+    for batch in source:
+        batches.append(batch)
+        yield batch
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {old!r} then, {new!r} now"
+
+
+__all__ = ["RankingTask", "Trainer", "build_sharded", "evaluate_batches"]

@@ -1,0 +1,183 @@
+"""The batch written the plain way, row by row in Python: the reader's oracle in the tests and its yardstick in the benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+from torch.utils.data import IterableDataset
+from torchrec import KeyedJaggedTensor
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.batch import SearchBatch
+
+MASK = 2**64 - 1
+
+
+def mix64(value: int) -> int:
+    value &= MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+    return value ^ (value >> 31)
+
+
+class RowDataset(IterableDataset[list[dict[str, Any]]]):
+    """Sample rows as dicts, in file order, grouped into batches of at most R requests and C candidates."""
+
+    def __init__(self, paths: list[Path], columns: list[str], requests: int, candidates: int) -> None:
+        self.paths, self.columns, self.requests, self.candidates = paths, columns, requests, candidates
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        batch: list[dict[str, Any]] = []
+        candidates = 0
+        for path in self.paths:
+            for record_batch in pq.ParquetFile(path).iter_batches(self.requests, columns=self.columns):
+                for row in record_batch.to_pylist():
+                    count = len(row["candidate_item_id"])
+                    if len(batch) == self.requests or candidates + count > self.candidates:
+                        yield batch
+                        batch, candidates = [], 0
+                    batch.append(row)
+                    candidates += count
+        if batch:
+            yield batch
+
+
+class RowCollate:
+    """Rows -> `SearchBatch`."""
+
+    def __init__(self, config: RunConfig, tokenizer: Path, requests: int, candidates: int) -> None:
+        self.config, self.requests, self.candidates = config, requests, candidates
+        self.tokenizer = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+        self.special = {0, *(i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)}
+
+    def __call__(self, rows: list[dict[str, Any]]) -> SearchBatch:
+        config, R, C, L = self.config, self.requests, self.candidates, self.config.data.history_length
+        padding = R - len(rows)
+        queries = list(dict.fromkeys(row["query"] for row in rows)) or [""]
+        titles = list(dict.fromkeys(title for row in rows for title in row["candidate_title"])) or [""]
+        query_tokens, title_tokens = self.tokens(queries, config.text.query_tokens), self.tokens(titles, config.text.title_tokens)
+        query_row, title_row = ({text: i for i, text in enumerate(texts)} for texts in (queries, titles))
+        text_of = {"query_tokens": dict(zip(queries, query_tokens, strict=True)),
+                   "candidate_title_tokens": dict(zip(titles, title_tokens, strict=True))}  # fmt: skip
+        statistics = [0.0] * (config.data.levels.count + 1)
+        candidate_request, item_id, position, click, click_weight, relevance, level, shown, clicked, title_index = ([] for _ in range(10))
+        for r, row in enumerate(rows):
+            for i, item in enumerate(row["candidate_item_id"]):
+                grade, label = row["candidate_relevance"][i], row["candidate_click"][i]
+                candidate_request.append(r)
+                item_id.append(item)
+                position.append(row["candidate_position"][i])
+                click.append(float(label or 0))
+                click_weight.append(float(label is not None))
+                relevance.append(math.nan if grade is None else grade)
+                level.append(self.level(grade))
+                shown.append(row["candidate_shown"][i])
+                clicked.append(row["candidate_clicked"][i])
+                title_index.append(title_row[row["candidate_title"][i]])
+        real = len(item_id)
+        rest = C - real
+        history = {name: [self.events(row[f"history_{name}"]) for row in rows] for name in ("relevance", "click", "position", "age")}
+        levels = [[self.level(grade) for grade in grades] for grades in history["relevance"]]
+
+        def dense(lists: list[list[Any]], dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor([x + [0] * (L - len(x)) for x in [*lists, *([[]] * padding)]], dtype=dtype).reshape(R, L)
+
+        def request(name: str, fill: Any, dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor([row[name] for row in rows] + [fill] * padding, dtype=dtype)
+
+        def candidate(values: list[Any], fill: Any, dtype: torch.dtype) -> torch.Tensor:
+            return torch.tensor(values + [fill] * rest, dtype=dtype)
+
+        f32, i64 = torch.float32, torch.int64
+        return SearchBatch(
+            request_features=self.request_features(rows, text_of),
+            candidate_features=self.candidate_features(rows, text_of),
+            request_id=request("request_id", -1, i64),
+            request_weight=torch.tensor([1.0] * len(rows) + [0.0] * padding),
+            user_id=request("user_id", 0, i64),
+            **{name: request(name, 0, f32) for name in ("user_events", "user_query_events", "query_events")},
+            **{name: request(name, statistics, f32) for name in ("user_shown", "user_clicked", "query_shown", "query_clicked")},
+            history_lengths=torch.tensor([len(x) for x in levels] + [0] * padding),
+            history_level=dense(levels, i64),
+            history_click=dense(history["click"], i64),
+            history_position=dense(history["position"], i64),
+            history_age=dense(history["age"], f32),
+            candidate_request=candidate(candidate_request, R - 1, i64),
+            candidate_weight=torch.tensor([1.0] * real + [0.0] * rest),
+            item_id=candidate(item_id, 0, i64),
+            position=candidate(position, 0, i64),
+            click=candidate(click, 0, f32),
+            click_weight=candidate(click_weight, 0, f32),
+            relevance=candidate(relevance, math.nan, f32),
+            level=candidate(level, 0, i64),
+            item_shown=candidate(shown, 0, f32),
+            item_clicked=candidate(clicked, 0, f32),
+            query_tokens=torch.tensor(query_tokens),
+            title_tokens=torch.tensor(title_tokens),
+            query_index=torch.tensor([query_row[row["query"]] for row in rows] + [0] * padding),
+            title_index=candidate(title_index, 0, i64),
+        )
+
+    def tokens(self, texts: list[str], width: int) -> list[list[int]]:
+        self.tokenizer.enable_truncation(width)
+        self.tokenizer.enable_padding(length=width)
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+
+    def level(self, grade: float | None) -> int:
+        if grade is None:
+            return 0
+        return 1 + sum(grade > boundary + 1e-6 for boundary in self.config.data.levels.boundaries)
+
+    def events(self, values: list[Any]) -> list[Any]:
+        length = self.config.data.history_length
+        return values[-length:] if length else []
+
+    def bag(self, tokens: list[int], rows: int) -> list[int]:
+        return [token % rows for token in tokens if token not in self.special]
+
+    def ids(self, row: dict[str, Any], name: str, rows: int, text_of: dict[str, dict[str, list[int]]]) -> list[int]:
+        if name == "query_tokens":
+            return self.bag(text_of[name][row["query"]], rows)
+        values = row[name] if isinstance(row[name], list) else [row[name]]
+        limit = {"history": self.config.data.history_length, "peer": self.config.data.peer_length}.get(name.split("_")[0])
+        if limit is not None:
+            values = values[-limit:] if limit else []
+        return [mix64(value) % rows for value in values]
+
+    def request_features(self, rows: list[dict[str, Any]], text_of: dict[str, dict[str, list[int]]]) -> KeyedJaggedTensor:
+        keys, values, lengths = [], [], []
+        for name, feature in self.config.features.items():
+            if feature.table in self.config.bag_tables():
+                continue
+            keys.append(name)
+            for row in rows:
+                ids = self.ids(row, name, self.config.tables[feature.table].rows, text_of)
+                values.extend(ids)
+                lengths.append(len(ids))
+            lengths.extend([0] * (self.requests - len(rows)))
+        return KeyedJaggedTensor(keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64),
+                                 stride=self.requests)  # fmt: skip
+
+    def candidate_features(self, rows: list[dict[str, Any]], text_of: dict[str, dict[str, list[int]]]) -> KeyedJaggedTensor:
+        keys, values, lengths = [], [], []
+        for name, feature in self.config.features.items():
+            if feature.table not in self.config.bag_tables():
+                continue
+            keys.append(name)
+            num_embeddings, count = self.config.tables[feature.table].rows, 0
+            for row in rows:
+                for i, title in enumerate(row["candidate_title"]):
+                    bag = name == "candidate_title_tokens"
+                    ids = self.bag(text_of[name][title], num_embeddings) if bag else [mix64(row[name][i]) % num_embeddings]
+                    values.extend(ids)
+                    lengths.append(len(ids))
+                    count += 1
+            lengths.extend([0] * (self.candidates - count))
+        return KeyedJaggedTensor(keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64),
+                                 stride=self.candidates)  # fmt: skip

@@ -1,0 +1,123 @@
+"""Small generated sample files and a small tokenizer, for the tests of everything after `prepare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from prectr_torchrec.config import DataConfig
+from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
+
+WORDS = [a + b for a in ("red", "oak", "wall", "sink", "lamp", "door", "tile", "pump") for b in ("", "er", "set", "kit", "top", "max")]
+
+
+def write_samples(folder: Path, data_config: DataConfig, *, requests: int = 200, seed: int = 0, split: str = "train",
+                  files: int = 2, max_candidates: int = 9, items: int = 300, queries: int = 60, users: int = 40) -> pa.Table:  # fmt: skip
+    """Writes `folder/split/part-*.parquet` and, beside them, the tokenizer; returns the rows in file order.
+
+    Requests have 1 to `max_candidates` candidates, one in five users has no history, one in six grades is missing, and
+    clicks depend on grade and position. `judgments` rows have no user, no history and no clicks; `candidates` no labels.
+    """
+    rng = np.random.default_rng((seed, requests))
+    table = _rows(rng, data_config, requests, split, max_candidates, items, queries, users)
+    where = Path(folder) / split
+    where.mkdir(parents=True, exist_ok=True)
+    per_file = -(-requests // files)
+    for number in range(files):
+        part = table.slice(number * per_file, per_file)
+        pq.write_table(part, where / f"part-{number:05d}.parquet", row_group_size=data_config.requests_per_row_group, compression="zstd")
+    write_tokenizer(Path(folder) / TOKENIZER)
+    return table
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A WordPiece tokenizer over `WORDS` in Hugging Face layout: [PAD] is 0, [CLS] comes first, no [SEP]."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"0123456789", *(f"##{d}" for d in "0123456789")]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", pair="[CLS] $A $B", special_tokens=[("[CLS]", 2)])
+    tokenizer.add_special_tokens(pieces[:5])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    return folder
+
+
+def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str, max_candidates: int, items: int, queries: int,
+          users: int) -> pa.Table:  # fmt: skip
+    levels, graded_pairs = data.levels.count + 1, split == "judgments"
+    titles = np.array([" ".join(rng.choice(WORDS, rng.integers(2, 9))) + f" {i}" for i in range(items)])
+    texts = np.array([" ".join(rng.choice(WORDS, rng.integers(1, 4))) for _ in range(queries)])
+    query = rng.zipf(1.5, requests) % queries
+    num_candidates = rng.integers(1, max_candidates + 1, requests)
+    user = np.zeros(requests, dtype=np.int64) if graded_pairs else rng.integers(0, users, requests)
+    columns: dict[str, object] = {
+        "request_id": rng.permutation(requests) + 10**12,
+        "timestamp": 1_700_000_000 + np.sort(rng.integers(0, 10**6, requests)),
+        "user_id": user if graded_pairs else user * 7919 + 1,
+        "query_id": query * 104729 + 1,
+        "group_id": query % 7,
+        "query": texts[query],
+        "num_candidates": num_candidates,
+    }
+    columns |= {f"user_{a.removeprefix('user_')}": user % 5 for a in data.user_attributes}
+    for name in ("user_events", "user_query_events", "query_events"):
+        columns[name] = np.where(graded_pairs, 0, rng.poisson(5, requests))
+    for who in ("user", "query"):
+        shown = rng.poisson(3, (requests, levels)) * (not graded_pairs)
+        columns[f"{who}_shown"] = list(shown.astype(np.float32))
+        columns[f"{who}_clicked"] = list((shown // 2).astype(np.float32))
+    for prefix, length in (("history", data.history_length), ("peer", data.peer_length)):
+        counts = rng.integers(0, length + 1, requests) * ((user % 5 > 0) & (not graded_pairs))
+        events = _events(rng, prefix, data, int(counts.sum()), items, queries)
+        columns |= {name: _lists(values, counts) for name, values in events.items()}
+    total = int(num_candidates.sum())
+    item = rng.zipf(1.3, total) % items
+    grade = rng.choice([1.0, 1.67, 2.33, 3.0, np.nan], total, p=[0.2, 0.2, 0.2, 0.24, 0.16])
+    position = np.arange(total) - np.repeat(np.cumsum(num_candidates) - num_candidates, num_candidates) + 1
+    chance = np.nan_to_num(grade, nan=2.0) / 4 / np.sqrt(position)
+    candidates: dict[str, object] = {
+        "candidate_item_id": item * 15485863 + 1,
+        "candidate_title": titles[item],
+        **{f"candidate_{a}": item % (11 + i) for i, a in enumerate(data.item_attributes)},
+        "candidate_position": np.where(graded_pairs, 0, position),
+        "candidate_click": pa.array(rng.random(total) < chance).cast(pa.int8()) if split not in ("judgments", "candidates")
+                           else pa.nulls(total, pa.int8()),
+        "candidate_relevance": pa.array(grade, from_pandas=True) if split != "candidates" else pa.nulls(total, pa.float32()),
+        "candidate_shown": rng.poisson(4, total),
+        "candidate_clicked": rng.poisson(1, total),
+    }  # fmt: skip
+    columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
+    schema = sample_schema(data)
+    arrays = [pa.array(columns[f.name]) if isinstance(columns[f.name], np.ndarray) else columns[f.name] for f in schema]
+    arrays = [a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
+    assert schema.metadata and VERSION_KEY in schema.metadata
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int, items: int, queries: int) -> dict[str, object]:
+    item = rng.zipf(1.3, total) % items
+    events: dict[str, object] = {
+        f"{prefix}_item_id": item * 15485863 + 1,
+        f"{prefix}_query_id": rng.zipf(1.5, total) % queries * 104729 + 1,
+        **{f"{prefix}_{a}": item % (11 + i) for i, a in enumerate(data.item_attributes)},
+        f"{prefix}_relevance": pa.array(rng.choice([1.0, 1.67, 2.33, 3.0, np.nan], total), from_pandas=True),
+        f"{prefix}_position": rng.integers(0, 10, total),
+        f"{prefix}_click": rng.integers(0, 2, total),
+        f"{prefix}_age": rng.integers(1, 10**6, total),
+    }
+    if prefix == "peer":
+        events["peer_in_group"] = rng.integers(0, 2, total)
+    return events
+
+
+def _lists(values: object, counts: np.ndarray) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values if isinstance(values, pa.Array) else pa.array(values))

@@ -1,0 +1,83 @@
+"""A small prepared folder, made-up scores for it and an oracle; run as a script: `evaluate` on the ranks of torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.training.evaluate import evaluate
+from prectr_torchrec.training.predictions import Rows
+
+REQUESTS = 40
+CANDIDATES = 5
+
+
+def write_prepared(folder: Path) -> None:
+    """A test split in two shards, request ids in no order, and a training split that knows users, queries and items 1 to 3."""
+    requests = np.random.default_rng(0).permutation(REQUESTS) + 100
+    for shard, ids in enumerate(np.array_split(requests, 2)):
+        candidates = [[int(i) * 10 + c for c in (3, 1, 4, 0, 2)] for i in ids]
+        columns = {"request_id": ids, "user_id": ids % 7, "query_id": ids % 5, "candidate_item_id": candidates}
+        write(folder / "test" / f"part-{shard:05d}.parquet", columns)
+    train = {"user_id": [1, 2, 2, 3], "query_id": [1, 1, 2, 3], "candidate_item_id": [[1], [2] * 10, [2] * 10, [3] * 100]}
+    write(folder / "train" / "part-00000.parquet", {"request_id": [1, 2, 3, 4], **train})
+    (folder / "prepared.json").write_text(json.dumps({"simulated": True}))
+
+
+def write_oracle(path: Path, drop: int = 0) -> None:
+    """True probabilities for every candidate of `write_prepared` but the first `drop`, the first two of a request exposed."""
+    request, place = (x.ravel()[drop:] for x in np.mgrid[100 : 100 + REQUESTS, 0:CANDIDATES])
+    item, rng = request * 10 + place, np.random.default_rng(9)
+    columns = {"request_id": request, "item_id": item, "probability": rng.random(len(item)), "exposed": place < 2}
+    write(path, {**columns, "relevance": 1 + item % 3.0})
+
+
+def write(path: Path, columns: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True) -> Iterator[Rows]:
+    """The rows of every world_size-th request, a batch each; scores depend on the ids alone."""
+    for request in range(100 + rank, 100 + REQUESTS, world_size):
+        item = request * 10 + np.arange(CANDIDATES)
+        rng = np.random.default_rng(request)
+        click = (rng.random(CANDIDATES) < 0.4).astype(np.float32)
+        yield {
+            "request_id": np.full(CANDIDATES, request),
+            "item_id": item,
+            "user_id": np.full(CANDIDATES, request % 7),
+            "click_probability": rng.random(CANDIDATES, dtype=np.float32),
+            "logged_logit": (10 * click - 5).astype(np.float32),
+            "relevance_probabilities": rng.dirichlet(np.ones(4), CANDIDATES).astype(np.float32),
+            "relevance": np.where(item % 2, 1 + item % 3, np.nan).astype(np.float32),
+            "click": click if labels else np.full(CANDIDATES, np.nan, np.float32),
+            "position": np.arange(CANDIDATES) + 1,
+        }
+
+
+def main(data: Path, out: Path) -> None:
+    with process_group("cpu") as (rank, world_size, _):
+        found = evaluate(
+            scored(rank, world_size),
+            config=RunConfig(name="small"),
+            split=data / "test",
+            train=data / "train",
+            predictions=out / "predictions.parquet",
+            rank=rank,
+            world_size=world_size,
+        )
+    if found is not None:
+        (out / "metrics.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

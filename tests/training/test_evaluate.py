@@ -1,0 +1,205 @@
+"""What stands around scoring: parts, merge, joins, segments, table."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.training import metrics as m
+from prectr_torchrec.training.evaluate import evaluate, format_metrics, write_json
+from prectr_torchrec.training.predictions import sample_files
+
+BUILDERS = Path(__file__).with_name("builders_evaluate.py")
+spec = importlib.util.spec_from_file_location("builders_evaluate", BUILDERS)
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+
+@pytest.fixture
+def data(tmp_path):
+    build.write_prepared(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def run(data, rows=None, oracle=None, train=None):
+    return evaluate(
+        rows if rows is not None else build.scored(),
+        config=RunConfig(name="small"),
+        split=data / "test",
+        train=train or data / "train",
+        predictions=data.parent / "predictions.parquet",
+        oracle=oracle,
+    )
+
+
+def rows_of(data):
+    return pq.read_table(data.parent / "predictions.parquet").to_pydict()
+
+
+def test_two_ranks_leave_the_same_file_and_metrics_as_one(data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(BUILDERS), str(data)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "two")], check=True, timeout=120, env=environment)
+    alone = run(data)
+    assert pq.read_table(tmp_path / "two/predictions.parquet").equals(pq.read_table(tmp_path / "predictions.parquet"))
+    assert json.loads((tmp_path / "two/metrics.json").read_text()) == alone
+
+
+def test_predictions_keep_the_order_of_the_samples(data):
+    run(data)
+    samples = [r for f in sample_files(data / "test") for r in pq.read_table(f).to_pylist()]
+    expected = [(s["request_id"], item) for s in samples for item in s["candidate_item_id"]]
+    found = rows_of(data)
+    assert list(zip(found["request_id"], found["item_id"], strict=True)) == expected
+
+
+def test_predictions_hold_what_was_scored_and_null_where_missing(data):
+    run(data)
+    found, scored = rows_of(data), next(iter(build.scored()))
+    for place, item in enumerate(scored["item_id"]):
+        row = {name: values[found["item_id"].index(item)] for name, values in found.items()}
+        assert row["click_probability"] == scored["click_probability"][place]
+        assert row["relevance_probabilities"] == scored["relevance_probabilities"][place].tolist()
+        assert row["click"] == scored["click"][place]
+        assert row["relevance"] == (None if np.isnan(scored["relevance"][place]) else scored["relevance"][place])
+        assert row["query_id"] == row["request_id"] % 5
+
+
+def test_nothing_but_the_predictions_is_left_behind(data):
+    run(data)
+    assert sorted(p.name for p in data.parent.iterdir()) == ["data", "predictions.parquet"]
+
+
+def test_parts_of_a_killed_run_are_not_taken_for_rows(data):
+    stale = data.parent / "predictions.parquet.parts"
+    stale.mkdir()
+    (stale / "part-00001.parquet").write_bytes(b"half a file")
+    assert run(data)["rows"] == build.REQUESTS * build.CANDIDATES
+
+
+def test_a_lost_row_is_noticed(data):
+    rows = list(build.scored())[1:]
+    with pytest.raises(AssertionError, match="200 candidates, 195 rows scored"):
+        run(data, rows)
+
+
+def test_metrics_are_those_of_the_arrays(data):
+    found, rows = run(data), list(build.scored())
+    probability, click, request = (np.concatenate([r[n] for r in rows]) for n in ("click_probability", "click", "request_id"))
+    assert found["clicks"]["auc"] == pytest.approx(m.auc(probability, click))
+    assert found["clicks"]["gauc_request"] == pytest.approx(m.gauc(probability, click, request))
+    assert found["simulated"] is True
+
+
+def test_each_graded_pair_counts_once_for_the_tower(data):
+    assert run(data)["relevance"]["all"]["pairs"] == sum(int((~np.isnan(r["relevance"])).sum()) for r in build.scored())
+
+
+def test_segments_follow_training_impressions(data):
+    rows = {(s["by"], s["segment"]): s["rows"] for s in run(data)["segments"]}
+    users = [int(u) for r in build.scored() for u in r["user_id"]]
+    assert rows["user", "1-19"] == users.count(1)
+    assert rows["user", "20-99"] == users.count(2)
+    assert rows["user", "100+"] == users.count(3)
+    assert rows["user", "0"] == sum(users.count(u) for u in (0, 4, 5, 6))
+    assert rows["query", "known"] + rows["query", "new"] == len(users)
+    assert rows["item", "known"] == 0
+
+
+def test_without_a_training_split_there_are_no_segments(data):
+    assert run(data, train=data / "nowhere")["segments"] == []
+
+
+def test_predictions_at_the_logged_position_are_measured_beside_the_reference(data):
+    found = run(data)
+    assert found["clicks_at_position"]["auc"] == 1.0
+    assert found["clicks"]["auc"] < 1.0
+
+
+def test_candidates_without_clicks_have_no_click_metrics(data):
+    found = run(data, build.scored(labels=False))
+    assert found["clicks"]["auc"] is None
+    assert found["reliability"] == []
+    assert found["relevance"]["all"]["spearman"] is not None
+
+
+def test_expected_auc_is_that_of_the_joined_rows(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]
+    oracle = pq.read_table(tmp_path / "oracle.parquet").to_pydict()
+    probability = dict(zip(oracle["item_id"], oracle["probability"], strict=True))
+    shown = {item for item, exposed in zip(oracle["item_id"], oracle["exposed"], strict=True) if exposed}
+    rows = [(s, item) for r in build.scored() for s, item in zip(r["click_probability"], r["item_id"], strict=True)]
+    for part, chosen in {"all": rows, "shown": [r for r in rows if r[1] in shown]}.items():
+        score, truth = np.array([s for s, _ in chosen]), np.array([probability[i] for _, i in chosen])
+        assert found["expected_auc"][part]["model"] == pytest.approx(m.auc(score, truth))
+        assert found["expected_auc"][part]["oracle"] == pytest.approx(m.auc(truth, truth))
+        assert found["expected_auc"][part]["rows"] == len(chosen)
+
+
+def test_rows_missing_on_either_side_of_the_oracle_are_counted(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet", drop=7)
+    found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]
+    assert (found["rows"], found["unmatched_predictions"], found["unmatched_rows"]) == (193, 7, 0)
+
+
+def test_shown_rows_alone_do_not_pass_for_all_candidates(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    table = pq.read_table(tmp_path / "oracle.parquet").to_pydict()
+    table["exposed"] = [True] * len(table["exposed"])
+    more = {"request_id": 1, "item_id": 1, "probability": 0.5, "exposed": False, "relevance": 1.0}
+    build.write(tmp_path / "oracle.parquet", {n: [*v, more[n]] for n, v in table.items()})
+    found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]
+    assert found["unmatched_rows"] == 1
+    assert found["expected_auc"]["shown"]["model"] is not None
+    assert found["expected_auc"]["all"]["model"] is None
+
+
+def test_an_oracle_without_exposure_and_grades_measures_all_candidates(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    pq.write_table(pq.read_table(tmp_path / "oracle.parquet").drop(["exposed", "relevance"]), tmp_path / "oracle.parquet")
+    found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]["expected_auc"]
+    assert found["all"]["model"] is not None
+    assert found["shown"]["model"] is found["all"]["true_grade"] is found["all"]["share_of_the_way"] is None
+
+
+def test_an_oracle_without_probability_is_refused(data, tmp_path):
+    build.write(tmp_path / "oracle.parquet", {"request_id": [1], "item_id": [1]})
+    with pytest.raises(ValueError, match=r"oracle\.parquet: column 'probability' is missing"):
+        run(data, oracle=tmp_path / "oracle.parquet")
+
+
+def test_an_oracle_with_a_row_twice_is_refused(data, tmp_path):
+    build.write(tmp_path / "oracle.parquet", {"request_id": [5, 5], "item_id": [1, 1], "probability": [0.1, 0.2]})
+    with pytest.raises(ValueError, match="request_id 5, item_id 1 stands there more than once"):
+        run(data, oracle=tmp_path / "oracle.parquet")
+
+
+def test_predictions_that_are_not_finite_are_refused(data):
+    rows = list(build.scored())
+    rows[3]["click_probability"][0] = np.nan
+    with pytest.raises(ValueError, match=r"not finite in 1 rows, first at request_id 103, item_id 1030"):
+        run(data, rows)
+
+
+def test_a_missing_split_names_those_that_are_there(data):
+    with pytest.raises(ValueError, match=r"no samples of this split; .* has test, train"):
+        sample_files(data / "candidates")
+
+
+def test_the_table_prints_every_part_and_marks_simulated_data(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    found = {"run": "small", **run(data, oracle=tmp_path / "oracle.parquet")}
+    text = format_metrics(found)
+    assert text.startswith("small on test: 200 rows, 40 requests, simulated data\n")
+    for part in ("gauc_request", "spearman", "share_of_the_way", "user 1-19"):
+        assert part in text
+    write_json(found, tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
