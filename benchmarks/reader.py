@@ -10,14 +10,9 @@ Without `--data` it measures on generated samples.
 
 from __future__ import annotations
 
-import os
-
-for _name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
-    os.environ[_name] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
 import argparse
 import datetime
+import os
 import platform
 import statistics
 import sys
@@ -38,8 +33,9 @@ from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from per_row import RowCollate, RowDataset  # noqa: E402
-from sample_files import write_samples  # noqa: E402
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+from per_row import RowCollate, RowDataset
+from sample_files import write_samples
 
 ROW_BATCHES = 60
 
@@ -57,12 +53,12 @@ def main() -> None:
         folder = arguments.data
         if folder is None:
             folder = Path(scratch)
-            write_samples(folder, config.data, requests=arguments.requests, items=arguments.requests, queries=arguments.requests // 6,
-                          users=arguments.requests // 30)  # fmt: skip
-        measure(config, folder, arguments.runs)
+            size = arguments.requests
+            write_samples(folder, config.data, requests=size, items=size, queries=size // 6, users=size // 30)
+        compare(config, folder, arguments.runs)
 
 
-def measure(config: RunConfig, folder: Path, runs: int) -> None:
+def compare(config: RunConfig, folder: Path, runs: int) -> None:
     def new_reader() -> SearchReader:
         return SearchReader(config, folder, "train", folder / TOKENIZER, shuffle=True)
 
@@ -74,8 +70,10 @@ def measure(config: RunConfig, folder: Path, runs: int) -> None:
     collate = RowCollate(config, folder / TOKENIZER, config.batch.requests, config.batch.candidates)
     part = sum(int(batch.candidate_weight.sum()) for batch in map(collate, islice(rows, ROW_BATCHES)))
 
+    fresh = [new_reader() for _ in range(runs + 1)]
+
     def cold() -> None:
-        for _ in new_reader().epoch(0):
+        for _ in fresh.pop().epoch(0):
             pass
 
     def warm() -> None:
@@ -92,31 +90,30 @@ def measure(config: RunConfig, folder: Path, runs: int) -> None:
         for _ in islice(DataLoader(rows, batch_size=None, collate_fn=collate), ROW_BATCHES):
             pass
 
-    warm()
-    scan()
-    rates = {
-        "reader, first epoch": candidates / median_seconds(cold, runs),
-        "reader, later epochs": candidates / median_seconds(warm, runs),
-        "(a) Arrow scan": candidates / median_seconds(scan, runs),
-        "(b) per-row DataLoader": part / median_seconds(per_row, runs),
-    }
+    contenders = {"reader, first epoch": (cold, candidates), "reader, later epochs": (warm, candidates),
+                  "(a) Arrow scan": (scan, candidates), "(b) per-row DataLoader": (per_row, part)}  # fmt: skip
+    seconds = measure(contenders, runs)
+    rates = {name: contenders[name][1] / statistics.median(seconds[name]) for name in contenders}
     print(f"{platform.platform()}, {platform.processor() or platform.machine()}, cores used: {len(os.sched_getaffinity(0))}")
     print(f"{datetime.date.today()}, python {platform.python_version()}, torch {torch.__version__}, pyarrow {pa.__version__}, "
           f"tokenizers {tokenizers.__version__}")  # fmt: skip
     print(f"{requests:,} requests, {candidates:,} candidates, {len(columns)} columns; (b) on the first {part:,} candidates; "
-          f"medians of {runs}")  # fmt: skip
+          f"CPU time, medians of {runs}")  # fmt: skip
     print(f"{'':24}{'candidates/s':>14}{'of (a)':>9}{'of (b)':>9}")
     for name, rate in rates.items():
         print(f"{name:24}{rate:14,.0f}{rate / rates['(a) Arrow scan']:9.2f}{rate / rates['(b) per-row DataLoader']:9.1f}")
 
 
-def median_seconds(run: Callable[[], None], runs: int) -> float:
-    seconds = []
-    for _ in range(runs):
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
+def measure(contenders: dict[str, tuple[Callable[[], None], int]], runs: int) -> dict[str, list[float]]:
+    """CPU seconds of each run; the contenders take turns, so that a slow moment of the machine meets all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(runs + 1):
+        for name, (run, _) in contenders.items():
+            start = time.process_time()
+            run()
+            if turn:  # the first turn warms up
+                seconds[name].append(time.process_time() - start)
+    return seconds
 
 
 def default_config() -> RunConfig:

@@ -44,9 +44,9 @@ class TextEncoder(nn.Module):
         return cls(model)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Args: tokens: (N, W) int64, 0 is padding. Returns: (N, dim) float; a row of nothing but padding gives zero."""
+        """Args: tokens: (N, W) int64, N >= 1, 0 is padding. Returns: (N, dim) float; a row of nothing but padding gives zero."""
         mask = tokens != 0  # (N, W)
-        width = max(int(mask.sum(1).max()), 1) if tokens.numel() else 1
+        width = max(int(mask.sum(1).max()), 1)
         tokens, mask = tokens[:, :width], mask[:, :width]  # columns that every text of the batch leaves empty
         safe = mask.clone()
         safe[:, 0] = True  # attention over no token at all is undefined

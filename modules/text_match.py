@@ -47,6 +47,7 @@ class TextMatch(nn.Module):
         rarest = query_weight.argmax(1, keepdim=True)
         at = torch.arange(title.shape[1], device=title.device).expand_as(title)
         first = torch.where(match.any(1), at, title.shape[1]).amin(1).float()
+        title_length = (title != 0).sum(1).clamp(min=1).float()  # of its own, so that no other text of the batch counts
         features = [
             _share((query_weight * hit).sum(1), query_weight.sum(1)),
             _share(hit.sum(1).float(), count),
@@ -59,7 +60,7 @@ class TextMatch(nn.Module):
             hit.gather(1, rarest).squeeze(1).float(),
             (hit == query_word).all(1).float() * (count > 0),
             missed.amax(1) / 10,
-            first / title.shape[1],
+            first.clamp(max=title_length) / title_length,
             count.log1p(),
             title_word.sum(1).float().log1p(),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 Config = Annotated[str, typer.Option(help="A YAML file, or the name of a shipped configuration such as prectr_v1.")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")]
 Nproc = Annotated[int, typer.Option(min=1, help="Ranks on this machine.")]
 Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
 
@@ -75,15 +75,15 @@ def prepare(
     raw: Annotated[Path, typer.Option(help="Folder of the raw log.")],
     out: Annotated[Path, typer.Option(help="Folder for the samples; an unfinished preparation there is finished.")],
     candidates: Annotated[
-        Optional[Path], typer.Option(help="File of request_id, item_id: the same requests with these candidates and no labels.")
+        Path | None, typer.Option(help="File of request_id, item_id: the same requests with these candidates and no labels.")
     ] = None,
-    overrides: Overrides = [],
+    overrides: Overrides = None,
 ) -> None:
     """Turn a raw search log into request-major samples."""
     from prectr_torchrec.config import load_config
     from prectr_torchrec.data.prepare import prepare
 
-    run = load_config(config, overrides)
+    run = load_config(config, overrides or ())
     prepare(run.data, run.text, raw, out, candidates=candidates)
 
 
@@ -93,12 +93,12 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
     run: Annotated[Path, typer.Option(help="Run directory; a run that is there already goes on.")],
     nproc: Nproc = 1,
-    overrides: Overrides = [],
+    overrides: Overrides = None,
 ) -> None:
     """Train a ranker, or resume its training."""
     from prectr_torchrec.training.launch import launch
 
-    sets = [word for override in overrides for word in ("--set", override)]
+    sets = [word for override in overrides or () for word in ("--set", override)]
     launch("train", ["--config", config, "--data", str(data), "--run", str(run), *sets], nproc)
 
 
@@ -106,9 +106,9 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Option(help="Run directory.")],
     data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
-    split: Annotated[Optional[str], typer.Option(help="test where there is one, else candidates.")] = None,
-    predictions: Annotated[Optional[Path], typer.Option(help="Parquet file to write the predictions to.")] = None,
-    oracle: Annotated[Optional[Path], typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
+    split: Annotated[str | None, typer.Option(help="test where there is one, else candidates.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Parquet file to write the predictions to.")] = None,
+    oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
     checkpoint: Checkpoint = Checkpoint.best,
     nproc: Nproc = 1,
 ) -> None:
@@ -121,6 +121,18 @@ def evaluate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories; the first one leads.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+) -> None:
+    """Write one HTML page about evaluated runs, side by side."""
+    from prectr_torchrec.training.report import write_report
+
+    write_report(out, {run.resolve().name: run for run in runs})
+    typer.echo(out)
+
+
+@app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder of all that the demo makes.")] = Path("runs/demo")) -> None:
     """Simulate, prepare, train on two ranks, evaluate beside baselines, and report."""
     from prectr_torchrec.demo import demo
@@ -129,11 +141,11 @@ def demo(out: Annotated[Path, typer.Option(help="Folder of all that the demo mak
 
 
 @app.command()
-def config(config: Config, overrides: Overrides = []) -> None:
+def config(config: Config, overrides: Overrides = None) -> None:
     """Print a configuration, resolved and with the documentation of its fields."""
     from prectr_torchrec.config import describe_config, load_config
 
-    typer.echo(describe_config(load_config(config, overrides)))
+    typer.echo(describe_config(load_config(config, overrides or ())))
 
 
 @app.command()

@@ -134,6 +134,8 @@ class TableConfig(Section):
     sharding: list[Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]] = ["row_wise", "table_wise", "column_wise"]
     """Sharding types the planner may choose among."""
     kernel: Literal["fused"] = "fused"
+    optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
+    """`rowwise_adagrad` keeps one number a row (and column shard), `adagrad` one an element: dim times the memory."""
 
 
 class FeatureConfig(Section):
@@ -150,6 +152,9 @@ class ModelConfig(Section):
     """One probability from relevance levels and click; false: a single click logit."""
     interest: bool = True
     """Target attention over the user's own history."""
+    products: bool = False
+    """Products of each request-level vector (user, query) with each candidate-level one of its width, as in factorisation
+    machines."""
     attention_dim: int = Field(32, ge=4)
     attention_heads: int = Field(2, ge=1)
     text: bool = True
@@ -309,7 +314,8 @@ def describe_config(config: BaseModel, indent: int = 0) -> str:
             lines += [f"{pad}{name}:", describe_config(value, indent + 1)]
         else:
             plain = config.model_dump(mode="json", include={name})
-            dumped = yaml.safe_dump(plain, default_flow_style=None, width=110, sort_keys=False).rstrip()
+            flow = None if isinstance(value, dict | list) else False
+            dumped = yaml.safe_dump(plain, default_flow_style=flow, width=110, sort_keys=False).rstrip()
             lines += [pad + line for line in dumped.splitlines()]
     return "\n".join(lines)
 

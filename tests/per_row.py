@@ -66,7 +66,9 @@ class RowCollate:
         text_of = {"query_tokens": dict(zip(queries, query_tokens, strict=True)),
                    "candidate_title_tokens": dict(zip(titles, title_tokens, strict=True))}  # fmt: skip
         statistics = [0.0] * (config.data.levels.count + 1)
-        candidate_request, item_id, position, click, click_weight, relevance, level, shown, clicked, title_index = ([] for _ in range(10))
+        candidate_request, item_id, position, click, click_weight, relevance, level, shown, clicked, title_index = (
+            [] for _ in range(10)
+        )
         for r, row in enumerate(rows):
             for i, item in enumerate(row["candidate_item_id"]):
                 grade, label = row["candidate_relevance"][i], row["candidate_click"][i]
@@ -82,7 +84,9 @@ class RowCollate:
                 title_index.append(title_row[row["candidate_title"][i]])
         real = len(item_id)
         rest = C - real
-        history = {name: [self.events(row[f"history_{name}"]) for row in rows] for name in ("relevance", "click", "position", "age")}
+        history = {
+            name: [self.events(row[f"history_{name}"]) for row in rows] for name in ("relevance", "click", "position", "age")
+        }
         levels = [[self.level(grade) for grade in grades] for grades in history["relevance"]]
 
         def dense(lists: list[list[Any]], dtype: torch.dtype) -> torch.Tensor:

@@ -13,11 +13,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
 
-WORDS = [a + b for a in ("red", "oak", "wall", "sink", "lamp", "door", "tile", "pump") for b in ("", "er", "set", "kit", "top", "max")]
+WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in ("", "er", "set", "kit", "top", "max")]
 
 
-def write_samples(folder: Path, data_config: DataConfig, *, requests: int = 200, seed: int = 0, split: str = "train",
-                  files: int = 2, max_candidates: int = 9, items: int = 300, queries: int = 60, users: int = 40) -> pa.Table:  # fmt: skip
+def write_samples(
+    folder: Path, data_config: DataConfig, *, requests: int = 200, seed: int = 0, split: str = "train", files: int = 2,
+    max_candidates: int = 9, items: int = 300, queries: int = 60, users: int = 40,
+) -> pa.Table:  # fmt: skip
     """Writes `folder/split/part-*.parquet` and, beside them, the tokenizer; returns the rows in file order.
 
     Requests have 1 to `max_candidates` candidates, one in five users has no history, one in six grades is missing, and
@@ -30,7 +32,9 @@ def write_samples(folder: Path, data_config: DataConfig, *, requests: int = 200,
     per_file = -(-requests // files)
     for number in range(files):
         part = table.slice(number * per_file, per_file)
-        pq.write_table(part, where / f"part-{number:05d}.parquet", row_group_size=data_config.requests_per_row_group, compression="zstd")
+        pq.write_table(
+            part, where / f"part-{number:05d}.parquet", row_group_size=data_config.requests_per_row_group, compression="zstd"
+        )
     write_tokenizer(Path(folder) / TOKENIZER)
     return table
 

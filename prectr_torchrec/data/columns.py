@@ -18,7 +18,7 @@ UNLABELLED = -1
 
 @dataclass
 class Texts:
-    """A text column as a dictionary: row i is `distinct[index[i]]`; `distinct` may repeat a text."""
+    """A text column as a dictionary: row i is `distinct[index[i]]`."""
 
     distinct: list[str]
     index: NDArray[np.int32]
@@ -74,19 +74,20 @@ def to_columns(tables: Sequence[pa.Table], sources: Sequence[str], names: Sequen
             chunks = [chunk.flatten() for chunk in chunks]
             if family is None:
                 values = np.concatenate([_to_numpy(chunk) for chunk in chunks]).reshape(num_rows, -1)
-                result.values[name] = values if order is None else values[order]
+                result.values[name] = values if order is None else values.take(order, axis=0)
                 continue
             if family not in raw_offsets:
                 raw_offsets[family] = offsets
                 gather[family], result.offsets[family] = _gather(_join_offsets(offsets), order, limits.get(family))
             elif not all(map(np.array_equal, offsets, raw_offsets[family])):
-                raise ValueError(f"{', '.join(sources)}: lists of column {name!r} differ in length from the other {family}_* lists")
+                where = ", ".join(sources)
+                raise ValueError(f"{where}: lists of column {name!r} differ in length from the other {family}_* lists")
         index = gather[family]
         if pa.types.is_dictionary(chunks[0].type) or pa.types.is_string(chunks[0].type):
             result.texts[name] = _to_texts(chunks, index)
         else:
             values = np.concatenate([_to_numpy(chunk) for chunk in chunks])
-            result.values[name] = values if index is None else values[index]
+            result.values[name] = values if index is None else values.take(index)
     return result
 
 
@@ -131,11 +132,9 @@ def _to_numpy(values: pa.Array) -> NDArray[Any]:
 
 
 def _to_texts(chunks: list[pa.Array], index: NDArray[np.int64] | None) -> Texts:
-    distinct: list[str] = []
-    indices = []
-    for chunk in chunks:
-        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        indices.append(encoded.indices.to_numpy() + np.int32(len(distinct)))
-        distinct += encoded.dictionary.to_pylist()
-    joined = np.concatenate(indices)
-    return Texts(distinct, joined if index is None else joined[index])
+    encoded = [chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode() for chunk in chunks]
+    starts = np.cumsum([0, *(len(chunk.dictionary) for chunk in encoded)])
+    places = np.concatenate([chunk.indices.to_numpy() + start for chunk, start in zip(encoded, starts, strict=False)])
+    unified = pa.concat_arrays([chunk.dictionary for chunk in encoded]).dictionary_encode()
+    places = unified.indices.to_numpy().take(places if index is None else places.take(index))
+    return Texts(unified.dictionary.to_pylist(), places)

@@ -7,13 +7,14 @@ but files: only the pages that are looked at are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 BATCH_ROWS = 65536
@@ -21,7 +22,10 @@ Ints = NDArray[np.int64]
 
 
 def write_columns(con: duckdb.DuckDBPyConnection, query: str, folder: Path) -> int:
-    """Streams the result of a query into one file a column, and returns the number of rows. Text columns become bytes and ends."""
+    """Streams the result of a query into one file a column and returns the number of rows.
+
+    A column `<name>#length` is written as its running total `<name>_ends`; text becomes `<name>_bytes` and `<name>_ends`.
+    """
     folder.mkdir(parents=True)
     with _ColumnFiles(folder) as files:
         return sum(files.append(batch) for batch in _batches(con, query))
@@ -33,44 +37,52 @@ def open_columns(folder: Path) -> dict[str, NDArray[Any]]:
     for path in sorted(folder.glob("*.*")):
         dtype, _, width = path.suffix[1:].partition("x")
         shape = (-1, int(width)) if width else (-1,)
-        flat = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        flat = np.asarray(np.memmap(path, dtype=dtype, mode="r")) if path.stat().st_size else np.zeros(0, dtype)
         columns[path.stem] = flat.reshape(shape)
     return columns
 
 
 def write_order(
-    con: duckdb.DuckDBPyConnection, query: str, folder: Path, *, keys: list[str], runs: list[str] | None = None, levels: int | None = None
+    con: duckdb.DuckDBPyConnection,
+    folder: Path,
+    *,
+    table: str,
+    columns: Sequence[str],
+    keys: Sequence[str],
+    runs: Sequence[str] = (),
+    counts: str = "",
+    levels: int = 0,
 ) -> None:
-    """Writes the events of a query, sorted here by `keys` and timestamp.
+    """Writes events sorted by `keys` and timestamp; ties by request, position, item.
 
     Args:
         con: connection with the tables of the log.
-        query: selects `timestamp`, `request_id`, `position`, `item` (ties are broken by these), the keys and what is to be looked up.
         folder: where to write; must not exist.
+        table: the events, with or without a WHERE.
+        columns: what is to be looked up, keys and timestamp included.
         keys: columns whose past is asked for.
-        runs: columns of which `latest` may skip a value.
-        levels: number of counters; counts events by their `level` column and, in a second total, the clicked ones.
+        runs: columns of which `EventOrder.latest` may skip a value.
+        counts: `level`: running totals of shown and clicked events by level, K + 1 each; `all`: one of each; "": none.
+        levels: K.
     """
     folder.mkdir(parents=True)
+    bins = {"level": levels + 1, "all": 1, "": 0}[counts]
     order = ", ".join(dict.fromkeys([*keys, "timestamp", "request_id", "position", "item"]))
-    run_starts = {name: _RunStarts() for name in runs or []}
-    total = np.zeros(2 * levels, np.int64) if levels else None
+    run_starts = {name: _RunStarts() for name in runs}
+    total = np.zeros(2 * bins, np.int64)
     with _ColumnFiles(folder) as files:
-        if total is not None:
+        if bins:
             files.write("totals", total[None])
-        for batch in _batches(con, f"SELECT * FROM ({query}) ORDER BY {order}"):
+        selected = ", ".join(dict.fromkeys([*columns, "click", "level"]))
+        for batch in _batches(con, f"SELECT {selected} FROM {table} ORDER BY {order}"):
             for name, state in run_starts.items():
                 files.write(f"{name}_run", state.of([batch[key] for key in (*keys, name)]))
-            if total is not None:
-                code = batch["level"].astype(np.int64)
-                rows = np.arange(len(code))
-                one = np.zeros((len(code), len(total)), np.int64)
-                one[rows, code] = 1
-                one[rows, code + levels] = batch["click"]
-                totals = total + np.cumsum(one, axis=0)
-                total = totals[-1]
+            if bins and len(batch["level"]):
+                level = batch["level"] if counts == "level" else np.zeros_like(batch["level"])
+                totals = total + _running_totals(level, batch["click"], bins)
                 files.write("totals", totals)
-            files.append(batch)
+                total = totals[-1]
+            files.append({name: batch[name] for name in columns})
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...])
     """The first position whose row (columns..., lexicographic) is not below the values; vectorised over the values."""
     low = np.zeros(len(values[0]), np.int64)
     high = np.full(len(values[0]), len(columns[0]), np.int64)
-    for _ in range(int(len(columns[0])).bit_length()):
+    for _ in range(len(columns[0]).bit_length()):
         middle = np.minimum((low + high) // 2, max(len(columns[0]) - 1, 0))
         below = np.zeros(len(low), bool)
         for column, value in zip(reversed(columns), reversed(values), strict=True):
@@ -163,6 +175,15 @@ def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...])
         low = np.where(open_ & below, middle + 1, low)
         high = np.where(open_ & ~below, middle, high)
     return low
+
+
+def _running_totals(level: NDArray[np.int8], click: NDArray[np.int8], bins: int) -> Ints:
+    """(N, 2 * bins): events up to and with each one by level, then the clicked ones."""
+    rows = np.arange(len(level))
+    one = np.zeros((len(level), 2 * bins), np.int64)
+    one[rows, level] = 1
+    one[rows, level + bins] = click
+    return np.cumsum(one, axis=0)
 
 
 class _RunStarts:
@@ -175,6 +196,8 @@ class _RunStarts:
 
     def of(self, columns: list[NDArray[Any]]) -> Ints:
         length = len(columns[0])
+        if not length:
+            return np.zeros(0, np.int64)
         new = np.zeros(length, bool)
         for column in columns:
             new[1:] |= column[1:] != column[:-1]
@@ -190,7 +213,7 @@ class _ColumnFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, Any] = {}
-        self.bytes: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
 
     def __enter__(self) -> _ColumnFiles:
         return self
@@ -200,12 +223,14 @@ class _ColumnFiles:
             file.close()
 
     def append(self, batch: dict[str, NDArray[Any]]) -> int:
+        length = len(next(iter(batch.values())))
         for name, values in batch.items():
-            if name.endswith("_ends"):
-                values = values + self.bytes.get(name, 0)
-                self.bytes[name] = int(values[-1])
+            if name.endswith("#length"):
+                name = name.removesuffix("#length") + "_ends"
+                values = np.cumsum(values) + self.ends.get(name, 0)
+                self.ends[name] = int(values[-1]) if len(values) else 0
             self.write(name, values)
-        return len(next(iter(batch.values())))
+        return length
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         if name not in self.files:
@@ -215,23 +240,18 @@ class _ColumnFiles:
 
 
 def _batches(con: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, NDArray[Any]]]:
-    """Batches of a result as numpy columns; at least one, so that an empty result has columns too."""
+    """Batches of a result as numpy columns; an empty result is one empty batch, so that its columns are known."""
     reader = con.sql(query).to_arrow_reader(BATCH_ROWS)
-    empty = {field.name: [] for field in reader.schema}
-    first = True
+    rows = 0
     for batch in reader:
         if batch.num_rows:
-            first = False
+            rows += batch.num_rows
             yield _to_numpy(batch)
-    if first:
-        import pyarrow as pa
-
-        yield _to_numpy(pa.RecordBatch.from_pydict(empty, schema=reader.schema))
+    if not rows:
+        yield _to_numpy(pa.RecordBatch.from_arrays([pa.array([], field.type) for field in reader.schema], schema=reader.schema))
 
 
-def _to_numpy(batch: Any) -> dict[str, NDArray[Any]]:
-    import pyarrow as pa
-
+def _to_numpy(batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     for name, array in zip(batch.schema.names, batch.columns, strict=True):
         if pa.types.is_string(array.type):
@@ -239,7 +259,7 @@ def _to_numpy(batch: Any) -> dict[str, NDArray[Any]]:
             offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
             data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
             columns[f"{name}_bytes"] = data[offsets[0] : offsets[-1]]
-            columns[f"{name}_ends"] = offsets[1:] - offsets[0]
+            columns[f"{name}#length"] = np.diff(offsets)
         else:
             columns[name] = array.to_numpy(zero_copy_only=False)
     return columns

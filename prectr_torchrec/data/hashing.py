@@ -26,9 +26,10 @@ def table_rows(ids: NDArray[np.int64], num_embeddings: int) -> NDArray[np.int64]
 def mix64(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The finaliser of SplitMix64: a bijection of 64-bit integers whose every output bit depends on every input bit."""
     z = ids.astype(np.uint64)
-    z ^= z >> np.uint64(30)
+    shifted = np.empty_like(z)  # in place: fresh memory costs as much as the arithmetic
+    z ^= np.right_shift(z, np.uint64(30), out=shifted)
     z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
+    z ^= np.right_shift(z, np.uint64(27), out=shifted)
     z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
+    z ^= np.right_shift(z, np.uint64(31), out=shifted)
     return z

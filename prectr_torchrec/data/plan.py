@@ -78,8 +78,8 @@ def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates:
     """
     where = Path(folder) / split
     if not where.is_dir():
-        found = sorted(p.name for p in Path(folder).glob("*/") if any(p.glob("*.parquet"))) if Path(folder).is_dir() else []
-        raise ValueError(f"{folder}: there is no split {split!r} here (found: {', '.join(found) or 'none'}); run `prectr prepare`")
+        found = ", ".join(sorted({path.parent.name for path in Path(folder).glob("*/*.parquet")}))
+        raise ValueError(f"{folder}: there is no split {split!r} here (found: {found or 'none'}); run `prectr prepare`")
     paths = sorted(where.glob("*.parquet"))
     if not paths:
         raise ValueError(f"{where}: no .parquet file in this split; run `prectr prepare` again")
@@ -126,13 +126,22 @@ def cut_batches(num_candidates: NDArray[np.int32], max_requests: int, max_candid
     return np.array(starts)
 
 
-def batches_per_part(position: int, num_batches: list[int]) -> list[int]:
-    """How many batches of each part are among the first `position`, when parts are asked in turn and dry ones skipped."""
+def turns_after(position: int, num_batches: list[int]) -> list[tuple[int, int]]:
+    """How parts go on after `position` batches, when they are asked in turn and dry ones skipped.
+
+    Args:
+        num_batches: of each part.
+
+    Returns:
+        Every part and the number of its batches among the first `position`, the part whose turn is next first.
+    """
     counts = np.array(num_batches)
     rounds = np.concatenate([np.arange(n) for n in counts])
     parts = np.repeat(np.arange(len(counts)), counts)
-    first = np.lexsort((parts, rounds))[:position]
-    return np.bincount(parts[first], minlength=len(counts)).tolist()
+    turns = parts[np.lexsort((parts, rounds))]
+    done = np.bincount(turns[:position], minlength=len(counts)).tolist()
+    following = int(turns[position]) if position < len(turns) else 0
+    return [(part, done[part]) for part in (*range(following, len(counts)), *range(following))]
 
 
 def _share(row_groups: list[RowGroup], part: int, parts: int) -> list[Segment]:

@@ -1,18 +1,19 @@
 """`prectr prepare`: a raw search log becomes request-major samples, out of core and in steps that a kill cannot spoil.
 
-Each step writes a file or folder under a temporary name and renames it when it is whole, so running again after a kill
-redoes only what is missing: check and load the log into DuckDB, sort its events, write the requests of each split, train the
-tokenizer, build the shards. `prepared.json` is written last.
+The steps: check the log and load it into DuckDB, sort its events and its requests into column files, train the tokenizer,
+build the shards. Each writes under a temporary name and renames, so that running again redoes only what is missing.
+`prepared.json` is written last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from prectr_torchrec.config import DataConfig, TextConfig
+from prectr_torchrec.config import DataConfig, RawTable, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
-from prectr_torchrec.data.raw import RawLogError, Source, one_row, quote
+from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, quote
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.workspace import claim, digest, once
 
-MAX_TEXTS = 2_000_000
+BLOCK = 2**20
+MAX_TEXTS = 500_000
 """Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
-WORK = "work"
-SETTINGS = "settings.json"
 
 
 def prepare(
@@ -44,257 +45,250 @@ def prepare(
         text: the vocabulary size of the tokenizer.
         raw: folder of the raw log.
         out: folder to write; may hold an unfinished preparation with the same settings, which is then finished.
-        candidates: a file of `request_id, item_id` to build the log's requests with these candidates and no labels, or of
-            `query_id, item_id[, relevance]` for queries without users. Writes the split `candidates` alone, no tokenizer.
-        progress: shows a bar.
+        candidates: a file or glob of `request_id, item_id`: builds the log's requests with these candidates and no labels;
+            or of `query_id, item_id[, relevance]`: queries without users. Writes the split `candidates` alone, no tokenizer.
+        progress: shows progress bars.
 
     Returns:
-        The manifest, as in `prepared.json`.
+        The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
+        `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
-        ValueError: `out` holds something else.
+        ValueError: `out` holds something else, or `data.memory` is too little.
     """
     raw, out = Path(raw), Path(out)
+    given = find_files("candidates", RawTable(path=str(candidates.absolute())), raw) if candidates else ()
     with duckdb.connect() as con:
         sources = open_sources(con, data, raw)
-    settings = _settings(data, text, sources, candidates)
-    if (finished := _claim(out, settings)) is not None:
+    settings = _settings(data, text, sources, given)
+    if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
         return finished
-    work = out / WORK
-    with tqdm(disable=not progress, unit=" requests", desc="loading the log") as bar:
-        report = _prepare_work(data, sources, work, candidates, bar)
-        if candidates is None:
-            bar.set_description("training the tokenizer")
-            _once(out / TOKENIZER, lambda folder: _write_tokenizer(work, folder, text.vocab_size))
-        bar.total = sum(split["requests"] for split in report["splits"].values())
-        log = Log.open(work)
+    job = _Job(data, text, sources, given, out, out / "work")
+    with tqdm(disable=not progress, unit="step", total=len(ORDERS) + 8) as bar:
+        try:
+            report = job.sort(bar)
+        except duckdb.OutOfMemoryException as error:
+            raise ValueError(f"data.memory: {data.memory} is too little for this log; {error}") from None
+    log = Log.open(job.work)
+    with tqdm(disable=not progress, unit=" requests", total=sum(split["requests"] for split in report["splits"].values())) as bar:
         for name, split in report["splits"].items():
             bar.set_description(f"writing {name}")
-            split["files"] = _write_split(data, log, Requests.open(work / name), out / name, bar)
-    manifest = {"version": SAMPLE_VERSION, "digest": _digest(settings), "levels": data.levels.count, **report, "settings": settings}
-    _once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
-    shutil.rmtree(work)
+            split["files"] = job.write_split(log, name, bar)
+    manifest = {"version": SAMPLE_VERSION, "digest": digest(settings), **report, "settings": settings}
+    once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
+    shutil.rmtree(job.work)
     return manifest
 
 
-def _prepare_work(data: DataConfig, sources: dict[str, Source], work: Path, candidates: Path | None, bar: tqdm) -> dict[str, Any]:
-    """The steps that need DuckDB; returns what the manifest tells of the log and its splits."""
-    _once(work / "log", lambda folder: _load(data, sources, folder, candidates))
-    with _connect(data, work, work / "log" / "log.duckdb") as con:
-        bar.set_description("sorting events")
-        for name, query, options in _orders(data):
-            _once(work / name, lambda folder, q=query, o=options: write_order(con, q, folder, **o))  # type: ignore[misc]
-        for name in ("items", "queries"):
-            _once(work / name, lambda folder, n=name: write_columns(con, f"SELECT * FROM {n} ORDER BY rowid", folder))  # type: ignore[misc]
-        report = json.loads((work / "log" / "report.json").read_text())
-        splits, boundaries = _splits(con, data, candidates)
-        for name, rows in splits.items():
-            bar.set_description(f"sorting {name}")
-            _once(work / name, lambda folder, r=rows: _write_requests(con, data, r, folder))  # type: ignore[misc]
-        described = {name: _describe_split(work / name) for name in splits}
-    return {**report, "split_from": boundaries, "splits": described, "max_candidates": max(s["max_candidates"] for s in described.values())}
+EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance")
+ORDERS: dict[str, dict[str, Any]] = {
+    "by_user": {"columns": EVENT, "keys": ("user_id",), "counts": "level"},
+    "by_query": {"columns": EVENT, "keys": ("query",), "runs": ("user_id",), "counts": "level"},
+    "by_group": {"columns": (*EVENT, "group_id"), "keys": ("group_id",), "runs": ("user_id", "query")},
+    "by_user_query": {"columns": ("timestamp", "user_id", "query"), "keys": ("user_id", "query"), "counts": "level"},
+    "by_item": {"columns": ("timestamp", "item"), "keys": ("item",), "counts": "all"},
+    "clicked_by_user": {"columns": EVENT, "keys": ("user_id",)},
+}
+"""How the events are sorted, what of them is kept, which values may be skipped and what is counted."""
+TABLES = {"by_group": "events WHERE group_id <> 0", "clicked_by_user": "events WHERE click = 1"}
 
 
-def _load(data: DataConfig, sources: dict[str, Source], folder: Path, candidates: Path | None) -> None:
-    folder.mkdir(parents=True)
-    with _connect(data, folder.parent, folder / "log.duckdb") as con:
-        report = load_tables(con, data, sources)
-        if candidates is not None:
-            load_candidates(con, candidates, report["id_kinds"], data.levels, report["dropped"])
-        counts = "count(*), count(DISTINCT user_id), count(DISTINCT query), count(DISTINCT item), sum(click)"
-        events, users, queries, items, clicks = one_row(con, f"SELECT {counts} FROM events")
-        report["counts"] = {"events": events, "users": users, "queries": queries, "items": items, "clicks": int(clicks)}
-        report["has_judgments"] = "judgments" in sources
-    (folder / "report.json").write_text(json.dumps(report))
+@dataclass(frozen=True)
+class _Job:
+    data: DataConfig
+    text: TextConfig
+    sources: dict[str, Source]
+    candidates: tuple[Path, ...]
+    out: Path
+    work: Path
+
+    def sort(self, bar: tqdm) -> dict[str, Any]:
+        """All steps before the shards; returns what the manifest tells of the log and its splits."""
+
+        def step(title: str, path: Path, build: Callable[[Path], Any]) -> None:
+            bar.set_description(title)
+            once(path, build)
+            bar.update()
+
+        step("checking and loading the log", self.work / "log", self._load)
+        with self._connect(self.work / "log" / "log.duckdb") as con:
+            for name, order in ORDERS.items():
+                options = dict(order, table=TABLES.get(name, "events"), levels=self.data.levels.count)
+                step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
+            for name in ("items", "queries"):
+                step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
+            splits, begins = self._splits(con)
+            for name, rows in splits.items():
+                step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
+            if not self.candidates:
+                step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
+        described = {name: _describe_split(self.work / name) for name in splits}
+        return {
+            **json.loads((self.work / "log" / "report.json").read_text()),
+            "levels": self.data.levels.count,
+            "split_from": begins,
+            "max_candidates": max(split["max_candidates"] for split in described.values()),
+            "splits": described,
+        }
+
+    def write_split(self, log: Log, name: str, bar: tqdm) -> list[str]:
+        """Writes the shards that are not there yet and returns all their names."""
+        requests, folder = Requests.open(self.work / name), self.out / name
+        names: list[str] = []
+        folder.mkdir(exist_ok=True)
+        for first in range(0, len(requests), self.data.requests_per_shard):
+            last = min(first + self.data.requests_per_shard, len(requests))
+            names.append(f"part-{len(names):05d}.parquet")
+            once(folder / names[-1], partial(self._write_shard, log, requests, first, last))
+            bar.update(last - first)
+        return names
+
+    def _load(self, folder: Path) -> None:
+        folder.mkdir()
+        with self._connect(folder / "log.duckdb") as con:
+            report = load_tables(con, self.data, self.sources)
+            if self.candidates:
+                load_candidates(con, self.candidates, report["id_kinds"], self.data.levels, report["dropped"])
+            seen = {"users": "user_id", "queries": "query", "items": "item"}
+            tables = {name: f"(SELECT DISTINCT {column} FROM events)" for name, column in seen.items()}
+            tables |= {"events": "events", "requests": "requests"}
+            report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
+            report["simulated"] = _is_simulated(self.sources["impressions"])
+        (folder / "report.json").write_text(json.dumps(report))
+
+    def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, int]]:
+        """Split -> query for its rows (request columns, part, item, position, click, relevance); and where splits begin."""
+        request = "request_id, timestamp, user_id, query"
+        unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance"
+        if self.candidates:
+            return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {}
+        begins = split_times(con, self.data)
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance FROM events WHERE timestamp"
+        judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.* "
+        judged += "FROM judgments j JOIN queries q ON q.rowid = j.query"
+        return {
+            "train": f"{labelled} < {begins['validation']}",
+            "validation": f"{labelled} >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{labelled} >= {begins['test']}",
+            "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
+        }, begins
+
+    def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
+        order = "timestamp, request_id, part"
+        counted = f'SELECT {order}, user_id, query, count(*) AS "candidate#length" FROM ({rows}) GROUP BY ALL'
+        if self.data.user_attributes:
+            names = {quote(name): quote("user_" + name.removeprefix("user_")) for name in self.data.user_attributes}
+            added = ", ".join(f"coalesce(u.{theirs}, 0) AS {ours}" for theirs, ours in names.items())
+            counted = f"SELECT c.*, {added} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
+        write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
+        columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance"
+        write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
+
+    def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
+        step = self.data.requests_per_row_group
+        with pq.ParquetWriter(path, sample_schema(self.data), compression="zstd") as writer:
+            for start in range(first, last, step):
+                writer.write_table(build_rows(self.data, log, requests, start, min(start + step, last)), row_group_size=step)
+
+    def _write_tokenizer(self, con: Connection, folder: Path) -> None:
+        from prectr_torchrec.text.tokenizer import train_tokenizer, write_document_frequency
+
+        queries, titles = "SELECT DISTINCT query AS text FROM queries", "SELECT DISTINCT title AS text FROM items"
+        train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, self.text.vocab_size)
+        write_document_frequency(_texts(con, titles), folder)
+
+    def _connect(self, database: Path) -> Connection:
+        """DuckDB within half of the memory setting, spilling into the work folder; the rest is for batches and shards."""
+        memory = memory_bytes(self.data.memory)
+        threads = max(1, min(os.cpu_count() or 1, memory // 2**28))
+        options: dict[str, Any] = {
+            "memory_limit": f"{memory // 2**21}MiB",
+            "threads": threads,
+            "temp_directory": str(self.work / "spill"),
+        }
+        return duckdb.connect(str(database), config=options)
 
 
-def _orders(data: DataConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Name, query and sorting of each order of the events."""
-    levels = data.levels.count + 1
-    base = "timestamp, request_id, position, item"
-    shown = f"{base}, user_id, query, click, coalesce(relevance, 'nan'::FLOAT) AS relevance"
-    kept = "WHERE click = 1" if data.history_events == "clicked" else ""
-    yield "by_user", f"SELECT {base}, user_id, click, level FROM events", {"keys": ["user_id"], "levels": levels}
-    yield "history", f"SELECT {shown} FROM events {kept}", {"keys": ["user_id"]}
-    yield "by_query", f"SELECT {shown}, level FROM events", {"keys": ["query"], "runs": ["user_id"], "levels": levels}
-    yield "by_user_query", f"SELECT {base}, user_id, query, click, level FROM events", {"keys": ["user_id", "query"], "levels": levels}
-    yield "by_item", f"SELECT {base}, click, 0::TINYINT AS level FROM events", {"keys": ["item"], "levels": 1}
-    grouped = "(SELECT e.*, q.group_id FROM events e JOIN queries q ON q.rowid = e.query WHERE q.group_id <> 0)"
-    yield "by_group", f"SELECT {shown}, group_id FROM {grouped}", {"keys": ["group_id"], "runs": ["user_id", "query"]}
+def split_times(con: Connection, data: DataConfig) -> dict[str, int]:
+    """Timestamps where train, validation and test begin, and one past the last request.
 
-
-def _splits(con: duckdb.DuckDBPyConnection, data: DataConfig, candidates: Path | None) -> tuple[dict[str, str], dict[str, int]]:
-    """Split -> query for its rows (request columns, part, item, position, click, relevance); and where the splits begin."""
-    request = "request_id, timestamp, user_id, query"
-    unlabelled = "0::SMALLINT AS position, -1::TINYINT AS click, relevance"
-    if candidates is not None:
-        return {"candidates": f"SELECT {request}, part, item, {unlabelled} FROM candidates"}, {}
-    start, validation, test, end = _boundaries(con, data)
-    labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance FROM events"
-    judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.query, item, relevance FROM judgments j JOIN queries q ON q.rowid = j.query"
-    return {
-        "train": f"{labelled} WHERE timestamp < {validation}",
-        "validation": f"{labelled} WHERE timestamp >= {validation} AND timestamp < {test}",
-        "test": f"{labelled} WHERE timestamp >= {test}",
-        "judgments": f"SELECT {request}, {PART} AS part, item, {unlabelled} FROM ({judged})",
-    }, {"train": start, "validation": validation, "test": test, "end": end}
-
-
-def _boundaries(con: duckdb.DuckDBPyConnection, data: DataConfig) -> tuple[int, int, int, int]:
-    """Timestamps where train, validation and test begin, and one past the last request."""
+    Raises:
+        RawLogError: there would be nothing to train on.
+    """
     split = data.split
     first, last, requests = one_row(con, "SELECT min(timestamp), max(timestamp), count(*) FROM requests")
 
     def latest(fraction: float, end: int) -> int:
-        """Where the latest `fraction` of all requests before `end` begins; requests of equal time stay together."""
-        before = one_row(con, f"SELECT count(*) FROM requests WHERE timestamp < {end}")[0]
-        skipped = min(round(before * (1 - fraction)), before)
-        if skipped == before:
+        """Where the latest `fraction` of the requests before `end` begins; requests of equal time stay together."""
+        before = f"FROM requests WHERE timestamp < {end}"
+        count = one_row(con, f"SELECT count(*) {before}")[0]
+        skipped = round(count * (1 - fraction))
+        if skipped == count:
             return end
-        return int(one_row(con, f"SELECT timestamp FROM requests WHERE timestamp < {end} ORDER BY timestamp LIMIT 1 OFFSET {skipped}")[0])
+        return int(one_row(con, f"SELECT timestamp {before} ORDER BY timestamp LIMIT 1 OFFSET {skipped}")[0])
 
-    test = split.test_from if split.test_from is not None else latest(split.test_fraction, last + 1)
-    validation = split.validation_from if split.validation_from is not None else latest(split.validation_fraction, min(test, last + 1))
+    test = latest(split.test_fraction, last + 1) if split.test_from is None else split.test_from
+    end = min(test, last + 1)
+    validation = latest(split.validation_fraction, end) if split.validation_from is None else split.validation_from
     if not first < validation <= test:
         raise RawLogError(
-            f"data.split leaves no request to train on, or validation after test: validation from {validation}, test from {test}, "
-            f"while the log's {requests} requests run from {first} to {last}"
+            f"data.split: validation from {validation} and test from {test} leave nothing to train on, or are out of order; "
+            f"the log's {requests} requests run from {first} to {last}"
         )
-    return first, validation, test, last + 1
+    return {"train": first, "validation": validation, "test": test, "end": last + 1}
 
 
-def _write_requests(con: duckdb.DuckDBPyConnection, data: DataConfig, rows: str, folder: Path) -> None:
-    request = "timestamp, request_id, part"
-    attributes = "".join(f", coalesce(u.{quote(a)}, 0) AS {quote('user_' + a.removeprefix('user_'))}" for a in data.user_attributes)
-    users = "LEFT JOIN users u USING (user_id)" if data.user_attributes else ""
-    counted = f"SELECT request_id, timestamp, user_id, query, part, count(*) AS n FROM ({rows}) GROUP BY ALL"
-    ends = f"sum(n) OVER (ORDER BY {request} ROWS UNBOUNDED PRECEDING)::BIGINT AS candidate_ends"
-    columns = f"SELECT request_id, timestamp, user_id, query{attributes}, {ends} FROM ({counted}) {users} ORDER BY {request}"
-    write_columns(con, columns, folder / "requests")
-    candidates = f"SELECT item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance FROM ({rows}) ORDER BY {request}, position, item"
-    write_columns(con, candidates, folder / "candidates")
+def memory_bytes(memory: str) -> int:
+    """Bytes of a size such as `2GB` or `500 MB`.
 
-
-def _describe_split(folder: Path) -> dict[str, Any]:
-    requests = Requests.open(folder)
-    time = requests.columns["timestamp"]
-    clicks = requests.candidates["click"]
-    return {
-        "requests": len(requests),
-        "candidates": int(requests.ends[-1]) if len(requests) else 0,
-        "max_candidates": int(np.diff(requests.ends, prepend=0).max(initial=0)),
-        "clicks": int((clicks == 1).sum()),
-        "time": [int(time[0]), int(time[-1])] if len(requests) else None,
-    }
-
-
-def _write_split(data: DataConfig, log: Log, requests: Requests, folder: Path, bar: tqdm) -> list[str]:
-    """Writes the shards that are not there yet and returns all their names."""
-    folder.mkdir(exist_ok=True)
-    names = []
-    for first in range(0, len(requests), data.requests_per_shard):
-        last = min(first + data.requests_per_shard, len(requests))
-        path = folder / f"part-{len(names):05d}.parquet"
-        _once(path, lambda temporary, a=first, b=last: _write_shard(data, log, requests, a, b, temporary))  # type: ignore[misc]
-        names.append(path.name)
-        bar.update(last - first)
-    return names
-
-
-def _write_shard(data: DataConfig, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
-    step = data.requests_per_row_group
-    with pq.ParquetWriter(path, sample_schema(data), compression="zstd") as writer:
-        for start in range(first, last, step):
-            writer.write_table(build_rows(data, log, requests, start, min(start + step, last)), row_group_size=step)
-
-
-def _write_tokenizer(work: Path, folder: Path, vocab_size: int) -> None:
-    from prectr_torchrec.text.tokenizer import train_tokenizer, write_document_frequency
-
-    with duckdb.connect(str(work / "log" / "log.duckdb"), read_only=True) as con:
-        queries, titles = (f"SELECT DISTINCT {column} AS text FROM {table}" for table, column in (("queries", "query"), ("items", "title")))
-        train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, vocab_size)
-        write_document_frequency(_texts(con, titles), folder)
-
-
-def _texts(con: duckdb.DuckDBPyConnection, query: str) -> Iterator[str]:
-    """Every n-th of the texts in order, MAX_TEXTS at most."""
-    every = one_row(con, f"SELECT count(*) // {MAX_TEXTS} + 1 FROM ({query})")[0]
-    for batch in con.sql(f"SELECT text FROM ({query}) ORDER BY text").to_arrow_reader(8192):
-        yield from batch.column(0).to_pylist()[::every]
-
-
-def _connect(data: DataConfig, work: Path, database: Path) -> duckdb.DuckDBPyConnection:
-    """DuckDB within the memory setting, spilling into the work folder."""
-    memory = _bytes(data.memory)
-    threads = max(1, min(os.cpu_count() or 1, memory // 2**28))
-    con = duckdb.connect(str(database), config={"memory_limit": f"{memory // 2 // 2**20}MiB", "threads": threads, "temp_directory": str(work / "spill")})
-    con.execute("SET preserve_insertion_order = true")
-    return con
-
-
-def _bytes(memory: str) -> int:
+    Raises:
+        ValueError: no such size.
+    """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])i?B\s*", memory, re.IGNORECASE)
     if not match:
         raise ValueError(f"data.memory: {memory!r} is no size; write it like 2GB or 500MB")
     return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper())))
 
 
-def _settings(data: DataConfig, text: TextConfig, sources: dict[str, Source], candidates: Path | None) -> dict[str, Any]:
-    """What the result depends on."""
-    files = [file for source in sources.values() for file in source.files] + ([candidates] if candidates else [])
+def _settings(data: DataConfig, text: TextConfig, sources: dict[str, Source], candidates: tuple[Path, ...]) -> dict[str, Any]:
+    """What the result depends on: everything but how much memory making it may take."""
+    files = [file for source in sources.values() for file in source.files]
     return {
         "version": SAMPLE_VERSION,
         "data": data.model_dump(mode="json", exclude={"memory"}),
         "text": {"vocab_size": text.vocab_size},
-        "files": {str(f.absolute()): {"size": f.stat().st_size, "modified": f.stat().st_mtime_ns} for f in files},
-        "candidates": str(candidates.absolute()) if candidates else None,
+        "files": {str(file.absolute()): _stamp(file) for file in files},
+        "candidates": {str(file.absolute()): _stamp(file) for file in candidates},
     }
 
 
-def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+def _is_simulated(impressions: Source) -> bool:
+    """Whether the log's files say of themselves that they are simulated."""
+    file = impressions.files[0]
+    return file.suffix == ".parquet" and (pq.read_schema(file).metadata or {}).get(b"simulated") == b"true"
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Makes `out` ours, or returns the manifest of what is already finished there."""
-    manifest, begun = out / MANIFEST, out / WORK / SETTINGS
-    if manifest.is_file():
-        finished = json.loads(manifest.read_text())
-        _refuse_other(out, finished.get("settings"), settings)
-        shutil.rmtree(out / WORK, ignore_errors=True)
-        return finished
-    if begun.is_file():
-        _refuse_other(out, json.loads(begun.read_text()), settings)
-    elif out.exists() and any(path.name != WORK for path in out.iterdir()):
-        raise ValueError(f"{out} is not empty and holds no prepared samples; choose an empty folder")
-    begun.parent.mkdir(parents=True, exist_ok=True)
-    _once(begun, lambda path: path.write_text(json.dumps(settings)))
-    return None
+def _stamp(file: Path) -> dict[str, int]:
+    return {"size": file.stat().st_size, "modified": file.stat().st_mtime_ns}
 
 
-def _refuse_other(out: Path, there: Any, here: dict[str, Any]) -> None:
-    if there == here:
-        return
-    old, new = _flatten(there, ""), _flatten(here, "")
-    differing = [f"{key}: {old.get(key)} there, {new.get(key)} now" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    raise ValueError(f"{out} was prepared from other settings or files; remove it or choose another folder:\n  " + "\n  ".join(differing))
+def _describe_split(folder: Path) -> dict[str, Any]:
+    """Counts of a split, block by block, since a split need not fit into memory."""
+    requests = Requests.open(folder)
+    time, clicks, ends = requests.columns["timestamp"], requests.candidates["click"], requests.ends
+    longest = [int(np.diff(ends[max(first - 1, 0) : first + BLOCK]).max(initial=0)) for first in range(0, len(ends), BLOCK)]
+    return {
+        "requests": len(requests),
+        "candidates": len(clicks),
+        "max_candidates": max([*longest, *map(int, ends[:1])], default=0),
+        "clicks": sum(int((clicks[first : first + BLOCK] == 1).sum()) for first in range(0, len(clicks), BLOCK)),
+        "time": [int(time[0]), int(time[-1])] if len(time) else None,
+    }
 
 
-def _flatten(tree: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for name, value in tree.items() for k, v in _flatten(value, f"{prefix}.{name}" if prefix else name).items()}
-
-
-def _once(path: Path, build: Callable[[Path], Any]) -> None:
-    """Builds a file or folder under a temporary name and renames it: what bears its name is whole."""
-    if path.exists():
-        return
-    temporary = path.with_name(f"{path.name}.partial")
-    if temporary.is_dir():
-        shutil.rmtree(temporary)
-    temporary.unlink(missing_ok=True)
-    build(temporary)
-    os.replace(temporary, path)
+def _texts(con: Connection, query: str) -> Iterator[str]:
+    """Every n-th of the texts in order, MAX_TEXTS at most."""
+    every = one_row(con, f"SELECT count(*) // {MAX_TEXTS} + 1 FROM ({query})")[0]
+    for batch in con.sql(f"{query} ORDER BY text").to_arrow_reader(8192):
+        yield from batch.column(0).to_pylist()[::every]

@@ -6,6 +6,7 @@ Every check is one aggregate over the whole table; only when one fails are the f
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,12 @@ IdKind = Literal["integer", "text"]
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 FLOATS = {"FLOAT", "DOUBLE"}
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
-NO_DIGITS = "'[+-]?[0-9]+([.]0*)?'"
+WHOLE = "'[+-]?[0-9]+([.]0*)?'"
+
+
+Connection = duckdb.DuckDBPyConnection
+FoundRow = tuple[Path, int, object]
+"""File, 1-based data row in that file, value of the column asked for."""
 
 
 class RawLogError(ValueError):
@@ -71,31 +77,40 @@ class Source:
         return quote(self.columns[column])
 
 
-def open_source(
-    con: duckdb.DuckDBPyConnection, name: str, table: RawTable, folder: Path, required: Sequence[str], optional: Sequence[str] = ()
-) -> Source:
-    """Finds the files of a raw table and their columns.
-
-    Args:
-        con: any connection.
-        name: the table's name under `data.raw`.
-        table: path (relative to `folder`, or absolute) and column mapping.
-        folder: the raw folder.
-        required: our names of the columns that must be there.
-        optional: our names of the columns that may be.
+def find_files(name: str, table: RawTable, folder: Path, *, optional: bool = False) -> tuple[Path, ...]:
+    """The files of a raw table, sorted; none is an error unless optional.
 
     Raises:
-        RawLogError: no such file, a file that is neither Parquet nor CSV, or a missing column.
+        RawLogError: no such file, a file that is neither Parquet nor CSV, or both kinds.
     """
     pattern = str(folder / table.path)
-    files = tuple(sorted(Path(p) for p in glob.glob(pattern, recursive=True)))
-    if not files:
+    files = tuple(sorted(Path(path) for path in glob.glob(pattern, recursive=True)))
+    if not files and not optional:
         raise RawLogError(f"{name}: there is no file {pattern}; set data.raw.{name}.path to a file or glob that exists")
     for file in files:
         if not file.name.endswith(SUFFIXES):
             raise RawLogError(f"{name}: {file} is neither Parquet nor CSV; its name must end in one of {', '.join(SUFFIXES)}")
     if len({file.suffix == ".parquet" for file in files}) > 1:
-        raise RawLogError(f"{name}: {pattern} matches Parquet and CSV files; give each format a table of its own")
+        raise RawLogError(f"{name}: {pattern} matches Parquet and CSV files; keep to one of the two")
+    return files
+
+
+def open_source(
+    con: Connection, name: str, table: RawTable, files: tuple[Path, ...], required: Sequence[str], optional: Sequence[str] = ()
+) -> Source:
+    """Looks into the files of a raw table for its columns.
+
+    Args:
+        con: any connection.
+        name: the table's name under `data.raw`.
+        table: the column mapping.
+        files: from `find_files`.
+        required: our names of the columns that must be there.
+        optional: our names of the columns that may be.
+
+    Raises:
+        RawLogError: an unreadable file or a missing column.
+    """
     wanted = {column: table.columns.get(column, column) for column in (*required, *optional)}
     for file in files:
         there = _describe(con, name, (file,))
@@ -103,15 +118,15 @@ def open_source(
             if wanted[column] not in there:
                 hint = nearest(wanted[column], there) if there else ""
                 raise RawLogError(
-                    f"{file}: column {wanted[column]!r} is missing{hint}; columns there: {', '.join(there)}. Where it has another "
-                    f"name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
+                    f"{file}: column {wanted[column]!r} is missing{hint}; columns there: {', '.join(there)}. "
+                    f"Where it has another name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
                 )
     types = _describe(con, name, files)
     present = {column: theirs for column, theirs in wanted.items() if theirs in types}
     return Source(name, files, present, {column: types[theirs] for column, theirs in present.items()})
 
 
-def check_rows(con: duckdb.DuckDBPyConnection, source: Source, checks: Sequence[Check]) -> int:
+def check_rows(con: Connection, source: Source, checks: Sequence[Check]) -> int:
     """Applies all checks in one scan and returns the number of rows.
 
     Raises:
@@ -122,14 +137,15 @@ def check_rows(con: duckdb.DuckDBPyConnection, source: Source, checks: Sequence[
     for check, count in zip(checks, bad, strict=True):
         if count:
             file, row, value = find_rows(con, source, check.column, check.bad, 1)[0]
+            where = f"{file}: column {source.columns[check.column]!r}, row {row}"
             more = f" ({count - 1} more such rows)" if count > 1 else ""
-            raise RawLogError(f"{file}: column {source.columns[check.column]!r}, row {row}: {value!r}; expected {check.expected}{more}")
+            raise RawLogError(f"{where}: {value!r}; expected {check.expected}{more}")
     return rows
 
 
-def find_rows(con: duckdb.DuckDBPyConnection, source: Source, column: str, condition: str, limit: int) -> list[tuple[Path, int, object]]:
-    """The first rows under a condition as (file, 1-based data row in that file, value of the column)."""
-    found: list[tuple[Path, int, object]] = []
+def find_rows(con: Connection, source: Source, column: str, condition: str, limit: int) -> list[FoundRow]:
+    """The first rows under a condition."""
+    found: list[FoundRow] = []
     for file in source.files:
         numbered = f'SELECT row_number() OVER () AS "#row", * FROM {source.scan([file])}'
         query = f'SELECT "#row", {source.sql(column)} FROM ({numbered}) WHERE {condition} ORDER BY 1 LIMIT {limit - len(found)}'
@@ -139,15 +155,12 @@ def find_rows(con: duckdb.DuckDBPyConnection, source: Source, column: str, condi
     return found
 
 
-def describe_rows(found: list[tuple[Path, int, object]]) -> str:
+def describe_rows(found: list[FoundRow]) -> str:
     """`impressions.parquet rows 3 and 7`, for messages."""
     files = {file for file, _, _ in found}
     if len(files) == 1:
         return f"{found[0][0]}: rows {' and '.join(str(row) for _, row, _ in found)}"
     return " and ".join(f"{file}: row {row}" for file, row, _ in found)
-
-
-# --- columns as SQL: a value and the checks that make it safe ---------------------------------------------------------------------
 
 
 def whole_number(source: Source, column: str, low: int, high: int, expected: str) -> tuple[str, list[Check]]:
@@ -158,7 +171,7 @@ def whole_number(source: Source, column: str, low: int, high: int, expected: str
     elif kind in FLOATS or kind.startswith("DECIMAL"):
         bad, value = f"{name} IS NULL OR NOT isfinite({name}::DOUBLE) OR {name} <> floor({name})", f"TRY_CAST({name} AS BIGINT)"
     elif kind == "VARCHAR":
-        bad, value = f"{name} IS NULL OR NOT regexp_full_match({name}, {NO_DIGITS})", f"TRY_CAST({name} AS BIGINT)"
+        bad, value = f"{name} IS NULL OR NOT regexp_full_match({name}, {WHOLE})", f"TRY_CAST({name} AS BIGINT)"
     else:
         raise wrong_type(source, column, expected)
     return value, [Check(column, f"({bad} OR {value} IS NULL OR {value} NOT BETWEEN {low} AND {high})", expected)]
@@ -196,7 +209,7 @@ def attribute(source: Source, column: str, kind: IdKind) -> tuple[str, list[Chec
     return f"coalesce({_id_sql(source, column, kind)}, 0)", []
 
 
-def id_kinds(con: duckdb.DuckDBPyConnection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
+def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
     """How to read each id column: integers if every table has integers there, else hashed text in every table.
 
     CSV has no types: there a column is of integers if all its values are written as plain integers.
@@ -209,8 +222,6 @@ def id_kinds(con: duckdb.DuckDBPyConnection, sources: Sequence[Source], columns:
 
 def hash_id(value: str) -> int:
     """The 63-bit id of a text id: the lower half of its MD5, as `prepare` computes it inside DuckDB."""
-    import hashlib
-
     return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)
 
 
@@ -222,7 +233,7 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def one_row(con: duckdb.DuckDBPyConnection, query: str) -> tuple:
+def one_row(con: Connection, query: str) -> tuple:
     (row,) = con.execute(query).fetchall()
     return row
 
@@ -238,7 +249,7 @@ def _id_sql(source: Source, column: str, kind: IdKind) -> str:
     return f"TRY_CAST({name} AS BIGINT)"
 
 
-def _holds_integers(con: duckdb.DuckDBPyConnection, source: Source, column: str) -> bool:
+def _holds_integers(con: Connection, source: Source, column: str) -> bool:
     if source.types[column] != "VARCHAR":
         return True
     if source.files[0].suffix == ".parquet":
@@ -252,11 +263,12 @@ def _scan(files: Iterable[Path]) -> str:
     files = list(files)
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     if files[0].suffix == ".parquet":
-        return f"read_parquet([{names}], union_by_name=true)"
+        # can_have_nan: Parquet leaves NaN out of a column's statistics, and DuckDB would skip the rows that we look for
+        return f"read_parquet([{names}], union_by_name=true, can_have_nan=true)"
     return f"read_csv([{names}], header=true, all_varchar=true, union_by_name=true)"
 
 
-def _describe(con: duckdb.DuckDBPyConnection, name: str, files: Sequence[Path]) -> dict[str, str]:
+def _describe(con: Connection, name: str, files: Sequence[Path]) -> dict[str, str]:
     try:
         rows = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {_scan(files)})").fetchall()
     except duckdb.Error as error:

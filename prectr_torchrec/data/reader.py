@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from prectr_torchrec.config import RunConfig
-from prectr_torchrec.data.assemble import BatchBuilder, Piece, PreparedRows
+from prectr_torchrec.data.assemble import BatchArrays, BatchBuilder, Piece, PreparedRows
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
-from prectr_torchrec.data.plan import Plan, Window, batches_per_part, list_row_groups, plan_epoch
+from prectr_torchrec.data.plan import Plan, Window, list_row_groups, plan_epoch, turns_after
 from prectr_torchrec.data.schema import sample_schema
 
 
@@ -60,6 +62,7 @@ class SearchReader(IterableDataset[SearchBatch]):
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._plans: dict[tuple[int, int], Plan] = {}
         self._position = (0, 0)
+        self._workers: _Workers | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -80,14 +83,10 @@ class SearchReader(IterableDataset[SearchBatch]):
         remaining = (self.num_batches(epoch) if num_batches is None else num_batches) - start
         self._position = (epoch, start)
         batches = self._from_workers(epoch, start) if self._batch.workers else self._read(epoch, self._rank, start)
-        done = 0
-        for batch in islice(batches, remaining):
-            done += 1
-            self._position = (epoch, start + done)
-            yield batch
-        for done in range(done + 1, remaining + 1):
-            self._position = (epoch, start + done)
-            yield self._builder.build([])
+        empty = (self._builder.build_arrays([]) for _ in repeat(None))
+        for done, arrays in enumerate(islice(chain(batches, empty), max(remaining, 0)), start + 1):
+            self._position = (epoch, done)
+            yield self._builder.to_batch(arrays)
 
     def __iter__(self) -> Iterator[SearchBatch]:
         """The rest of the epoch of `state_dict`; then stands at the beginning of the next."""
@@ -119,13 +118,14 @@ class SearchReader(IterableDataset[SearchBatch]):
             )  # fmt: skip
         return self._plans[epoch, part]
 
-    def _from_workers(self, epoch: int, start: int) -> Iterator[SearchBatch]:
+    def _from_workers(self, epoch: int, start: int) -> Iterator[BatchArrays]:
         parts = self._parts()
-        starts = batches_per_part(start, [self._plan(epoch, part).num_batches for part in parts])
-        share = _WorkerShare(self, epoch, list(parts), starts)
-        return iter(DataLoader(share, batch_size=None, num_workers=len(parts)))
+        turns = turns_after(start, [self._plan(epoch, part).num_batches for part in parts])
+        if self._workers is None:
+            self._workers = _Workers(self, len(parts))
+        return self._workers.read([(epoch, parts[worker], done) for worker, done in turns])
 
-    def _read(self, epoch: int, part: int, start: int) -> Iterator[SearchBatch]:
+    def _read(self, epoch: int, part: int, start: int) -> Iterator[BatchArrays]:
         """The batches of one share from batch `start` on."""
         plan = self._plan(epoch, part)
         if start >= plan.num_batches:
@@ -139,7 +139,7 @@ class SearchReader(IterableDataset[SearchBatch]):
                 loaded.append((int(plan.window_starts[next_window]), self._load(plan.windows[next_window])))
                 next_window += 1
             pieces: list[Piece] = [(rows, max(begin - first, 0), min(end - first, rows.num_rows)) for first, rows in loaded]
-            yield self._builder.build(pieces)
+            yield self._builder.build_arrays(pieces)
 
     def _load(self, window: Window) -> PreparedRows:
         tables = []
@@ -149,6 +149,8 @@ class SearchReader(IterableDataset[SearchBatch]):
             tables.append(table.slice(segment.start, segment.stop - segment.start))
         sources = [f"{s.row_group.path}, row group {s.row_group.index}" for s in window.segments]
         columns = to_columns(tables, sources, self._builder.columns, limits=self._builder.limits, order=window.order)
+        if not np.array_equal(np.diff(columns.offsets["candidate"]), window.num_candidates):
+            raise ValueError(f"{', '.join(sources)}: num_candidates is not the length of the candidate_* lists")
         return self._builder.prepare(columns)
 
     def _open(self, path: Path) -> pq.ParquetFile:
@@ -161,17 +163,32 @@ class SearchReader(IterableDataset[SearchBatch]):
         return self._files[path]
 
 
-class _WorkerShare(IterableDataset[SearchBatch]):
-    """What each worker process of a rank reads; `DataLoader` asks the workers in turn and skips dry ones."""
+class _Workers(IterableDataset[BatchArrays]):
+    """The worker processes of a rank; `DataLoader` asks them in turn and skips dry ones.
 
-    def __init__(self, reader: SearchReader, epoch: int, parts: list[int], starts: list[int]) -> None:
-        self._reader, self._epoch, self._parts, self._starts = reader, epoch, parts, starts
+    They stay from epoch to epoch, and keep their token caches; where each begins is told through shared memory.
+    """
 
-    def __iter__(self) -> Iterator[SearchBatch]:
+    def __init__(self, reader: SearchReader, num_workers: int) -> None:
+        self._reader = copy.copy(reader)
+        self._reader._files = OrderedDict()
+        self._turns = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
+        self._loader = DataLoader(self, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True)
+
+    def read(self, turns: list[tuple[int, int, int]]) -> Iterator[BatchArrays]:
+        """All batches of the workers' shares; a turn is a worker's epoch, share and first batch."""
+        self._turns[:] = torch.tensor(turns)
+        return iter(self._loader)
+
+    def __iter__(self) -> Iterator[BatchArrays]:
         info = get_worker_info()
         assert info is not None
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        return self._reader._read(self._epoch, self._parts[info.id], self._starts[info.id])
+        return self._reader._read(*self._turns[info.id].tolist())
+
+
+def _as_is(arrays: Any) -> Any:
+    return arrays
 
 
 def agree_on_batches(num_batches: int) -> int:

@@ -23,7 +23,7 @@ class Log:
     """The sorted events and the catalogue, memory-mapped."""
 
     users: EventOrder
-    history: EventOrder
+    clicks: EventOrder
     queries: EventOrder
     groups: EventOrder
     pairs: EventOrder
@@ -35,7 +35,7 @@ class Log:
     def open(cls, folder: Path) -> Log:
         return cls(
             users=EventOrder.open(folder / "by_user", "user_id"),
-            history=EventOrder.open(folder / "history", "user_id"),
+            clicks=EventOrder.open(folder / "clicked_by_user", "user_id"),
             queries=EventOrder.open(folder / "by_query", "query"),
             groups=EventOrder.open(folder / "by_group", "group_id"),
             pairs=EventOrder.open(folder / "by_user_query", "user_id", "query"),
@@ -82,10 +82,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     everyone = log.queries.counts(*query_range)
     columns["query_shown"], columns["query_clicked"] = (_fixed_lists(a - b) for a, b in zip(everyone, own_counts, strict=True))
 
-    start, stop = log.history.before(time, user)
-    start = np.maximum(start, stop - data.history_length)
-    positions = expand(start, stop)
-    columns |= _event_lists(data, log, "history", {k: v[positions] for k, v in log.history.columns.items() if k in EVENT}, time, stop - start)
+    columns |= _history(data, log, time, user)
     columns |= _peers(data, log, time, user, query, group, query_range, others)
     columns |= _candidates(data, log, requests, first, last, time)
     return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
@@ -93,6 +90,15 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
 
 EVENT = ("timestamp", "item", "query", "relevance", "position", "click")
 """Columns of an event that a history or a peer list shows."""
+
+
+def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> dict[str, Any]:
+    """The user's own latest events."""
+    order = log.clicks if data.history_events == "clicked" else log.users
+    start, stop = order.before(time, user)
+    start = np.maximum(start, stop - data.history_length)
+    positions = expand(start, stop)
+    return _event_lists(data, log, "history", {name: order.columns[name][positions] for name in EVENT}, time, stop - start)
 
 
 def _peers(

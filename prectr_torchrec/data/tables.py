@@ -4,26 +4,27 @@ Tables made here, all sorted and complete:
     items(item_id, title, <attributes>) and queries(query_id, query, group_id); their `rowid` is the dense number;
     users(user_id, <attributes>);
     judgments(query, item, relevance);
-    events(request_id, timestamp, user_id, query, item, position, click, relevance, level);
+    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level), relevance NaN without grade;
     requests(request_id, timestamp, user_id, query).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import duckdb
 
 from prectr_torchrec.config import DataConfig, Levels, RawTable, nearest
 from prectr_torchrec.data.raw import (
     Check,
+    Connection,
     IdKind,
     RawLogError,
     Source,
     attribute,
     check_rows,
     describe_rows,
+    find_files,
     find_rows,
     id_kinds,
     identifier,
@@ -35,11 +36,11 @@ from prectr_torchrec.data.raw import (
     whole_number,
 )
 
+Kinds = dict[str, IdKind]
 MAX_POSITION = 2**15 - 1
 MAX_JUDGED = 64
 """Items of one row without a user; a query with more takes several rows, `part` 0, 1, ..."""
 PART = f"(row_number() OVER (PARTITION BY query ORDER BY item) - 1) // {MAX_JUDGED}"
-Connection = duckdb.DuckDBPyConnection
 
 
 def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Source]:
@@ -48,17 +49,21 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     Raises:
         RawLogError: a file or column that the configuration needs is missing.
     """
-    log, sources = data.raw, {}
-    group = [data.query_group] if data.query_group else []
-    sources["impressions"] = open_source(
-        con, "impressions", log.impressions, raw, ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"], ["position"]
-    )
-    sources["items"] = open_source(con, "items", log.items, raw, ["item_id", "title", *data.item_attributes])
-    sources["queries"] = open_source(con, "queries", log.queries, raw, ["query_id", "query"], group)
-    if log.judgments and _is_there(log.judgments, raw):
-        sources["judgments"] = open_source(con, "judgments", log.judgments, raw, ["query_id", "item_id", "relevance"])
-    if log.users and (_is_there(log.users, raw) or data.user_attributes):
-        sources["users"] = open_source(con, "users", log.users, raw, ["user_id", *data.user_attributes])
+    log = data.raw
+
+    def look(name: str, table: RawTable, required: list[str], optional: Sequence[str] = ()) -> Source:
+        return open_source(con, name, table, find_files(name, table, raw), required, optional)
+
+    clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
+    sources = {
+        "impressions": look("impressions", log.impressions, clicks, ["position"]),
+        "items": look("items", log.items, ["item_id", "title", *data.item_attributes]),
+        "queries": look("queries", log.queries, ["query_id", "query"], [data.query_group] if data.query_group else []),
+    }
+    if log.judgments and find_files("judgments", log.judgments, raw, optional=True):
+        sources["judgments"] = look("judgments", log.judgments, ["query_id", "item_id", "relevance"])
+    if log.users and (data.user_attributes or find_files("users", log.users, raw, optional=True)):
+        sources["users"] = look("users", log.users, ["user_id", *data.user_attributes])
     elif data.user_attributes:
         raise RawLogError(f"data.user_attributes is {data.user_attributes}, but data.raw.users is null: name the users file")
     if data.query_group and data.query_group not in sources["queries"] and data.query_group not in data.item_attributes:
@@ -91,16 +96,15 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source]) -
     return {"id_kinds": kinds, "rows": rows, "dropped": drops}
 
 
-def load_candidates(con: Connection, file: Path, kinds: dict[str, IdKind], levels: Levels, drops: dict[str, int]) -> None:
-    """Makes table `candidates`(request_id, timestamp, user_id, query, item, relevance) from a file of candidate sets.
+def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, levels: Levels, drops: dict[str, int]) -> None:
+    """Makes table `candidates`(request_id, timestamp, user_id, query, part, item, relevance) from files of candidate sets.
 
-    The file has `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
+    They have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
 
     Raises:
         RawLogError: a row that cannot be used, or candidates of which more than half are unknown.
     """
-    table = RawTable(path=str(file.absolute()))
-    source = open_source(con, "candidates", table, Path("/"), ["item_id"], ["request_id", "query_id", "relevance"])
+    source = open_source(con, "candidates", RawTable(path=""), files, ["item_id"], ["request_id", "query_id", "relevance"])
     key = "request_id" if "request_id" in source else "query_id"
     if key not in source:
         raise RawLogError(f"{source.label}: a file of candidates needs a column 'request_id' or 'query_id' beside 'item_id'")
@@ -112,26 +116,26 @@ def load_candidates(con: Connection, file: Path, kinds: dict[str, IdKind], level
         checks += grade_checks
     if not check_rows(con, source, checks):
         raise RawLogError(f"{source.label}: no rows; give at least one candidate")
-    con.execute(f"CREATE TABLE given AS SELECT {key_value} AS key, {item_value} AS item_id, {relevance} AS relevance FROM {source.scan()}")
+    columns = f"{key_value} AS key, {item_value} AS item_id, {relevance} AS relevance"
+    con.execute(f"CREATE TABLE given AS SELECT {columns} FROM {source.scan()}")
     _refuse_duplicates(con, source, "given", {key: "key", "item_id": "item_id"}, {key: key_value, "item_id": item_value})
     owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
     _count_unknown(con, source, "given", {key: ("key", owner, key), "item_id": ("item_id", "items", "item_id")}, drops)
     if key == "request_id":
-        con.execute(
-            "CREATE TABLE candidates AS SELECT r.*, 0 AS part, i.rowid AS item, j.relevance FROM given g JOIN requests r ON r.request_id = g.key "
-            "JOIN items i USING (item_id) LEFT JOIN judgments j ON j.query = r.query AND j.item = i.rowid"
-        )
+        matched = """SELECT r.*, 0 AS part, i.rowid AS item, j.relevance
+            FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id)
+            LEFT JOIN judgments j ON j.query = r.query AND j.item = i.rowid"""
     else:
-        con.execute(
-            f"CREATE TABLE candidates AS SELECT *, {PART} AS part FROM (SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, "
-            "q.rowid AS query, i.rowid AS item, g.relevance::FLOAT AS relevance FROM given g JOIN queries q ON q.query_id = g.key "
-            "JOIN items i USING (item_id))"
-        )
+        matched = f"""SELECT *, {PART} AS part FROM (
+            SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
+                g.relevance::FLOAT AS relevance
+            FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
+    con.execute(f"CREATE TABLE candidates AS {matched}")
     con.execute("DROP TABLE given")
 
 
 def _load_entities(
-    con: Connection, source: Source, key: str, kinds: dict[str, IdKind], text_column: str | None, attributes: list[str]
+    con: Connection, source: Source, key: str, kinds: Kinds, text_column: str | None, attributes: list[str]
 ) -> int:
     """Makes table items, queries or users, sorted by id."""
     value, checks = identifier(source, key, kinds[key])
@@ -146,7 +150,7 @@ def _load_entities(
     return rows
 
 
-def _load_judgments(con: Connection, source: Source | None, kinds: dict[str, IdKind], levels: Levels, drops: dict[str, int]) -> int:
+def _load_judgments(con: Connection, source: Source | None, kinds: Kinds, levels: Levels, drops: dict[str, int]) -> int:
     if source is None:
         con.execute("CREATE TABLE judgments (query BIGINT, item BIGINT, relevance FLOAT)")
         return 0
@@ -154,7 +158,8 @@ def _load_judgments(con: Connection, source: Source | None, kinds: dict[str, IdK
     item, item_checks = identifier(source, "item_id", kinds["item_id"])
     grade, grade_checks = _grade(source, levels)
     rows = check_rows(con, source, [*query_checks, *item_checks, *grade_checks])
-    con.execute(f"CREATE TABLE grades AS SELECT DISTINCT {query} AS query_id, {item} AS item_id, {grade} AS relevance FROM {source.scan()}")
+    columns = f"{query} AS query_id, {item} AS item_id, {grade} AS relevance"
+    con.execute(f"CREATE TABLE grades AS SELECT DISTINCT {columns} FROM {source.scan()}")
     two = con.execute("SELECT query_id, item_id FROM grades GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
     for query_id, item_id in two:
         found = find_rows(con, source, "relevance", f"{query} = {query_id} AND {item} = {item_id}", 2)
@@ -181,17 +186,18 @@ def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None
     if from_column:
         con.execute(f"ALTER TABLE queries RENAME COLUMN {group} TO group_id")
         return
-    counted = f"SELECT j.query, i.{group} AS value, count(*) AS n FROM judgments j JOIN items i ON i.rowid = j.item WHERE value <> 0 GROUP BY ALL"
+    judged = f"SELECT j.query, i.{group} AS value FROM judgments j JOIN items i ON i.rowid = j.item WHERE value <> 0"
+    counted = f"SELECT query, value, count(*) AS n FROM ({judged}) GROUP BY ALL"
     modal = f"SELECT query, value FROM ({counted}) QUALIFY row_number() OVER (PARTITION BY query ORDER BY n DESC, value) = 1"
     con.execute(
-        f"CREATE TABLE grouped AS SELECT q.query_id, q.query, coalesce(m.value, 0) AS group_id FROM queries q LEFT JOIN ({modal}) m "
-        "ON m.query = q.rowid ORDER BY 1"
+        "CREATE TABLE grouped AS SELECT q.query_id, q.query, coalesce(m.value, 0) AS group_id "
+        f"FROM queries q LEFT JOIN ({modal}) m ON m.query = q.rowid ORDER BY 1"
     )
     con.execute("DROP TABLE queries")
     con.execute("ALTER TABLE grouped RENAME TO queries")
 
 
-def _load_events(con: Connection, source: Source, kinds: dict[str, IdKind], levels: Levels, drops: dict[str, int]) -> int:
+def _load_events(con: Connection, source: Source, kinds: Kinds, levels: Levels, drops: dict[str, int]) -> int:
     """Makes tables events and requests."""
     values: dict[str, str] = {}
     checks: list[Check] = []
@@ -204,7 +210,8 @@ def _load_events(con: Connection, source: Source, kinds: dict[str, IdKind], leve
     checks += more
     values["position"] = "0"
     if "position" in source:
-        position, (check,) = whole_number(source, "position", 0, MAX_POSITION, f"a position in 1..{MAX_POSITION}, or null or 0 where not logged")
+        expected = f"a position in 1..{MAX_POSITION}, or null or 0 where not logged"
+        position, (check,) = whole_number(source, "position", 0, MAX_POSITION, expected)
         values["position"] = f"coalesce({position}, 0)"
         checks.append(Check(check.column, f"({source.sql('position')} IS NOT NULL AND {check.bad})", check.expected))
     rows = check_rows(con, source, checks)
@@ -217,9 +224,11 @@ def _load_events(con: Connection, source: Source, kinds: dict[str, IdKind], leve
     known = {"query_id": ("query_id", "queries", "query_id"), "item_id": ("item_id", "items", "item_id")}
     _count_unknown(con, source, "impressions", known, drops)
     con.execute(
-        "CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, i.rowid AS item, position::SMALLINT AS position, "
-        f"click::TINYINT AS click, j.relevance, {_level('j.relevance', levels)}::TINYINT AS level FROM impressions "
-        "JOIN queries q USING (query_id) JOIN items i USING (item_id) LEFT JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid"
+        f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
+            position::SMALLINT AS position, click::TINYINT AS click, coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
+            {_level("j.relevance", levels)}::TINYINT AS level
+        FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
+        LEFT JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid"""
     )
     con.execute("DROP TABLE impressions")
     con.execute("CREATE TABLE requests AS SELECT DISTINCT request_id, timestamp, user_id, query FROM events")
@@ -265,7 +274,9 @@ def _refuse_mixed_requests(con: Connection, source: Source, values: dict[str, st
             )
 
 
-def _count_unknown(con: Connection, source: Source, table: str, keys: dict[str, tuple[str, str, str]], drops: dict[str, int]) -> None:
+def _count_unknown(
+    con: Connection, source: Source, table: str, keys: dict[str, tuple[str, str, str]], drops: dict[str, int]
+) -> None:
     """Counts rows whose id is in no table; `keys`: our column -> (column of `table`, owning table, its column)."""
     rows = one_row(con, f"SELECT count(*) FROM {table}")[0]
     for name, (column, owner, owner_column) in keys.items():
@@ -277,7 +288,3 @@ def _count_unknown(con: Connection, source: Source, table: str, keys: dict[str, 
                 f"are these the files of one log? Up to half would be dropped and counted"
             )
         drops[f"{source.name} of an unknown {name.removesuffix('_id')}"] = unknown
-
-
-def _is_there(table: RawTable, raw: Path) -> bool:
-    return any(raw.glob(table.path)) if not Path(table.path).is_absolute() else Path(table.path).exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -17,24 +17,42 @@ DOCUMENT_FREQUENCY = "document_frequency.json"
 """In the tokenizer's folder: `documents`, the number of distinct titles, and `frequency`, of each token id."""
 
 
-def train_tokenizer(texts: Iterator[str], out: Path, vocab_size: int) -> None:
+def train_tokenizer(texts: Iterable[str], out: Path, vocab_size: int) -> None:
     """Trains a tokenizer and saves it in Hugging Face layout; the same texts give the same tokenizer.
 
     Args:
-        texts: queries and titles.
+        texts: queries and titles; held in memory while training.
         out: the folder to write.
         vocab_size: tokens at most, special ones included.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = list(texts)
+    # The trainer numbers word-inner characters in the order of a randomly seeded hash map, and breaks ties between merges by
+    # these numbers. Given the characters in advance, sorted, it has no choice left.
+    inner = sorted(token for token in _train(texts, 1, []) if token.startswith("##"))
+    vocabulary = _train(texts, vocab_size, inner)
+    tokenizer = _untrained(vocabulary)
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS.values()), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A", pair="[CLS] $A $B:1", special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]"))]
+        single="[CLS] $A", pair="[CLS] $A $B:1", special_tokens=[("[CLS]", vocabulary["[CLS]"])]
     )
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS).save_pretrained(str(out))
+
+
+def _untrained(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _train(texts: list[str], vocab_size: int, first: list[str]) -> dict[str, int]:
+    """Token -> id; the special tokens, then those of `first`, come first."""
+    tokenizer = _untrained({})
+    special = [*SPECIAL_TOKENS.values(), *first]
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
+    return tokenizer.get_vocab()
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
@@ -56,7 +74,7 @@ def write_document_frequency(titles: Iterable[str], folder: Path) -> None:
     documents = 0
     titles = iter(titles)
     while chunk := list(islice(titles, 8192)):
-        encoded = [encoding.ids for encoding in tokenizer.encode_batch(chunk, add_special_tokens=False)]
+        encoded = [encoding.ids for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False)]
         document = np.repeat(np.arange(len(chunk)), [len(ids) for ids in encoded])
         pairs = np.unique(document * size + np.concatenate(encoded).astype(np.int64))
         frequency += np.bincount(pairs % size, minlength=size)

@@ -234,8 +234,11 @@ def _segments(table: p.Table) -> Iterator[tuple[str, str, m.Array]]:
 
 
 def _segment(table: p.Table, mask: m.Array) -> m.Metrics:
-    probability = table.click_probability[mask]
-    result = m.click_metrics(probability, table.click[mask], table.user_id[mask], table.request_id[mask])
+    """Ranking measured at the reference position, probabilities at the logged one, where the clicks come from."""
+    labels = (table.click[mask], table.user_id[mask], table.request_id[mask])
+    result = m.click_metrics(table.click_probability[mask], *labels)
+    logged = m.click_metrics(table.click_probability_at_position[mask], *labels)
+    result |= {name: logged[name] for name in ("normalized_entropy", "log_loss", "calibration")}
     expected: dict[str, float | None] = {"expected_auc_shown": None, "expected_auc_all": None}
     if table.oracle is not None:
         joined = mask & ~np.isnan(table.oracle.probability)

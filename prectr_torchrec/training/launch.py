@@ -35,7 +35,8 @@ def launch(program: Literal["train", "evaluate"], args: Sequence[str], nproc: in
         if nproc == 1 or "RANK" in os.environ:
             importlib.import_module(PROGRAMS[program]).main(list(args))
         else:
-            _run_ranks(["--standalone", f"--nproc-per-node={nproc}", "-m", PROGRAMS[program], *args])
+            # without `--` torchrun takes `--run` for an abbreviation of its own `--run-path`
+            _run_ranks(["--standalone", f"--nproc-per-node={nproc}", "-m", PROGRAMS[program], "--", *args])
 
 
 @contextlib.contextmanager

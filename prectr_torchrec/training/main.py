@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file or the name of a shipped configuration")
     parser.add_argument("--data", required=True, type=Path, help="prepared folder")
-    # not `--run`: torchrun takes that for an abbreviation of its own `--run-path`
-    parser.add_argument("--run-dir", required=True, type=Path, help="run directory; resumed if it has a checkpoint")
+    # torchrun takes a bare `--run` for an abbreviation of its own `--run-path`
+    parser.add_argument("--run-dir", "--run", required=True, type=Path, help="run directory; resumed if it has a checkpoint")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)

@@ -1,4 +1,4 @@
-"""Row-wise Adagrad inside the tables' backward, AdamW for the towers, a rate of its own for the text encoder."""
+"""Adagrad inside the tables' backward, AdamW for the towers, a rate of its own for the text encoder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from prectr_torchrec.config import StageConfig, TrainConfig
+from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 
 _ENCODER = ".encoder."
 
 
-def apply_table_optimizer(embeddings: SearchEmbeddings, lr: float) -> None:
-    """To be called before sharding: the tables update themselves in backward."""
-    apply_optimizer_in_backward(RowWiseAdagrad, embeddings.parameters(), {"lr": lr, "eps": 1e-8})
+def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> None:
+    """To be called before sharding: each table updates itself in backward, by the optimizer that `tables.*.optimizer` names."""
+    rate = config.train.stages[0].table_lr if config.train.stages else 0.01
+    for name, parameter in embeddings.named_parameters():
+        table = name.split(".")[-2]  # sequences.embeddings.<table>.weight
+        optimizer = RowWiseAdagrad if config.tables[table].optimizer == "rowwise_adagrad" else torch.optim.Adagrad
+        apply_optimizer_in_backward(optimizer, [parameter], {"lr": rate, "eps": 1e-8})
 
 
 class Optimizers:

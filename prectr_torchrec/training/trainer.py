@@ -25,7 +25,7 @@ from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.training.build import RankingTask, build_task
 from prectr_torchrec.training.checkpoint import Checkpoints, replace_text
-from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizer, reset_tables
+from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
 from prectr_torchrec.training.validation import ValidationMetrics
 
@@ -153,7 +153,7 @@ class Trainer:
 def build_sharded(config: RunConfig, run: Path, process: Process) -> tuple[DistributedModelParallel, Optimizers]:
     """Plans, shards and builds the model and its optimizers; writes `plan.json`. Collective."""
     task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"))
-    apply_table_optimizer(task.embeddings, lr=config.train.stages[-1].table_lr if config.train.stages else 0.01)
+    apply_table_optimizers(task.embeddings, config)
     task.objective.to(process.device)
     plan = plan_sharding(task, config, process.device)
     model = DistributedModelParallel(task, device=process.device, plan=plan, sharders=sharders())

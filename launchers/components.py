@@ -1,0 +1,130 @@
+"""TorchX components: `torchx run -s SCHEDULER prectr.train ...`, the same jobs as `prectr train` and `prectr evaluate`.
+
+TorchX builds its command line from the annotations and docstrings here: keep `typing.Optional`, `Dict` and `List`, and imports
+light.
+"""
+
+from typing import Dict, List, Optional
+
+import torchx
+from torchx import specs
+from torchx.components import dist
+
+SEPARATOR = "--"
+"""Between torchrun's arguments and ours, or torchrun takes `--run` for an abbreviation of its own `--run-path`."""
+
+
+def train(
+    *script_args: str,
+    config: str,
+    data: str,
+    run: str,
+    j: str = "1x1",
+    cpu: int = 2,
+    gpu: int = 0,
+    mem_mb: int = 8192,
+    h: Optional[str] = None,
+    image: str = torchx.IMAGE,
+    name: str = "prectr/train",
+    max_retries: int = 3,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    rdzv_port: int = 29500,
+) -> specs.AppDef:
+    """Trains a ranker; a retried job resumes from its run directory.
+
+    Args:
+        script_args: further arguments of the trainer, after `--`: `-- --set=train.seed=2 --set=model.text=false`
+        config: YAML file, or the name of a shipped configuration such as prectr_v1
+        data: folder of prepared samples, as the ranks see it
+        run: run directory on storage that all nodes share
+        j: [min_nodes:]nodes x ranks of each node, such as 2x8; with GPUs one rank a GPU
+        cpu: CPU cores of each node
+        gpu: GPUs of each node
+        mem_mb: memory of each node in MB
+        h: named resource, in place of cpu, gpu and mem_mb
+        image: container image with prectr-torchrec installed; local_cwd and slurm do not use it
+        name: experiment/job
+        max_retries: restarts by the scheduler after a failure
+        env: environment of the ranks, such as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job[,readonly]
+        rdzv_port: port of the first node where the nodes of a job meet
+    """
+    app = dist.ddp(
+        *(SEPARATOR, "--config", config, "--data", data, "--run", run, *script_args),
+        m="prectr_torchrec.training.main",
+        j=j,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=mem_mb,
+        h=h,
+        image=image,
+        name=name,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+        rdzv_port=rdzv_port,
+    )
+    return _finish(app, j)
+
+
+def evaluate(
+    *script_args: str,
+    run: str,
+    data: str,
+    j: str = "1x1",
+    cpu: int = 2,
+    gpu: int = 0,
+    mem_mb: int = 8192,
+    h: Optional[str] = None,
+    image: str = torchx.IMAGE,
+    name: str = "prectr/evaluate",
+    max_retries: int = 1,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    rdzv_port: int = 29500,
+) -> specs.AppDef:
+    """Scores a split with a trained ranker and measures it.
+
+    Args:
+        script_args: further arguments of the evaluation, after `--`: `-- --oracle FILE`
+        run: run directory of the training
+        data: folder of prepared samples, as the ranks see it
+        j: [min_nodes:]nodes x ranks of each node, such as 2x8; with GPUs one rank a GPU
+        cpu: CPU cores of each node
+        gpu: GPUs of each node
+        mem_mb: memory of each node in MB
+        h: named resource, in place of cpu, gpu and mem_mb
+        image: container image with prectr-torchrec installed; local_cwd and slurm do not use it
+        name: experiment/job
+        max_retries: restarts by the scheduler after a failure
+        env: environment of the ranks, such as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job[,readonly]
+        rdzv_port: port of the first node where the nodes of a job meet
+    """
+    app = dist.ddp(
+        *(SEPARATOR, "--run", run, "--data", data, *script_args),
+        m="prectr_torchrec.training.evaluate",
+        j=j,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=mem_mb,
+        h=h,
+        image=image,
+        name=name,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+        rdzv_port=rdzv_port,
+    )
+    return _finish(app, j)
+
+
+def _finish(app: specs.AppDef, j: str) -> specs.AppDef:
+    """Names the role after the job and shares the node's cores among its ranks."""
+    (role,) = app.roles
+    role.name = app.name
+    ranks = int(j.split("x")[1])
+    role.env.setdefault("OMP_NUM_THREADS", str(max(1, role.resource.cpu // ranks)))
+    role.env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return app

@@ -1,0 +1,72 @@
+"""Output folders that a kill cannot spoil: what bears its name is whole, and what is there was made from the same settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+
+
+def once(path: Path, build: Callable[[Path], Any]) -> None:
+    """Builds a file or folder under a temporary name and renames it, unless it is there already."""
+    if path.exists():
+        return
+    temporary = path.with_name(f"{path.name}.partial")
+    if temporary.is_dir():
+        shutil.rmtree(temporary)
+    temporary.unlink(missing_ok=True)
+    build(temporary)
+    os.replace(temporary, path)
+
+
+def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Makes `out` ours, or returns the manifest of what is already finished there.
+
+    Args:
+        out: the output folder; may be missing, empty, unfinished or finished.
+        work: its sub-folder for what is needed only until the end.
+        manifest: its file that is written last and holds `settings`.
+        settings: plain values that the result depends on.
+
+    Raises:
+        ValueError: the folder holds something else; names every setting that differs.
+    """
+    begun = work / SETTINGS
+    if manifest.is_file():
+        finished: dict[str, Any] = json.loads(manifest.read_text())
+        _refuse_other(out, finished["settings"], settings)
+        shutil.rmtree(work, ignore_errors=True)
+        return finished
+    if begun.is_file():
+        _refuse_other(out, json.loads(begun.read_text()), settings)
+    elif out.exists() and any(path != work for path in out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds nothing that this command began; choose an empty folder")
+    work.mkdir(parents=True, exist_ok=True)
+    once(begun, lambda path: path.write_text(json.dumps(settings)))
+    return None
+
+
+def digest(settings: dict[str, Any]) -> str:
+    """A name for the settings: equal settings, equal digest."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_other(out: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    old, new = _flatten(there), _flatten(now)
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if differing:
+        lines = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing]
+        raise ValueError("\n  ".join([f"{out} was made from other settings; remove it or choose another folder:", *lines]))
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,242 @@
+"""What a request knows of its past, compared with a slow reference, and that it knows nothing else."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from raw_logs import Raw, as_id, random_log, read_split, reference_rows, write_log, write_table
+
+from prectr_torchrec.config import DataConfig, RawLog, RawTable, Split, TextConfig
+from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.data.schema import check_schema, sample_schema
+
+TEXT = TextConfig(vocab_size=300)
+SMALL: dict[str, Any] = {
+    "history_length": 4,
+    "peer_length": 5,
+    "peer_minimum": 3,
+    "requests_per_shard": 50,
+    "requests_per_row_group": 20,
+    "split": Split(validation_from=20, test_from=30),
+}
+LABELLED = ("train", "validation", "test")
+
+
+def run(raw: Raw, folder: Path, data: DataConfig, *, suffix: str = "parquet", **options: Any) -> dict[str, Any]:
+    return prepare(data, TEXT, write_log(raw, folder / "raw", suffix=suffix), folder / "out", progress=False, **options)
+
+
+def labelled_rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for split in LABELLED for row in read_split(folder / "out", split)]
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"history_events": "clicked"}, {"peer_minimum": 0}, {"peer_minimum": 100, "peer_length": 30}]
+)
+def test_every_field_equals_the_slow_reference(tmp_path: Path, text_ids: bool, overrides: dict[str, Any]) -> None:
+    raw, data = random_log(1, text_ids=text_ids), DataConfig(**SMALL | overrides)
+    run(raw, tmp_path, data)
+    for found, expected in zip(labelled_rows(tmp_path), reference_rows(raw, data), strict=True):
+        assert found == expected
+
+
+def test_a_log_without_history_or_peers_wanted_has_empty_lists(tmp_path: Path) -> None:
+    raw, data = random_log(2), DataConfig(**SMALL | {"history_length": 0, "peer_length": 0})
+    run(raw, tmp_path, data)
+    assert all(row["history_item_id"] == [] and row["peer_item_id"] == [] for row in labelled_rows(tmp_path))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_moving_an_event_past_a_request_changes_no_feature_of_it(tmp_path: Path, seed: int) -> None:
+    raw, data = random_log(seed), DataConfig(**SMALL)
+    moment = 25
+    changed = copy.deepcopy(raw)
+    for event in changed["impressions"]:  # everything from the moment on happens at another time, to others, with other clicks
+        if event["timestamp"] >= moment:
+            event["timestamp"] += 100
+            event["click"] = 1 - event["click"]
+    for name, log in (("before", raw), ("after", changed)):
+        run(log, tmp_path / name, data.model_copy(update={"split": Split(validation_from=moment, test_from=moment)}))
+    before, after = (read_split(tmp_path / name / "out", "train") for name in ("before", "after"))
+    assert before
+    assert before == after
+
+
+def test_an_event_of_the_same_second_does_not_count(tmp_path: Path) -> None:
+    raw = random_log(0, requests=4)
+    for event in raw["impressions"]:
+        event |= {"timestamp": 7 if event["request_id"] else 0, "user_id": raw["impressions"][0]["user_id"]}
+    run(raw, tmp_path, DataConfig(**SMALL | {"split": Split(validation_from=100, test_from=100)}))
+    first = sum(event["request_id"] == 0 for event in raw["impressions"])
+    assert [row["user_events"] for row in labelled_rows(tmp_path)] == [0, first, first, first]
+
+
+def test_own_events_are_never_among_the_peers(tmp_path: Path) -> None:
+    raw, data = random_log(4), DataConfig(**SMALL | {"peer_length": 40, "peer_minimum": 40})
+    items = iter(range(10**6))
+    raw["items"], raw["judgments"] = [], raw["judgments"][:0]
+    for event in raw["impressions"]:  # an item of its own tells whose event it was
+        event["item_id"] = next(items)
+        raw["items"].append({"item_id": event["item_id"], "title": "x", "category_id": 1, "brand_id": 0})
+    raw["judgments"] = [{"query_id": q["query_id"], "item_id": 0, "relevance": 1.0} for q in raw["queries"]]
+    run(raw, tmp_path, data)
+    owner = {event["item_id"]: event["user_id"] for event in raw["impressions"]}
+    rows = labelled_rows(tmp_path)
+    assert any(any(row["peer_in_group"]) for row in rows)
+    assert all(owner[item] != row["user_id"] for row in rows for item in row["peer_item_id"])
+    assert all(owner[item] == row["user_id"] for row in rows for item in row["history_item_id"])
+
+
+def test_a_request_is_never_in_its_own_history(tmp_path: Path) -> None:
+    run(random_log(5), tmp_path, DataConfig(**SMALL))
+    assert all(age >= 1 for row in labelled_rows(tmp_path) for age in row["history_age"] + row["peer_age"])
+
+
+def test_splits_follow_the_fractions_and_requests_of_one_time_stay_together(tmp_path: Path) -> None:
+    manifest = run(random_log(6), tmp_path, DataConfig(**SMALL | {"split": Split(validation_fraction=0.2, test_fraction=0.25)}))
+    times = [{row["timestamp"] for row in read_split(tmp_path / "out", split)} for split in LABELLED]
+    assert max(times[0]) < min(times[1])
+    assert max(times[1]) < min(times[2])
+    assert 30 <= manifest["splits"]["test"]["requests"] <= 36
+    assert sum(manifest["splits"][split]["requests"] for split in LABELLED) == 120
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data.split: validation from -?\d+ and test from 0 leave nothing to train on"):
+        run(random_log(), tmp_path, DataConfig(**SMALL | {"split": Split(test_from=0)}))
+
+
+def test_judgments_become_rows_without_user_or_past(tmp_path: Path) -> None:
+    raw = random_log(7)
+    run(raw, tmp_path, DataConfig(**SMALL))
+    rows = read_split(tmp_path / "out", "judgments")
+    found = {(r["query_id"], i): g for r in rows for i, g in zip(r["candidate_item_id"], r["candidate_relevance"], strict=True)}
+    assert found == {(j["query_id"], j["item_id"]): pytest.approx(j["relevance"]) for j in raw["judgments"]}
+    for row in rows:
+        assert row["request_id"] == row["query_id"]
+        assert (row["user_id"], row["timestamp"], row["user_events"], row["query_events"]) == (0, 0, 0, 0)
+        assert row["history_item_id"] == row["peer_item_id"] == []
+        assert set(row["candidate_click"]) == {None}
+
+
+def test_a_query_with_many_judged_items_takes_several_rows(tmp_path: Path) -> None:
+    raw = random_log(8)
+    raw["items"] += [{"item_id": i, "title": "more", "category_id": 1, "brand_id": 1} for i in range(150)]
+    raw["judgments"] += [{"query_id": raw["queries"][5]["query_id"], "item_id": i, "relevance": 2.0} for i in range(150)]
+    run(raw, tmp_path, DataConfig(**SMALL))
+    rows = [r for r in read_split(tmp_path / "out", "judgments") if r["query_id"] == raw["queries"][5]["query_id"]]
+    assert [r["num_candidates"] for r in rows] == [64, 64, 22]
+    assert [i for r in rows for i in r["candidate_item_id"]] == list(range(150))
+
+
+def test_candidates_get_the_features_of_their_request_and_no_labels(tmp_path: Path) -> None:
+    raw, data = random_log(9), DataConfig(**SMALL)
+    run(raw, tmp_path, data)
+    given = [{"request_id": r, "item_id": i["item_id"], "relevance": 9.9} for r in (3, 17) for i in raw["items"]]
+    write_table(given, tmp_path / "candidates.csv")
+    manifest = prepare(data, TEXT, tmp_path / "raw", tmp_path / "scored", candidates=tmp_path / "candidates.csv", progress=False)
+    assert list(manifest["splits"]) == ["candidates"]
+    assert not (tmp_path / "scored" / "tokenizer").exists()
+    logged = {row["request_id"]: row for row in labelled_rows(tmp_path)}
+    for row in read_split(tmp_path / "scored", "candidates"):
+        same = {name for name in row if not name.startswith("candidate_") and name != "num_candidates"}
+        assert {name: row[name] for name in same} == {name: logged[row["request_id"]][name] for name in same}
+        assert row["candidate_item_id"] == sorted(i["item_id"] for i in raw["items"])
+        assert set(row["candidate_click"]) == {None}
+        assert set(row["candidate_position"]) == {0}
+        place = {item: n for n, item in enumerate(row["candidate_item_id"])}
+        for n, item in enumerate(logged[row["request_id"]]["candidate_item_id"]):
+            for name in ("candidate_relevance", "candidate_shown", "candidate_title"):
+                assert row[name][place[item]] == logged[row["request_id"]][name][n]
+
+
+def test_candidates_of_queries_carry_the_grades_of_their_file(tmp_path: Path) -> None:
+    raw = random_log(10, text_ids=True)
+    given = [{"query_id": "query5", "item_id": f"item{i}", "relevance": None if i == 2 else 1.5} for i in range(4)]
+    write_table(given, write_log(raw, tmp_path / "raw") / "unseen.parquet")
+    prepare(
+        DataConfig(**SMALL), TEXT, tmp_path / "raw", tmp_path / "out", candidates=tmp_path / "raw/unseen.parquet", progress=False
+    )
+    (row,) = read_split(tmp_path / "out", "candidates")
+    assert row["query"] == "query 5"
+    expected = {as_id(f"item{i}"): None if i == 2 else 1.5 for i in range(4)}
+    assert dict(zip(row["candidate_item_id"], row["candidate_relevance"], strict=True)) == expected
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_csv_gives_the_same_samples_as_parquet(tmp_path: Path, text_ids: bool) -> None:
+    raw = random_log(11, text_ids=text_ids)
+    names = {name: RawTable(path=f"{name}.csv") for name in raw}
+    run(raw, tmp_path / "a", DataConfig(**SMALL))
+    run(raw, tmp_path / "b", DataConfig(**SMALL, raw=RawLog(**names)), suffix="csv")
+    assert labelled_rows(tmp_path / "a") == labelled_rows(tmp_path / "b")
+
+
+def test_columns_are_mapped_and_globs_read_as_one_table(tmp_path: Path) -> None:
+    raw = random_log(12)
+    run(raw, tmp_path / "a", DataConfig(**SMALL))
+    folder = write_log(raw, tmp_path / "b")
+    (folder / "impressions.parquet").unlink()
+    renamed = [{"ts" if key == "timestamp" else key: value for key, value in row.items()} for row in raw["impressions"]]
+    write_table(renamed[:100], folder / "day-1.parquet")
+    write_table(renamed[100:], folder / "day-2.parquet")
+    log = RawLog(impressions=RawTable(path="day-*.parquet", columns={"timestamp": "ts"}))
+    prepare(DataConfig(**SMALL, raw=log), TEXT, folder, tmp_path / "b" / "out", progress=False)
+    assert labelled_rows(tmp_path / "a") == labelled_rows(tmp_path / "b")
+
+
+def test_a_log_may_lack_positions_judgments_and_users(tmp_path: Path) -> None:
+    raw = random_log(13)
+    del raw["judgments"]
+    for event in raw["impressions"]:
+        del event["position"]
+    manifest = run(raw, tmp_path, DataConfig(**SMALL))
+    assert manifest["rows"]["judgments"] == 0
+    assert manifest["splits"]["judgments"]["requests"] == 0
+    assert all(
+        set(row["candidate_relevance"]) == {None} and set(row["candidate_position"]) == {0} for row in labelled_rows(tmp_path)
+    )
+
+
+def test_user_attributes_become_request_columns_and_unknown_users_get_zero(tmp_path: Path) -> None:
+    raw = random_log(14)
+    users = sorted({event["user_id"] for event in raw["impressions"]})
+    raw["users"] = [{"user_id": user, "user_age": 30 + n, "town": f"t{n}"} for n, user in enumerate(users[1:])]
+    run(raw, tmp_path, DataConfig(**SMALL, user_attributes=["user_age", "town"]))
+    known = {row["user_id"]: (row["user_age"], row["user_town"]) for row in labelled_rows(tmp_path)}
+    assert known == {users[0]: (0, 0)} | {user: (30 + n, as_id(f"t{n}")) for n, user in enumerate(users[1:])}
+
+
+def test_the_group_may_be_a_column_of_queries(tmp_path: Path) -> None:
+    raw = random_log(15)
+    for n, query in enumerate(raw["queries"]):
+        query["department"] = f"d{n % 2}" if n else None
+    run(raw, tmp_path, DataConfig(**SMALL | {"query_group": "department"}))
+    expected = {q["query_id"]: as_id(q["department"]) if q["department"] else 0 for q in raw["queries"]}
+    assert {row["query_id"]: row["group_id"] for row in labelled_rows(tmp_path)}.items() <= expected.items()
+
+
+def test_shards_have_the_schema_and_the_sizes_of_the_configuration(tmp_path: Path) -> None:
+    data = DataConfig(**SMALL)
+    manifest = run(random_log(16), tmp_path, data)
+    for split in ("train", "validation", "test", "judgments"):
+        rows = 0
+        for name in manifest["splits"][split]["files"]:
+            file = pq.ParquetFile(tmp_path / "out" / split / name)
+            check_schema(file.schema_arrow, sample_schema(data), name)
+            assert file.metadata.num_rows <= 50
+            assert all(file.metadata.row_group(g).num_rows <= 20 for g in range(file.num_row_groups))
+            rows += file.metadata.num_rows
+        assert rows == manifest["splits"][split]["requests"]
+
+
+def test_the_manifest_says_what_a_simulated_log_says(tmp_path: Path) -> None:
+    folder = write_log(random_log(17), tmp_path / "raw")
+    path = folder / "impressions.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"simulated": "true"}), path)
+    assert prepare(DataConfig(**SMALL), TEXT, folder, tmp_path / "out", progress=False)["simulated"] is True

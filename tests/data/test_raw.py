@@ -1,0 +1,258 @@
+"""Every kind of bad input is refused with the file, the column and the row, or dropped and counted."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from raw_logs import Raw, random_log, read_split, write_log, write_table
+
+from prectr_torchrec.config import DataConfig, RawLog, RawTable, TextConfig
+from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.data.raw import RawLogError, hash_id
+
+TEXT = TextConfig(vocab_size=300)
+
+
+def load(raw: Raw, folder: Path, suffix: str = "parquet", **settings: Any) -> dict[str, Any]:
+    if suffix == "csv":
+        settings["raw"] = RawLog(**{name: RawTable(path=f"{name}.csv") for name in raw})
+    return prepare(DataConfig(**settings), TEXT, write_log(raw, folder / "raw", suffix=suffix), folder / "out", progress=False)
+
+
+def setting(table: str, row: int, **values: Any) -> Callable[[Raw], None]:
+    """Overwrites values of the 1-based row of a table."""
+    return lambda raw: raw[table][row - 1].update(values)
+
+
+def setting_all(table: str, column: str, convert: Callable[[Any], Any]) -> Callable[[Raw], None]:
+    def change(raw: Raw) -> None:
+        for row in raw[table]:
+            row[column] = convert(row[column])
+
+    return change
+
+
+def dropping(table: str, column: str) -> Callable[[Raw], None]:
+    def change(raw: Raw) -> None:
+        for row in raw[table]:
+            del row[column]
+
+    return change
+
+
+BAD: dict[str, tuple[Callable[[Raw], Any], str]] = {
+    "missing column": (
+        dropping("impressions", "click"),
+        r"impressions.parquet: column 'click' is missing.*columns there: request_id, .*data.raw.impressions.columns: \{click:",
+    ),
+    "missing attribute": (dropping("items", "brand_id"), r"items.parquet: column 'brand_id' is missing"),
+    "text clicks": (
+        setting_all("impressions", "click", lambda c: "yes" if c else "0"),
+        r"impressions.parquet: column 'click', row \d+: 'yes'; expected 0 or 1 \(\d+ more such rows\)",
+    ),
+    "dates": (
+        setting_all("impressions", "timestamp", lambda t: datetime.datetime(2024, 1, 1)),
+        r"impressions.parquet: column 'timestamp' is TIMESTAMP.*; expected whole seconds, not negative",
+    ),
+    "fractional seconds": (
+        setting_all("impressions", "timestamp", lambda t: t + 0.5),
+        r"column 'timestamp', row 1: \d+.5; expected whole seconds",
+    ),
+    "float ids": (
+        setting_all("impressions", "user_id", float),
+        r"column 'user_id' is DOUBLE; expected ids: 64-bit whole numbers or text",
+    ),
+    "numbers for titles": (setting_all("items", "title", len), r"items.parquet: column 'title' is BIGINT; expected text"),
+    "text grades": (
+        setting_all("judgments", "relevance", lambda g: "good"),
+        r"column 'relevance', row 1: 'good'; expected a grade in 1.0..3.0",
+    ),
+    "click of two": (setting("impressions", 5, click=2), r"impressions.parquet: column 'click', row 5: 2; expected 0 or 1$"),
+    "null click": (setting("impressions", 6, click=None), r"column 'click', row 6: None; expected 0 or 1"),
+    "negative time": (
+        setting("impressions", 7, timestamp=-3),
+        r"column 'timestamp', row 7: -3; expected whole seconds, not negative",
+    ),
+    "negative position": (
+        setting("impressions", 8, position=-1),
+        r"column 'position', row 8: -1; expected a position in 1..32767",
+    ),
+    "null user": (setting("impressions", 9, user_id=None), r"column 'user_id', row 9: None; expected an id, not null"),
+    "null request": (setting("impressions", 2, request_id=None), r"column 'request_id', row 2: None; expected an id"),
+    "null item of items": (setting("items", 3, item_id=None), r"items.parquet: column 'item_id', row 3: None; expected an id"),
+    "null query of judgments": (
+        setting("judgments", 1, query_id=None),
+        r"judgments.parquet: column 'query_id', row 1: None; expected an id",
+    ),
+    "grade too high": (
+        setting("judgments", 4, relevance=3.5),
+        r"judgments.parquet: column 'relevance', row 4: 3.5; expected a grade in 1.0..3.0 ",
+    ),
+    "NaN grade": (
+        setting("judgments", 4, relevance=float("nan")),
+        r"judgments.parquet: column 'relevance', row 4: nan; expected a grade",
+    ),
+    "item twice": (
+        lambda raw: raw["items"].append(raw["items"][2]),
+        r"items.parquet: rows 3 and 21 have the same \(item_id\) = \(4002\)",
+    ),
+    "query twice": (
+        lambda raw: raw["queries"].append(raw["queries"][0]),
+        r"queries.parquet: rows 1 and 7 have the same \(query_id\) = \(5000\)",
+    ),
+    "candidate twice": (
+        lambda raw: raw["impressions"].insert(9, dict(raw["impressions"][0])),
+        r"impressions.parquet: rows 1 and 10 have the same \(request_id, item_id\) = \(\d+, 40\d\d\);.*only once",
+    ),
+    "clock goes backwards within a request": (
+        lambda raw: raw["impressions"].append(raw["impressions"][0] | {"item_id": 4999, "timestamp": 41}),
+        r"rows (1 and \d+|\d+ and 1) belong to one request, \d+, but differ in 'timestamp': \d+ and 41; the rows",
+    ),
+    "two users in a request": (
+        lambda raw: raw["impressions"].append(raw["impressions"][0] | {"item_id": 4999, "user_id": 77}),
+        r"belong to one request, \d+, but differ in 'user_id': 77 and \d+",
+    ),
+    "two grades of a pair": (
+        lambda raw: raw["judgments"].append(raw["judgments"][0] | {"relevance": 1.25}),
+        r"judgments.parquet: rows 1 and \d+ grade the same \(query_id, item_id\) with [\d.]+ and 1.25; a pair has one grade",
+    ),
+    "mostly unknown items": (
+        setting_all("impressions", "item_id", lambda i: i + 500),
+        r"impressions.parquet: (\d+) of \1 rows have a item_id that is unknown \(such as 45\d\d\); are these",
+    ),
+    "no such group": (lambda raw: None, r"data.query_group: 'categry_id' is neither .* \(did you mean 'category_id'\?\)"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_named(tmp_path: Path, kind: str) -> None:
+    raw = random_log()
+    change, message = BAD[kind]
+    change(raw)
+    settings = {"query_group": "categry_id"} if kind == "no such group" else {}
+    with pytest.raises(RawLogError, match=f"(?s){message}"):
+        load(raw, tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [("click", "maybe", "0 or 1"), ("timestamp", "12:30", "whole seconds"), ("user_id", None, "an id")],
+)
+def test_bad_values_of_csv_are_named(tmp_path: Path, column: str, value: Any, expected: str) -> None:
+    raw = random_log()
+    setting_all("impressions", column, str)(raw)
+    setting("impressions", 12, **{column: value})(raw)
+    with pytest.raises(RawLogError, match=rf"impressions.csv: column '{column}', row 12: {value!r}; expected {expected}"):
+        load(raw, tmp_path, suffix="csv")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    folder = write_log(random_log(), tmp_path / "raw")
+    (folder / "items.parquet").unlink()
+    with pytest.raises(RawLogError, match=r"items: there is no file .*items.parquet; set data.raw.items.path"):
+        prepare(DataConfig(), TEXT, folder, tmp_path / "out", progress=False)
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
+    folder = write_log(random_log(), tmp_path / "raw")
+    (folder / "items.parquet").write_text("item_id,title")
+    with pytest.raises(RawLogError, match=r"items: .*items.parquet cannot be read: "):
+        prepare(DataConfig(), TEXT, folder, tmp_path / "out", progress=False)
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    folder = write_log(random_log(), tmp_path / "raw")
+    (folder / "items.json").write_text("{}")
+    with pytest.raises(RawLogError, match=r"items.json is neither Parquet nor CSV; its name must end in one of .parquet, .csv"):
+        prepare(DataConfig(raw=RawLog(items=RawTable(path="items.json"))), TEXT, folder, tmp_path / "out", progress=False)
+
+
+def test_the_bad_row_is_counted_within_its_own_file(tmp_path: Path) -> None:
+    raw = random_log()
+    setting("impressions", 103, click=7)(raw)
+    folder = write_log(raw, tmp_path / "raw")
+    write_table(raw["impressions"][:100], folder / "day-1.parquet")
+    write_table(raw["impressions"][100:], folder / "day-2.parquet")
+    data = DataConfig(raw=RawLog(impressions=RawTable(path="day-*.parquet")))
+    with pytest.raises(RawLogError, match=r"day-2.parquet: column 'click', row 3: 7"):
+        prepare(data, TEXT, folder, tmp_path / "out", progress=False)
+
+
+def test_an_empty_log_is_refused(tmp_path: Path) -> None:
+    folder = write_log(random_log(), tmp_path / "raw", suffix="csv")
+    header = (folder / "impressions.csv").read_text().splitlines()[0]
+    (folder / "impressions.csv").write_text(header + "\n")
+    data = DataConfig(raw=RawLog(**{n: RawTable(path=f"{n}.csv") for n in ("impressions", "items", "queries", "judgments")}))
+    with pytest.raises(RawLogError, match=r"impressions.csv: the log is empty"):
+        prepare(data, TEXT, folder, tmp_path / "out", progress=False)
+
+
+def test_rows_of_unknown_items_and_queries_are_dropped_and_counted(tmp_path: Path) -> None:
+    raw = random_log()
+    setting("impressions", 1, item_id=9)(raw)
+    raw["impressions"].append(raw["impressions"][-1] | {"request_id": 9999, "query_id": 9})
+    raw["judgments"] += [{"query_id": 9, "item_id": 9, "relevance": 1.0}, raw["judgments"][0]]
+    raw["judgments"].append({"query_id": raw["queries"][5]["query_id"], "item_id": 4001, "relevance": None})
+    manifest = load(raw, tmp_path)
+    assert manifest["dropped"] == {
+        "judgments without a grade": 1,
+        "judgments of an unknown query or item": 1,
+        "judgments given twice": 1,
+        "impressions of an unknown query": 1,
+        "impressions of an unknown item": 1,
+    }
+    assert manifest["counts"]["events"] == manifest["rows"]["impressions"] - 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"item_id": 4001}], r"a file of candidates needs a column 'request_id' or 'query_id' beside 'item_id'"),
+        (
+            [{"request_id": 1, "item_id": i} for i in (4001, None)],
+            r"candidates.parquet: column 'item_id', row 2: None; expected an id",
+        ),
+        ([{"request_id": 1, "item_id": 4001}] * 2, r"rows 1 and 2 have the same \(request_id, item_id\) = \(1, 4001\)"),
+        ([{"request_id": 12345, "item_id": 4001}], r"1 of 1 rows have a request_id that is unknown \(such as 12345\)"),
+    ],
+)
+def test_bad_candidates_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    folder = write_log(random_log(), tmp_path / "raw")
+    write_table(rows, tmp_path / "candidates.parquet")
+    with pytest.raises(RawLogError, match=message):
+        prepare(DataConfig(), TEXT, folder, tmp_path / "out", candidates=tmp_path / "candidates.parquet", progress=False)
+
+
+def test_unknown_candidates_are_dropped_and_counted(tmp_path: Path) -> None:
+    folder = write_log(random_log(), tmp_path / "raw")
+    write_table([{"request_id": 1, "item_id": i} for i in (4001, 4002, 9)], tmp_path / "candidates.parquet")
+    manifest = prepare(DataConfig(), TEXT, folder, tmp_path / "out", candidates=tmp_path / "candidates.parquet", progress=False)
+    assert manifest["dropped"]["candidates of an unknown item"] == 1
+    assert manifest["splits"]["candidates"]["candidates"] == 2
+
+
+@pytest.mark.parametrize("value", ["", "a", "Käse", "12"])
+def test_text_ids_hash_as_in_the_database(value: str) -> None:
+    (found,) = duckdb.execute(f"SELECT CAST(md5_number_lower(?) & {2**63 - 1} AS BIGINT)", [value]).fetchall()
+    assert found == (hash_id(value),)
+
+
+def test_unsigned_ids_keep_all_bits(tmp_path: Path) -> None:
+    raw = random_log()
+    folder = write_log(raw, tmp_path / "raw")
+    table = pq.read_table(folder / "impressions.parquet")
+    users = np.uint64(2**64 - 1) - table["user_id"].to_numpy().astype(np.uint64)
+    place = table.schema.get_field_index("user_id")
+    pq.write_table(table.set_column(place, "user_id", pa.array(users)), folder / "impressions.parquet")
+    prepare(DataConfig(), TEXT, folder, tmp_path / "out", progress=False)
+    assert {row["user_id"] for row in read_split(tmp_path / "out", "train")} <= {
+        -1 - event["user_id"] for event in raw["impressions"]
+    }

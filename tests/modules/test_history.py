@@ -1,0 +1,61 @@
+import torch
+
+from prectr_torchrec.modules import CandidateSlots, EventEmbedding, InterestTower
+
+
+def interest(lengths: list[int], events: int = 5) -> tuple[InterestTower, dict[str, torch.Tensor | CandidateSlots]]:
+    torch.manual_seed(0)
+    requests = len(lengths)
+    tower = InterestTower(6, 4, dim=8, num_heads=2)
+    request = torch.arange(requests).repeat_interleave(2)
+    return tower, {
+        "candidate": torch.randn(2 * requests, 6),
+        "slots": CandidateSlots(request, torch.ones(2 * requests), requests),
+        "history": torch.randn(requests, events, 6),
+        "lengths": torch.tensor(lengths),
+        "level": torch.randint(0, 5, (requests, events)),
+        "click": torch.randint(0, 2, (requests, events)),
+        "position": torch.randint(0, 30, (requests, events)),
+        "age": torch.rand(requests, events) * 1e7,
+    }
+
+
+def test_requests_do_not_see_each_other() -> None:
+    tower, batch = interest([5, 3])
+    both = tower(**batch)
+    batch["history"][1] += 1  # type: ignore[index]
+    changed = tower(**batch)
+    torch.testing.assert_close(changed[:2], both[:2])
+    assert not torch.allclose(changed[2:], both[2:])
+
+
+def test_a_batch_of_one_with_an_empty_history_is_finite() -> None:
+    tower, batch = interest([0])
+    out = tower(**batch)
+    out.sum().backward()
+    assert out.shape == (2, 8) and out.isfinite().all()
+    assert tower.attention.prior_value.grad is not None
+
+
+def test_a_click_and_a_skip_of_the_same_item_differ() -> None:
+    tower, batch = interest([5])
+    batch["click"] = torch.zeros(1, 5, dtype=torch.long)
+    skipped = tower(**batch)
+    batch["click"] = torch.ones(1, 5, dtype=torch.long)
+    assert not torch.allclose(tower(**batch), skipped)
+
+
+def test_event_embedding_tells_level_feedback_position_and_age_apart() -> None:
+    torch.manual_seed(0)
+    embed = EventEmbedding(4, 3)
+    base = {"level": 0, "click": 0, "position": 1, "age": 1.0}
+    changes = [{}, {"level": 4}, {"click": 1}, {"position": 2}, {"age": 86_400.0}]
+    vectors = torch.cat([embed(**{k: torch.tensor([[v]]) for k, v in {**base, **c}.items()})[0] for c in changes])
+    assert len({tuple(row.tolist()) for row in vectors}) == len(changes)
+
+
+def test_event_embedding_shares_deep_positions_and_old_ages() -> None:
+    embed = EventEmbedding(4, 3)
+    zero = torch.tensor([[0]])
+    deep = embed(zero, zero, torch.tensor([[10]]), torch.tensor([[2.0**23]]))
+    torch.testing.assert_close(embed(zero, zero, torch.tensor([[999]]), torch.tensor([[2.0**40]])), deep)

@@ -1,0 +1,47 @@
+import torch
+from torch.nn import functional as F
+
+from prectr_torchrec.modules import LevelMixture, known_level_log_probabilities
+
+
+def random_inputs(rows: int = 6, levels: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(rows, levels, generator=generator).log_softmax(1), torch.randn(rows, levels, generator=generator)
+
+
+def test_probability_is_the_expectation_over_levels() -> None:
+    log_pi, z = random_inputs()
+    probability = LevelMixture()(log_pi, z)
+    torch.testing.assert_close(probability.log_click.exp(), (log_pi.exp() * z.sigmoid()).sum(1))
+    torch.testing.assert_close(probability.log_click.exp() + probability.log_no_click.exp(), torch.ones(6))
+
+
+def test_golden_values() -> None:
+    log_pi = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    z = torch.tensor([[0.0, 2.0], [-1.0, 1.0]])
+    torch.testing.assert_close(LevelMixture()(log_pi, z).log_click.exp(), torch.tensor([0.6903985, 0.3151531]))
+
+
+def test_extreme_logits_stay_finite_with_a_gradient() -> None:
+    log_pi = torch.tensor([[-200.0, 0.0]])
+    z = torch.tensor([[300.0, -300.0]], requires_grad=True)
+    probability = LevelMixture()(log_pi, z)
+    (-probability.log_click).sum().backward()
+    assert probability.log_click.isfinite().all() and probability.logit.isfinite().all()
+    assert z.grad is not None and z.grad.isfinite().all() and z.grad.abs().sum() > 0
+
+
+def test_one_level_is_a_plain_click_logit() -> None:
+    z = torch.tensor([[0.3], [-2.0]])
+    probability = LevelMixture()(torch.zeros(2, 1), z)
+    torch.testing.assert_close(probability.logit, z[:, 0])
+    torch.testing.assert_close(probability.log_click, F.logsigmoid(z[:, 0]))
+
+
+def test_known_level_replaces_the_prediction_and_a_missing_one_keeps_it() -> None:
+    log_pi, _ = random_inputs(rows=3)
+    known = known_level_log_probabilities(log_pi, torch.tensor([0, 1, 4]))
+    torch.testing.assert_close(known[0], log_pi[0])
+    torch.testing.assert_close(known[1:].exp(), torch.eye(4)[[0, 3]], atol=1e-5, rtol=0)
+    assert known.isfinite().all()
+    torch.testing.assert_close(known.exp().sum(1), torch.ones(3))

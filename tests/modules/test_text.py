@@ -1,0 +1,112 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from prectr_torchrec.modules import TextEncoder, TextMatch, TextRelevance
+
+
+def encoder(**settings: object) -> TextEncoder:
+    torch.manual_seed(0)
+    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return TextEncoder.from_config(model_type="bert", **{**small, **settings}).eval()
+
+
+def match() -> TextMatch:
+    idf = torch.full((50,), 2.0)
+    idf[30] = 6.0
+    is_number = torch.zeros(50, dtype=torch.bool)
+    is_number[40:] = True
+    return TextMatch(idf, is_number)
+
+
+def features(query: list[int], title: list[int]) -> dict[str, float]:
+    names = ["coverage", "share", "title_coverage", "pairs", "numbers", "has_number", "number_missed", "last", "rarest", "all",
+             "rarest_missed", "first", "query_length", "title_length"]  # fmt: skip
+    values = match()(torch.tensor([query]), torch.tensor([title]))[0].tolist()
+    return dict(zip(names, values, strict=True))
+
+
+def test_padding_does_not_change_a_text_vector() -> None:
+    short = torch.tensor([[2, 7, 8, 0]])
+    torch.testing.assert_close(encoder()(short), encoder()(torch.nn.functional.pad(short, (0, 6))))
+
+
+def test_other_texts_of_the_batch_do_not_change_a_text_vector() -> None:
+    texts = torch.tensor([[2, 7, 8, 0, 0], [2, 9, 10, 11, 12]])
+    torch.testing.assert_close(encoder()(texts)[:1], encoder()(texts[:1]))
+
+
+def test_a_text_without_tokens_is_zero() -> None:
+    assert encoder()(torch.zeros(2, 4, dtype=torch.long)).eq(0).all()
+
+
+def test_every_encoder_parameter_is_trained() -> None:
+    model = encoder().train()
+    model(torch.tensor([[2, 7, 8], [2, 9, 0]])).square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_encoder_loads_what_hugging_face_saved(tmp_path: Path) -> None:
+    model = encoder()
+    model.model.save_pretrained(tmp_path)
+    texts = torch.tensor([[2, 7, 8, 0]])
+    torch.testing.assert_close(TextEncoder.from_pretrained(str(tmp_path)).eval()(texts), model(texts))
+
+
+def test_match_of_a_covered_query() -> None:
+    f = features([2, 10, 30, 0], [2, 11, 10, 30, 12, 0])
+    assert f["coverage"] == f["share"] == f["pairs"] == f["last"] == f["rarest"] == f["all"] == 1.0
+    assert f["title_coverage"] == pytest.approx(8 / 12)
+    assert f["query_length"] == pytest.approx(math.log(3)) and f["title_length"] == pytest.approx(math.log(5))
+
+
+def test_match_weighs_rare_tokens_more() -> None:
+    f = features([2, 10, 30], [2, 10, 11])
+    assert f["coverage"] == pytest.approx(2 / 8) and f["share"] == 0.5
+    assert f["rarest"] == f["last"] == f["all"] == f["pairs"] == 0.0
+
+
+def test_match_of_numbers() -> None:
+    f = features([2, 41, 42], [2, 42, 5])
+    assert f["has_number"] == f["number_missed"] == 1.0 and f["numbers"] == 0.5
+    assert features([2, 41], [2, 41])["number_missed"] == 0.0
+
+
+def test_tokens_in_another_order_match_without_pairs() -> None:
+    f = features([2, 10, 30], [2, 30, 10])
+    assert f["share"] == 1.0 and f["pairs"] == 0.0
+
+
+def test_empty_texts_give_finite_features_without_a_match() -> None:
+    for query, title in (([0, 0], [0, 0]), ([2, 0], [2, 10]), ([2, 10], [2, 0])):
+        f = features(query, title)
+        assert all(math.isfinite(v) for v in f.values())
+        assert f["coverage"] == f["all"] == f["last"] == 0.0
+
+
+def test_special_tokens_never_match() -> None:
+    assert features([2, 10], [2, 11])["share"] == 0.0
+
+
+def test_relevance_depends_on_the_pair_alone() -> None:
+    relevance = TextRelevance(encoder(), match(), [8], 4).eval()
+    queries, titles = torch.tensor([[2, 10, 0], [2, 30, 41]]), torch.tensor([[2, 10, 30, 0], [2, 30, 41, 42]])
+    both = relevance(relevance.encode(queries), relevance.encode(titles), queries, titles)
+    one = relevance(relevance.encode(queries[:1]), relevance.encode(titles[:1]), queries[:1], titles[:1])
+    torch.testing.assert_close(both.log_pi[:1], one.log_pi)
+    torch.testing.assert_close(both.log_pi.exp().sum(1), torch.ones(2))
+    assert both.hidden.shape == (2, 8)
+
+
+def test_relevance_without_the_encoder_or_without_match_features() -> None:
+    tokens = torch.tensor([[2, 10, 30]])
+    for model in (TextRelevance(None, match(), [8], 4), TextRelevance(encoder(), None, [8], 4)):
+        vector = model.encode(tokens)
+        assert model(vector, vector, tokens, tokens).log_pi.shape == (1, 4)
+
+
+def test_relevance_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="text encoder, the match features, or both"):
+        TextRelevance(None, None, [8], 4)

@@ -1,0 +1,32 @@
+"""Runs a function on real ranks: `run_ranks(2, "module:function", key=value)`; run as a script, one of those ranks."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def run_ranks(ranks: int, target: str, **arguments: Any) -> str:
+    """Runs `module:function(**arguments)`, a module below tests/, on spawned gloo ranks; returns what they printed.
+
+    Raises:
+        AssertionError: a rank failed; carries the output.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__, target,
+               json.dumps(arguments, default=str)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-6000:]
+    return output
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    module, function = sys.argv[1].split(":")
+    getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))

@@ -1,0 +1,159 @@
+"""Small random raw logs, and what each request of one may know, computed the slow and obvious way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from prectr_torchrec.config import DataConfig
+from prectr_torchrec.data.raw import hash_id
+
+Row = dict[str, Any]
+Raw = dict[str, list[Row]]
+
+
+def random_log(seed: int = 0, *, requests: int = 120, text_ids: bool = False) -> Raw:
+    """Few users, queries, items and moments, so that every tie and every fallback occurs."""
+    rng = np.random.default_rng(seed)
+
+    def name(kind: str, number: int) -> Any:
+        return f"{kind}{number}" if text_ids else 1000 * len(kind) + number
+
+    items: list[Row] = [
+        {"item_id": name("item", i), "title": f"title {i} ä" if i else "", "category_id": i % 3 or None, "brand_id": i % 5}
+        for i in range(20)
+    ]
+    queries: list[Row] = [{"query_id": name("query", q), "query": f"query {q}"} for q in range(6)]
+    judgments: list[Row] = [
+        {"query_id": q["query_id"], "item_id": i["item_id"], "relevance": float(rng.choice([1.0, 1.5, 2.17, 2.67, 3.0]))}
+        for q in queries[:5]
+        for i in items
+        if rng.random() < 0.5
+    ]
+    impressions: list[Row] = []
+    for r in rng.permutation(requests):
+        request = {"request_id": int(r), "timestamp": int(rng.integers(0, 40)), "user_id": name("user", int(rng.integers(4)))}
+        request["query_id"] = queries[min(int(rng.geometric(0.4)) - 1, 5)]["query_id"]
+        for position, i in enumerate(rng.permutation(20)[: rng.integers(1, 5)], 1):
+            impressions.append(
+                {**request, "item_id": items[i]["item_id"], "position": position, "click": int(rng.random() < 0.4)}
+            )
+    return {"impressions": impressions, "items": items, "queries": queries, "judgments": judgments}
+
+
+def write_log(raw: Raw, folder: Path, *, suffix: str = "parquet") -> Path:
+    """Writes each table to `<name>.<suffix>`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in raw.items():
+        write_table(rows, folder / f"{name}.{suffix}")
+    return folder
+
+
+def write_table(rows: list[Row], path: Path) -> None:
+    table = pa.Table.from_pylist(rows)
+    if path.suffix == ".csv":
+        pa.csv.write_csv(table, path)
+    else:
+        pq.write_table(table, path)
+
+
+def read_split(folder: Path, split: str) -> list[Row]:
+    """The rows of a split in order."""
+    return [row for path in sorted((folder / split).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def reference_rows(raw: Raw, data: DataConfig) -> list[Row]:
+    """All requests of the log as samples, in order of time and request, by a loop over every pair of request and event."""
+    items = {row["item_id"]: row for row in raw["items"]}
+    queries = {row["query_id"]: row["query"] for row in raw["queries"]}
+    grades = {(row["query_id"], row["item_id"]): row["relevance"] for row in raw["judgments"]}
+    groups = {query: _group(query, raw["judgments"], items) for query in queries}
+    ordered = sorted(raw["impressions"], key=lambda e: (e["timestamp"], e["request_id"], e["position"]))
+    requests: dict[Any, list[Row]] = {}
+    for event in ordered:
+        requests.setdefault(event["request_id"], []).append(event)
+    return [_reference_row(shown, ordered, items, queries, grades, groups, data) for shown in requests.values()]
+
+
+def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, grades: Any, groups: Any, data: DataConfig) -> Row:
+    first = shown[0]
+    time, user, query, group = first["timestamp"], first["user_id"], first["query_id"], groups[first["query_id"]]
+    past = [e for e in log if e["timestamp"] < time]
+    own = [e for e in past if e["user_id"] == user]
+    others = [e for e in past if e["user_id"] != user]
+    under_query = [e for e in others if e["query_id"] == query]
+    history = [e for e in own if e["click"] or data.history_events == "shown"]
+    peers = under_query[max(len(under_query) - data.peer_length, 0) :]
+    fill: list[Row] = []
+    if len(under_query) < data.peer_minimum and group:
+        fill = [e for e in others if e["query_id"] != query and groups[e["query_id"]] == group]
+        fill = fill[max(len(fill) - (data.peer_length - len(peers)), 0) :]
+    row: Row = {
+        "request_id": first["request_id"],
+        "timestamp": time,
+        "user_id": as_id(user),
+        "query_id": as_id(query),
+        "group_id": group,
+        "query": queries[query],
+        "num_candidates": len(shown),
+        "user_events": len(own),
+        "user_query_events": sum(e["query_id"] == query for e in own),
+        "query_events": len(under_query),
+    }
+    for who, events in (("user", own), ("query", under_query)):
+        row[f"{who}_shown"] = _by_level(events, grades, data)
+        row[f"{who}_clicked"] = _by_level([e for e in events if e["click"]], grades, data)
+    row |= _event_columns("history", history[max(len(history) - data.history_length, 0) :], time, items, grades, data)
+    row |= _event_columns("peer", fill + peers, time, items, grades, data)
+    row["peer_in_group"] = [1] * len(fill) + [0] * len(peers)
+    candidates = _event_columns("candidate", shown, time, items, grades, data)
+    del candidates["candidate_age"], candidates["candidate_query_id"]
+    row |= candidates
+    row["candidate_title"] = [items[e["item_id"]]["title"] for e in shown]
+    row["candidate_shown"] = [float(sum(p["item_id"] == e["item_id"] for p in past)) for e in shown]
+    row["candidate_clicked"] = [float(sum(p["item_id"] == e["item_id"] and p["click"] for p in past)) for e in shown]
+    return row
+
+
+def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades: Any, data: DataConfig) -> Row:
+    columns = {
+        "item_id": [as_id(e["item_id"]) for e in events],
+        "query_id": [as_id(e["query_id"]) for e in events],
+        **{a: [items[e["item_id"]][a] or 0 for e in events] for a in data.item_attributes},
+        "relevance": [_float32(grades.get((e["query_id"], e["item_id"]))) for e in events],
+        "position": [e["position"] for e in events],
+        "click": [e["click"] for e in events],
+        "age": [time - e["timestamp"] for e in events],
+    }
+    return {f"{prefix}_{name}": values for name, values in columns.items()}
+
+
+def as_id(value: Any) -> int:
+    return hash_id(value) if isinstance(value, str) else value
+
+
+def _float32(value: float | None) -> float | None:
+    return None if value is None else float(np.float32(value))
+
+
+def _by_level(events: list[Row], grades: Any, data: DataConfig) -> list[float]:
+    counts = [0.0] * (data.levels.count + 1)
+    for e in events:
+        grade = grades.get((e["query_id"], e["item_id"]))
+        level = 0 if grade is None else 1 + sum(grade > bound for bound in data.levels.boundaries)
+        counts[level] += 1
+    return counts
+
+
+def _group(query: Any, judgments: list[Row], items: Any) -> int:
+    counts: dict[int, int] = {}
+    for row in judgments:
+        category = items[row["item_id"]]["category_id"]
+        if row["query_id"] == query and category:
+            counts[category] = counts.get(category, 0) + 1
+    return min(counts, key=lambda c: (-counts[c], c)) if counts else 0

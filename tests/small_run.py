@@ -1,0 +1,58 @@
+"""A small run over generated samples: tables of every sharding type, all parts of the model on, a step in milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sample_files import WORDS, write_samples
+
+from prectr_torchrec.config import RunConfig, validate_config
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.text.tokenizer import write_document_frequency
+
+
+def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
+    """All parts of PRECTR in small. `sharding`: the type of every table; None: one type each."""
+    kinds = [sharding] * 3 if sharding else ["row_wise", "table_wise", "column_wise"]
+    table = {"rows": 101, "dim": 8}
+    tree: dict[str, Any] = {
+        "name": "small",
+        "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16},
+        "text": {"query_tokens": 5, "title_tokens": 8, "encoder": {
+            "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+        "batch": {"requests": 8, "candidates": 64, "shuffle_row_groups": 2},
+        "tables": {
+            "item": {**table, "sharding": [kinds[0]]},
+            "user": {**table, "sharding": [kinds[1]]},
+            "query": {**table, "sharding": [kinds[2]]},
+            "title_token": {**table, "sharding": [kinds[0]]},
+            "brand": {**table, "sharding": [kinds[2]]},
+        },
+        "features": {
+            "user_id": {"table": "user"},
+            "query_id": {"table": "query"},
+            "history_query_id": {"table": "query", "sequence": "history"},
+            "candidate_item_id": {"table": "item", "sequence": "candidate"},
+            "history_item_id": {"table": "item", "sequence": "history"},
+            "candidate_brand_id": {"table": "brand"},
+            "candidate_title_tokens": {"table": "title_token"},
+        },
+        "model": {"relevance_tower": [16], "click_tower": [16], "attention_dim": 8, "dropout": 0.0},
+        "objective": {"random_negatives": 0.1},
+        "train": {"log_every": 5, "checkpoint_every": 7, "stages": [
+            {"split": "judgments", "epochs": 1, "lr": 0.003, "warmup_steps": 2},
+            {"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2, "reset_tables": True}]},
+    }  # fmt: skip
+    for section, values in sections.items():
+        tree[section] = {**tree.get(section, {}), **values}
+    return validate_config(tree, "small_config")
+
+
+def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Path:
+    """Prepared samples for `small_config`: train, validation, test and judgments, with a tokenizer."""
+    for number, (split, count) in enumerate({"train": requests, "validation": 40, "test": 40, "judgments": 40}.items()):
+        write_samples(folder, config.data, requests=count, seed=number, split=split)
+    write_document_frequency(WORDS, folder / TOKENIZER)
+    return folder

@@ -1,0 +1,67 @@
+"""The command line: what users see of it, each command in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PRECTR = str(Path(sys.executable).parent / "prectr")
+COMMANDS = ("simulate", "prepare", "train", "evaluate", "report", "demo", "config", "doctor")
+
+
+def prectr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PRECTR, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_command() -> None:
+    done = prectr("--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    assert prectr(command, "--help").returncode == 0
+
+
+def test_simulate_writes_a_log_with_an_effect_switched_off(tmp_path: Path) -> None:
+    done = prectr("simulate", "--out", tmp_path, "--requests", 50, "--seed", 2, "--strictness", 0)
+    assert done.returncode == 0, done.stderr
+    assert '"strictness": 0.0' in (tmp_path / "meta.json").read_text()
+    assert "50 simulated requests" in done.stdout
+
+
+def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {seed: 7}\n")
+    done = prectr("config", "--config", file, "--set", "train.log_every=3")
+    assert done.returncode == 0, done.stderr
+    for line in ("name: mine", "  seed: 7", "  log_every: 3", "# Steps between two lines of metrics.jsonl."):
+        assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "--config", "nowhere"], "error: no configuration 'nowhere'"),
+        (["simulate", "--out", "unused", "--requests", "0"], "error: requests is 0; it must be at least 1"),
+        (["report", "nowhere"], "error: "),
+        (["train", "--config", "nowhere", "--data", "d", "--run", "r"], "error: no configuration 'nowhere'"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_two(arguments: list[str], message: str) -> None:
+    done = prectr(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failing_ranks_own_message_comes_last(tmp_path: Path) -> None:
+    done = prectr("train", "--config", "nowhere", "--data", tmp_path, "--run", tmp_path / "run", "--nproc", 2)
+    assert done.returncode == 1
+    last = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
+    assert "ConfigError: no configuration 'nowhere'" in last
+    assert done.stderr.rstrip().endswith(last)

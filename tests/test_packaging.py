@@ -1,0 +1,91 @@
+"""What an ordinary installation gets: the mapped packages, the configurations, and no stray top-level names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAPPED = {name: f"prectr_torchrec/{name}" for name in ("modules", "launchers", "configs")}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, so that building leaves nothing in the checkout."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("prectr_torchrec", *MAPPED):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    build_wheel(source, out)
+    return next(out.glob("*.whl"))
+
+
+def build_wheel(source: Path, out: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet"]
+    subprocess.run([*pip, "--no-index", "--no-deps", "--no-build-isolation", "-w", out, source], check=True)
+
+
+def expected_files() -> set[str]:
+    """Every Python and YAML file of the checkout, where it is installed."""
+    roots = {"prectr_torchrec": "prectr_torchrec", **MAPPED}
+    files = {(path, name) for name in roots for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".yaml")}
+    return {f"{roots[name]}/{path.relative_to(ROOT / name).as_posix()}" for path, name in files}
+
+
+def test_wheel_holds_every_module_and_configuration(wheel: Path) -> None:
+    assert expected_files() <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_wheel_installs_one_top_level_name(wheel: Path) -> None:
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"prectr_torchrec"}
+
+
+def test_installed_wheel_imports_its_mapped_packages(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = "import prectr_torchrec.launchers.components as c, prectr_torchrec.modules as m; print(c.__file__, m.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(path.startswith(str(tmp_path / "prectr_torchrec")) for path in done.stdout.split())
+
+
+def test_source_distribution_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
+    code = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path)
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    build_wheel(unpacked, tmp_path / "wheel")
+    rebuilt = next((tmp_path / "wheel").glob("*.whl"))
+    assert set(zipfile.ZipFile(rebuilt).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_no_top_level_modules_or_launchers_are_importable(tmp_path: Path) -> None:
+    code = "import importlib.util as u; assert not any(map(u.find_spec, ('modules', 'launchers', 'configs')))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_stand_in_for_fbgemm_brings_the_cpu_build_and_no_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "packaging/fbgemm-gpu", source)
+    build_wheel(source, tmp_path)
+    (wheel,) = tmp_path.glob("fbgemm_gpu-1.8.0-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert all(name.startswith("fbgemm_gpu-1.8.0.dist-info/") for name in names)
+    metadata = zipfile.ZipFile(wheel).read("fbgemm_gpu-1.8.0.dist-info/METADATA").decode()
+    assert "Requires-Dist: fbgemm-gpu-cpu==1.8.0" in metadata

@@ -1,0 +1,71 @@
+"""Starting ranks on this machine, and what comes back when one fails."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from prectr_torchrec.config import ConfigError
+from prectr_torchrec.training.launch import WorkerError, _run_ranks, _thread_settings, launch
+
+TRAIN = ["--config", "nowhere", "--data", "d", "--run", "r"]
+
+
+def run_script(folder: Path, *lines: str) -> None:
+    script = folder / "rank.py"
+    script.write_text("\n".join(["import os, signal, time", "rank = int(os.environ['RANK'])", *lines]))
+    _run_ranks(["--standalone", "--nproc-per-node=2", str(script), str(folder)])
+
+
+def test_every_rank_runs(tmp_path: Path) -> None:
+    run_script(tmp_path, "import pathlib, sys", "pathlib.Path(sys.argv[1], f'rank{rank}').touch()")
+    assert {path.name for path in tmp_path.glob("rank?")} == {"rank0", "rank1"}
+
+
+def test_an_exception_of_a_rank_is_named(tmp_path: Path) -> None:
+    recorded = "from torch.distributed.elastic.multiprocessing.errors import record"
+    with pytest.raises(WorkerError, match="rank 1: ValueError: the data is wrong"):
+        run_script(tmp_path, recorded, "@record", "def main():", "    if rank: raise ValueError('the data is wrong')", "main()")
+
+
+def test_a_killed_rank_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"rank 1 failed \(Signal 9 \(SIGKILL\)"):
+        run_script(tmp_path, "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(60)")
+
+
+def test_an_exit_code_of_a_rank_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"rank 0 failed \(exit code 3\); its own output is above"):
+        run_script(tmp_path, "time.sleep(60) if rank else os._exit(3)")
+
+
+def test_one_rank_runs_in_this_process() -> None:
+    with pytest.raises(ConfigError, match="no configuration 'nowhere'"):
+        launch("train", TRAIN, nproc=1)
+
+
+def test_a_launched_rank_does_not_launch_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ConfigError, match="no configuration 'nowhere'"):
+        launch("train", TRAIN, nproc=2)
+
+
+def test_no_ranks_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nproc is 0; it must be at least 1"):
+        launch("train", TRAIN, nproc=0)
+
+
+def test_cores_are_shared_among_ranks_and_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with _thread_settings(2):
+        assert os.environ["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
+        assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert not {"OMP_NUM_THREADS", "OMP_WAIT_POLICY"} & set(os.environ)
+
+
+def test_thread_settings_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    with _thread_settings(2):
+        assert os.environ["OMP_NUM_THREADS"] == "5"

@@ -1,0 +1,162 @@
+"""The report says what was measured, in one file that needs nothing else."""
+
+import importlib.util
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.training.evaluate import evaluate, write_json
+from prectr_torchrec.training.report import write_report
+
+spec = importlib.util.spec_from_file_location("builders_evaluate", Path(__file__).with_name("builders_evaluate.py"))
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+
+def write_run(folder: Path, data: Path, oracle: Path | None) -> Path:
+    """A run directory with made-up curves and the figures of `build.scored`."""
+    folder.mkdir()
+    config, rng = RunConfig(name=folder.name), np.random.default_rng(len(folder.name))
+    found = evaluate(
+        build.scored(),
+        config=config,
+        split=data / "test",
+        train=data / "train",
+        predictions=folder / "predictions-test.parquet",
+        oracle=oracle,
+    )
+    write_json({"run": folder.name, **found}, folder / "metrics-test.json")
+    lines = []
+    for step in range(20, 1001, 20):
+        loss = 0.45 + 0.25 * np.exp(-step / 200) + rng.normal(0, 0.01)
+        lines.append({"step": step, "epoch": step // 500, "stage": "train", "loss": loss, "bce": loss, "anchor": 2 * loss})
+        if step % 500 == 0:
+            lines.append({"step": step, "validation": {"ne": loss + 0.4, "auc": 1 - loss / 2, "gauc": 0.6, "calibration": 1.0}})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10')
+    return folder
+
+
+NAMES = ("prectr_v1", "dnn", "din")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    build.write_prepared(folder / "data")
+    build.write_oracle(folder / "oracle.parquet")
+    for name in NAMES:
+        write_run(folder / name, folder / "data", folder / "oracle.parquet")
+    return folder
+
+
+@pytest.fixture
+def runs(measured, tmp_path):
+    """Run directories of the test's own."""
+    return {name: shutil.copytree(measured / name, tmp_path / name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def page(measured):
+    write_report(measured / "report.html", {name: measured / name for name in NAMES})
+    return (measured / "report.html").read_text()
+
+
+def test_the_table_holds_every_run_the_true_grade_and_the_oracle(page, runs):
+    for name in (*runs, "true grade alone", "oracle"):
+        assert f"<th scope=row>{name}</th>" in page
+    found = json.loads((runs["dnn"] / "metrics-test.json").read_text())
+    assert f"{found['clicks']['auc']:.4f}" in page
+    assert f"{found['oracle']['expected_auc']['all']['oracle']:.4f}" in page
+
+
+def test_every_section_is_there(page):
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings == ["Comparison", "Training", "Users by activity", "Calibration", "Relevance"]
+
+
+def test_the_page_needs_no_network_and_no_script(page):
+    assert not re.search(r"<script|<link|<img|src=|@import|url\((?!#)", page)
+    assert not re.search(r'href="(?!#)', page)
+
+
+def test_figures_have_texts_for_those_who_cannot_see_them(page):
+    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
+    assert len(labels) == page.count("<svg") == 3
+    assert "AUC on logged clicks, prectr_v1: " in labels[1]
+
+
+def test_ids_are_unique_over_all_figures(page):
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_every_opened_element_is_closed(page):
+    class Balance(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.stack = []
+
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "use", "path"):
+                self.stack.append(tag)
+
+        def handle_startendtag(self, tag, attributes):
+            pass
+
+        def handle_endtag(self, tag):
+            if tag not in ("use", "path"):
+                assert self.stack.pop() == tag
+
+    parser = Balance()
+    parser.feed(page)
+    assert parser.stack == []
+
+
+def test_simulated_data_are_called_so(page, runs, tmp_path):
+    assert "Simulated data." in page
+    for run in runs.values():
+        found = json.loads((run / "metrics-test.json").read_text())
+        write_json({**found, "simulated": False}, run / "metrics-test.json")
+    write_report(tmp_path / "real.html", runs)
+    assert "Simulated data." not in (tmp_path / "real.html").read_text()
+
+
+def test_names_are_escaped(runs, tmp_path):
+    write_report(tmp_path / "report.html", {"a<b>&c": runs["dnn"]}, title="<i>")
+    page = (tmp_path / "report.html").read_text()
+    assert "a&lt;b&gt;&amp;c" in page
+    assert "a<b>" not in page
+    assert "<i>" not in page
+
+
+def test_expected_auc_on_all_candidates_comes_from_the_split_that_has_them(runs, tmp_path):
+    run = runs["dnn"]
+    found = json.loads((run / "metrics-test.json").read_text())
+    other = json.loads((run / "metrics-test.json").read_text())
+    found["oracle"]["expected_auc"]["all"] = dict.fromkeys(found["oracle"]["expected_auc"]["all"])
+    other["oracle"]["expected_auc"]["all"]["model"] = 0.123456
+    write_json(found, run / "metrics-test.json")
+    write_json({**other, "split": "candidates"}, run / "metrics-candidates.json")
+    write_report(tmp_path / "report.html", {"dnn": run})
+    assert "0.1235" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_without_an_oracle_or_curves_still_makes_a_page(tmp_path):
+    build.write_prepared(tmp_path / "data")
+    run = write_run(tmp_path / "plain", tmp_path / "data", None)
+    (run / "metrics.jsonl").unlink()
+    write_report(tmp_path / "report.html", {"plain": run})
+    page = (tmp_path / "report.html").read_text()
+    assert "Expected AUC" not in page
+    assert "<h2>Training</h2>" not in page
+
+
+def test_a_run_that_was_not_evaluated_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"run 'dnn' has no metrics-test.json or metrics-candidates.json; run `prectr evaluate`"):
+        write_report(tmp_path / "report.html", {"dnn": tmp_path})
