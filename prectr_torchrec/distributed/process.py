@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Literal, NamedTuple
@@ -28,6 +30,7 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout: time
     Raises:
         ValueError: `cuda` is asked for where there is none.
     """
+    _quiet_libraries()
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device: 'cuda' is asked for, but PyTorch finds no CUDA device; use 'cpu' or 'auto'")
     on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -44,3 +47,11 @@ def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout: time
         yield Process(dist.get_rank(), dist.get_world_size(), here)
     finally:
         dist.destroy_process_group()
+
+
+def _quiet_libraries() -> None:
+    """Notes between PyTorch's and TorchRec's own parts, which no user of a job can act on; their errors stay."""
+    for category in (FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")
+    for name in ("torchrec", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)

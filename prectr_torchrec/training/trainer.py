@@ -82,9 +82,12 @@ class Trainer:
             report = self.pipeline.progress(source)
             self.position.update(step=self.position["step"] + 1, epoch=epoch, batch=batch + 1)
             self.throughput.add(report, counts.popleft())
-            if self.position["step"] % self.config.train.log_every == 0:
+            last = batch + 1 == batches[epoch]
+            save = self.position["step"] % self.config.train.checkpoint_every == 0 and not last
+            # a checkpoint ends a line: a resumed run averages over the same steps
+            if save or last or self.position["step"] % self.config.train.log_every == 0:
                 self._report(stage, epoch)
-            if self.position["step"] % self.config.train.checkpoint_every == 0 and batch + 1 < batches[epoch]:
+            if save:
                 self.checkpoints.save(self.model, self.optimizers, self.position)
         self.position.update(epoch=epoch + 1, batch=0)
         figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}

@@ -1,0 +1,113 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from prectr_torchrec.config import RunConfig, dump_config
+
+
+def config_with_dropout() -> RunConfig:
+    return small_config(
+        model={"relevance_tower": [16], "click_tower": [16], "attention_dim": 8, "dropout": 0.2},
+        train={"log_every": 4, "checkpoint_every": 3},
+    )
+
+
+def start(config: RunConfig, data: Path, run: Path, ranks: int = 2) -> subprocess.Popen[str]:
+    run.parent.mkdir(parents=True, exist_ok=True)
+    written = run.with_suffix(".yaml")
+    written.write_text(dump_config(config))
+    command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", str(written), "--data", str(data), "--run", str(run)]
+    return subprocess.Popen(
+        [*command, "--nproc", str(ranks)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith("_per_second") and k != "seconds_left"} for line in lines]
+
+
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    """Model, both optimizers and random states, flattened."""
+    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    whole = run / f"{name}.pt"
+    dcp_to_torch_save(run / "checkpoints" / name, whole)
+    return flat(torch.load(whole, weights_only=False))
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, part in tree.items() for name, value in flat(part, f"{prefix}/{key}").items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Data, and a run over it that nothing disturbed."""
+    root = tmp_path_factory.mktemp("resume")
+    data = write_small_data(root / "data", config_with_dropout())
+    finish(start(config_with_dropout(), data, root / "whole"))
+    return data, root / "whole"
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    assert metrics(run) == metrics(other)
+    ours, theirs = last_checkpoint(run), last_checkpoint(other)
+    assert ours.keys() == theirs.keys() and any("momentum1" in key for key in ours) and any("exp_avg" in key for key in ours)
+    unequal = [k for k, v in ours.items() if not (torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v == theirs[k])]
+    assert unequal == []
+
+
+def test_a_seeded_run_repeats_bit_for_bit(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    finish(start(config_with_dropout(), data, tmp_path / "again"))
+    assert_same_run(tmp_path / "again", whole)
+
+
+def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    steps = metrics(whole)[-1]["step"]
+    at = random.SystemRandom().randrange(4, steps)
+    run = tmp_path / "killed"
+    process = start(config_with_dropout(), data, run)
+    while process.poll() is None and not reached(run, at):
+        time.sleep(0.02)
+    assert process.poll() is None, f"the run ended before it was killed at step {at}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
+    finish(start(config_with_dropout(), data, run))
+    assert_same_run(run, whole)
+
+
+def reached(run: Path, step: int) -> bool:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return any(json.loads(line)["step"] >= step for line in lines if line.endswith("}"))
+
+
+def test_another_configuration_does_not_resume(uninterrupted: tuple[Path, Path]) -> None:
+    data, whole = uninterrupted
+    other = config_with_dropout()
+    other.train.seed = 99
+    process = start(other, data, whole, ranks=1)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "was started with another configuration (train.seed: 1 then, 99 now)" in output
