@@ -1,0 +1,155 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from torch import nn
+from torchrec.distributed.train_pipeline import Tracer
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.modules import PRECTROutput
+from prectr_torchrec.training.build import RankingTask, build_task
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_data(tmp_path_factory.mktemp("prectr"), small_config())
+
+
+def build(config: RunConfig, data: Path) -> RankingTask:
+    torch.manual_seed(0)
+    task = build_task(config, data / TOKENIZER).eval()
+    for name, parameter in task.embeddings.named_parameters():
+        nn.init.normal_(parameter) if "embeddings" in name else None
+    return task
+
+
+def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchBatch]:
+    return list(SearchReader(config, data, split, data / TOKENIZER).epoch(0))
+
+
+def run(task: RankingTask, batch: SearchBatch) -> PRECTROutput:
+    return task.objective.prectr(batch, *task.embeddings(batch.request_features, batch.candidate_features))
+
+
+def small(**model: Any) -> RunConfig:
+    return small_config(model=model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"mixture": False},
+        {"interest": False},
+        {"text": False},
+        {"match": False},
+        {"statistics": []},
+        {"position_bias": False},
+        {"known_grade": "feature"},
+        {"known_grade": "none"},
+        {"products": True},
+        {"cross_layers": 2},
+    ],
+)
+def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, model: dict[str, Any]) -> None:
+    config = small(**model)
+    task = build(config, data).train()
+    loss, report = task(batches(config, data)[0])
+    loss.backward()
+    assert loss.isfinite() and report["logit"].shape == (config.batch.candidates,)
+    silent = [n for n, p in task.named_parameters() if p.grad is None]
+    assert silent == []
+
+
+def test_padding_changes_no_real_candidate(data: Path) -> None:
+    config = small()
+    wide = config.model_copy(update={"batch": config.batch.model_copy(update={"requests": 13, "candidates": 100})})
+    task = build(config, data)
+    narrow_batches, wide_batch = batches(config, data), batches(wide, data)[0]
+    scores = {}
+    for batch in narrow_batches:
+        logit = run(task, batch).reference_click.logit
+        real = batch.candidate_weight > 0
+        scores |= dict(zip(keys(batch), logit[real].tolist(), strict=True))
+    logit = run(task, wide_batch).reference_click.logit[wide_batch.candidate_weight > 0].tolist()
+    assert logit == pytest.approx([scores[key] for key in keys(wide_batch)], abs=1e-5)
+
+
+def keys(batch: SearchBatch) -> list[tuple[int, int, int]]:
+    """Request, item and place of each real candidate."""
+    real = batch.candidate_weight > 0
+    request = batch.request_id[batch.candidate_request][real].tolist()
+    return [(r, i, request[:place].count(r)) for place, (r, i) in enumerate(zip(request, batch.item_id[real].tolist(), strict=True))]
+
+
+def test_a_batch_of_nothing_but_padding_has_no_loss_and_a_zero_gradient(data: Path) -> None:
+    config = small()
+    reader = SearchReader(config, data, "test", data / TOKENIZER)
+    empty = list(reader.epoch(0, num_batches=reader.num_batches(0) + 1))[-1]
+    task = build(config, data).train()
+    loss, _ = task(empty)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(p.grad is not None and p.grad.eq(0).all() for p in task.parameters())
+
+
+def test_position_moves_the_click_but_not_the_ranking_logit(data: Path) -> None:
+    config = small()
+    task = build(config, data)
+    nn.init.normal_(task.objective.prectr.position.bias.weight)
+    batch = batches(config, data)[0]
+    moved = dataclasses.replace(batch, position=batch.position + 3)
+    torch.testing.assert_close(run(task, moved).reference_click.logit, run(task, batch).reference_click.logit)
+    assert not torch.allclose(run(task, moved).click.logit, run(task, batch).click.logit)
+
+
+def test_a_known_grade_overrides_the_predicted_level(data: Path) -> None:
+    config = small()
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    level = batch.level.clone()
+    level[:] = 3
+    out = run(task, dataclasses.replace(batch, level=level))
+    torch.testing.assert_close(out.reference_click.logit, out.level_logits[:, 2], atol=1e-3, rtol=1e-3)
+
+
+def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
+    config = small(known_grade="none")
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    blind = dataclasses.replace(batch, level=torch.zeros_like(batch.level), relevance=torch.full_like(batch.relevance, torch.nan))
+    torch.testing.assert_close(run(task, blind).reference_click.logit, run(task, batch).reference_click.logit)
+
+
+def test_relevance_never_depends_on_user_or_grade(data: Path) -> None:
+    config = small()
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    other = dataclasses.replace(
+        batch, level=torch.zeros_like(batch.level), user_shown=batch.user_shown + 5, history_click=1 - batch.history_click
+    )
+    torch.testing.assert_close(run(task, other).relevance.log_pi, run(task, batch).relevance.log_pi)
+
+
+def test_graded_pairs_without_users_train_the_relevance_tower_alone(data: Path) -> None:
+    config = small()
+    task = build(config, data).train()
+    loss, report = task(batches(config, data, "judgments")[0])
+    loss.backward()
+    prectr = task.objective.prectr
+    assert report["bce"] == 0 and report["anchor"] > 0
+    assert prectr.relevance.tower.head.weight.grad.abs().sum() > 0
+    assert prectr.click_tower.head.weight.grad.eq(0).all()
+    assert all(p.grad.eq(0).all() for p in task.embeddings.parameters())
+
+
+def test_towers_and_task_trace_with_fx(data: Path) -> None:
+    task = build(small(), data)
+    graph = Tracer(leaf_modules=["embeddings.sequences", "embeddings.bags", "objective"]).trace(task)
+    assert {n.target for n in graph.nodes if n.op == "call_module"} == {"embeddings.sequences", "embeddings.bags", "objective"}
