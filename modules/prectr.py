@@ -103,7 +103,12 @@ class PRECTR(nn.Module):
         super().__init__()
         self.request_features, self.candidate_features = list(request_dims), list(candidate_dims)
         self.history_features = dict(history) if interest else {}
-        self.statistics, self.known_grade, self.grade_range, self.use_mixture = list(statistics), known_grade, grade_range, mixture
+        self.statistics, self.known_grade, self.grade_range, self.use_mixture = (
+            list(statistics),
+            known_grade,
+            grade_range,
+            mixture,
+        )
         self.relevance = relevance
         self.mixture = LevelMixture()
         dims = {**request_dims, **candidate_dims}
@@ -191,9 +196,15 @@ class PRECTR(nn.Module):
             slots = CandidateSlots(batch.candidate_request, batch.candidate_weight, R)
             inputs.append(
                 self.interest(
-                    candidate, slots, events, batch.history_lengths, batch.history_level, batch.history_click,
-                    batch.history_position, batch.history_age,
-                )  # fmt: skip
+                    candidate,
+                    slots,
+                    events,
+                    batch.history_lengths,
+                    batch.history_level,
+                    batch.history_click,
+                    batch.history_position,
+                    batch.history_age,
+                )
             )
         return inputs
 

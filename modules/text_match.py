@@ -20,6 +20,9 @@ class TextMatch(nn.Module):
     """
 
     num_features = 14
+    idf: Tensor
+    is_word: Tensor
+    is_number: Tensor
 
     def __init__(self, idf: Tensor, is_number: Tensor, special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4)) -> None:
         super().__init__()

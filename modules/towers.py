@@ -47,9 +47,7 @@ class ClickTower(nn.Module):
         dropout: on the hidden layers.
     """
 
-    def __init__(
-        self, in_dim: int, hidden: list[int], num_logits: int, *, cross_layers: int = 0, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, in_dim: int, hidden: list[int], num_logits: int, *, cross_layers: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.cross = LowRankCrossNet(in_dim, cross_layers, low_rank=min(64, in_dim)) if cross_layers else None
         self.layers = hidden_layers(in_dim, hidden, dropout)

@@ -342,7 +342,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = {k: v for k, v in _merge(merged[key], value).items() if v is not None or key not in ("tables", "features")}
+            merged[key] = {
+                k: v for k, v in _merge(merged[key], value).items() if v is not None or key not in ("tables", "features")
+            }
         else:
             merged[key] = value
     return merged
@@ -354,7 +356,9 @@ def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
         last = depth == len(keys) - 1
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
-                raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; {key!r} is no index of it")
+                raise ConfigError(
+                    f"--set {override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; {key!r} is no index of it"
+                )
             if last:
                 node[int(key)] = value
             else:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from prectr_torchrec.config import RunConfig
@@ -163,22 +164,30 @@ class SearchReader(IterableDataset[SearchBatch]):
         return self._files[path]
 
 
-class _Workers(IterableDataset[BatchArrays]):
+class _Workers:
     """The worker processes of a rank; `DataLoader` asks them in turn and skips dry ones.
 
-    They stay from epoch to epoch, and keep their token caches; where each begins is told through shared memory.
+    They stay from epoch to epoch, and keep their token caches; where each begins is told through shared memory. They end
+    with the reader: nothing here refers back to it.
     """
 
     def __init__(self, reader: SearchReader, num_workers: int) -> None:
-        self._reader = copy.copy(reader)
-        self._reader._files = OrderedDict()
         self._turns = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
-        self._loader = DataLoader(self, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True)
+        share = _WorkerShare(reader, self._turns)
+        self._loader = DataLoader(share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True)
 
     def read(self, turns: list[tuple[int, int, int]]) -> Iterator[BatchArrays]:
         """All batches of the workers' shares; a turn is a worker's epoch, share and first batch."""
         self._turns[:] = torch.tensor(turns)
         return iter(self._loader)
+
+
+class _WorkerShare(IterableDataset[BatchArrays]):
+    """What each worker process reads."""
+
+    def __init__(self, reader: SearchReader, turns: Tensor) -> None:
+        self._reader, self._turns = copy.copy(reader), turns
+        self._reader._files = OrderedDict()
 
     def __iter__(self) -> Iterator[BatchArrays]:
         info = get_worker_info()

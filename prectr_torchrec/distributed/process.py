@@ -21,7 +21,9 @@ class Process(NamedTuple):
 
 
 @contextlib.contextmanager
-def process_group(device: Literal["auto", "cpu", "cuda"] = "auto", timeout: timedelta = timedelta(minutes=10)) -> Iterator[Process]:
+def process_group(
+    device: Literal["auto", "cpu", "cuda"] = "auto", timeout: timedelta = timedelta(minutes=10)
+) -> Iterator[Process]:
     """Joins the process group that the launcher describes in the environment, alone if there is none; leaves it at the end.
 
     Yields:

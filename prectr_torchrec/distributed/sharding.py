@@ -26,7 +26,7 @@ class CpuEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
 def sharders() -> list[ModuleSharder[nn.Module]]:
     """The sharders of both collections. Data-parallel is never among the constraints: the planner must not choose it, since
     such tables ignore an optimizer applied in backward."""
-    return cast(list[ModuleSharder[nn.Module]], [CpuEmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()])
+    return [CpuEmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
 
 
 def constraints(config: RunConfig) -> dict[str, ParameterConstraints]:

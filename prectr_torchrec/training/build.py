@@ -49,7 +49,8 @@ def build_task(config: RunConfig, tokenizer: Path, *, table_device: torch.device
 def build_embeddings(config: RunConfig, device: torch.device | None = None) -> SearchEmbeddings:
     """The collections of `config.tables`, each table in one of them."""
     bag_names = config.bag_tables()
-    tables, bag_tables = [], []
+    tables: list[EmbeddingConfig] = []
+    bag_tables: list[EmbeddingBagConfig] = []
     for name, table in config.tables.items():
         kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
         made = kind(
@@ -120,7 +121,7 @@ def build_match(tokenizer: Path) -> TextMatch:
     """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it."""
     counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text())
     idf = (math.log(1 + counts["documents"]) - torch.tensor(counts["frequency"], dtype=torch.float32).log1p()).clamp(min=0.01)
-    tokens = load_tokenizer(tokenizer).convert_ids_to_tokens(range(len(idf)))
+    tokens = load_tokenizer(tokenizer).convert_ids_to_tokens(list(range(len(idf))))
     is_number = torch.tensor([token.removeprefix("##").isdigit() for token in tokens])
     return TextMatch(idf, is_number)
 

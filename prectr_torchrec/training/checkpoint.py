@@ -46,7 +46,11 @@ class Checkpoints:
         return self.folder / str(index[which])
 
     def save(
-        self, model: DistributedModelParallel, optimizers: Optimizers, progress: dict[str, Any], validation_ne: float | None = None
+        self,
+        model: DistributedModelParallel,
+        optimizers: Optimizers,
+        progress: dict[str, Any],
+        validation_ne: float | None = None,
     ) -> None:
         """Saves on all ranks; collective.
 

@@ -25,20 +25,20 @@ class Throughput:
 
     def __init__(self, total_steps: int, done: int) -> None:
         self.steps_left = total_steps - done
-        self._reset()
+        self.names: list[str] = []
+        self._start()
 
     def add(self, report: dict[str, Tensor], rows: Tensor) -> None:
         """Args: report: the model's; its scalars are averaged. rows: (2,) requests and candidates of the batch."""
         scalars = torch.stack([value.double() for value in report.values() if value.dim() == 0])
         self.names = [name for name, value in report.items() if value.dim() == 0]
-        self.sums = scalars if self.sums is None else self.sums + scalars
+        self.sums = self.sums.to(scalars.device) + scalars
         self.rows += rows.double().cpu()
         self.steps += 1
         self.steps_left -= 1
 
     def flush(self, device: torch.device) -> dict[str, float]:
         """Means over steps and ranks, rows per second over all ranks, seconds left; collective."""
-        assert self.sums is not None
         packed = torch.cat([self.sums.to(device) / self.steps / dist.get_world_size(), self.rows.to(device)])
         dist.all_reduce(packed)
         seconds = time.perf_counter() - self.since
@@ -46,12 +46,11 @@ class Throughput:
         line = dict(zip(self.names, values, strict=False))
         line["requests_per_second"], line["samples_per_second"] = (round(v / seconds, 1) for v in values[-2:])
         line["seconds_left"] = round(self.steps_left * seconds / self.steps)
-        self._reset()
+        self._start()
         return line
 
-    def _reset(self) -> None:
-        self.sums: Tensor | None = None
-        self.names: list[str] = []
+    def _start(self) -> None:
+        self.sums = torch.zeros(1, dtype=torch.double)
         self.rows = torch.zeros(2, dtype=torch.double)
         self.steps = 0
         self.since = time.perf_counter()

@@ -166,7 +166,10 @@ def build_sharded(config: RunConfig, run: Path, process: Process) -> tuple[Distr
 
 
 def evaluate_batches(
-    pipeline: TrainPipelineSparseDist[SearchBatch, dict[str, Tensor]], model: DistributedModelParallel, reader: SearchReader, total: int
+    pipeline: TrainPipelineSparseDist[SearchBatch, dict[str, Tensor]],
+    model: DistributedModelParallel,
+    reader: SearchReader,
+    total: int,
 ) -> Iterator[tuple[SearchBatch, dict[str, Tensor]]]:
     """Runs a reader's split through the model without learning; `total` batches on every rank."""
     model.eval()

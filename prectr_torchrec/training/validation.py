@@ -32,7 +32,12 @@ class ValidationMetrics:
             "world_size": world_size, "my_rank": rank, "batch_size": batch_size, "tasks": [RecTaskInfo(name=_TASK)],
             "window_size": batch_size * max(num_batches, 1) * world_size, "compute_on_all_ranks": True,
         }  # fmt: skip
-        kinds: dict[str, type[RecMetric]] = {"ne": NEMetric, "auc": AUCMetric, "gauc": GAUCMetric, "calibration": CalibrationMetric}
+        kinds: dict[str, type[RecMetric]] = {
+            "ne": NEMetric,
+            "auc": AUCMetric,
+            "gauc": GAUCMetric,
+            "calibration": CalibrationMetric,
+        }
         self.metrics = {name: kind(**settings).to(device) for name, kind in kinds.items()}
 
     def update(self, batch: SearchBatch, logit: Tensor) -> None:

@@ -77,7 +77,7 @@ def _column_blocks(state_dict: dict[str, Any]) -> dict[str, list[tuple[int, int]
 def _train_unsharded(
     task: torch.nn.Module, every_rank: list[list[SearchBatch]], config: RunConfig, blocks: dict[str, list[tuple[int, int]]]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Plain PyTorch over the mean of the ranks' losses; returns the losses and each table's sum of squares, element by element."""
+    """Plain PyTorch over the mean of the ranks' losses; returns losses and each table's sum of squares by element."""
     tables = {f"embeddings.{n}": p for n, p in task.embeddings.named_parameters()}
     squares = {name: torch.zeros_like(p) for name, p in tables.items()}
     encoder = [p for n, p in task.objective.named_parameters() if ".encoder." in n]

@@ -27,7 +27,18 @@ def start(config: RunConfig, data: Path, run: Path, ranks: int = 2) -> subproces
     run.parent.mkdir(parents=True, exist_ok=True)
     written = run.with_suffix(".yaml")
     written.write_text(dump_config(config))
-    command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", str(written), "--data", str(data), "--run", str(run)]
+    command = [
+        sys.executable,
+        "-m",
+        "prectr_torchrec.cli",
+        "train",
+        "--config",
+        str(written),
+        "--data",
+        str(data),
+        "--run",
+        str(run),
+    ]
     return subprocess.Popen(
         [*command, "--nproc", str(ranks)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

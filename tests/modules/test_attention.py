@@ -27,9 +27,7 @@ def test_equals_a_loop_over_heads_and_events() -> None:
         values = torch.cat([module.prior_value[None], module.value(value[r, :length])])
         for p in range(4):
             query = module.target(target[r, p])
-            heads = [
-                ((query[h] * keys[:, h]).sum(1) / 4**0.5).softmax(0) @ values[:, h] for h in (slice(0, 4), slice(4, 8))
-            ]
+            heads = [((query[h] * keys[:, h]).sum(1) / 4**0.5).softmax(0) @ values[:, h] for h in (slice(0, 4), slice(4, 8))]
             torch.testing.assert_close(out[r, p], torch.cat(heads))
 
 

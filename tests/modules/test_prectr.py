@@ -85,7 +85,9 @@ def keys(batch: SearchBatch) -> list[tuple[int, int, int]]:
     """Request, item and place of each real candidate."""
     real = batch.candidate_weight > 0
     request = batch.request_id[batch.candidate_request][real].tolist()
-    return [(r, i, request[:place].count(r)) for place, (r, i) in enumerate(zip(request, batch.item_id[real].tolist(), strict=True))]
+    return [
+        (r, i, request[:place].count(r)) for place, (r, i) in enumerate(zip(request, batch.item_id[real].tolist(), strict=True))
+    ]
 
 
 def test_a_batch_of_nothing_but_padding_has_no_loss_and_a_zero_gradient(data: Path) -> None:

@@ -25,9 +25,7 @@ def test_figures_equal_scikit_learn_over_the_labelled_rows() -> None:
     assert figures["auc"] == pytest.approx(roc_auc_score(click, probability), abs=1e-5)
     assert figures["calibration"] == pytest.approx(probability.sum().item() / click.sum().item(), abs=1e-5)
     assert figures["ne"] == pytest.approx(log_loss(click, probability) / log_loss(click, torch.full_like(click, base)), abs=1e-4)
-    per_request = [
-        roc_auc_score(c[g == i], p[g == i]) for c, p, g in rows for i in range(3) if 0 < c[g == i].mean() < 1
-    ]
+    per_request = [roc_auc_score(c[g == i], p[g == i]) for c, p, g in rows for i in range(3) if 0 < c[g == i].mean() < 1]
     assert 0 < figures["gauc"] < 1 and figures["gauc"] == pytest.approx(sum(per_request) / len(per_request), abs=0.05)
 
 
@@ -35,7 +33,9 @@ def test_a_batch_without_labels_counts_nothing() -> None:
     with process_group("cpu") as process:
         metrics = ValidationMetrics(rank=0, world_size=1, batch_size=2, num_batches=2, device=process.device)
         nothing = SimpleNamespace(click_weight=torch.zeros(2), click=torch.zeros(2), candidate_request=torch.zeros(2).long())
-        some = SimpleNamespace(click_weight=torch.ones(2), click=torch.tensor([1.0, 0.0]), candidate_request=torch.zeros(2).long())
+        some = SimpleNamespace(
+            click_weight=torch.ones(2), click=torch.tensor([1.0, 0.0]), candidate_request=torch.zeros(2).long()
+        )
         metrics.update(nothing, torch.tensor([5.0, 5.0]))
         metrics.update(some, torch.tensor([1.0, -1.0]))
         assert metrics.compute()["auc"] == 1.0

@@ -1,0 +1,65 @@
+"""What the benchmarks share: generated data, turns, and the line that says where and with what a figure was taken."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.data.simulate import simulate
+
+
+class Rate(NamedTuple):
+    """Candidates a second: by the clock on the wall, and by the processor's, which other programs disturb less."""
+
+    wall: float
+    cpu: float
+
+
+def describe(*packages: str) -> str:
+    """Machine, date and versions."""
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    machine = f"{platform.platform()}, {platform.processor() or platform.machine()}, cores {len(os.sched_getaffinity(0))}"
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return f"{machine}, {load}\n{datetime.date.today()}, python {platform.python_version()}, {versions}"
+
+
+def take_turns(contenders: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[Rate]]:
+    """Rates of each round; the contenders take turns, so that a slow moment of the machine meets all of them.
+
+    Args:
+        contenders: each does its work and returns the candidates that it did.
+        rounds: measured ones; one more comes before them to warm up.
+    """
+    rates: dict[str, list[Rate]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, work in contenders.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            done = work()
+            if turn:
+                rates[name].append(Rate(done / (time.perf_counter() - wall), done / (time.process_time() - cpu)))
+    return rates
+
+
+def median(rates: list[Rate]) -> Rate:
+    return Rate(*(statistics.median(clock) for clock in zip(*rates, strict=True)))
+
+
+def ratio(rates: list[Rate], others: list[Rate]) -> Rate:
+    """Median over the rounds of a contender's rate to another's in the same round."""
+    return median([Rate(a.wall / b.wall, a.cpu / b.cpu) for a, b in zip(rates, others, strict=True)])
+
+
+def simulated_samples(config: RunConfig, folder: Path, requests: int) -> Path:
+    """Simulates a log of up to 6 shown candidates a request and prepares it."""
+    simulate(folder / "log", requests=requests)
+    prepare(config.data, config.text, folder / "log" / "raw", folder / "samples", progress=False)
+    return folder / "samples"
