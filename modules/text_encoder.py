@@ -14,6 +14,7 @@ class TextEncoder(nn.Module):
 
     Args:
         model: a Hugging Face encoder whose output has `last_hidden_state`.
+        length_groups: batches by length that a large batch is cut into.
 
     Example::
 
@@ -21,9 +22,10 @@ class TextEncoder(nn.Module):
         vectors = encoder(tokens)  # (N, 128)
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, length_groups: int = 4) -> None:
         super().__init__()
         self.model = model
+        self.length_groups = length_groups
         self.dim: int = model.config.hidden_size
 
     @classmethod
@@ -44,13 +46,21 @@ class TextEncoder(nn.Module):
         return cls(model)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Args: tokens: (N, W) int64, N >= 1, 0 is padding. Returns: (N, dim) float; a row of nothing but padding gives zero."""
+        """Args: tokens: (N, W) int64, N >= 1, 0 is padding. Returns: (N, dim) float; a row of nothing but padding gives zero.
+
+        Texts of like length are encoded together, so that little is spent on padding.
+        """
+        lengths = (tokens != 0).sum(1)
+        order = lengths.argsort(stable=True)
+        groups = order.chunk(max(1, min(self.length_groups, tokens.shape[0] // 32)))
+        encoded = torch.cat([self._encode(tokens[rows, : max(int(lengths[rows[-1]]), 1)]) for rows in groups])
+        return encoded[order.argsort()]
+
+    def _encode(self, tokens: Tensor) -> Tensor:
         mask = tokens != 0  # (N, W)
-        width = max(int(mask.sum(1).max()), 1)
-        tokens, mask = tokens[:, :width], mask[:, :width]  # columns that every text of the batch leaves empty
-        safe = mask.clone()
-        safe[:, 0] = True  # attention over no token at all is undefined
-        hidden = self.model(input_ids=tokens, attention_mask=safe.long()).last_hidden_state  # (N, W, dim)
+        attended = mask.clone()
+        attended[:, 0] = True  # attention over no token at all is undefined
+        hidden = self.model(input_ids=tokens, attention_mask=attended.long()).last_hidden_state  # (N, W, dim)
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 

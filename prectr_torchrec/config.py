@@ -281,6 +281,8 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     path = find_config(name)
     tree = _read_tree(path, ())
     tree.setdefault("name", path.stem)
+    if overrides:  # on the whole configuration, so that defaults can be reached into
+        tree = validate_config(tree, str(path)).model_dump(mode="json")
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:

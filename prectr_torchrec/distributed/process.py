@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import warnings
@@ -48,6 +49,8 @@ def process_group(
     try:
         yield Process(dist.get_rank(), dist.get_world_size(), here)
     finally:
+        # models and pipelines are full of cycles; what they hold of the group goes now, not while the interpreter shuts down
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+
+from prectr_torchrec.config import ConfigError, describe_config, dump_config, find_config, load_config
+
+MINIMAL = """
+name: small
+tables:
+  item: {rows: 100, dim: 8}
+features:
+  candidate_item_id: {table: item}
+"""
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> str:
+    return write(tmp_path, "minimal.yaml", MINIMAL)
+
+
+def error(path: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(find_config("prectr_v1").parent.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert load_config(write(tmp_path, "again.yaml", dump_config(config))) == config
+
+
+def test_unknown_key_names_the_nearest_valid_one(minimal: str) -> None:
+    assert "train.wight_decay: unknown key (did you mean 'weight_decay'?)" in error(minimal, "train.wight_decay=0.1")
+    assert "tables.item.row: unknown key (did you mean 'rows'?)" in error(minimal, "tables.item.row=3")
+    assert "train.stages.0.lrr: unknown key (did you mean 'lr'?)" in error(minimal, "train.stages=[{epochs: 1, lrr: 2}]")
+
+
+def test_wrong_value_names_key_and_value(minimal: str) -> None:
+    message = error(minimal, "batch.requests=many")
+    assert "batch.requests" in message and "'many'" in message
+    assert "tables.item.dim" in error(minimal, "tables.item.dim=6")
+
+
+def test_feature_without_its_table_names_the_nearest(minimal: str) -> None:
+    assert "there is no table 'itm' (did you mean 'item'?)" in error(minimal, "features.candidate_item_id.table=itm")
+
+
+def test_table_without_a_feature_is_refused(minimal: str) -> None:
+    assert "tables.user: no feature uses this table" in error(minimal, "tables.user={rows: 5, dim: 4}")
+
+
+def test_sequence_must_agree_with_the_column(minimal: str) -> None:
+    message = error(minimal, "features.candidate_item_id.sequence=history")
+    assert "features.candidate_item_id.sequence: 'history' needs a column named history_*" in message
+
+
+def test_descending_level_boundaries_are_refused(minimal: str) -> None:
+    assert "strictly ascending" in error(minimal, "data.levels.boundaries=[2, 1]")
+
+
+def test_unknown_configuration_names_the_nearest_shipped_one() -> None:
+    assert "(did you mean 'prectr_v1'?)" in error("prectr_v11")
+
+
+def test_base_is_inherited_and_overridden_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", MINIMAL + "train: {seed: 7, clip_norm: 2.0}\n")
+    child = load_config(write(tmp_path, "child.yaml", "base: base.yaml\ntrain: {seed: 8}\n"))
+    assert (child.name, child.train.seed, child.train.clip_norm) == ("child", 8, 2.0)
+
+
+def test_null_removes_an_inherited_feature(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", MINIMAL + "  history_item_id: {table: item, sequence: history}\n")
+    child = load_config(write(tmp_path, "child.yaml", "base: base.yaml\nfeatures: {history_item_id: null}\n"))
+    assert list(child.features) == ["candidate_item_id"]
+
+
+def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "base: b.yaml\n")
+    write(tmp_path, "b.yaml", "base: a.yaml\n")
+    assert "goes round in a circle" in error(str(tmp_path / "a.yaml"))
+
+
+def test_overrides_reach_into_lists_and_say_what_is_wrong(minimal: str) -> None:
+    assert load_config(minimal, ["train.stages.1.epochs=9"]).train.stages[1].epochs == 9
+    assert "write it as key.sub=value" in error(minimal, "train.seed")
+    assert "is a list of 1; '4' is no index of it" in error(minimal, "train.stages=[{epochs: 1}]", "train.stages.4.lr=1")
+    assert "name is 'small' and has no keys" in error(minimal, "name.x=1")
+
+
+def test_files_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
+    assert "a configuration is a mapping of keys, not list" in error(write(tmp_path, "list.yaml", "- 1\n"))
+    assert "not valid YAML" in error(write(tmp_path, "broken.yaml", "a: [\n"))
+
+
+def test_tables_split_into_bags_and_sequences(tmp_path: Path) -> None:
+    text = MINIMAL + "  history_item_id: {table: item, sequence: history}\n  candidate_brand_id: {table: brand}\n"
+    config = load_config(write(tmp_path, "both.yaml", text.replace("features:", "  brand: {rows: 9, dim: 4}\nfeatures:")))
+    assert config.bag_tables() == {"brand"}
+
+
+def test_description_documents_every_field(minimal: str) -> None:
+    described = describe_config(load_config(minimal))
+    assert "# Share of all requests, the latest ones." in described
+    assert "rows: 100" in described

@@ -1,0 +1,142 @@
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from prectr_torchrec.config import StageConfig
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.training.checkpoint import Checkpoints
+from prectr_torchrec.training.optimizers import Optimizers, reset_tables
+from prectr_torchrec.training.trainer import build_sharded
+
+STAGE = StageConfig(epochs=1, lr=0.01, encoder_lr=0.001, table_lr=0.1, warmup_steps=4)
+
+
+@dataclass
+class Small:
+    """A small sharded model on one rank."""
+
+    data: Path
+    run: Path
+    model: DistributedModelParallel
+    optimizers: Optimizers
+
+    def train(self, steps: int = 3) -> None:
+        reader = SearchReader(small_config(), self.data, "train", self.data / TOKENIZER)
+        for batch, _ in zip(reader.epoch(0), range(steps), strict=False):
+            self.optimizers.combined.zero_grad()
+            self.model(batch)[0].backward()
+            self.optimizers.combined.step()
+
+    def weights(self) -> dict[str, Tensor]:
+        return copies(self.model.state_dict())
+
+    def states(self) -> dict[str, Tensor]:
+        return copies({k: v for states in self.optimizers.fused.state_dict()["state"].values() for k, v in states.items()})
+
+
+def copies(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n: (v.local_shards()[0].tensor if isinstance(v, ShardedTensor) else v).clone() for n, v in values.items()}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Small]:
+    data = write_small_data(tmp_path / "data", small_config(), requests=40)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / TOKENIZER).symlink_to(data / TOKENIZER)
+    torch.manual_seed(0)
+    with process_group("cpu") as process:
+        yield Small(data, run, *build_sharded(small_config(), run, process))
+
+
+def rates(small: Small, step: int, total: int = 10) -> tuple[float, float, float]:
+    """Of towers, encoder and tables."""
+    small.optimizers.set_rates(STAGE, step, total)
+    towers, encoder = sorted(small.optimizers.dense.param_groups, key=lambda group: group["encoder"])
+    return towers["lr"], encoder["lr"], small.optimizers.fused.param_groups[0]["lr"]
+
+
+def test_rates_warm_up_and_only_the_dense_ones_decay(small: Small) -> None:
+    assert rates(small, 0) == pytest.approx((0.01 / 4, 0.001 / 4, 0.1 / 4))
+    assert rates(small, 5) == pytest.approx((0.01 * 0.5, 0.001 * 0.5, 0.1))
+    assert rates(small, 9) == pytest.approx((0.01 * 0.1, 0.001 * 0.1, 0.1))
+
+
+def test_every_table_and_every_tower_moves(small: Small) -> None:
+    before = small.weights()
+    small.optimizers.set_rates(STAGE, 3, 100)
+    small.train()
+    after = small.weights()
+    still = [name for name in before if torch.equal(before[name], after[name])]
+    buffers = [name for name, _ in small.model.named_buffers()]
+    assert set(still) <= {name for name in before if name.split(".")[-1] in {"idf", "is_word", "is_number", "position_ids"}}, buffers
+
+
+def test_the_table_rate_reaches_the_kernels(small: Small) -> None:
+    before = small.weights()
+    small.optimizers.set_rates(STAGE.model_copy(update={"table_lr": 1e-12}), 3, 100)
+    small.train(steps=1)
+    after = small.weights()
+    tables = [name for name in before if name.startswith("embeddings.")]
+    assert tables and all(torch.allclose(before[name], after[name], atol=1e-9) for name in tables)
+
+
+def test_reset_tables_forgets_weights_and_states_and_keeps_the_towers(small: Small) -> None:
+    small.optimizers.set_rates(STAGE, 3, 100)
+    small.train()
+    trained = small.weights()
+    assert any(state.abs().sum() > 0 for state in small.states().values())
+    reset_tables(small.model, small.optimizers, seed=1)
+    fresh = small.weights()
+    assert all(torch.equal(trained[n], fresh[n]) for n in trained if not n.startswith("embeddings."))
+    assert all(not torch.equal(trained[n], fresh[n]) for n in trained if n.startswith("embeddings."))
+    assert all(fresh[n].abs().max() <= 101**-0.5 for n in fresh if n.startswith("embeddings."))
+    assert all(state.eq(0).all() for state in small.states().values())
+    reset_tables(small.model, small.optimizers, seed=1)
+    assert all(torch.equal(fresh[n], w) for n, w in small.weights().items())
+
+
+def test_a_checkpoint_restores_weights_and_states(small: Small) -> None:
+    small.train()
+    weights, states = small.weights(), small.states()
+    checkpoints = Checkpoints(small.run)
+    checkpoints.save(small.model, small.optimizers, {"step": 3})
+    small.train()
+    assert any(not torch.equal(weights[n], w) for n, w in small.weights().items())
+    assert checkpoints.load("last", small.model, small.optimizers) == {"step": 3}
+    assert all(torch.equal(weights[n], w) for n, w in small.weights().items())
+    assert all(torch.equal(states[n], s) for n, s in small.states().items())
+
+
+def test_only_the_last_and_the_best_checkpoint_are_kept(small: Small) -> None:
+    checkpoints = Checkpoints(small.run)
+    for step, ne in ((1, 0.9), (2, 0.8), (3, None), (4, 0.85), (5, None)):
+        checkpoints.save(small.model, small.optimizers, {"step": step}, ne)
+    assert checkpoints.index() == {"last": "step-000000005", "best": "step-000000002", "best_ne": 0.8}
+    assert sorted(p.name for p in checkpoints.folder.glob("step-*")) == ["step-000000002", "step-000000005"]
+
+
+def test_half_a_checkpoint_is_never_loaded(small: Small) -> None:
+    small.train(steps=1)
+    checkpoints = Checkpoints(small.run)
+    checkpoints.save(small.model, small.optimizers, {"step": 1})
+    half = checkpoints.folder / ".step-000000002.saving"
+    half.mkdir()
+    (half / "__0_0.distcp").write_bytes(b"half")
+    assert checkpoints.load("last", small.model, small.optimizers) == {"step": 1}
+    checkpoints.save(small.model, small.optimizers, {"step": 2})
+    assert checkpoints.load("last", small.model, small.optimizers) == {"step": 2}
+
+
+def test_no_checkpoint_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no 'best' checkpoint; has `prectr train` run"):
+        Checkpoints(tmp_path).path("best")
