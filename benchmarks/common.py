@@ -1,4 +1,4 @@
-"""What the benchmarks share: generated data, turns, and the line that says where and with what a figure was taken."""
+"""What the benchmarks share: generated data, a training loop, turns, and the lines that say where a figure was taken."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.training.trainer import Trainer
 
 
 class Rate(NamedTuple):
@@ -27,8 +30,8 @@ class Rate(NamedTuple):
 def describe(*packages: str) -> str:
     """Machine, date and versions."""
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
-    machine = f"{platform.platform()}, {platform.processor() or platform.machine()}, cores {len(os.sched_getaffinity(0))}"
-    load = f"load {os.getloadavg()[0]:.1f}"
+    machine = f"{platform.platform()}, {platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    load = f"load {os.getloadavg()[0]:.1f} at the start, OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'unset')}"
     return f"{machine}, {load}\n{datetime.date.today()}, python {platform.python_version()}, {versions}"
 
 
@@ -60,6 +63,36 @@ def ratio(rates: list[Rate], others: list[Rate]) -> Rate:
 
 def simulated_samples(config: RunConfig, folder: Path, requests: int) -> Path:
     """Simulates a log of up to 6 shown candidates a request and prepares it."""
-    simulate(folder / "log", requests=requests)
+    simulate(folder / "log", requests=requests, users=requests // 15, queries=requests // 30, items=requests // 5)
     prepare(config.data, config.text, folder / "log" / "raw", folder / "samples", progress=False)
     return folder / "samples"
+
+
+def endless(trainer: Trainer) -> Iterator[SearchBatch]:
+    """What the trainer's reader reads, epoch after epoch."""
+    return chain.from_iterable(trainer.readers["train"].epoch(epoch) for epoch in count())
+
+
+def train_on(trainer: Trainer, source: Iterator[SearchBatch], steps: int) -> Callable[[], int]:
+    """Training as `Trainer` does it, on batches from anywhere: each call takes `steps` and returns the candidates read.
+
+    The pipeline is two batches ahead of the model: a call trains on the two left over from the call before, and leaves two.
+    """
+    stage = next(stage for stage in trainer.config.train.stages if stage.split == "train")
+    counts: list[int] = []
+
+    def counted() -> Iterator[SearchBatch]:
+        for batch in source:
+            counts.append(int(batch.candidate_weight.sum()))
+            yield batch
+
+    counting = counted()
+
+    def work() -> int:
+        counts.clear()
+        for step in range(steps):
+            trainer.optimizers.set_rates(stage, step, steps)
+            trainer.pipeline.progress(counting)
+        return sum(counts)
+
+    return work

@@ -107,6 +107,7 @@ class TextConfig(Section):
     """Tokens kept of a title, [CLS] included."""
     encoder: dict[str, Any] = {
         "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 128,
     }  # fmt: skip
     """A Hugging Face configuration to build the encoder from; vocab_size and pad_token_id come from the tokenizer."""
     path: str | None = None

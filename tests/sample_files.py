@@ -83,9 +83,9 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
         events = _events(rng, prefix, data, int(counts.sum()), items, queries)
         columns |= {name: _lists(values, counts) for name, values in events.items()}
     total = int(num_candidates.sum())
-    item = rng.zipf(1.3, total) % items
     grade = rng.choice([1.0, 1.67, 2.33, 3.0, np.nan], total, p=[0.2, 0.2, 0.2, 0.24, 0.16])
     position = np.arange(total) - np.repeat(np.cumsum(num_candidates) - num_candidates, num_candidates) + 1
+    item = (np.repeat(rng.zipf(1.3, requests), num_candidates) + 13 * position) % items  # no item twice in a request
     chance = np.nan_to_num(grade, nan=2.0) / 4 / np.sqrt(position)
     candidates: dict[str, object] = {
         "candidate_item_id": item * 15485863 + 1,

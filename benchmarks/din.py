@@ -1,0 +1,194 @@
+"""Our `din` beside the DIN of torch-rechub: candidates a second in training, and the AUC after as many epochs.
+
+Both see the same rows, ids (hashed by the reader), tables and widths: user, query, item, category and brand, and a history of
+`data.history_length` events. One thread each, in one run, in turns:
+
+- ours trains as `prectr train` does: from Parquet, request by request, with its text match besides;
+- torch-rechub's trains by its own `CTRTrainer` on one row a candidate, from arrays made in memory before the clock starts:
+  row by row through its own `DataGenerator`, and, in its favour, from whole batches cut out of the arrays.
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/din.py [--data PREPARED] [--config din] [--rounds 3] [--epochs 2]
+
+Without `--data` it measures on a simulated log. The AUC is that of the clicks of the validation part. Ours is scored with the
+position held at its reference, so that neither knows it; torch-rechub's is its best over rates and epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from common import describe, endless, median, ratio, simulated_samples, take_turns, train_on
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch_rechub.basic.features import SequenceFeature, SparseFeature
+from torch_rechub.models.ranking import DIN
+from torch_rechub.trainers import CTRTrainer
+from torch_rechub.utils.data import DataGenerator
+from torchrec import JaggedTensor
+
+from prectr_torchrec.config import RunConfig, load_config
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.training.trainer import Trainer, evaluate_batches
+
+Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
+
+OURS, STEPS = "ours, from Parquet", 64
+SIZES, ROWS = (384, 2048), 6144
+"""Rows a batch of torch-rechub's, as many as ours holds or enough to spread the cost of its dense table updates; rows a turn."""
+RATES, WEIGHT_DECAY = (1e-3, 3e-3), 1e-5
+"""torch-rechub's default is the first; so is the weight decay."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a prepared folder with a train and a validation split")
+    parser.add_argument("--config", default="din")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2, help="before the AUC; 0 leaves it out")
+    parser.add_argument("--requests", type=int, default=12_000, help="of the simulated log")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    stage = f"train.stages.0.epochs={arguments.epochs or 1}"
+    config = load_config(arguments.config, [stage, "train.validation=false", *arguments.set])
+    with tempfile.TemporaryDirectory() as scratch, process_group("cpu") as process:
+        data = arguments.data or simulated_samples(config, Path(scratch), arguments.requests)
+        print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "torch-rechub"))
+        train, validation = (CandidateRows(config, data, split) for split in ("train", "validation"))
+        compare_speed(Trainer(config, data, Path(scratch) / "speed", process), train, arguments.rounds)
+        if arguments.epochs:
+            compare_auc(Trainer(config, data, Path(scratch) / "auc", process), data, train, validation, arguments.epochs)
+
+
+class CandidateRows:
+    """A split in memory, one row a candidate: ids (N,), a history's (N, L), from 1 on with 0 for padding, and clicks (N,)."""
+
+    def __init__(self, config: RunConfig, data: Path, split: str) -> None:
+        self.config = config
+        ids: dict[str, list[Tensor]] = {name: [] for name, f in config.features.items() if f.table not in config.bag_tables()}
+        clicks, self.num_requests = [], 0
+        for batch in SearchReader(config, data, split, data / TOKENIZER).epoch(0):
+            real = batch.candidate_weight > 0
+            request, features = batch.candidate_request[real], batch.request_features.to_dict()
+            for name, parts in ids.items():
+                values = features[name].values() + 1
+                if not name.startswith("candidate_"):
+                    width = config.data.history_length if name.startswith("history_") else 1
+                    values = JaggedTensor(values, lengths=features[name].lengths()).to_padded_dense(width)[request].squeeze(1)
+                parts.append(values)
+            clicks.append(batch.click[real])
+            self.num_requests += int(batch.request_weight.sum())
+        self.ids, self.clicks = {name: torch.cat(parts) for name, parts in ids.items()}, torch.cat(clicks)
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Whole batches of a fresh shuffle of the first `limit` rows."""
+        order = torch.randperm(limit or len(self.clicks))
+        for rows in order.split(size):
+            yield {name: values[rows] for name, values in self.ids.items()}, self.clicks[rows]
+
+    def generator(self, size: int, limit: int) -> Batches:
+        """torch-rechub's own loader of the first `limit` rows."""
+        generator = DataGenerator({name: values[:limit] for name, values in self.ids.items()}, self.clicks[:limit])
+        return generator.generate_dataloader(x_val={}, y_val=[0], x_test={}, y_test=[0], batch_size=size)[0]
+
+
+def compare_speed(trainer: Trainer, train: CandidateRows, rounds: int) -> None:
+    trainer.model.train()
+    contenders = {OURS: train_on(trainer, endless(trainer), STEPS)}
+    for size in SIZES:
+        contenders[f"torch-rechub, whole batches of {size}"] = rechub_turn(train, lambda size=size: train.batches(size, ROWS))
+    contenders[f"torch-rechub, DataGenerator of {SIZES[-1]}"] = rechub_turn(train, lambda: train.generator(SIZES[-1], ROWS))
+    rates = take_turns(contenders, rounds)
+    print(f"configuration {trainer.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
+          f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, the ratios of rates in "
+          "the same round")  # fmt: skip
+    print(f"{'':40}{'candidates/s':>14}{'ours / this':>12}{'by CPU time':>14}{'ours / this':>12}")
+    for name, each in rates.items():
+        rate, times = median(each), ratio(rates[OURS], each)
+        print(f"{name:40}{rate.wall:14,.0f}{times.wall:12.2f}{rate.cpu:14,.0f}{times.cpu:12.2f}")
+
+
+def compare_auc(trainer: Trainer, data: Path, train: CandidateRows, validation: CandidateRows, epochs: int) -> None:
+    ours = auc_of_ours(trainer, data)
+    theirs = {rate: aucs_of_rechub(train, validation, rate, epochs) for rate in RATES}
+    print(f"AUC on {len(validation.clicks):,} candidates of the validation part, {epochs} epochs")
+    print(f"{'ours':40}{ours:14.4f}")
+    for rate, aucs in theirs.items():
+        print(f"{f'torch-rechub, rate {rate}, by epoch':40}{''.join(f'{auc:14.4f}' for auc in aucs)}")
+    print(f"{'ours above the best of torch-rechub':40}{ours - max(max(aucs) for aucs in theirs.values()):+14.4f}")
+
+
+def auc_of_ours(trainer: Trainer, data: Path) -> float:
+    trainer.train()
+    reader = SearchReader(trainer.config, data, "validation", data / TOKENIZER)
+    logits, clicks = [], []
+    for batch, report in evaluate_batches(trainer.pipeline, trainer.model, reader, reader.num_batches(0)):
+        real = batch.candidate_weight > 0
+        logits.append(report["reference_logit"][real])
+        clicks.append(batch.click[real])
+    return float(roc_auc_score(torch.cat(clicks), torch.cat(logits)))
+
+
+def aucs_of_rechub(train: CandidateRows, validation: CandidateRows, rate: float, epochs: int) -> list[float]:
+    """After each epoch."""
+    trainer, aucs = rechub_trainer(train.config, rate), []
+    for _ in range(epochs):
+        with quiet():
+            trainer.train_one_epoch(train.batches(SIZES[0]))
+            aucs.append(float(trainer.evaluate(trainer.model, validation.batches(SIZES[-1]))))
+    return aucs
+
+
+def rechub_turn(train: CandidateRows, batches: Callable[[], Batches]) -> Callable[[], int]:
+    trainer = rechub_trainer(train.config, RATES[0])
+
+    def work() -> int:
+        with quiet():
+            trainer.train_one_epoch(batches())
+        return ROWS
+
+    return work
+
+
+def rechub_trainer(config: RunConfig, rate: float) -> CTRTrainer:
+    """Its model and trainer at their defaults but for the widths, which are ours."""
+    torch.manual_seed(config.train.seed)
+    tables = {name: config.tables[f.table] for name, f in config.features.items() if f.table not in config.bag_tables()}
+    targets = {name: _target(name, tables) for name in tables if name.startswith("history_")}
+    rest = {name: table for name, table in tables.items() if name not in targets}
+    sparse = {name: SparseFeature(name, table.rows + 1, table.dim, padding_idx=0) for name, table in rest.items()}
+    model = DIN(
+        features=[feature for name, feature in sparse.items() if name not in targets.values()],
+        history_features=[
+            SequenceFeature(name, tables[name].rows + 1, tables[name].dim, "concat", shared_with=target, padding_idx=0)
+            for name, target in targets.items()
+        ],
+        target_features=[sparse[target] for target in targets.values()],
+        mlp_params={"dims": config.model.click_tower, "dropout": config.model.dropout},
+        attention_mlp_params={},
+    )
+    return CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": WEIGHT_DECAY})
+
+
+def _target(history: str, names: Iterable[str]) -> str:
+    stem = history.removeprefix("history_")
+    return f"candidate_{stem}" if f"candidate_{stem}" in names else stem
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch-rechub's progress bars."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
+
+
+if __name__ == "__main__":
+    main()
