@@ -73,7 +73,6 @@ class PRECTR(nn.Module):
         statistics: whose counters are dense features, of "user", "query", "item".
         mixture: False gives a single click logit (the levels then play no part).
         interest: target attention over the history.
-        products: adds the elementwise products of each request-level vector with each candidate-level vector of its width.
         known_grade: "override": a known grade replaces the predicted distribution and is a feature of the click tower;
             "feature": only the latter; "none": neither.
         grade_range: lowest and highest grade.
@@ -90,7 +89,6 @@ class PRECTR(nn.Module):
         statistics: list[str],
         mixture: bool = True,
         interest: bool = True,
-        products: bool = False,
         attention_dim: int = 32,
         attention_heads: int = 2,
         click_tower: list[int],
@@ -103,19 +101,12 @@ class PRECTR(nn.Module):
         super().__init__()
         self.request_features, self.candidate_features = list(request_dims), list(candidate_dims)
         self.history_features = dict(history) if interest else {}
-        self.statistics, self.known_grade, self.grade_range, self.use_mixture = (
-            list(statistics),
-            known_grade,
-            grade_range,
-            mixture,
-        )
+        self.known_grade, self.grade_range, self.use_mixture = known_grade, grade_range, mixture
         self.relevance = relevance
         self.mixture = LevelMixture()
         dims = {**request_dims, **candidate_dims}
         in_dim = sum(dims.values()) + relevance.tower.head.in_features + 3
 
-        self.products = [(r, c) for r, w in request_dims.items() for c, d in candidate_dims.items() if w == d] if products else []
-        in_dim += sum(request_dims[r] for r, _ in self.products)
         self.interest: InterestTower | None = None
         if self.history_features:
             item_dim = sum(dims[target] for target in self.history_features.values())
@@ -188,7 +179,6 @@ class PRECTR(nn.Module):
                 rows = sequences[name].values().float()
                 by_name[name] = nn.functional.pad(rows, (0, 0, 0, C - rows.shape[0]))
         inputs = [by_name[name].float() for name in (*self.request_features, *self.candidate_features)]
-        inputs += [by_name[r] * by_name[c] * 16 for r, c in self.products]
         if self.interest is not None:
             candidate = torch.cat([by_name[target] for target in self.history_features.values()], dim=1)
             L = batch.history_level.shape[1]

@@ -153,9 +153,6 @@ class ModelConfig(Section):
     """One probability from relevance levels and click; false: a single click logit."""
     interest: bool = True
     """Target attention over the user's own history."""
-    products: bool = False
-    """Products of each request-level vector (user, query) with each candidate-level one of its width, as in factorisation
-    machines."""
     attention_dim: int = Field(32, ge=4)
     attention_heads: int = Field(2, ge=1)
     text: bool = True

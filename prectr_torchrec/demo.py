@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def demo(out: Path) -> None:
         simulate(log)
     _say(f"2/5  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
     config, oracle = load_config(RUNS["prectr"]), log / "eval" / "oracle.parquet"
+    config.data.split.test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
     prepare(config.data, config.text, log / "raw", samples)
     prepare(config.data, config.text, log / "raw", candidates, candidates=oracle)
     runs = {name: out / "runs" / name for name in RUNS}

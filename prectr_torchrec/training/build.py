@@ -86,7 +86,6 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         statistics=list(model.statistics),
         mixture=model.mixture,
         interest=model.interest,
-        products=model.products,
         attention_dim=model.attention_dim,
         attention_heads=model.attention_heads,
         click_tower=model.click_tower,

@@ -53,7 +53,6 @@ def small(**model: Any) -> RunConfig:
         {"position_bias": False},
         {"known_grade": "feature"},
         {"known_grade": "none"},
-        {"products": True},
         {"cross_layers": 2},
     ],
 )

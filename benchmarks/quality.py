@@ -1,0 +1,153 @@
+"""Quality of configurations on a search log with an oracle: the whole job, several seeds, one table.
+
+    python benchmarks/quality.py --log DIR --out DIR --config prectr_v1 --config din --seeds 1 2
+
+`--log` is a folder as `prectr simulate` writes it: `raw/`, `eval/oracle.parquet`, `meta.json` with `test_from_timestamp`, and
+optionally `eval/judgments_unseen_queries.parquet`. Every step is the command that a user runs. Finished runs are kept, so that
+it can be stopped and repeated. Writes `results.json` and `results.md` to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import describe
+
+ACTIVITY = ("0", "1-19", "20-99", "100+")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--config", action="append", required=True, help="configuration; the first one's `data` prepares the samples"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--nproc", type=int, default=2)
+    parser.add_argument("--checkpoint", default="last")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every configuration")
+    arguments = parser.parse_args()
+    machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")
+    seconds: dict[str, float] = {}
+    test_from = json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"]
+    folders = prepare(arguments, test_from, seconds)
+    results = [
+        {"config": config, "seed": seed, **run(arguments, config, seed, folders)}
+        for config in arguments.config
+        for seed in arguments.seeds
+    ]
+    (arguments.out / "results.json").write_text(
+        json.dumps({"machine": machine, "prepare_seconds": seconds, "runs": results}, indent=1)
+    )
+    table = format_table(results, arguments.config)
+    text = f"{machine}, {arguments.nproc} ranks\n\n{table}\n"
+    (arguments.out / "results.md").write_text(text)
+    print(text)
+
+
+def prepare(arguments: argparse.Namespace, test_from: int, seconds: dict[str, float]) -> dict[str, Path]:
+    """Samples, whole candidate sets of the test requests, and pairs of unseen queries where the log has them."""
+    raw, evaluation = arguments.log / "raw", arguments.log / "eval"
+    wanted: dict[str, Path | None] = {"samples": None, "candidates": evaluation / "oracle.parquet"}
+    unseen = evaluation / "judgments_unseen_queries.parquet"
+    wanted |= {"unseen": unseen} if unseen.exists() else {}
+    for name, candidates in wanted.items():
+        extra = ["--candidates", str(candidates)] if candidates else []
+        command = ["prepare", "--config", arguments.config[0], "--raw", str(raw), "--out", str(arguments.out / name), *extra]
+        seconds[name] = prectr([*command, "--set", f"data.split.test_from={test_from}", *sets(arguments.set)])
+    return {name: arguments.out / name for name in wanted}
+
+
+def run(arguments: argparse.Namespace, config: str, seed: int, folders: dict[str, Path]) -> dict[str, Any]:
+    """Trains and evaluates one configuration with one seed, if that has not been done; its figures."""
+    directory = arguments.out / "runs" / f"{Path(config).stem}-{seed}"
+    done = directory / "quality.json"
+    if done.exists():
+        return dict(json.loads(done.read_text()))
+    nproc = ["--nproc", str(arguments.nproc)]
+    command = ["train", "--config", config, "--data", str(folders["samples"]), "--run", str(directory), *nproc]
+    train_seconds = prectr([*command, "--set", f"train.seed={seed}", *sets(arguments.set)])
+    measured, evaluate_seconds = {}, 0.0
+    for name, folder in folders.items():
+        # the segments come from the training samples, whatever is scored
+        oracle = ["--oracle", str(arguments.log / "eval" / "oracle.parquet")] if name != "unseen" else []
+        target = directory / f"metrics-{name}.json"
+        train_data = ["--train-data", str(folders["samples"]), "--metrics", str(target)]
+        where = ["--run", str(directory), "--data", str(folder), "--checkpoint", arguments.checkpoint]
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.nproc}", "-m",
+             "prectr_torchrec.training.evaluate", "--", *where, *oracle, *train_data],
+            check=True, stdout=subprocess.DEVNULL, env=threads(arguments.nproc),
+        )  # fmt: skip
+        evaluate_seconds += time.perf_counter() - started
+        measured[name] = json.loads(target.read_text())
+    figures = {**summary(measured), "train_seconds": train_seconds, "evaluate_seconds": evaluate_seconds}
+    done.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def summary(measured: dict[str, Any]) -> dict[str, Any]:
+    """What goes into the table."""
+    expected = measured["candidates"]["oracle"]["expected_auc"]
+    clicks, position = measured["samples"]["clicks"], measured["samples"]["clicks_at_position"]
+    segments = {s["segment"]: s for s in measured["candidates"]["segments"] if s["by"] == "user"}
+    figures = {
+        "expected AUC, shown": expected["shown"]["model"],
+        "expected AUC, all": expected["all"]["model"],
+        "AUC": clicks["auc"],
+        "AUC, position known": position["auc"],
+        "GAUC by user": clicks["gauc_user"],
+        "GAUC by request": clicks["gauc_request"],
+        "normalised entropy": position["normalized_entropy"],
+        "calibration": position["calibration"],
+    }
+    figures |= {f"all, users of {name}": segments.get(name, {}).get("expected_auc_all") for name in ACTIVITY}
+    if "unseen" in measured:
+        relevance = measured["unseen"]["relevance"]["all"]
+        figures |= {f"unseen queries, {key}": relevance[key] for key in ("auc", "spearman", "quadratic_kappa", "pair_accuracy")}
+    figures["true grade, shown"], figures["true grade, all"] = (expected[p]["true_grade"] for p in ("shown", "all"))
+    figures["oracle, shown"], figures["oracle, all"] = (expected[p]["oracle"] for p in ("shown", "all"))
+    return figures
+
+
+def format_table(results: list[dict[str, Any]], configs: list[str]) -> str:
+    """Mean over seeds and half the range between the extremes, a column a configuration."""
+    names = [name for name in results[0] if name not in ("config", "seed")]
+    lines = ["| figure | " + " | ".join(Path(c).stem for c in configs) + " |", "|---|" + "---|" * len(configs)]
+    for name in names:
+        cells = []
+        for config in configs:
+            values = [r[name] for r in results if r["config"] == config and r[name] is not None]
+            spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def prectr(arguments: list[str]) -> float:
+    """Runs a `prectr` command; its seconds."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "prectr_torchrec.cli", *arguments], check=True, env=threads(1))
+    return time.perf_counter() - started
+
+
+def threads(nproc: int) -> dict[str, str]:
+    return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **({"OMP_NUM_THREADS": "1"} if nproc > 1 else {})}
+
+
+def sets(overrides: list[str]) -> list[str]:
+    return [word for override in overrides for word in ("--set", override)]
+
+
+if __name__ == "__main__":
+    main()
