@@ -10,38 +10,33 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
 from prectr_torchrec.config import Levels, RunConfig, load_config
 from prectr_torchrec.data.schema import MANIFEST
+from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
+from prectr_torchrec.training.scoring import score
 
 ACTIVITY = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}
 """Segments by a user's training impressions, both ends included."""
 
 
+@record
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the job on this rank; `argv` as on the command line."""
     arguments = _parse(argv)
-    try:
-        _run(arguments)
-    except ValueError as error:
-        sys.exit(f"evaluate: {error}")
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    from prectr_torchrec.distributed.process import process_group
-    from prectr_torchrec.training.scoring import score
-
     run, data = arguments.run, arguments.data
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(f"{run}: no run directory (config.yaml is missing); `prectr train` makes one")
     config = load_config(run / "config.yaml")
     split = arguments.split or ("test" if (data / "test").is_dir() else "candidates")
     p.sample_files(data / split)
@@ -100,7 +95,10 @@ def evaluate(
     if rank != 0:
         return None
     p.merge_parts(predictions, split, world_size, config.data.memory)
-    return measure(predictions, split=split, train=train, oracle=oracle, levels=config.data.levels, memory=config.data.memory)
+    measured = measure(predictions, split=split, train=train, oracle=oracle, levels=config.data.levels, memory=config.data.memory)
+    if config.objective.anchor == 0:  # the relevance tower has learned nothing: its figures would say nothing
+        measured["relevance"] = {}
+    return measured
 
 
 def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None, levels: Levels, memory: str) -> dict[str, Any]:
