@@ -84,7 +84,14 @@ def prepare(
     from prectr_torchrec.data.prepare import prepare
 
     run = load_config(config, overrides or ())
-    prepare(run.data, run.text, raw, out, candidates=candidates)
+    manifest = prepare(run.data, run.text, raw, out, candidates=candidates)
+    for name, split in manifest["splits"].items():
+        typer.echo(f"{out / name}: {split['requests']:,} requests, {split['candidates']:,} candidates")
+    for what, count in manifest["dropped"].items():
+        if count:
+            typer.echo(f"dropped: {count:,} {what}")
+    if not manifest["rows"]["judgments"]:
+        typer.echo("no judgments file: every relevance is missing")
 
 
 @app.command()

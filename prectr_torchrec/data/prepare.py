@@ -65,13 +65,15 @@ def prepare(
     if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
         return finished
     job = _Job(data, text, sources, given, out, out / "work")
-    with tqdm(disable=not progress, unit="step", total=len(ORDERS) + 8) as bar:
+    with tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 8) as bar:
         try:
             report = job.sort(bar)
         except duckdb.OutOfMemoryException as error:
             raise ValueError(f"data.memory: {data.memory} is too little for this log; {error}") from None
     log = Log.open(job.work)
-    with tqdm(disable=not progress, unit=" requests", total=sum(split["requests"] for split in report["splits"].values())) as bar:
+    with tqdm(
+        disable=None if progress else True, unit=" requests", total=sum(split["requests"] for split in report["splits"].values())
+    ) as bar:
         for name, split in report["splits"].items():
             bar.set_description(f"writing {name}")
             split["files"] = job.write_split(log, name, bar)
