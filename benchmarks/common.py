@@ -13,6 +13,9 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.prepare import prepare
@@ -61,9 +64,19 @@ def ratio(rates: list[Rate], others: list[Rate]) -> Rate:
     return median([Rate(a.wall / b.wall, a.cpu / b.cpu) for a, b in zip(rates, others, strict=True)])
 
 
-def simulated_samples(config: RunConfig, folder: Path, requests: int) -> Path:
-    """Simulates a log of up to 6 shown candidates a request and prepares it."""
+def simulated_samples(config: RunConfig, folder: Path, requests: int, shown: int | None = None) -> Path:
+    """Simulates a log and prepares it.
+
+    Args:
+        shown: keeps the requests that show as many candidates; None: all, up to 6 each.
+    """
     simulate(folder / "log", requests=requests, users=requests // 15, queries=requests // 30, items=requests // 5)
+    if shown is not None:
+        path = folder / "log" / "raw" / config.data.raw.impressions.path
+        impressions = pq.read_table(path)
+        counts = impressions.group_by("request_id").aggregate([("item_id", "count")])
+        kept = counts.filter(pc.equal(counts["item_id_count"], shown))["request_id"]
+        pq.write_table(impressions.filter(pc.is_in(impressions["request_id"], value_set=kept.combine_chunks())), path)
     prepare(config.data, config.text, folder / "log" / "raw", folder / "samples", progress=False)
     return folder / "samples"
 

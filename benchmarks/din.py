@@ -3,23 +3,28 @@
 Both see the same rows, ids (hashed by the reader), tables and widths: user, query, item, category and brand, and a history of
 `data.history_length` events. One thread each, in one run, in turns:
 
-- ours trains as `prectr train` does: from Parquet, request by request, with its text match besides;
+- ours trains as `prectr train` does: from Parquet, request by request, with the text match besides, in batches of 64 requests
+  as shipped and of 256;
 - torch-rechub's trains by its own `CTRTrainer` on one row a candidate, from arrays made in memory before the clock starts:
-  row by row through its own `DataGenerator`, and, in its favour, from whole batches cut out of the arrays.
+  row by row through its own `DataGenerator`, and, in its favour, from whole batches cut out of the arrays. The activation
+  unit of its attention has 36 hidden units, its default, or 256 and 128, as in torch-rechub's own example of DIN.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/din.py [--data PREPARED] [--config din] [--rounds 3] [--epochs 2]
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/din.py [--data PREPARED] [--rounds 3] [--epochs 2]
 
-Without `--data` it measures on a simulated log. The AUC is that of the clicks of the validation part. Ours is scored with the
-position held at its reference, so that neither knows it; torch-rechub's is its best over rates and epochs.
+Without `--data` it measures on a simulated log, on the requests that show six candidates. The AUC is that of the clicks of the
+validation part. Ours is scored with the position held at its reference, so that neither knows it; torch-rechub's is its best
+over rates and epochs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,17 +39,21 @@ from torchrec import JaggedTensor
 
 from prectr_torchrec.config import RunConfig, load_config
 from prectr_torchrec.data.reader import SearchReader
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.trainer import Trainer, evaluate_batches
 
 Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
 
-OURS, STEPS = "ours, from Parquet", 64
-SIZES, ROWS = (384, 2048), 6144
-"""Rows a batch of torch-rechub's, as many as ours holds or enough to spread the cost of its dense table updates; rows a turn."""
+REQUESTS = (64, 256)
+"""Of a batch of ours; a turn goes through `TURN` requests."""
+TURN = 4096
+SMALL, LARGE, ROWS = 384, 2048, 6144
+"""Rows of a batch of torch-rechub's, as many as ours has as shipped or enough to spread its dense table updates; of a turn."""
+DEFAULT, EXAMPLE = [36], [256, 128]
+"""Hidden units of torch-rechub's attention."""
 RATES, WEIGHT_DECAY = (1e-3, 3e-3), 1e-5
-"""torch-rechub's default is the first; so is the weight decay."""
+"""torch-rechub's default rate is the first."""
 
 
 def main() -> None:
@@ -54,18 +63,25 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2, help="before the AUC; 0 leaves it out")
-    parser.add_argument("--requests", type=int, default=12_000, help="of the simulated log")
+    parser.add_argument("--requests", type=int, default=40_000, help="of the simulated log")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    stage = f"train.stages.0.epochs={arguments.epochs or 1}"
-    config = load_config(arguments.config, [stage, "train.validation=false", *arguments.set])
+    config = load_config(arguments.config, arguments.set)
     with tempfile.TemporaryDirectory() as scratch, process_group("cpu") as process:
-        data = arguments.data or simulated_samples(config, Path(scratch), arguments.requests)
+        data = arguments.data or simulated_samples(config, Path(scratch), arguments.requests, shown=6)
         print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "torch-rechub"))
+        largest = json.loads((data / MANIFEST).read_text())["max_candidates"]
+        batches = [[f"batch.requests={size}", f"batch.candidates={size * largest}"] for size in REQUESTS]
+        epochs = [f"train.stages.0.epochs={arguments.epochs or 1}", "train.validation=false"]
+        configs = [load_config(arguments.config, [*batch, *epochs, *arguments.set]) for batch in batches]
         train, validation = (CandidateRows(config, data, split) for split in ("train", "validation"))
-        compare_speed(Trainer(config, data, Path(scratch) / "speed", process), train, arguments.rounds)
+
+        def trainers(part: str) -> list[Trainer]:
+            return [Trainer(config, data, Path(scratch) / f"{part}{config.batch.requests}", process) for config in configs]
+
+        compare_speed(trainers("speed"), train, arguments.rounds)
         if arguments.epochs:
-            compare_auc(Trainer(config, data, Path(scratch) / "auc", process), data, train, validation, arguments.epochs)
+            compare_auc(trainers("auc"), data, train, validation, arguments.epochs)
 
 
 class CandidateRows:
@@ -100,30 +116,40 @@ class CandidateRows:
         return generator.generate_dataloader(x_val={}, y_val=[0], x_test={}, y_test=[0], batch_size=size)[0]
 
 
-def compare_speed(trainer: Trainer, train: CandidateRows, rounds: int) -> None:
-    trainer.model.train()
-    contenders = {OURS: train_on(trainer, endless(trainer), STEPS)}
-    for size in SIZES:
-        contenders[f"torch-rechub, whole batches of {size}"] = rechub_turn(train, lambda size=size: train.batches(size, ROWS))
-    contenders[f"torch-rechub, DataGenerator of {SIZES[-1]}"] = rechub_turn(train, lambda: train.generator(SIZES[-1], ROWS))
+def compare_speed(trainers: list[Trainer], train: CandidateRows, rounds: int) -> None:
+    contenders: dict[str, Callable[[], int]] = {}
+    for trainer in trainers:
+        trainer.model.train()
+        size = trainer.config.batch.requests
+        contenders[f"ours, {size} requests"] = train_on(trainer, endless(trainer), TURN // size)
+    ours = list(contenders)
+    for units, size, rows in ((DEFAULT, SMALL, ROWS), (DEFAULT, LARGE, ROWS), (EXAMPLE, LARGE, LARGE)):
+        contenders[f"torch-rechub {units}, {size} rows"] = rechub_turn(train, units, rows, partial(train.batches, size, rows))
+    own = partial(train.generator, LARGE, ROWS)
+    contenders[f"torch-rechub {DEFAULT}, {LARGE} rows, DataGenerator"] = rechub_turn(train, DEFAULT, ROWS, own)
     rates = take_turns(contenders, rounds)
-    print(f"configuration {trainer.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
-          f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, the ratios of rates in "
-          "the same round")  # fmt: skip
-    print(f"{'':40}{'candidates/s':>14}{'ours / this':>12}{'by CPU time':>14}{'ours / this':>12}")
+    print(f"configuration {train.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
+          f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, by CPU time in "
+          "brackets; ratios of rates in the same round")  # fmt: skip
+    print(f"{'':44}{'candidates/s':>18}" + "".join(f"{f'{name} / this':>32}" for name in ours))
     for name, each in rates.items():
-        rate, times = median(each), ratio(rates[OURS], each)
-        print(f"{name:40}{rate.wall:14,.0f}{times.wall:12.2f}{rate.cpu:14,.0f}{times.cpu:12.2f}")
+        shares = [ratio(rates[own], each) for own in ours]
+        columns = "".join(f"{f'{share.wall:.2f} ({share.cpu:.2f})':>32}" for share in shares)
+        print(f"{name:44}{f'{median(each).wall:,.0f} ({median(each).cpu:,.0f})':>18}{columns}")
 
 
-def compare_auc(trainer: Trainer, data: Path, train: CandidateRows, validation: CandidateRows, epochs: int) -> None:
-    ours = auc_of_ours(trainer, data)
-    theirs = {rate: aucs_of_rechub(train, validation, rate, epochs) for rate in RATES}
-    print(f"AUC on {len(validation.clicks):,} candidates of the validation part, {epochs} epochs")
-    print(f"{'ours':40}{ours:14.4f}")
-    for rate, aucs in theirs.items():
-        print(f"{f'torch-rechub, rate {rate}, by epoch':40}{''.join(f'{auc:14.4f}' for auc in aucs)}")
-    print(f"{'ours above the best of torch-rechub':40}{ours - max(max(aucs) for aucs in theirs.values()):+14.4f}")
+def compare_auc(trainers: list[Trainer], data: Path, train: CandidateRows, validation: CandidateRows, epochs: int) -> None:
+    print(f"AUC on {len(validation.clicks):,} candidates of the validation part after {epochs} epochs")
+    ours = [auc_of_ours(trainer, data) for trainer in trainers]
+    for trainer, auc in zip(trainers, ours, strict=True):
+        print(f"{f'ours, {trainer.config.batch.requests} requests':44}{auc:.4f}")
+    best = 0.0
+    for rate in RATES:
+        for size in (SMALL, LARGE):
+            aucs = aucs_of_rechub(train, validation, rate, size, epochs)
+            print(f"{f'torch-rechub {DEFAULT}, {size} rows, rate {rate}':44}{', '.join(f'{a:.4f}' for a in aucs)} by epoch")
+            best = max(best, *aucs)
+    print(f"{'ours above the best of torch-rechub':44}{', '.join(f'{auc - best:+.4f}' for auc in ours)}")
 
 
 def auc_of_ours(trainer: Trainer, data: Path) -> float:
@@ -137,28 +163,28 @@ def auc_of_ours(trainer: Trainer, data: Path) -> float:
     return float(roc_auc_score(torch.cat(clicks), torch.cat(logits)))
 
 
-def aucs_of_rechub(train: CandidateRows, validation: CandidateRows, rate: float, epochs: int) -> list[float]:
+def aucs_of_rechub(train: CandidateRows, validation: CandidateRows, rate: float, size: int, epochs: int) -> list[float]:
     """After each epoch."""
-    trainer, aucs = rechub_trainer(train.config, rate), []
+    trainer, aucs = rechub_trainer(train.config, DEFAULT, rate), []
     for _ in range(epochs):
         with quiet():
-            trainer.train_one_epoch(train.batches(SIZES[0]))
-            aucs.append(float(trainer.evaluate(trainer.model, validation.batches(SIZES[-1]))))
+            trainer.train_one_epoch(train.batches(size))
+            aucs.append(float(trainer.evaluate(trainer.model, validation.batches(LARGE))))
     return aucs
 
 
-def rechub_turn(train: CandidateRows, batches: Callable[[], Batches]) -> Callable[[], int]:
-    trainer = rechub_trainer(train.config, RATES[0])
+def rechub_turn(train: CandidateRows, units: list[int], rows: int, batches: Callable[[], Batches]) -> Callable[[], int]:
+    trainer = rechub_trainer(train.config, units, RATES[0])
 
     def work() -> int:
         with quiet():
             trainer.train_one_epoch(batches())
-        return ROWS
+        return rows
 
     return work
 
 
-def rechub_trainer(config: RunConfig, rate: float) -> CTRTrainer:
+def rechub_trainer(config: RunConfig, units: list[int], rate: float) -> CTRTrainer:
     """Its model and trainer at their defaults but for the widths, which are ours."""
     torch.manual_seed(config.train.seed)
     tables = {name: config.tables[f.table] for name, f in config.features.items() if f.table not in config.bag_tables()}
@@ -173,7 +199,7 @@ def rechub_trainer(config: RunConfig, rate: float) -> CTRTrainer:
         ],
         target_features=[sparse[target] for target in targets.values()],
         mlp_params={"dims": config.model.click_tower, "dropout": config.model.dropout},
-        attention_mlp_params={},
+        attention_mlp_params={"dims": units},
     )
     return CTRTrainer(model, optimizer_params={"lr": rate, "weight_decay": WEIGHT_DECAY})
 

@@ -9,69 +9,114 @@ from torch import Tensor, nn
 class TextMatch(nn.Module):
     r"""Token-level match of query and title, weighted by how rare a token is.
 
-    With the query's tokens :math:`q_i`, the title's :math:`t_j`, :math:`m_{ij} = [q_i = t_j]` and inverse document frequency
-    :math:`w`, the features are coverages such as :math:`\sum_i w(q_i) \max_j m_{ij} / \sum_i w(q_i)`, the same for
-    neighbouring pairs of tokens and for numbers, the fate of the query's last and rarest token, and lengths.
+    With the query's tokens :math:`q_i`, the title's :math:`t_j`, :math:`m_{ij} = [\mathrm{stem}(q_i) = \mathrm{stem}(t_j)]` and
+    inverse document frequency :math:`w`, the features are coverages such as :math:`\sum_i w(q_i) \max_j m_{ij} / \sum_i w(q_i)`,
+    the same for neighbouring pairs of tokens and for numbers, the fate of the query's last and rarest token, the weights met and
+    missed, and lengths. They depend on the pair alone, never on the width that the batch is padded to.
 
     Args:
-        idf: (V,) float, inverse document frequency by token id.
+        idf: (V,) float, inverse document frequency by token id, the same for tokens of one stem.
         is_number: (V,) bool, tokens that are digits.
+        stem: (V,) int64, the id that stands for all tokens of a stem; None: each token is its own.
         special_tokens: ids that never count as words; 0 is padding.
     """
 
-    num_features = 14
+    num_features = 24
     idf: Tensor
     is_word: Tensor
     is_number: Tensor
+    stem: Tensor
 
-    def __init__(self, idf: Tensor, is_number: Tensor, special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4)) -> None:
+    def __init__(
+        self, idf: Tensor, is_number: Tensor, stem: Tensor | None = None, *, special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4)
+    ) -> None:
         super().__init__()
-        weight = idf.clone().float()
         is_word = torch.ones_like(is_number)
         is_word[list(special_tokens)] = False
-        self.register_buffer("idf", weight * is_word)
+        self.register_buffer("idf", idf.float() * is_word)
         self.register_buffer("is_word", is_word)
         self.register_buffer("is_number", is_number & is_word)
+        self.register_buffer("stem", torch.arange(len(idf)) if stem is None else stem.clone())
 
     def forward(self, query: Tensor, title: Tensor) -> Tensor:
-        """Args: query: (C, W_q) int64, title: (C, W_t) int64. Returns: (C, 14) float32, finite for empty texts too."""
+        """Args: query: (C, W_q) int64, title: (C, W_t) int64. Returns: (C, 24) float32, finite for empty texts too."""
         query, title = query[:, : _longest(query)], title[:, : _longest(title)]
         query_word, title_word = self.is_word[query], self.is_word[title]  # (C, W)
-        match = (query.unsqueeze(2) == title.unsqueeze(1)) & query_word.unsqueeze(2)  # (C, W_q, W_t)
-        hit = match.any(2)  # (C, W_q)
-        query_weight, title_weight = self.idf[query], self.idf[title]
-        count = query_word.sum(1).float()
-        pair = query_word[:, :-1] & query_word[:, 1:]
-        pair_hit = (match[:, :-1, :-1] & match[:, 1:, 1:]).any(2) if title.shape[1] > 1 else torch.zeros_like(pair)
-        number = self.is_number[query]
-        missed = query_weight * ~hit
+        same = self.stem[query].unsqueeze(2) == self.stem[title].unsqueeze(1)
+        match = same & query_word.unsqueeze(2) & title_word.unsqueeze(1)  # (C, W_q, W_t)
+        hit, title_hit = match.any(2), match.any(1)  # (C, W_q), (C, W_t)
+        miss = query_word & ~hit
+        return torch.stack(
+            [
+                *self._weights(query, hit, miss),
+                *self._ends(query, query_word, hit),
+                *self._numbers(query, hit),
+                *_pairs(match, query_word),
+                *_places(title, title_hit),
+                _share((self.idf[title] * title_hit).sum(1), self.idf[title].sum(1)),
+                _share(hit.sum(1).float(), query_word.sum(1).float()),
+                (hit == query_word).all(1).float() * query_word.any(1),
+                hit.sum(1).float().log1p(),
+                miss.sum(1).float().log1p(),
+                query_word.sum(1).float().log1p(),
+                title_word.sum(1).float().log1p(),
+            ],
+            dim=1,
+        )
+
+    def _weights(self, query: Tensor, hit: Tensor, miss: Tensor) -> list[Tensor]:
+        """What was met and missed, in inverse document frequency."""
+        weight = self.idf[query]
+        met, missed = weight * hit, weight * miss
+        ceiling = weight.amax(1, keepdim=True)
+        return [
+            _share(met.sum(1), weight.sum(1)),
+            met.sum(1) / 20,
+            missed.sum(1) / 20,
+            met.amax(1) / 10,
+            missed.amax(1) / 10,
+            torch.where(hit, weight, ceiling).amin(1) / 10,
+            torch.where(miss, weight, ceiling).amin(1) / 10,
+        ]
+
+    def _ends(self, query: Tensor, query_word: Tensor, hit: Tensor) -> list[Tensor]:
+        """The query's last word, which often names the thing, and its rarest."""
         rank = torch.arange(query.shape[1], device=query.device)
         last = (rank * query_word).argmax(1, keepdim=True)
-        rarest = query_weight.argmax(1, keepdim=True)
-        at = torch.arange(title.shape[1], device=title.device).expand_as(title)
-        first = torch.where(match.any(1), at, title.shape[1]).amin(1).float()
-        title_length = (title != 0).sum(1).clamp(min=1).float()  # of its own, so that no other text of the batch counts
-        features = [
-            _share((query_weight * hit).sum(1), query_weight.sum(1)),
-            _share(hit.sum(1).float(), count),
-            _share((title_weight * match.any(1)).sum(1), title_weight.sum(1)),
-            _share((pair & pair_hit).sum(1).float(), pair.sum(1).float()),
+        rarest = self.idf[query].argmax(1, keepdim=True)
+        return [
+            hit.gather(1, last).squeeze(1).float(),
+            self.idf[query.gather(1, last).squeeze(1)] / 10,
+            hit.gather(1, rarest).squeeze(1).float(),
+        ]
+
+    def _numbers(self, query: Tensor, hit: Tensor) -> list[Tensor]:
+        number = self.is_number[query]
+        return [
             _share((number & hit).sum(1).float(), number.sum(1).float()),
             number.any(1).float(),
             (number & ~hit).any(1).float(),
-            hit.gather(1, last).squeeze(1).float(),
-            hit.gather(1, rarest).squeeze(1).float(),
-            (hit == query_word).all(1).float() * (count > 0),
-            missed.amax(1) / 10,
-            first.clamp(max=title_length) / title_length,
-            count.log1p(),
-            title_word.sum(1).float().log1p(),
         ]
-        return torch.stack(features, dim=1)
+
+
+def _pairs(match: Tensor, query_word: Tensor) -> list[Tensor]:
+    """Neighbouring tokens of the query that are neighbours in the title."""
+    pair = query_word[:, :-1] & query_word[:, 1:]
+    hit = (match[:, :-1, :-1] & match[:, 1:, 1:]).any(2)
+    return [_share((pair & hit).sum(1).float(), pair.sum(1).float())]
+
+
+def _places(title: Tensor, title_hit: Tensor) -> list[Tensor]:
+    """Where in the title the first and the last match stand, and how far apart, as shares of its own length; 1, 0, 0 for none."""
+    at = torch.arange(title.shape[1], device=title.device).expand_as(title)
+    length = (title != 0).sum(1).clamp(min=1)
+    first = torch.where(title_hit, at, title.shape[1]).amin(1).minimum(length)
+    last = torch.where(title_hit, at, 0).amax(1)
+    return [first / length, last / length, (last - first).clamp(min=0) / length]
 
 
 def _longest(tokens: Tensor) -> int:
-    """Columns in use."""
+    """Columns in use, two at least, so that there are neighbours to look at."""
     return max(int((tokens != 0).sum(1).max()), 2) if tokens.shape[0] else 2
 
 

@@ -105,6 +105,8 @@ class TextConfig(Section):
     """Tokens kept of a query, [CLS] included."""
     title_tokens: int = Field(24, ge=2)
     """Tokens kept of a title, [CLS] included."""
+    stemmer: str | None = "english"
+    """Snowball language of the match features; null: words meet only in the same form."""
     encoder: dict[str, Any] = {
         "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 128,

@@ -6,11 +6,12 @@ import json
 import math
 from pathlib import Path
 
+import snowballstemmer
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
 
-from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config import ConfigError, RunConfig, nearest
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.modules import PRECTR, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
@@ -110,19 +111,33 @@ def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
         encoder = TextEncoder.from_config(**settings)
     if encoder is not None and config.text.frozen:
         encoder.requires_grad_(False)
-    match = build_match(tokenizer) if config.model.match else None
+    match = build_match(tokenizer, config.text.stemmer) if config.model.match else None
     if encoder is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
     return TextRelevance(encoder, match, config.model.relevance_tower, config.data.levels.count, dropout=config.model.dropout)
 
 
-def build_match(tokenizer: Path) -> TextMatch:
-    """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it."""
+def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
+    """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it.
+
+    Args:
+        tokenizer: tokenizer folder.
+        stemmer: a Snowball language, so that "screws" meets "screw"; None: tokens meet only themselves.
+
+    Raises:
+        ConfigError: Snowball has no such language.
+    """
+    if stemmer and stemmer not in snowballstemmer.algorithms():
+        raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
     counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text())
-    idf = (math.log(1 + counts["documents"]) - torch.tensor(counts["frequency"], dtype=torch.float32).log1p()).clamp(min=0.01)
-    tokens = load_tokenizer(tokenizer).convert_ids_to_tokens(list(range(len(idf))))
+    tokens = load_tokenizer(tokenizer).convert_ids_to_tokens(list(range(len(counts["frequency"]))))
+    stem_word = snowballstemmer.stemmer(stemmer).stemWord if stemmer else str
+    first: dict[str, int] = {}  # stem -> the first token that has it; the inner pieces of words have no stem
+    stem = [first.setdefault(token if token.startswith("##") else stem_word(token), i) for i, token in enumerate(tokens)]
+    frequency = torch.zeros(len(tokens)).index_add(0, torch.tensor(stem), torch.tensor(counts["frequency"], dtype=torch.float32))
+    idf = (math.log1p(counts["documents"]) - frequency.clamp(max=counts["documents"]).log1p()).clamp(min=0.01)
     is_number = torch.tensor([token.removeprefix("##").isdigit() for token in tokens])
-    return TextMatch(idf, is_number)
+    return TextMatch(idf[stem], is_number, torch.tensor(stem))
 
 
 def _target(history_feature: str, dims: dict[str, int]) -> str:

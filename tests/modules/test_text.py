@@ -21,11 +21,13 @@ def match() -> TextMatch:
     return TextMatch(idf, is_number)
 
 
-def features(query: list[int], title: list[int]) -> dict[str, float]:
-    names = ["coverage", "share", "title_coverage", "pairs", "numbers", "has_number", "number_missed", "last", "rarest", "all",
-             "rarest_missed", "first", "query_length", "title_length"]  # fmt: skip
-    values = match()(torch.tensor([query]), torch.tensor([title]))[0].tolist()
-    return dict(zip(names, values, strict=True))
+NAMES = """coverage met missed rarest_met rarest_missed commonest_met commonest_missed last last_weight rarest numbers has_number
+number_missed pairs first_place last_place span title_coverage share all hits misses query_length title_length""".split()
+
+
+def features(query: list[int], title: list[int], stem: torch.Tensor | None = None) -> dict[str, float]:
+    module = match() if stem is None else TextMatch(match().idf, match().is_number, stem)
+    return dict(zip(NAMES, module(torch.tensor([query]), torch.tensor([title]))[0].tolist(), strict=True))
 
 
 def test_padding_does_not_change_a_text_vector() -> None:
@@ -59,6 +61,7 @@ def test_match_of_a_covered_query() -> None:
     f = features([2, 10, 30, 0], [2, 11, 10, 30, 12, 0])
     assert f["coverage"] == f["share"] == f["pairs"] == f["last"] == f["rarest"] == f["all"] == 1.0
     assert f["title_coverage"] == pytest.approx(8 / 12)
+    assert f["met"] == pytest.approx(8 / 20) and f["missed"] == 0.0
     assert f["query_length"] == pytest.approx(math.log(3)) and f["title_length"] == pytest.approx(math.log(5))
 
 
@@ -77,6 +80,24 @@ def test_match_of_numbers() -> None:
 def test_tokens_in_another_order_match_without_pairs() -> None:
     f = features([2, 10, 30], [2, 30, 10])
     assert f["share"] == 1.0 and f["pairs"] == 0.0
+
+
+def test_tokens_of_one_stem_match() -> None:
+    stem = torch.arange(50)
+    stem[11] = 10
+    assert features([2, 11], [2, 10], stem)["share"] == 1.0
+    assert features([2, 11], [2, 10])["share"] == 0.0
+
+
+def test_places_are_shares_of_the_titles_own_length() -> None:
+    f = features([2, 10, 30], [2, 11, 10, 12, 30, 0, 0, 0])
+    assert (f["first_place"], f["last_place"], f["span"]) == pytest.approx((2 / 5, 4 / 5, 2 / 5))
+    assert features([2, 10], [2, 11])["first_place"] == 1.0
+
+
+def test_match_of_a_pair_does_not_depend_on_its_batch() -> None:
+    queries, titles = torch.tensor([[2, 10, 30, 41], [2, 10, 0, 0]]), torch.tensor([[2, 10, 11, 12, 41], [2, 10, 5, 0, 0]])
+    torch.testing.assert_close(match()(queries, titles)[1:], match()(queries[1:, :2], titles[1:, :3]))
 
 
 def test_empty_texts_give_finite_features_without_a_match() -> None:
