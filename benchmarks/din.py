@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, process_group("cpu") as process:
         data = arguments.data or simulated_samples(config, Path(scratch), arguments.requests, shown=6)
         print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "torch-rechub"))
-        largest = json.loads((data / MANIFEST).read_text())["max_candidates"]
+        largest = json.loads((data / MANIFEST).read_text())["splits"]["train"]["max_candidates"]
         batches = [[f"batch.requests={size}", f"batch.candidates={size * largest}"] for size in REQUESTS]
         epochs = [f"train.stages.0.epochs={arguments.epochs or 1}", "train.validation=false"]
         configs = [load_config(arguments.config, [*batch, *epochs, *arguments.set]) for batch in batches]
@@ -123,7 +123,7 @@ def compare_speed(trainers: list[Trainer], train: CandidateRows, rounds: int) ->
         size = trainer.config.batch.requests
         contenders[f"ours, {size} requests"] = train_on(trainer, endless(trainer), TURN // size)
     ours = list(contenders)
-    for units, size, rows in ((DEFAULT, SMALL, ROWS), (DEFAULT, LARGE, ROWS), (EXAMPLE, LARGE, LARGE)):
+    for units, size, rows in ((DEFAULT, SMALL, ROWS), (DEFAULT, LARGE, ROWS), (EXAMPLE, SMALL, 2 * SMALL)):
         contenders[f"torch-rechub {units}, {size} rows"] = rechub_turn(train, units, rows, partial(train.batches, size, rows))
     own = partial(train.generator, LARGE, ROWS)
     contenders[f"torch-rechub {DEFAULT}, {LARGE} rows, DataGenerator"] = rechub_turn(train, DEFAULT, ROWS, own)

@@ -38,7 +38,7 @@ def train(
         config: YAML file, or the name of a shipped configuration such as prectr_v1
         data: folder of prepared samples, as the ranks see it
         run: run directory on storage that all nodes share
-        j: [min_nodes:]nodes x ranks of each node, such as 2x8; with GPUs one rank a GPU
+        j: [[min_nodes:]nodes x] ranks of each node, such as 2x8 or 8; with GPUs one rank a GPU
         cpu: CPU cores of each node
         gpu: GPUs of each node
         mem_mb: memory of each node in MB
@@ -90,7 +90,7 @@ def evaluate(
         script_args: further arguments of the evaluation, after `--`: `-- --oracle FILE`
         run: run directory of the training
         data: folder of prepared samples, as the ranks see it
-        j: [min_nodes:]nodes x ranks of each node, such as 2x8; with GPUs one rank a GPU
+        j: [[min_nodes:]nodes x] ranks of each node, such as 2x8 or 8; with GPUs one rank a GPU
         cpu: CPU cores of each node
         gpu: GPUs of each node
         mem_mb: memory of each node in MB
@@ -124,7 +124,7 @@ def _finish(app: specs.AppDef, j: str) -> specs.AppDef:
     """Names the role after the job and shares the node's cores among its ranks."""
     (role,) = app.roles
     role.name = app.name
-    ranks = int(j.split("x")[1])
+    ranks = int(j.split("x")[-1])
     role.env.setdefault("OMP_NUM_THREADS", str(max(1, role.resource.cpu // ranks)))
     role.env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return app

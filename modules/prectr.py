@@ -46,6 +46,15 @@ class SearchInputs(Protocol):
     title_index: Tensor  # (C,)
 
 
+class SwappedTitles(NamedTuple):
+    """Each query judged with a title from elsewhere in the batch."""
+
+    log_pi: Tensor
+    """(C, K)."""
+    foreign: Tensor
+    """(C,) bool: the title was shown under another query."""
+
+
 class PRECTROutput(NamedTuple):
     click: ClickProbability
     """At the batch's positions."""
@@ -55,8 +64,8 @@ class PRECTROutput(NamedTuple):
     """The relevance tower's own word, before any known grade."""
     level_logits: Tensor
     """(C, K) click logits by level, without position."""
-    swapped: Relevance | None
-    """Of each query with another request's title, where asked for."""
+    swapped: SwappedTitles | None
+    """Where asked for."""
 
 
 class PRECTR(nn.Module):
@@ -105,7 +114,7 @@ class PRECTR(nn.Module):
         self.relevance = relevance
         self.mixture = LevelMixture()
         dims = {**request_dims, **candidate_dims}
-        in_dim = sum(dims.values()) + relevance.tower.head.in_features + 3
+        in_dim = sum(dims.values()) + relevance.tower.head.in_features + relevance.match_dim + 3
 
         self.interest: InterestTower | None = None
         if self.history_features:
@@ -121,8 +130,6 @@ class PRECTR(nn.Module):
             in_dim += module.num_features if module is not None else 0
         self.level = nn.Embedding(num_levels + 1, 8) if known_grade != "none" else None
         in_dim += 10 if self.level is not None else 0
-        if relevance.match is not None:
-            in_dim += relevance.match.num_features
         self.position = PositionBias(num_positions) if num_positions is not None else None
         self.click_tower = ClickTower(
             in_dim, click_tower, num_levels if mixture else 1, cross_layers=cross_layers, dropout=dropout
@@ -144,18 +151,19 @@ class PRECTR(nn.Module):
         title_tokens = batch.title_tokens[batch.title_index]
         query = self.relevance.encode(batch.query_tokens)[batch.query_index][to_request]  # (C, D)
         title = self.relevance.encode(batch.title_tokens)[batch.title_index]
-        relevance = self.relevance(query, title, query_tokens, title_tokens)
+        match = self.relevance.match_features(query_tokens, title_tokens)
+        relevance = self.relevance(query, title, match)
         swapped = None
         if swap_titles:
             other = _rows_of_other_requests(batch.candidate_weight)
-            swapped = self.relevance(query, title[other], query_tokens, title_tokens[other])
+            match = self.relevance.match_features(query_tokens, title_tokens[other])
+            foreign = batch.query_index[to_request] != batch.query_index[to_request[other]]
+            swapped = SwappedTitles(self.relevance(query, title[other], match).log_pi, foreign & (batch.candidate_weight > 0))
 
         dense = self._embedded(batch, sequences, bags) + self._dense(batch)
-        dense.append(relevance.hidden)
+        dense += [relevance.hidden, match]
         if self.title is not None:
             dense.append(self.title(title))
-        if self.relevance.match is not None:
-            dense.append(self.relevance.match(query_tokens, title_tokens))
         z = self.click_tower(torch.cat(dense, dim=1))  # (C, K)
         log_pi = self._level_log_probabilities(relevance, batch.level)
         reference = self.mixture(log_pi, z)

@@ -115,14 +115,24 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
     split: Annotated[str | None, typer.Option(help="test where there is one, else candidates.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Parquet file to write the predictions to.")] = None,
+    metrics: Annotated[Path | None, typer.Option(help="JSON file to write the measures to.")] = None,
     oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
+    train_data: Annotated[
+        Path | None, typer.Option(help="Folder of prepared samples whose train split defines the segments; default: --data.")
+    ] = None,
     checkpoint: Checkpoint = Checkpoint.best,
     nproc: Nproc = 1,
 ) -> None:
     """Score a split with a trained ranker and measure it, overall and by segment."""
     from prectr_torchrec.training.launch import launch
 
-    optional = {"--split": split, "--predictions": predictions, "--oracle": oracle}
+    optional = {
+        "--split": split,
+        "--predictions": predictions,
+        "--metrics": metrics,
+        "--oracle": oracle,
+        "--train-data": train_data,
+    }
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
     launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint.value, *given], nproc)
 
@@ -135,7 +145,10 @@ def report(
     """Write one HTML page about evaluated runs, side by side."""
     from prectr_torchrec.training.report import write_report
 
-    write_report(out, {run.resolve().name: run for run in runs})
+    names = [run.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    write_report(out, dict(zip(names, runs, strict=True)))
     typer.echo(out)
 
 

@@ -57,9 +57,14 @@ class Levels(Section):
         return len(self.boundaries) + 1
 
     @model_validator(mode="after")
-    def _ascending(self) -> Levels:
+    def _ascending_within_the_grades(self) -> Levels:
         if self.boundaries != sorted(set(self.boundaries)) or not self.boundaries:
             raise ValueError(f"boundaries {self.boundaries} must be one or more strictly ascending grades")
+        low, high = self.grade_min, self.grade_max
+        if not low < high:
+            raise ValueError(f"grade_min {low} must be below grade_max {high}")
+        if not all(low <= boundary < high for boundary in self.boundaries):
+            raise ValueError(f"boundaries {self.boundaries} must lie from grade_min {low} up to below grade_max {high}")
         return self
 
 
@@ -154,7 +159,7 @@ class ModelConfig(Section):
     mixture: bool = True
     """One probability from relevance levels and click; false: a single click logit."""
     interest: bool = True
-    """Target attention over the user's own history."""
+    """Target attention over the user's own history; false leaves the `history_*` features out of the run."""
     attention_dim: int = Field(32, ge=4)
     attention_heads: int = Field(2, ge=1)
     text: bool = True
@@ -227,6 +232,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
+        if not self.model.interest:
+            self.features = {n: f for n, f in self.features.items() if not n.startswith("history_")}
         for name, feature in self.features.items():
             if feature.table not in self.tables:
                 hint = nearest(feature.table, self.tables)
@@ -287,7 +294,11 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
         key, separator, value = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override!r}: write it as key.sub=value")
-        _set(tree, key.strip().split("."), yaml.safe_load(value), override)
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+            raise ConfigError(f"--set {override!r}: {value!r} is not valid YAML") from None
+        _set(tree, key.strip().split("."), parsed, override)
     return validate_config(tree, str(path))
 
 

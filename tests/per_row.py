@@ -63,8 +63,6 @@ class RowCollate:
         titles = list(dict.fromkeys(title for row in rows for title in row["candidate_title"])) or [""]
         query_tokens, title_tokens = self.tokens(queries, config.text.query_tokens), self.tokens(titles, config.text.title_tokens)
         query_row, title_row = ({text: i for i, text in enumerate(texts)} for texts in (queries, titles))
-        text_of = {"query_tokens": dict(zip(queries, query_tokens, strict=True)),
-                   "candidate_title_tokens": dict(zip(titles, title_tokens, strict=True))}  # fmt: skip
         statistics = [0.0] * (config.data.levels.count + 1)
         candidate_request, item_id, position, click, click_weight, relevance, level, shown, clicked, title_index = (
             [] for _ in range(10)
@@ -100,8 +98,8 @@ class RowCollate:
 
         f32, i64 = torch.float32, torch.int64
         return SearchBatch(
-            request_features=self.request_features(rows, text_of),
-            candidate_features=self.candidate_features(rows, text_of),
+            request_features=self.request_features(rows),
+            candidate_features=self.candidate_features(rows, dict(zip(titles, title_tokens, strict=True))),
             request_id=request("request_id", -1, i64),
             request_weight=torch.tensor([1.0] * len(rows) + [0.0] * padding),
             user_id=request("user_id", 0, i64),
@@ -145,30 +143,28 @@ class RowCollate:
     def bag(self, tokens: list[int], rows: int) -> list[int]:
         return [token % rows for token in tokens if token not in self.special]
 
-    def ids(self, row: dict[str, Any], name: str, rows: int, text_of: dict[str, dict[str, list[int]]]) -> list[int]:
-        if name == "query_tokens":
-            return self.bag(text_of[name][row["query"]], rows)
+    def ids(self, row: dict[str, Any], name: str, rows: int) -> list[int]:
         values = row[name] if isinstance(row[name], list) else [row[name]]
         limit = {"history": self.config.data.history_length, "peer": self.config.data.peer_length}.get(name.split("_")[0])
         if limit is not None:
             values = values[-limit:] if limit else []
         return [mix64(value) % rows for value in values]
 
-    def request_features(self, rows: list[dict[str, Any]], text_of: dict[str, dict[str, list[int]]]) -> KeyedJaggedTensor:
+    def request_features(self, rows: list[dict[str, Any]]) -> KeyedJaggedTensor:
         keys, values, lengths = [], [], []
         for name, feature in self.config.features.items():
             if feature.table in self.config.bag_tables():
                 continue
             keys.append(name)
             for row in rows:
-                ids = self.ids(row, name, self.config.tables[feature.table].rows, text_of)
+                ids = self.ids(row, name, self.config.tables[feature.table].rows)
                 values.extend(ids)
                 lengths.append(len(ids))
             lengths.extend([0] * (self.requests - len(rows)))
         return KeyedJaggedTensor(keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64),
                                  stride=self.requests)  # fmt: skip
 
-    def candidate_features(self, rows: list[dict[str, Any]], text_of: dict[str, dict[str, list[int]]]) -> KeyedJaggedTensor:
+    def candidate_features(self, rows: list[dict[str, Any]], tokens_of: dict[str, list[int]]) -> KeyedJaggedTensor:
         keys, values, lengths = [], [], []
         for name, feature in self.config.features.items():
             if feature.table not in self.config.bag_tables():
@@ -178,7 +174,7 @@ class RowCollate:
             for row in rows:
                 for i, title in enumerate(row["candidate_title"]):
                     bag = name == "candidate_title_tokens"
-                    ids = self.bag(text_of[name][title], num_embeddings) if bag else [mix64(row[name][i]) % num_embeddings]
+                    ids = self.bag(tokens_of[title], num_embeddings) if bag else [mix64(row[name][i]) % num_embeddings]
                     values.extend(ids)
                     lengths.append(len(ids))
                     count += 1

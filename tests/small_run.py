@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from sample_files import WORDS, write_samples
 
 from prectr_torchrec.config import RunConfig, validate_config
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
 from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
@@ -55,4 +56,10 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
     for number, (split, count) in enumerate({"train": requests, "validation": 40, "test": 40, "judgments": 40}.items()):
         write_samples(folder, config.data, requests=count, seed=number, split=split)
     write_document_frequency(WORDS, folder / TOKENIZER)
+    write_small_manifest(folder, config)
     return folder
+
+
+def write_small_manifest(folder: Path, config: RunConfig) -> None:
+    manifest = {"digest": "small", "max_candidates": 9, "settings": {"data": config.data.model_dump(mode="json")}}
+    (folder / MANIFEST).write_text(json.dumps(manifest))

@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from prectr_torchrec.cli import app
+from prectr_torchrec.training import launch
+from prectr_torchrec.training.evaluate import _parse
 
 PRECTR = str(Path(sys.executable).parent / "prectr")
 COMMANDS = ("simulate", "prepare", "train", "evaluate", "report", "demo", "config", "doctor")
@@ -65,3 +70,13 @@ def test_a_failing_ranks_own_message_comes_last(tmp_path: Path) -> None:
     last = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
     assert "ConfigError: no configuration 'nowhere'" in last
     assert done.stderr.rstrip().endswith(last)
+
+
+def test_every_option_of_evaluate_reaches_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[list[str]] = []
+    monkeypatch.setattr(launch, "launch", lambda program, args, nproc: launched.append(args))
+    given = {"run": "r", "data": "d", "split": "s", "checkpoint": "last", "predictions": "p", "metrics": "m", "oracle": "o"}
+    given["train_data"] = "t"
+    options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert CliRunner().invoke(app, ["evaluate", *options]).exit_code == 0
+    assert {name: str(value) for name, value in vars(_parse(launched[0])).items()} == given

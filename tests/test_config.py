@@ -65,6 +65,16 @@ def test_descending_level_boundaries_are_refused(minimal: str) -> None:
     assert "strictly ascending" in error(minimal, "data.levels.boundaries=[2, 1]")
 
 
+def test_a_grade_range_that_is_none_is_refused(minimal: str) -> None:
+    assert "grade_min 3.0 must be below grade_max 3.0" in error(minimal, "data.levels.grade_min=3")
+
+
+@pytest.mark.parametrize("boundaries", ["[0.5, 2]", "[2, 3.5]", "[2, 3]"])
+def test_boundaries_outside_the_grades_are_refused(minimal: str, boundaries: str) -> None:
+    message = error(minimal, f"data.levels.boundaries={boundaries}")
+    assert "data.levels: boundaries [" in message and "must lie from grade_min 1.0 up to below grade_max 3.0" in message
+
+
 def test_unknown_configuration_names_the_nearest_shipped_one() -> None:
     assert "(did you mean 'prectr_v1'?)" in error("prectr_v11")
 
@@ -92,6 +102,7 @@ def test_overrides_reach_into_lists_and_say_what_is_wrong(minimal: str) -> None:
     assert "write it as key.sub=value" in error(minimal, "train.seed")
     assert "is a list of 1; '4' is no index of it" in error(minimal, "train.stages=[{epochs: 1}]", "train.stages.4.lr=1")
     assert "name is 'small' and has no keys" in error(minimal, "name.x=1")
+    assert "--set 'train.stages=[1': '[1' is not valid YAML" in error(minimal, "train.stages=[1")
 
 
 def test_files_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
@@ -103,6 +114,11 @@ def test_tables_split_into_bags_and_sequences(tmp_path: Path) -> None:
     text = MINIMAL + "  history_item_id: {table: item, sequence: history}\n  candidate_brand_id: {table: brand}\n"
     config = load_config(write(tmp_path, "both.yaml", text.replace("features:", "  brand: {rows: 9, dim: 4}\nfeatures:")))
     assert config.bag_tables() == {"brand"}
+
+
+def test_without_interest_the_history_features_are_left_out() -> None:
+    features = load_config("dnn").features
+    assert "candidate_item_id" in features and not [name for name in features if name.startswith("history_")]
 
 
 def test_description_documents_every_field(minimal: str) -> None:

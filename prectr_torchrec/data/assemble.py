@@ -21,8 +21,10 @@ from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
-TOKEN_FEATURES = {"query_tokens": "query", "candidate_title_tokens": "candidate_title"}
-"""Features that are bags of a text's token ids (no special tokens) -> their text column."""
+TITLE_TOKENS = "candidate_title_tokens"
+"""The feature that is no sample column: a bag of the title's token ids, without the special ones."""
+_NO_IDS = ("request_id", "timestamp", "history_age", "peer_age")
+"""64-bit sample columns that make no features."""
 
 _R, _C = "requests", "candidates"
 _BLOCKS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
@@ -71,7 +73,7 @@ class BatchBuilder:
     """Builds batches of `max_requests` requests and `max_candidates` candidates from sample columns.
 
     Raises:
-        ValueError: a feature that is no column of integer ids, or token bags of titles in a table with sequences.
+        ValueError: a feature that is no column of ids, or token bags of titles in a table with sequences.
     """
 
     def __init__(self, config: RunConfig, tokenizer: Path, max_requests: int, max_candidates: int) -> None:
@@ -88,8 +90,9 @@ class BatchBuilder:
         self._families = {name: family_of(name) for name in self._request_features}
         self.limits = {"history": config.data.history_length, "peer": config.data.peer_length}
         """Events kept of a row by family, for `to_columns`."""
-        plain = [name for name in self._tables if name not in TOKEN_FEATURES]
-        self._token_rows = {name: texts.vocabulary_rows(self._tables[name]) for name in TOKEN_FEATURES if name in self._tables}
+        plain = [name for name in self._tables if name != TITLE_TOKENS]
+        if TITLE_TOKENS in self._tables:
+            self._token_rows = texts.vocabulary_rows(self._tables[TITLE_TOKENS])  # -1: special
         statistics, events = (config.data.levels.count + 1,), (config.data.history_length,)
         self._shapes = [(), (), statistics, events, events, (), ()]  # of a row's values, for each block
         self.columns = list(dict.fromkeys([*_COLUMNS, *plain]))
@@ -156,7 +159,7 @@ class BatchBuilder:
         fields["candidate_request"][:num_candidates] = np.repeat(np.arange(R), counts)
         fields["query_tokens"], fields["query_index"] = _distinct([r.query_rows[a:b] for r, a, b in pieces], R, self._queries)
         fields["title_tokens"], fields["title_index"] = _distinct([r.title_rows[a:b] for r, a, b in spans], C, self._titles)
-        self._add_request_features(fields, pieces, num_requests)
+        self._add_request_features(fields, pieces)
         self._add_candidate_features(fields, spans, num_candidates)
         return fields
 
@@ -169,17 +172,12 @@ class BatchBuilder:
             padded[:, begin:end] = rows.blocks[block][:, start:stop]
         return padded
 
-    def _add_request_features(self, fields: BatchArrays, pieces: Sequence[Piece], num_requests: int) -> None:
+    def _add_request_features(self, fields: BatchArrays, pieces: Sequence[Piece]) -> None:
         R = self._max_requests
         values: list[NDArray[np.int64]] = []
         lengths = np.zeros((len(self._request_features), R), dtype=np.int64)
         by_family = {family: _lengths(pieces, family, R) for family in set(self._families.values())}
         for row, name in enumerate(self._request_features):
-            if name in TOKEN_FEATURES:
-                index = fields["query_index"][:num_requests]
-                tokens, lengths[row, :num_requests] = self._token_bag(name, fields["query_tokens"], index)
-                values.append(tokens)
-                continue
             family = self._families[name]
             lengths[row] = by_family[family]
             for rows, start, stop in pieces:
@@ -191,20 +189,14 @@ class BatchBuilder:
         values: list[NDArray[np.int64]] = []
         lengths = np.zeros((len(self._bag_features), self._max_candidates), dtype=np.int64)
         for row, name in enumerate(self._bag_features):
-            if name in TOKEN_FEATURES:
-                index = fields["title_index"][:num_candidates]
-                tokens, lengths[row, :num_candidates] = self._token_bag(name, fields["title_tokens"], index)
-                values.append(tokens)
+            if name == TITLE_TOKENS:
+                ids = self._token_rows[fields["title_tokens"][fields["title_index"][:num_candidates]]]  # (candidates, tokens)
+                lengths[row, :num_candidates] = (ids >= 0).sum(1)
+                values.append(ids[ids >= 0])
             else:
                 lengths[row, :num_candidates] = 1
                 values += [rows.ids[name][start:stop] for rows, start, stop in spans]
         fields |= {"candidate_features.values": _joined(values), "candidate_features.lengths": lengths.reshape(-1)}
-
-    def _token_bag(self, name: str, tokens: NDArray[np.int64], index: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Table rows of the texts' tokens, one text after the other, and the number of each text's."""
-        rows = self._token_rows[name][tokens[index]]  # -1: special
-        kept = rows >= 0
-        return rows[kept], kept.sum(1)
 
     def _tokenise(self, rows: PreparedRows) -> None:
         queries, titles = rows.texts["query"], rows.texts["candidate_title"]
@@ -243,10 +235,12 @@ def _joined(values: list[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _check_features(config: RunConfig) -> None:
-    columns = ((f.name, f.type.value_type if pa.types.is_list(f.type) else f.type) for f in sample_schema(config.data))
-    valid = [*(name for name, kind in columns if pa.types.is_integer(kind)), *TOKEN_FEATURES]
+    columns = {f.name: f.type.value_type if pa.types.is_list(f.type) else f.type for f in sample_schema(config.data)}
+    valid = [*(name for name, kind in columns.items() if kind == pa.int64() and name not in _NO_IDS), TITLE_TOKENS]
     for name, feature in config.features.items():
+        if name in columns and name not in valid:
+            raise ValueError(f"features.{name}: this sample column holds no ids (valid: {', '.join(valid)})")
         if name not in valid:
-            raise ValueError(f"features.{name}: no sample column of integer ids has this name{nearest(name, valid)}")
-        if name == "candidate_title_tokens" and feature.table not in config.bag_tables():
+            raise ValueError(f"features.{name}: no sample column of ids has this name{nearest(name, valid)}")
+        if name == TITLE_TOKENS and feature.table not in config.bag_tables():
             raise ValueError(f"features.{name}: table {feature.table!r} also serves sequences or requests; give it its own")

@@ -174,7 +174,10 @@ class _Workers:
     def __init__(self, reader: SearchReader, num_workers: int) -> None:
         self._turns = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
         share = _WorkerShare(reader, self._turns)
-        self._loader = DataLoader(share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True)
+        self._loader = DataLoader(
+            share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True,
+            generator=torch.Generator(),  # of its own: it would else draw from the one that dropout draws from
+        )  # fmt: skip
 
     def read(self, turns: list[tuple[int, int, int]]) -> Iterator[BatchArrays]:
         """All batches of the workers' shares; a turn is a worker's epoch, share and first batch."""

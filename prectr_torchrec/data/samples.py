@@ -11,11 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.config import DataConfig
+from prectr_torchrec.data.columns import UNLABELLED
 from prectr_torchrec.data.events import EventOrder, Ints, expand, open_columns, texts_at
 from prectr_torchrec.data.schema import sample_schema
-
-UNLABELLED = -1
-"""Stands for a null click in column files; a null grade is NaN."""
 
 
 @dataclass(frozen=True)

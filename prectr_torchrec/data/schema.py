@@ -6,7 +6,9 @@ Everything but `candidate_*` labels is strictly older than `timestamp`.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,7 +16,6 @@ from prectr_torchrec.config import DataConfig
 
 SAMPLE_VERSION = "1"
 VERSION_KEY = b"prectr_samples"
-SPLITS = ("train", "validation", "test", "judgments", "candidates")
 MANIFEST = "prepared.json"
 """Written last: a prepared folder without it is unfinished."""
 TOKENIZER = "tokenizer"
@@ -82,3 +83,22 @@ def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> Non
             raise ValueError(f"{path}: column {field.name!r} is missing; prepare the samples with this configuration's `data`")
         if found.field(field.name).type != field.type:
             raise ValueError(f"{path}: column {field.name!r} is {found.field(field.name).type}, expected {field.type}")
+
+
+def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
+    """The manifest of a prepared folder, if the folder is whole and fits the configuration.
+
+    Raises:
+        ValueError: it is not wholly prepared, or was prepared with other levels, attributes or lengths; names the key.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder}: not (wholly) prepared, {MANIFEST} is missing; run `prectr prepare` with this --out")
+    manifest = dict(json.loads(path.read_text()))
+    made, wanted = manifest["settings"]["data"], data.model_dump(mode="json")
+    for key in ("levels", "item_attributes", "user_attributes", "history_length", "history_events", "peer_length"):
+        if made[key] != wanted[key]:
+            raise ValueError(
+                f"{folder}: prepared with data.{key} {made[key]!r}, the configuration has {wanted[key]!r}; prepare again"
+            )
+    return manifest

@@ -28,15 +28,16 @@ def process_group(
     """Joins the process group that the launcher describes in the environment, alone if there is none; leaves it at the end.
 
     Yields:
-        rank, world size and this rank's device: a GPU of its own with NCCL, or the CPU with gloo.
+        rank, world size and this rank's device: a GPU of its own with NCCL, or, with fewer GPUs than ranks, the CPU with gloo.
 
     Raises:
-        ValueError: `cuda` is asked for where there is none.
+        ValueError: `cuda` is asked for with fewer GPUs than ranks.
     """
     _quiet_libraries()
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device: 'cuda' is asked for, but PyTorch finds no CUDA device; use 'cpu' or 'auto'")
-    on_gpu = device != "cpu" and torch.cuda.is_available()
+    ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if device == "cuda" and gpus < ranks:
+        raise ValueError(f"train.device: 'cuda' needs a GPU a rank; here are {ranks} ranks and {gpus} GPUs; use 'cpu' or 'auto'")
+    on_gpu = device != "cpu" and gpus >= ranks
     local = int(os.environ.get("LOCAL_RANK", 0))
     here = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 import torch
@@ -30,14 +31,16 @@ def sharders() -> list[ModuleSharder[nn.Module]]:
 
 
 def constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
-    """Planner constraints by table, with the pooling factors that the batch shape implies."""
+    """Planner constraints by table; pooling factors are the most lookups a request that the batch shape allows."""
     per_request = config.batch.candidates / config.batch.requests
     lengths = {"history": config.data.history_length, "peer": config.data.peer_length, "candidate": per_request}
-    bags = config.bag_tables()
     found = {}
     for name, table in config.tables.items():
         features = [f for f, feature in config.features.items() if feature.table == name]
-        pooling = [1.0 if name in bags else float(lengths.get(f.split("_")[0], 1.0)) for f in features]
+        pooling = [
+            lengths.get(f.split("_")[0], 1.0) * (config.text.title_tokens if f == "candidate_title_tokens" else 1)
+            for f in features
+        ]
         found[name] = ParameterConstraints(
             sharding_types=list(table.sharding), compute_kernels=[table.kernel], pooling_factors=pooling, min_partition=4
         )
@@ -54,7 +57,7 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device) ->
     if dist.get_rank() == 0:
         world_size = dist.get_world_size()
         planner = EmbeddingShardingPlanner(
-            topology=Topology(world_size=world_size, compute_device=device.type),
+            topology=_topology(world_size, device),
             batch_size=config.batch.requests,
             constraints=constraints(config),
         )
@@ -67,6 +70,16 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device) ->
     if isinstance(outcome[0], str):
         raise ValueError(outcome[0])
     return cast(ShardingPlan, outcome[0])
+
+
+def _topology(world_size: int, device: torch.device) -> Topology:
+    """The machines as they are, where TorchRec's defaults are somebody else's."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    hbm = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    return Topology(
+        world_size=world_size, local_world_size=local, compute_device=device.type, ddr_cap=memory // local, hbm_cap=hbm or None
+    )
 
 
 def plan_to_dict(plan: ShardingPlan) -> dict[str, dict[str, dict[str, Any]]]:

@@ -10,6 +10,7 @@ import snowballstemmer
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest
 from prectr_torchrec.data.batch import SearchBatch
@@ -76,6 +77,9 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
     candidate = {n: d for n, d in dims.items() if n.startswith("candidate_")}
     history = {n: _target(n, dims) for n in dims if n.startswith("history_")}
     request = {n: d for n, d in dims.items() if n not in candidate and not n.startswith(("history_", "peer_"))}
+    for name in config.features:
+        if name.startswith("peer_"):
+            raise ConfigError(f"features.{name}: nothing in this model reads it; set it to null")
     if model.interest and not history:
         raise ConfigError("model.interest: true needs at least one history_* feature, such as history_item_id")
     return PRECTR(
@@ -100,21 +104,40 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
 
 def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
     """The text side: encoder, match features and relevance tower."""
-    vocabulary = load_tokenizer(tokenizer)
-    encoder = None
-    if config.model.text and config.text.path:
-        encoder = TextEncoder.from_pretrained(config.text.path)
-    elif config.model.text:
-        settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **config.text.encoder}
-        if "model_type" not in settings:
-            raise ConfigError("text.encoder: needs a `model_type`, such as bert")
-        encoder = TextEncoder.from_config(**settings)
+    encoder = _build_encoder(config, tokenizer) if config.model.text else None
     if encoder is not None and config.text.frozen:
         encoder.requires_grad_(False)
     match = build_match(tokenizer, config.text.stemmer) if config.model.match else None
     if encoder is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
     return TextRelevance(encoder, match, config.model.relevance_tower, config.data.levels.count, dropout=config.model.dropout)
+
+
+def _build_encoder(config: RunConfig, tokenizer: Path) -> TextEncoder:
+    vocabulary = load_tokenizer(tokenizer)
+    if config.text.path:
+        if load_tokenizer(Path(config.text.path)).get_vocab() != vocabulary.get_vocab():
+            raise ConfigError(
+                f"text.path: {config.text.path} has another vocabulary than {tokenizer}: its encoder would read noise"
+            )
+        encoder = TextEncoder.from_pretrained(config.text.path)
+    else:
+        settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **config.text.encoder}
+        if settings.get("model_type") not in CONFIG_MAPPING:
+            raise ConfigError(
+                f"text.encoder.model_type: {settings.get('model_type')!r} is no Hugging Face architecture; try bert"
+            )
+        known = AutoConfig.for_model(settings["model_type"]).to_dict()
+        for key in settings:
+            if key not in known:
+                raise ConfigError(f"text.encoder.{key}: unknown to {settings['model_type']}{nearest(key, known)}")
+        encoder = TextEncoder.from_config(**settings)
+    longest, limit = max(config.text.query_tokens, config.text.title_tokens), encoder.model.config.max_position_embeddings
+    if longest > limit:
+        raise ConfigError(
+            f"text.title_tokens and text.query_tokens may be at most {limit}, the encoder's positions; got {longest}"
+        )
+    return encoder
 
 
 def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:

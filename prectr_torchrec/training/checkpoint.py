@@ -30,20 +30,24 @@ class Checkpoints:
         self.folder = run / "checkpoints"
 
     def index(self) -> dict[str, Any]:
-        """`{"last": name, "best": name, "best_ne": float}`, empty before the first checkpoint."""
+        """`{"last": name, "best": name, "best_ne": float}`: no best before a validation, empty before the first checkpoint."""
         path = self.folder / "index.json"
         return dict(json.loads(path.read_text())) if path.exists() else {}
 
     def path(self, which: str) -> Path:
-        """The folder of the `last` or `best` checkpoint.
+        """The folder of the `last` or `best` checkpoint; without any validation the last one is the best.
 
         Raises:
             FileNotFoundError: there is none.
         """
         index = self.index()
-        if which not in index:
+        if "last" not in index:
             raise FileNotFoundError(f"{self.folder}: no {which!r} checkpoint; has `prectr train` run with this --run directory?")
-        return self.folder / str(index[which])
+        return self.folder / str(index.get(which, index["last"]))
+
+    def progress(self) -> dict[str, Any]:
+        """What was saved as progress with the last checkpoint, empty before the first one."""
+        return dict(json.loads((self.path("last") / _PROGRESS).read_text())) if self.index() else {}
 
     def save(
         self,
@@ -73,18 +77,16 @@ class Checkpoints:
             os.replace(temporary, final)
             index = self.index()
             index["last"] = name
-            if "best" not in index or (validation_ne is not None and validation_ne < index.get("best_ne", float("inf"))):
-                index["best"] = name
-                if validation_ne is not None:
-                    index["best_ne"] = validation_ne
+            if validation_ne is not None and validation_ne < index.get("best_ne", float("inf")):
+                index |= {"best": name, "best_ne": validation_ne}
             replace_text(self.folder / "index.json", json.dumps(index, indent=1))
             for old in self.folder.glob("step-*"):
-                if old.name not in (index["last"], index["best"]):
+                if old.name not in (index["last"], index.get("best")):
                     shutil.rmtree(old)
         dist.barrier()
 
-    def load(self, which: str, model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:
-        """Loads into a sharded model; collective. Without optimizers only the weights. Returns the progress."""
+    def load(self, which: str, model: DistributedModelParallel, optimizers: Optimizers | None) -> None:
+        """Loads into a sharded model; collective. Without optimizers only the weights."""
         path = self.path(which)
         if optimizers is not None:
             optimizers.init_state()
@@ -93,15 +95,17 @@ class Checkpoints:
         model.load_state_dict(state["model"])
         if optimizers is not None:
             optimizers.combined.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["random"][str(dist.get_rank())])
-        return dict(json.loads((path / _PROGRESS).read_text()))
+            random = state["random"][str(dist.get_rank())]
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"])
 
 
 def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizers is not None:
-        state["optimizer"] = optimizers.combined.state_dict()
-        state["random"] = {str(dist.get_rank()): torch.get_rng_state()}
+        random = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if model.device.type == "cuda" else {})}
+        state |= {"optimizer": optimizers.combined.state_dict(), "random": {str(dist.get_rank()): random}}
     return state
 
 

@@ -1,6 +1,6 @@
 """The `evaluate` job: scores a split on every rank, keeps the predictions, and measures them overall and by segment.
 
-    torchrun --nproc-per-node 2 -m prectr_torchrec.training.evaluate --run DIR --data DIR [--split test] [--oracle FILE]
+    torchrun --nproc-per-node 2 -m prectr_torchrec.training.evaluate -- --run DIR --data DIR [--split test] [--oracle FILE]
 
 Leaves `predictions-<split>.parquet` and `metrics-<split>.json` in the run directory and prints the table.
 """
@@ -24,10 +24,12 @@ from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
+from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.scoring import score
 
 ACTIVITY = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}
 """Segments by a user's training impressions, both ends included."""
+NO_SEGMENTS = "segments are left out: the data folder has no train split; name a prepared folder that has it with --train-data"
 
 
 @record
@@ -39,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise FileNotFoundError(f"{run}: no run directory (config.yaml is missing); `prectr train` makes one")
     config = load_config(run / "config.yaml")
     split = arguments.split or ("test" if (data / "test").is_dir() else "candidates")
-    p.sample_files(data / split)
+    train = (arguments.train_data or data) / "train"
+    _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)
     with process_group(config.train.device) as process:
         measured = evaluate(
             score(run, data, split, arguments.checkpoint, process),
             config=config,
             split=data / split,
-            train=(arguments.train_data or data) / "train",
+            train=train,
             predictions=arguments.predictions or run / f"predictions-{split}.parquet",
             oracle=arguments.oracle,
             rank=process.rank,
@@ -126,9 +129,8 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
 
 
 def write_json(measured: dict[str, Any], path: Path) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(json.dumps(measured, indent=1, allow_nan=False) + "\n")
-    unfinished.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
 
 
 def format_metrics(measured: dict[str, Any]) -> str:
@@ -140,16 +142,24 @@ def format_metrics(measured: dict[str, Any]) -> str:
     lines += ["", *_aligned([["logged clicks", "at reference position", "at logged position"], *body])]
     body = [[name, _number(value)] for name, value in measured["grades"].items()]
     lines += ["", *_aligned([["final ranking against grades", ""], *body])]
-    relevance = measured["relevance"]
-    body = [[name, *(_number(part[name]) for part in relevance.values())] for name in relevance["all"]]
-    lines += ["", *_aligned([["relevance tower against grades", *(f"{name} pairs" for name in relevance)], *body])]
+    if relevance := measured["relevance"]:
+        body = [[name, *(_number(part[name]) for part in relevance.values())] for name in relevance["all"]]
+        lines += ["", *_aligned([["relevance tower against grades", *(f"{name} pairs" for name in relevance)], *body])]
     if measured["oracle"]:
         lines += ["", *_oracle_lines(measured["oracle"])]
     columns = ["rows", "auc", "gauc_request", "normalized_entropy", "calibration", "expected_auc_shown", "expected_auc_all"]
     body = [[f"{s['by']} {s['segment']}", *(_number(s[c]) for c in columns)] for s in measured["segments"]]
-    if body:
-        lines += ["", *_aligned([["training impressions", *columns], *body])]
+    lines += ["", *(_aligned([["training impressions", *columns], *body]) if body else [NO_SEGMENTS])]
     return "\n".join(lines)
+
+
+def _check_inputs(split: Path, train: Path | None, oracle: Path | None) -> None:
+    """Finds what is missing before hours of scoring."""
+    p.sample_files(split)
+    if train:
+        p.sample_files(train)
+    if oracle:
+        p.oracle_columns(oracle)
 
 
 def _oracle_lines(oracle: dict[str, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.levels import grade_levels
+
 Array = NDArray[Any]
 Metrics = dict[str, Any]
 
@@ -147,12 +149,6 @@ def share_of_the_way(value: float | None, start: float | None, end: float | None
     return (value - start) / (end - start)
 
 
-def level_of(grade: Array, boundaries: Sequence[float]) -> NDArray[np.int64]:
-    """Levels in 1..K of raw grades: a grade <= boundaries[k-1] is level k."""
-    # compared in the grades' own type: a float32 2.17 lies above the float64 one
-    return np.searchsorted(np.asarray(boundaries, dtype=grade.dtype), grade, side="left").astype(np.int64) + 1
-
-
 def click_metrics(probability: Array, click: Array, user: Array, request: Array, ndcg_at: Sequence[int] = (3, 10)) -> Metrics:
     """Click measures over the rows that have a label.
 
@@ -190,34 +186,34 @@ def relevance_metrics(
     grade: Array,
     query: Array,
     *,
-    boundaries: Sequence[float],
+    boundaries: list[float],
     grade_range: tuple[float, float] = (1.0, 3.0),
-    relevant_from: float = 2.67,
-    irrelevant_to: float = 2.0,
 ) -> Metrics:
     """Measures of the relevance tower against grades; one row a pair of query and item.
 
+    Positives of the AUC are the highest level and the upper half of the one below it, negatives all below these two levels; with
+    two levels these are the classes.
+
     Args:
         probabilities: (n, K) the tower's level distribution; a row with NaN is left out.
-        grade: (n,) raw grades, NaN where there is none.
+        grade: (n,) float32 raw grades, NaN where there is none.
         query: (n,) ids.
         boundaries: (K - 1,) upper bounds of the levels.
         grade_range: lowest and highest possible grade; a level stands for the middle of its grades.
-        relevant_from: AUC: pairs with a grade from here on are positives.
-        irrelevant_to: AUC: pairs with a grade up to here are negatives; those between are left out.
     """
     known = ~np.isnan(grade) & np.isfinite(probabilities).all(axis=1)
     pi, g, q = probabilities[known].astype(np.float64), grade[known], query[known]
     edges = np.array([grade_range[0], *boundaries, grade_range[1]])
     expected = pi @ ((edges[1:] + edges[:-1]) / 2)
-    high, low = g >= g.dtype.type(relevant_from), g <= g.dtype.type(irrelevant_to)
+    second = np.array(boundaries[-2:], dtype=np.float32)  # bounds of the second highest level
+    high, low = g > second.mean(), g <= second[0]
     judged = high | low
     return {
         "pairs": len(g),
         "queries": len(np.unique(q)),
         "spearman": spearman(expected, g),
         "auc": auc(expected[judged], high[judged].astype(np.float64)),
-        "quadratic_kappa": quadratic_kappa(pi.argmax(axis=1) + 1, level_of(g, boundaries), len(edges) - 1),
+        "quadratic_kappa": quadratic_kappa(pi.argmax(axis=1) + 1, grade_levels(g, boundaries), len(edges) - 1),
         "pair_accuracy": pair_accuracy(expected, g, q),
     }
 

@@ -41,7 +41,7 @@ class Objective(nn.Module):
             terms["consistency"] = consistency_loss(output.level_logits, batch.click_weight, self.config.consistency_margin)
             loss = loss + self.config.consistency * terms["consistency"]
         if output.swapped is not None:
-            terms["random_negatives"] = weighted_mean(-output.swapped.log_pi[:, 0], batch.candidate_weight)
+            terms["random_negatives"] = weighted_mean(-output.swapped.log_pi[:, 0], output.swapped.foreign.float())
             loss = loss + self.config.random_negatives * terms["random_negatives"]
         report = {name: term.detach() for name, term in terms.items()}
         report["loss"] = loss.detach()

@@ -14,7 +14,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 
-_ENCODER = ".encoder."
+_ENCODER, _RELEVANCE = ".relevance.encoder.", ".relevance."
 
 
 def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> None:
@@ -38,9 +38,11 @@ class Optimizers:
         names = {id(p): n for n, p in dense.items()}
 
         def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-            encoder = [p for p in parameters if _ENCODER in names[id(p)]]
-            towers = [p for p in parameters if _ENCODER not in names[id(p)]]
-            groups = [{"params": towers, "encoder": False}] + ([{"params": encoder, "encoder": True}] if encoder else [])
+            parts: dict[str, list[nn.Parameter]] = {"encoder": [], "relevance": [], "towers": []}
+            for parameter in parameters:
+                name = names[id(parameter)]
+                parts["encoder" if _ENCODER in name else "relevance" if _RELEVANCE in name else "towers"].append(parameter)
+            groups = [{"params": part, "part": name} for name, part in parts.items() if part]
             return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
 
         self.fused = model.fused_optimizer
@@ -51,6 +53,8 @@ class Optimizers:
     def set_rates(self, stage: StageConfig, step: int, total_steps: int) -> None:
         """Sets the rates for the step to come: linear warm-up, then linear decay of the dense ones; tables keep theirs.
 
+        In a stage of graded pairs only the relevance side has something to learn from, and only it is moved.
+
         Args:
             stage: the stage's peak rates.
             step: steps done in this stage.
@@ -58,11 +62,18 @@ class Optimizers:
         """
         warmup = min(1.0, (step + 1) / max(stage.warmup_steps, 1))
         decay = max(total_steps - step, 1) / max(total_steps, 1)
+        peak = {"encoder": stage.encoder_lr, "relevance": stage.lr, "towers": 0.0 if stage.split == "judgments" else stage.lr}
         for group in self.dense.param_groups:
-            group["lr"] = (stage.encoder_lr if group["encoder"] else stage.lr) * warmup * decay
+            group["lr"] = peak[group["part"]] * warmup * decay
         for group in self.fused.param_groups:
             group["lr"] = stage.table_lr * warmup
         self.fused.step()  # passes the rate on to the kernels; the update itself happens in backward
+
+    def restart(self) -> None:
+        """Forgets AdamW's moments: those of one stage's loss say nothing of the next one's."""
+        for state in self.dense.state.values():
+            for moment in state.values():
+                moment.zero_()
 
     def init_state(self) -> None:
         """Makes the lazily built state exist, so that a checkpoint has something to load into."""
@@ -76,17 +87,18 @@ def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: 
     Several epochs overfit id tables long before the towers are done; see `train.stages[].reset_tables`.
 
     Args:
-        seed: makes the new rows the same for the same seed, rank and sharding.
+        seed: of this rank's rows; the same seed and sharding give the same rows.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators: dict[torch.device, torch.Generator] = {}
     fused = optimizers.fused.state_dict()["state"]
     for name, table in sorted(model.state_dict().items()):
         if name not in fused:
             continue
-        rows = table.size(0)
+        bound = table.size(0) ** -0.5
         for shard in table.local_shards():
-            fresh = torch.rand(shard.tensor.shape, generator=generator) * 2 - 1
-            shard.tensor.copy_(fresh / rows**0.5)
+            device = shard.tensor.device
+            generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))
+            shard.tensor.uniform_(-bound, bound, generator=generator)  # in place: a table may fill the machine
         for state in fused[name].values():
             for shard in state.local_shards():
                 shard.tensor.zero_()

@@ -152,6 +152,25 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
     return merged
 
 
+def oracle_columns(oracle: Path) -> list[str]:
+    """The columns of an oracle file: request_id, item_id, probability and others.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no Parquet file or lacks one of the three.
+    """
+    if not oracle.is_file():
+        raise FileNotFoundError(f"{oracle}: no such oracle file; it is a Parquet file of request_id, item_id, probability")
+    try:
+        found = pq.read_schema(oracle).names
+    except pa.ArrowInvalid:
+        raise ValueError(f"{oracle}: the oracle is not a Parquet file") from None
+    for name in ("request_id", "item_id", "probability"):
+        if name not in found:
+            raise ValueError(f"{oracle}: column {name!r} is missing; found {', '.join(found)}")
+    return list(found)
+
+
 def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str) -> Table:
     """Joins the predictions with the training impressions and the oracle.
 
@@ -162,6 +181,7 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
         memory: DuckDB's limit.
 
     Raises:
+        FileNotFoundError: there is no such oracle file.
         ValueError: the oracle lacks a column or holds a row twice, or a prediction is not finite.
     """
     relation = parquet([predictions])
@@ -267,11 +287,7 @@ def _impressions(train: Path, column: str) -> str:
 def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None) -> str:
     if oracle is None:
         return "SELECT 0 AS request_id, 0 AS item_id, 0.0 AS probability, 0.0 AS relevance, 0.0 AS exposed WHERE false"
-    relation = parquet([oracle])
-    found = [row[0] for row in db.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
-    for name in ("request_id", "item_id", "probability"):
-        if name not in found:
-            raise ValueError(f"{oracle}: column {name!r} is missing; found {', '.join(found)}")
+    relation, found = parquet([oracle]), oracle_columns(oracle)
     twice = db.execute(f"SELECT request_id, item_id FROM {relation} GROUP BY ALL HAVING count(*) > 1 LIMIT 1").fetchone()
     if twice:
         raise ValueError(f"{oracle}: request_id {twice[0]}, item_id {twice[1]} stands there more than once")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from prectr_torchrec.training.files import read_lines, replace_text
 
 
 class Throughput:
@@ -66,10 +67,8 @@ class MetricsLog:
 
     def __init__(self, run: Path, step: int) -> None:
         self.path = run / "metrics.jsonl"
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
-        temporary = self.path.with_suffix(".saving")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(temporary, self.path)
+        kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
+        replace_text(self.path, "".join(f"{line}\n" for line in kept))
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.on_terminal = sys.stderr.isatty()
@@ -104,12 +103,6 @@ class MetricsLog:
 
     def _start(self) -> str:
         return "\r\033[K" if self.on_terminal else ""
-
-
-def _lines(path: Path) -> list[str]:
-    """Whole lines only: a killed run may have left half of one."""
-    text = path.read_text() if path.exists() else ""
-    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

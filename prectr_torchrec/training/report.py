@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prectr_torchrec.training import figures
+from prectr_torchrec.training.files import read_lines, replace_text
 
 Metrics = dict[str, Any]
 
@@ -58,7 +59,7 @@ def write_report(
         ValueError: a run has not been evaluated.
     """
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
-    curves = {name: _read_lines(run / "metrics.jsonl") for name, run in runs.items()}
+    curves = {name: [json.loads(line) for line in read_lines(run / "metrics.jsonl")] for name, run in runs.items()}
     activity = _activity(measured)
     with figures.style():
         sections = [
@@ -69,9 +70,7 @@ def write_report(
             _relevance(measured),
         ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + ".tmp")
-    unfinished.write_text(_page(title, measured, [s for s in sections if s]), encoding="utf-8")
-    unfinished.replace(out)
+    replace_text(out, _page(title, measured, [s for s in sections if s]))
 
 
 def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
@@ -84,12 +83,6 @@ def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
     with_oracle = [f for f in found if f["oracle"]]
     whole = next((f for f in with_oracle if f["oracle"]["expected_auc"]["all"]["model"] is not None), None)
     return {**clicks, "truth": whole or next(iter(with_oracle), None), "simulated": any(f["simulated"] for f in found)}
-
-
-def _read_lines(path: Path) -> list[Metrics]:
-    """Whole lines only: a run may be going on."""
-    text = path.read_text() if path.is_file() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _comparison(measured: dict[str, Metrics]) -> str:

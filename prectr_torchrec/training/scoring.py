@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +15,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from prectr_torchrec.config import load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
-from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
+from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
@@ -38,8 +37,8 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
         the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64.
     """
     config = load_config(run / "config.yaml")
-    largest = int(json.loads((data / MANIFEST).read_text())["max_candidates"])
-    model, optimizers = build_sharded(config, run, process)
+    largest = int(read_manifest(data, config.data)["max_candidates"])
+    model, optimizers, _ = build_sharded(config, run, process)
     Checkpoints(run).load(checkpoint, model, None)
     reader = SearchReader(
         config, data, split, run / TOKENIZER, rank=process.rank, world_size=process.world_size,
@@ -51,7 +50,8 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
 
 
 def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
-    real = (batch.candidate_weight > 0).cpu()
+    batch = batch.to(torch.device("cpu"))
+    real = batch.candidate_weight > 0
     request = batch.candidate_request
     click = batch.click.masked_fill(batch.click_weight == 0, torch.nan)
     columns = {

@@ -20,10 +20,10 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from prectr_torchrec.config import ConfigError, RunConfig, StageConfig, dump_config, load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, sharders
-from prectr_torchrec.training.build import RankingTask, build_task
+from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints, replace_text
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
@@ -45,9 +45,12 @@ class Trainer:
 
     def __init__(self, config: RunConfig, data: Path, run: Path, process: Process) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
+        manifest = read_manifest(data, config.data)
         self._open_run_directory()
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
-        self.model, self.optimizers = build_sharded(config, run, process)
+        self.model, self.optimizers, plan = build_sharded(config, run, process)
+        self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
+        self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": plan}
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device)
         self.checkpoints = Checkpoints(run)
@@ -57,8 +60,12 @@ class Trainer:
 
     def train(self) -> None:
         """Runs what is left of the stages."""
-        if "last" in self.checkpoints.index():
-            self.position = self.checkpoints.load("last", self.model, self.optimizers)
+        if saved := self.checkpoints.progress():
+            self._check_same_job(saved["job"])
+            self.checkpoints.load("last", self.model, self.optimizers)
+            self.position = saved["position"]
+        if self.process.rank == 0:
+            replace_text(self.run / "plan.json", json.dumps(self.job["plan"], indent=1))
         plan = [self._batches(stage) for stage in self.stages]
         self.throughput = Throughput(total_steps=sum(map(sum, plan)), done=self.position["step"])
         self.log = MetricsLog(self.run, self.position["step"]) if self.process.rank == 0 else None
@@ -71,9 +78,11 @@ class Trainer:
             self.log.close()
 
     def _train_epoch(self, stage: StageConfig, epoch: int, batches: list[int]) -> None:
-        seed, start = self.config.train.seed, self.position["batch"]
+        start = self.position["batch"]
+        if epoch == 0 and start == 0:
+            self.optimizers.restart()
         if stage.reset_tables and epoch > 0 and start == 0:
-            reset_tables(self.model, self.optimizers, seed * 1_000_003 + epoch * 1_009 + self.process.rank)
+            self._reset_tables(epoch)
         counts: deque[Tensor] = deque()
         source = _counted(self.readers[stage.split].epoch(epoch, start, batches[epoch]), counts)
         self.model.train()
@@ -88,11 +97,11 @@ class Trainer:
             if save or last or self.position["step"] % self.config.train.log_every == 0:
                 self._report(stage, epoch)
             if save:
-                self.checkpoints.save(self.model, self.optimizers, self.position)
+                self._save()
         self.position.update(epoch=epoch + 1, batch=0)
         figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}
         self._write({"validation": figures} if figures else {})
-        self.checkpoints.save(self.model, self.optimizers, self.position, figures.get("ne"))
+        self._save(figures.get("ne"))
 
     def validate(self) -> dict[str, float]:
         """Figures of the validation split over all ranks, at the logged positions."""
@@ -112,10 +121,29 @@ class Trainer:
         if not math.isfinite(line["loss"]):
             raise ValueError(
                 f"loss is {line['loss']} at step {self.position['step']} (stage {stage.split}, epoch {epoch}); lower the rates "
-                "of this stage in train.stages; the last checkpoint is untouched"
+                "of this stage in train.stages and start another --run"
             )
         rate = max((g["lr"] for g in self.optimizers.dense.param_groups), default=0.0)
         self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
+
+    def _save(self, validation_ne: float | None = None) -> None:
+        self.checkpoints.save(
+            self.model,
+            self.optimizers,
+            {"step": self.position["step"], "position": self.position, "job": self.job},
+            validation_ne,
+        )
+
+    def _check_same_job(self, saved: dict[str, Any]) -> None:
+        """A position in data and schedule means something for the same samples, ranks and sharding only."""
+        if differences := "; ".join(_differences(saved, self.job)):
+            raise ConfigError(
+                f"{self.run} cannot be resumed by this job ({differences}); resume with the same ranks, samples and sharding, "
+                "or start another --run"
+            )
+
+    def _reset_tables(self, epoch: int) -> None:
+        reset_tables(self.model, self.optimizers, self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None and values:
@@ -153,16 +181,16 @@ class Trainer:
             raise ConfigError(f"{self.run} was started with another configuration ({differences}); use it or another --run")
 
 
-def build_sharded(config: RunConfig, run: Path, process: Process) -> tuple[DistributedModelParallel, Optimizers]:
-    """Plans, shards and builds the model and its optimizers; writes `plan.json`. Collective."""
+def build_sharded(
+    config: RunConfig, run: Path, process: Process
+) -> tuple[DistributedModelParallel, Optimizers, dict[str, dict[str, dict[str, Any]]]]:
+    """Plans, shards and builds the model and its optimizers; collective. The plan comes as plain values."""
     task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"))
     apply_table_optimizers(task.embeddings, config)
     task.objective.to(process.device)
     plan = plan_sharding(task, config, process.device)
     model = DistributedModelParallel(task, device=process.device, plan=plan, sharders=sharders())
-    if process.rank == 0:
-        replace_text(run / "plan.json", json.dumps(plan_to_dict(plan), indent=1))
-    return model, Optimizers(model, config.train)
+    return model, Optimizers(model, config.train), plan_to_dict(plan)
 
 
 def evaluate_batches(
@@ -200,6 +228,3 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         yield f"{path}: {old!r} then, {new!r} now"
-
-
-__all__ = ["RankingTask", "Trainer", "build_sharded", "evaluate_batches"]

@@ -42,12 +42,12 @@ class ValidationMetrics:
 
     def update(self, batch: SearchBatch, logit: Tensor) -> None:
         """Args: batch; logit: (C,) of its candidates. Rows without a click label are left out."""
-        real = batch.click_weight > 0
+        real = (batch.click_weight > 0).to(logit.device)  # the batch is as it was read, the logits are where the model is
         if not real.any():
             return
         prediction = torch.sigmoid(logit[real].float())
-        label, weight = batch.click[real], batch.click_weight[real]
-        per_request = torch.bincount(batch.candidate_request[real], minlength=1)
+        label, weight = (x.to(logit.device)[real] for x in (batch.click, batch.click_weight))
+        per_request = torch.bincount(batch.candidate_request.to(logit.device)[real], minlength=1)
         for name, metric in self.metrics.items():
             extra = {"num_candidates": per_request[per_request > 0]} if name == "gauc" else {}
             metric.update(predictions={_TASK: prediction}, labels={_TASK: label}, weights={_TASK: weight}, **extra)

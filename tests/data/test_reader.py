@@ -30,7 +30,7 @@ def make_config(**batch: Any) -> RunConfig:
             "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 13, "user_attributes": ["city"]},
             "text": {"query_tokens": 4, "title_tokens": 6},
             "batch": {"requests": 8, "candidates": 40, "shuffle_row_groups": 3, **batch},
-            "tables": {name: table for name in ("user", "city", "item", "category", "brand", "token", "query_token")},
+            "tables": {name: table for name in ("user", "city", "item", "category", "brand", "token")},
             "features": {
                 "candidate_brand_id": {"table": "brand"},
                 "user_id": {"table": "user"},
@@ -40,7 +40,6 @@ def make_config(**batch: Any) -> RunConfig:
                 "candidate_item_id": {"table": "item"},
                 "candidate_category_id": {"table": "category", "sequence": "candidate"},
                 "candidate_title_tokens": {"table": "token"},
-                "query_tokens": {"table": "query_token"},
             },
         },
         "test",
@@ -305,11 +304,20 @@ def test_a_feature_without_a_column_is_named(folder: Path) -> None:
         make_reader(folder, RunConfig.model_validate(tree))
 
 
+@pytest.mark.parametrize("name", ["candidate_click", "candidate_position", "history_age", "request_id", "timestamp", "query"])
+def test_columns_that_hold_no_ids_are_refused_as_features(folder: Path, name: str) -> None:
+    tree = CONFIG.model_dump()
+    tree["features"][name] = {"table": "brand"}
+    valid = "user_id, user_city, query_id, group_id, history_item_id, .*, candidate_brand_id, candidate_title_tokens"
+    with pytest.raises(ValueError, match=rf"features.{name}: this sample column holds no ids \(valid: {valid}\)"):
+        make_reader(folder, RunConfig.model_validate(tree))
+
+
 def test_title_tokens_cannot_share_a_table_with_requests(folder: Path) -> None:
     tree = CONFIG.model_dump()
-    tree["features"]["query_tokens"] = {"table": "token"}
-    del tree["tables"]["query_token"]
-    with pytest.raises(ValueError, match=r"features.candidate_title_tokens: table 'token' also serves sequences or requests"):
+    tree["features"]["candidate_title_tokens"] = {"table": "user"}
+    del tree["tables"]["token"]
+    with pytest.raises(ValueError, match=r"features.candidate_title_tokens: table 'user' also serves sequences or requests"):
         make_reader(folder, RunConfig.model_validate(tree))
 
 

@@ -33,7 +33,7 @@ def check_parity(data: str, run: str, sharding: str | None, optimizer: str) -> N
     for table in config.tables.values():
         table.optimizer = optimizer  # type: ignore[assignment]
     with process_group("cpu") as process:
-        model, optimizers = build_sharded(config, Path(run), process)
+        model, optimizers, _ = build_sharded(config, Path(run), process)
         torch.manual_seed(5)
         reference = build_task(config, Path(data) / TOKENIZER)
         _copy_weights(reference.state_dict(), model.state_dict())

@@ -114,6 +114,13 @@ def reached(run: Path, step: int) -> bool:
     return any(json.loads(line)["step"] >= step for line in lines if line.endswith("}"))
 
 
+def test_another_number_of_ranks_does_not_resume(uninterrupted: tuple[Path, Path]) -> None:
+    data, whole = uninterrupted
+    output, _ = (process := start(config_with_dropout(), data, whole, ranks=1)).communicate(timeout=120)
+    assert process.returncode == 2
+    assert "cannot be resumed by this job (world_size: 2 then, 1 now" in output
+
+
 def test_another_configuration_does_not_resume(uninterrupted: tuple[Path, Path]) -> None:
     data, whole = uninterrupted
     other = config_with_dropout()

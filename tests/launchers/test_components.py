@@ -111,6 +111,12 @@ def test_environment_of_the_caller_wins() -> None:
     assert app.roles[0].env["OMP_NUM_THREADS"] == "1"
 
 
+def test_ranks_alone_are_those_of_one_node() -> None:
+    app = components.train(config="c", data="d", run="r", cpu=8, j="2")
+    assert "--nnodes 1 --nproc_per_node 2" in app.roles[0].args[-1]
+    assert app.roles[0].env["OMP_NUM_THREADS"] == "4"
+
+
 def test_named_resource_replaces_the_sizes() -> None:
     app = components.train(config="c", data="d", run="r", h="aws_p3.8xlarge", j="1x4")
     assert app.roles[0].resource.gpu == 4

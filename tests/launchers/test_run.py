@@ -28,7 +28,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("torchx")
     (folder / "small.yaml").write_text(dump_config(small_config()))
     write_small_data(folder / "data", small_config())
-    (folder / "data" / "prepared.json").write_text(json.dumps({"max_candidates": 9}))
     torchx(
         folder,
         "prectr.train",

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config import RunConfig, dump_config
 from prectr_torchrec.training import metrics as m
-from prectr_torchrec.training.evaluate import evaluate, format_metrics, write_json
+from prectr_torchrec.training.evaluate import evaluate, format_metrics, main, write_json
 from prectr_torchrec.training.predictions import sample_files
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
@@ -28,10 +28,10 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def run(data, rows=None, oracle=None, train=None):
+def run(data, rows=None, oracle=None, train=None, **objective):
     return evaluate(
         rows if rows is not None else build.scored(),
-        config=RunConfig(name="small"),
+        config=RunConfig(name="small", objective=objective),
         split=data / "test",
         train=train or data / "train",
         predictions=data.parent / "predictions.parquet",
@@ -170,10 +170,22 @@ def test_an_oracle_without_exposure_and_grades_measures_all_candidates(data, tmp
     assert found["shown"]["model"] is found["all"]["true_grade"] is found["all"]["share_of_the_way"] is None
 
 
-def test_an_oracle_without_probability_is_refused(data, tmp_path):
-    build.write(tmp_path / "oracle.parquet", {"request_id": [1], "item_id": [1]})
-    with pytest.raises(ValueError, match=r"oracle\.parquet: column 'probability' is missing"):
-        run(data, oracle=tmp_path / "oracle.parquet")
+@pytest.mark.parametrize(
+    ("flag", "name", "error", "message"),
+    [
+        ("--oracle", "nowhere.parquet", FileNotFoundError, r"nowhere\.parquet: no such oracle file"),
+        ("--oracle", "text.parquet", ValueError, r"text\.parquet: the oracle is not a Parquet file"),
+        ("--oracle", "pairs.parquet", ValueError, r"pairs\.parquet: column 'probability' is missing; found request_id, item_id"),
+        ("--train-data", "nowhere", ValueError, r"nowhere/train: no samples of this split"),
+    ],
+)
+def test_wrong_inputs_are_found_before_anything_is_scored(data, tmp_path, flag, name, error, message):
+    """The run has no checkpoint, so that scoring would end in another error."""
+    (tmp_path / "config.yaml").write_text(dump_config(RunConfig(name="small")))
+    (tmp_path / "text.parquet").write_text("request_id,item_id,probability\n")
+    build.write(tmp_path / "pairs.parquet", {"request_id": [1], "item_id": [1]})
+    with pytest.raises(error, match=message):
+        main(["--run", str(tmp_path), "--data", str(data), flag, str(tmp_path / name)])
 
 
 def test_an_oracle_with_a_row_twice_is_refused(data, tmp_path):
@@ -201,5 +213,17 @@ def test_the_table_prints_every_part_and_marks_simulated_data(data, tmp_path):
     assert text.startswith("small on test: 200 rows, 40 requests, simulated data\n")
     for part in ("gauc_request", "spearman", "share_of_the_way", "user 1-19"):
         assert part in text
+    assert "left out" not in text
     write_json(found, tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
+
+
+def test_the_table_says_how_to_get_segments_that_are_left_out(data):
+    text = format_metrics({"run": "small", **run(data, train=data / "nowhere")})
+    assert text.splitlines()[-1].startswith("segments are left out") and "--train-data" in text
+
+
+def test_a_relevance_tower_that_was_not_trained_is_not_measured(data):
+    found = {"run": "small", **run(data, anchor=0)}
+    assert found["relevance"] == {}
+    assert "relevance tower" not in format_metrics(found)

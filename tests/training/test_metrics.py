@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
+from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.training import metrics as m
 
 N = 60
@@ -124,11 +125,6 @@ def test_share_of_the_way_runs_from_start_to_end():
     assert m.share_of_the_way(0.8, 0.7, None) is None
 
 
-def test_a_grade_on_a_boundary_belongs_to_the_lower_level():
-    grades = np.array([1.0, 1.5, 1.51, 2.17, 2.33, 2.84, 3.0], np.float32)
-    assert m.level_of(grades, [1.5, 2.17, 2.84]).tolist() == [1, 1, 2, 2, 3, 3, 4]
-
-
 @pytest.mark.parametrize("size", [0, 1])
 def test_measures_without_both_classes_are_none(size):
     ones, ids = np.ones(size), np.zeros(size, np.int64)
@@ -161,16 +157,30 @@ def test_grade_ndcg_gives_the_lowest_grade_no_gain():
 
 
 def test_relevance_metrics_of_a_perfect_tower_are_one(rows):
-    level = m.level_of(rows["grade"], [1.5, 2.17, 2.84])
+    level = grade_levels(rows["grade"], [1.5, 2.17, 2.84])
     found = m.relevance_metrics(np.eye(4)[level - 1], rows["grade"], rows["group"], boundaries=[1.5, 2.17, 2.84])
     assert found["auc"] == found["quadratic_kappa"] == 1.0
     assert found["pairs"] == N
 
 
-def test_relevance_auc_leaves_out_grades_between_the_thresholds():
-    probabilities = np.array([[1.0, 0], [0, 1.0], [0, 1.0]], np.float32)
-    found = m.relevance_metrics(probabilities, np.array([2.0, 2.67, 2.33], np.float32), np.zeros(3), boundaries=[2.17])
-    assert found["auc"] == 1.0
+@pytest.mark.parametrize(
+    ("boundaries", "negative", "between", "positive"),
+    [
+        ([1.5, 2.17, 2.84], [1.0, 1.33, 1.67, 2.0], [2.33], [2.67, 3.0]),
+        ([0.5, 1.5], [0.0], [1.0], [2.0]),
+        ([0.5], [0.0], [], [1.0]),
+    ],
+)
+def test_relevance_auc_leaves_out_the_lower_half_of_the_second_highest_level(boundaries, negative, between, positive):
+    grade = np.array([*negative, *between, *positive], np.float32)
+    probabilities = np.random.default_rng(6).dirichlet(np.ones(len(boundaries) + 1), len(grade))
+    label = np.array([0.0] * len(negative) + [np.nan] * len(between) + [1.0] * len(positive))
+    edges = np.array([grade.min(), *boundaries, grade.max()])
+    expected, judged = probabilities @ (edges[1:] + edges[:-1]), ~np.isnan(label)
+    found = m.relevance_metrics(
+        probabilities, grade, np.zeros(len(grade)), boundaries=boundaries, grade_range=(grade.min(), grade.max())
+    )
+    assert found["auc"] == pytest.approx(brute_auc(expected[judged], label[judged]))
 
 
 def test_relevance_metrics_leave_out_missing_grades_and_missing_predictions():

@@ -55,14 +55,16 @@ def small(tmp_path: Path) -> Iterator[Small]:
     (run / TOKENIZER).symlink_to(data / TOKENIZER)
     torch.manual_seed(0)
     with process_group("cpu") as process:
-        yield Small(data, run, *build_sharded(small_config(), run, process))
+        model, optimizers, _ = build_sharded(small_config(), run, process)
+        yield Small(data, run, model, optimizers)
 
 
 def rates(small: Small, step: int, total: int = 10) -> tuple[float, float, float]:
     """Of towers, encoder and tables."""
     small.optimizers.set_rates(STAGE, step, total)
-    towers, encoder = sorted(small.optimizers.dense.param_groups, key=lambda group: group["encoder"])
-    return towers["lr"], encoder["lr"], small.optimizers.fused.param_groups[0]["lr"]
+    rates = {group["part"]: group["lr"] for group in small.optimizers.dense.param_groups}
+    assert rates["relevance"] == rates["towers"]
+    return rates["towers"], rates["encoder"], small.optimizers.fused.param_groups[0]["lr"]
 
 
 def test_rates_warm_up_and_only_the_dense_ones_decay(small: Small) -> None:
@@ -71,14 +73,32 @@ def test_rates_warm_up_and_only_the_dense_ones_decay(small: Small) -> None:
     assert rates(small, 9) == pytest.approx((0.01 * 0.1, 0.001 * 0.1, 0.1))
 
 
+def test_graded_pairs_move_the_relevance_side_alone(small: Small) -> None:
+    before = small.weights()
+    small.optimizers.set_rates(STAGE.model_copy(update={"split": "judgments"}), 3, 100)
+    reader = SearchReader(small_config(), small.data, "judgments", small.data / TOKENIZER)
+    small.optimizers.combined.zero_grad()
+    small.model(next(reader.epoch(0)))[0].backward()
+    small.optimizers.combined.step()
+    moved = {name for name, weight in small.weights().items() if not torch.equal(before[name], weight)}
+    assert moved and all(".relevance." in name for name in moved)
+
+
+def test_a_new_stage_starts_without_the_old_ones_moments(small: Small) -> None:
+    small.train()
+    assert any(moment.abs().sum() > 0 for state in small.optimizers.dense.state.values() for moment in state.values())
+    small.optimizers.restart()
+    assert all(moment.eq(0).all() for state in small.optimizers.dense.state.values() for moment in state.values())
+
+
 def test_every_table_and_every_tower_moves(small: Small) -> None:
     before = small.weights()
     small.optimizers.set_rates(STAGE, 3, 100)
     small.train()
     after = small.weights()
-    still = [name for name in before if torch.equal(before[name], after[name])]
-    buffers = [name for name, _ in small.model.named_buffers()]
-    assert set(still) <= {name for name in before if name.split(".")[-1] in {"idf", "is_word", "is_number", "position_ids"}}, buffers
+    parameters = {name.removeprefix("module.") for name, _ in small.model.named_parameters()}
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert parameters <= before.keys() and not still & parameters
 
 
 def test_the_table_rate_reaches_the_kernels(small: Small) -> None:
@@ -112,7 +132,8 @@ def test_a_checkpoint_restores_weights_and_states(small: Small) -> None:
     checkpoints.save(small.model, small.optimizers, {"step": 3})
     small.train()
     assert any(not torch.equal(weights[n], w) for n, w in small.weights().items())
-    assert checkpoints.load("last", small.model, small.optimizers) == {"step": 3}
+    checkpoints.load("last", small.model, small.optimizers)
+    assert checkpoints.progress() == {"step": 3}
     assert all(torch.equal(weights[n], w) for n, w in small.weights().items())
     assert all(torch.equal(states[n], s) for n, s in small.states().items())
 
@@ -125,6 +146,13 @@ def test_only_the_last_and_the_best_checkpoint_are_kept(small: Small) -> None:
     assert sorted(p.name for p in checkpoints.folder.glob("step-*")) == ["step-000000002", "step-000000005"]
 
 
+def test_without_a_validation_the_last_checkpoint_is_the_best(small: Small) -> None:
+    checkpoints = Checkpoints(small.run)
+    for step in (1, 2):
+        checkpoints.save(small.model, small.optimizers, {"step": step})
+    assert checkpoints.path("best") == checkpoints.path("last") == checkpoints.folder / "step-000000002"
+
+
 def test_half_a_checkpoint_is_never_loaded(small: Small) -> None:
     small.train(steps=1)
     checkpoints = Checkpoints(small.run)
@@ -132,9 +160,10 @@ def test_half_a_checkpoint_is_never_loaded(small: Small) -> None:
     half = checkpoints.folder / ".step-000000002.saving"
     half.mkdir()
     (half / "__0_0.distcp").write_bytes(b"half")
-    assert checkpoints.load("last", small.model, small.optimizers) == {"step": 1}
+    assert checkpoints.path("last").name == "step-000000001"
     checkpoints.save(small.model, small.optimizers, {"step": 2})
-    assert checkpoints.load("last", small.model, small.optimizers) == {"step": 2}
+    checkpoints.load("last", small.model, small.optimizers)
+    assert checkpoints.progress() == {"step": 2}
 
 
 def test_no_checkpoint_says_what_to_run(tmp_path: Path) -> None:

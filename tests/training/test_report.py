@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from prectr_torchrec.cli import app
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.training.evaluate import evaluate, write_json
 from prectr_torchrec.training.report import write_report
@@ -160,3 +162,18 @@ def test_a_run_without_an_oracle_or_curves_still_makes_a_page(tmp_path):
 def test_a_run_that_was_not_evaluated_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"run 'dnn' has no metrics-test.json or metrics-candidates.json; run `prectr evaluate`"):
         write_report(tmp_path / "report.html", {"dnn": tmp_path})
+
+
+def test_a_run_whose_relevance_tower_was_not_trained_still_makes_a_page(runs, tmp_path):
+    found = json.loads((runs["dnn"] / "metrics-test.json").read_text())
+    write_json({**found, "relevance": {}}, runs["dnn"] / "metrics-test.json")
+    write_report(tmp_path / "report.html", {"dnn": runs["dnn"]})
+    assert "<h2>Relevance</h2>" not in (tmp_path / "report.html").read_text()
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(measured, tmp_path):
+    paths = [str(shutil.copytree(measured / "dnn", tmp_path / parent / "dnn")) for parent in "ab"]
+    done = CliRunner().invoke(app, ["report", *paths, "--out", str(tmp_path / "report.html")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<th scope=row>{path}</th>" in page for path in paths)

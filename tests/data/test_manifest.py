@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+from small_run import small_config, write_small_manifest
+
+from prectr_torchrec.data.schema import read_manifest
+
+
+def test_manifest_that_fits_is_read(tmp_path: Path) -> None:
+    write_small_manifest(tmp_path, small_config())
+    assert read_manifest(tmp_path, small_config().data)["max_candidates"] == 9
+
+
+def test_unfinished_preparation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not \(wholly\) prepared, prepared.json is missing; run `prectr prepare`"):
+        read_manifest(tmp_path, small_config().data)
+
+
+def test_samples_of_other_levels_are_refused_by_key(tmp_path: Path) -> None:
+    write_small_manifest(tmp_path, small_config())
+    other = small_config(data={"levels": {"boundaries": [1.5, 2.5]}, "history_length": 6, "peer_length": 4}).data
+    with pytest.raises(ValueError, match=r"prepared with data.levels .*2.17.*, the configuration has .*2.5"):
+        read_manifest(tmp_path, other)

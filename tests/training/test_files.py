@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from prectr_torchrec.training.files import read_lines, replace_text
+
+
+def test_half_a_line_at_the_end_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text('{"step": 1}\n\n{"step": 2}\n{"st')
+    assert read_lines(tmp_path / "lines") == ['{"step": 1}', '{"step": 2}']
+
+
+def test_a_missing_file_has_no_lines(tmp_path: Path) -> None:
+    assert read_lines(tmp_path / "nowhere") == []
+
+
+def test_a_replaced_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    for text in ("old", "né"):
+        replace_text(tmp_path / "file", text)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", "né".encode())]
