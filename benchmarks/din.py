@@ -3,8 +3,8 @@
 Both see the same rows, ids (hashed by the reader), tables and widths: user, query, item, category and brand, and a history of
 `data.history_length` events. One thread each, in one run, in turns:
 
-- ours trains as `prectr train` does: from Parquet, request by request, with the text match besides, in batches of 64 requests
-  as shipped and of 256;
+- ours trains as `prectr train` does, from Parquet, request by request: as configured, with text match, counts, and what
+  happened at each event besides, in batches of 64 requests (as shipped) and of 256; and of 256 on the ids alone;
 - torch-rechub's trains by its own `CTRTrainer` on one row a candidate, from arrays made in memory before the clock starts:
   row by row through its own `DataGenerator`, and, in its favour, from whole batches cut out of the arrays. The activation
   unit of its attention has 36 hidden units, its default, or 256 and 128, as in torch-rechub's own example of DIN.
@@ -24,8 +24,10 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from common import describe, endless, median, ratio, simulated_samples, take_turns, train_on
@@ -38,16 +40,22 @@ from torch_rechub.utils.data import DataGenerator
 from torchrec import JaggedTensor
 
 from prectr_torchrec.config import RunConfig, load_config
+from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
-from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.trainer import Trainer, evaluate_batches
 
 Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
 
-REQUESTS = (64, 256)
-"""Of a batch of ours; a turn goes through `TURN` requests."""
+OURS = {"ours, 64": (64, False), "ours, 256": (256, False), "ours, 256, ids": (256, True)}
+"""Requests a batch, and whether on the ids alone."""
 TURN = 4096
+"""Requests that a turn of ours goes through."""
+TEXTS = ("candidate_title_tokens", "title_token")
+BESIDES = ("query_tokens", "title_tokens", "user_events", "user_query_events", "query_events", "position", "history_level",
+           "history_click", "history_position", "history_age")  # fmt: skip
+"""Of our batch, what torch-rechub's DIN has no place for."""
 SMALL, LARGE, ROWS = 384, 2048, 6144
 """Rows of a batch of torch-rechub's, as many as ours has as shipped or enough to spread its dense table updates; of a turn."""
 DEFAULT, EXAMPLE = [36], [256, 128]
@@ -70,18 +78,39 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, process_group("cpu") as process:
         data = arguments.data or simulated_samples(config, Path(scratch), arguments.requests, shown=6)
         print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "torch-rechub"))
-        largest = json.loads((data / MANIFEST).read_text())["splits"]["train"]["max_candidates"]
-        batches = [[f"batch.requests={size}", f"batch.candidates={size * largest}"] for size in REQUESTS]
-        epochs = [f"train.stages.0.epochs={arguments.epochs or 1}", "train.validation=false"]
-        configs = [load_config(arguments.config, [*batch, *epochs, *arguments.set]) for batch in batches]
+        settings = [f"train.stages.0.epochs={arguments.epochs or 1}", "train.validation=false", *arguments.set]
+        config = load_config(arguments.config, settings)
         train, validation = (CandidateRows(config, data, split) for split in ("train", "validation"))
 
-        def trainers(part: str) -> list[Trainer]:
-            return [Trainer(config, data, Path(scratch) / f"{part}{config.batch.requests}", process) for config in configs]
+        def trainers(part: str) -> dict[str, Trainer]:
+            return {name: make_trainer(config, data, Path(scratch) / part / name, process, *kind) for name, kind in OURS.items()}
 
         compare_speed(trainers("speed"), train, arguments.rounds)
         if arguments.epochs:
             compare_auc(trainers("auc"), data, train, validation, arguments.epochs)
+
+
+def make_trainer(config: RunConfig, data: Path, run: Path, process: Process, requests: int, ids_alone: bool) -> Trainer:
+    config = config.model_copy(deep=True)
+    most = json.loads((data / MANIFEST).read_text())["splits"]["train"]["max_candidates"]
+    config.batch.requests, config.batch.candidates = requests, requests * most
+    if ids_alone:
+        del config.features[TEXTS[0]], config.tables[TEXTS[1]]
+    trainer = Trainer(config, data, run, process)
+    if ids_alone:
+        trainer.readers["train"] = cast(SearchReader, IdsAlone(trainer.readers["train"]))
+    return trainer
+
+
+class IdsAlone:
+    """A reader's batches with all that is in `BESIDES` blanked."""
+
+    def __init__(self, reader: SearchReader) -> None:
+        self.num_batches, self._reader = reader.num_batches, reader
+
+    def epoch(self, epoch: int, start: int = 0, num_batches: int | None = None) -> Iterator[SearchBatch]:
+        for batch in self._reader.epoch(epoch, start, num_batches):
+            yield replace(batch, **{name: torch.zeros_like(getattr(batch, name)) for name in BESIDES})
 
 
 class CandidateRows:
@@ -116,13 +145,11 @@ class CandidateRows:
         return generator.generate_dataloader(x_val={}, y_val=[0], x_test={}, y_test=[0], batch_size=size)[0]
 
 
-def compare_speed(trainers: list[Trainer], train: CandidateRows, rounds: int) -> None:
+def compare_speed(trainers: dict[str, Trainer], train: CandidateRows, rounds: int) -> None:
     contenders: dict[str, Callable[[], int]] = {}
-    for trainer in trainers:
+    for name, trainer in trainers.items():
         trainer.model.train()
-        size = trainer.config.batch.requests
-        contenders[f"ours, {size} requests"] = train_on(trainer, endless(trainer), TURN // size)
-    ours = list(contenders)
+        contenders[name] = train_on(trainer, endless(trainer), TURN // trainer.config.batch.requests)
     for units, size, rows in ((DEFAULT, SMALL, ROWS), (DEFAULT, LARGE, ROWS), (EXAMPLE, SMALL, 2 * SMALL)):
         contenders[f"torch-rechub {units}, {size} rows"] = rechub_turn(train, units, rows, partial(train.batches, size, rows))
     own = partial(train.generator, LARGE, ROWS)
@@ -131,30 +158,32 @@ def compare_speed(trainers: list[Trainer], train: CandidateRows, rounds: int) ->
     print(f"configuration {train.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
           f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, by CPU time in "
           "brackets; ratios of rates in the same round")  # fmt: skip
-    print(f"{'':44}{'candidates/s':>18}" + "".join(f"{f'{name} / this':>32}" for name in ours))
+    print(f"{'':46}{'candidates/s':>18}" + "".join(f"{f'{name} / this':>24}" for name in OURS))
     for name, each in rates.items():
-        shares = [ratio(rates[own], each) for own in ours]
-        columns = "".join(f"{f'{share.wall:.2f} ({share.cpu:.2f})':>32}" for share in shares)
-        print(f"{name:44}{f'{median(each).wall:,.0f} ({median(each).cpu:,.0f})':>18}{columns}")
+        rate, times = median(each), [ratio(rates[ours], each) for ours in OURS]
+        columns = "".join(f"{f'{clock.wall:.2f} ({clock.cpu:.2f})':>24}" for clock in times)
+        print(f"{name:46}{f'{rate.wall:,.0f} ({rate.cpu:,.0f})':>18}{columns}")
 
 
-def compare_auc(trainers: list[Trainer], data: Path, train: CandidateRows, validation: CandidateRows, epochs: int) -> None:
-    print(f"AUC on {len(validation.clicks):,} candidates of the validation part after {epochs} epochs")
-    ours = [auc_of_ours(trainer, data) for trainer in trainers]
-    for trainer, auc in zip(trainers, ours, strict=True):
-        print(f"{f'ours, {trainer.config.batch.requests} requests':44}{auc:.4f}")
+def compare_auc(trainers: dict[str, Trainer], data: Path, train: CandidateRows, validation: CandidateRows, epochs: int) -> None:
+    print(f"AUC on {len(validation.clicks):,} candidates of the validation part after {epochs} epochs", flush=True)
+    ours = {name: auc_of_ours(trainer, data) for name, trainer in trainers.items()}
+    for name, auc in ours.items():
+        print(f"{name:46}{auc:.4f}")
     best = 0.0
     for rate in RATES:
         for size in (SMALL, LARGE):
             aucs = aucs_of_rechub(train, validation, rate, size, epochs)
-            print(f"{f'torch-rechub {DEFAULT}, {size} rows, rate {rate}':44}{', '.join(f'{a:.4f}' for a in aucs)} by epoch")
+            print(f"{f'torch-rechub {DEFAULT}, {size} rows, rate {rate}':46}{', '.join(f'{a:.4f}' for a in aucs)} by epoch")
             best = max(best, *aucs)
-    print(f"{'ours above the best of torch-rechub':44}{', '.join(f'{auc - best:+.4f}' for auc in ours)}")
+    print(f"{'ours above the best of torch-rechub':46}{', '.join(f'{auc - best:+.4f}' for auc in ours.values())}")
 
 
 def auc_of_ours(trainer: Trainer, data: Path) -> float:
     trainer.train()
     reader = SearchReader(trainer.config, data, "validation", data / TOKENIZER)
+    if isinstance(trainer.readers["train"], IdsAlone):
+        reader = cast(SearchReader, IdsAlone(reader))
     logits, clicks = [], []
     for batch, report in evaluate_batches(trainer.pipeline, trainer.model, reader, reader.num_batches(0)):
         real = batch.candidate_weight > 0

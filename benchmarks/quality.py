@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--checkpoint", default="last")
+    parser.add_argument("--checkpoint", default="best", help="best by the validation split, or last")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every configuration")
     arguments = parser.parse_args()
     machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
 
 _PROGRESS = "progress.json"
@@ -107,10 +108,3 @@ def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> di
         random = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if model.device.type == "cuda" else {})}
         state |= {"optimizer": optimizers.combined.state_dict(), "random": {str(dist.get_rank()): random}}
     return state
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a small file so that readers see the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -24,6 +24,10 @@ class Throughput:
         done: steps done before this start.
     """
 
+    sums: Tensor
+    rows: Tensor
+    steps: int
+
     def __init__(self, total_steps: int, done: int) -> None:
         self.steps_left = total_steps - done
         self.names: list[str] = []

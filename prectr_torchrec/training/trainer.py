@@ -24,7 +24,8 @@ from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.training.build import build_task
-from prectr_torchrec.training.checkpoint import Checkpoints, replace_text
+from prectr_torchrec.training.checkpoint import Checkpoints
+from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
 from prectr_torchrec.training.validation import ValidationMetrics
@@ -123,6 +124,8 @@ class Trainer:
                 f"loss is {line['loss']} at step {self.position['step']} (stage {stage.split}, epoch {epoch}); lower the rates "
                 "of this stage in train.stages and start another --run"
             )
+        if stage.split == "judgments":  # pairs without users: no click to speak of
+            line = {name: value for name, value in line.items() if name not in ("bce", "consistency")}
         rate = max((g["lr"] for g in self.optimizers.dense.param_groups), default=0.0)
         self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
 
