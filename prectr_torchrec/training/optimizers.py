@@ -94,7 +94,7 @@ def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: 
     for name, table in sorted(model.state_dict().items()):
         if name not in fused:
             continue
-        bound = table.size(0) ** -0.5
+        bound = table.metadata().size[0] ** -0.5
         for shard in table.local_shards():
             device = shard.tensor.device
             generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))
