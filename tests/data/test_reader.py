@@ -139,6 +139,13 @@ def test_workers_start_anew_after_an_epoch_left_early(folder: Path) -> None:
             assert_equal(batch, expected)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_draws_nothing_from_the_models_random_numbers(folder: Path, workers: int) -> None:
+    before = torch.get_rng_state()
+    assert list(make_reader(folder, make_config(workers=workers), shuffle=True).epoch(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_state_counts_batches_handed_out(folder: Path) -> None:
     reader = make_reader(folder, shuffle=True)
     assert reader.state_dict() == {"epoch": 0, "batch": 0}

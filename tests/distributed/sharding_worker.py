@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from small_run import small_config
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict
 from prectr_torchrec.training.build import build_embeddings
+from prectr_torchrec.training.trainer import Trainer
 
 
 def check_planner_failure() -> None:
@@ -27,3 +31,16 @@ def check_plan() -> None:
         plan = plan_to_dict(plan_sharding(build_embeddings(config, torch.device("meta")), config, process.device))
         kinds = {table: sharding["sharding_type"] for module in plan.values() for table, sharding in module.items()}
         print(f"rank {process.rank}: {dict(sorted(kinds.items()))}")
+
+
+def check_first_rows(data: str, run: str) -> None:
+    """Prints whether the ranks' row-wise shards of a fresh run are alike."""
+    with process_group("cpu") as process:
+        trainer = Trainer(small_config("row_wise"), Path(data), Path(run), process)
+        shards = [
+            table.local_shards()[0].tensor for table in trainer.model.state_dict().values() if isinstance(table, ShardedTensor)
+        ]
+        first = torch.cat([shard[:20].flatten() for shard in shards])
+        others = [torch.empty_like(first) for _ in range(process.world_size)]
+        dist.all_gather(others, first)
+        print(f"rank {process.rank}: {len(shards)} tables, {(others[0] == others[1]).sum().item()} equal numbers")
