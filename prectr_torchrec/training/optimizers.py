@@ -43,7 +43,7 @@ class Optimizers:
                 name = names[id(parameter)]
                 parts["encoder" if _ENCODER in name else "relevance" if _RELEVANCE in name else "towers"].append(parameter)
             groups = [{"params": part, "part": name} for name, part in parts.items() if part]
-            return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
         self.fused = model.fused_optimizer
         self.dense = KeyedOptimizerWrapper(dense, adamw)
