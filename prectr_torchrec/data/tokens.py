@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 _PUNCTUATION = r"([!-/:-@\\^_`{-~])"
 """ASCII punctuation is a word by itself in BERT's tokenizer; the brackets of a literal [MASK] stay with it."""
 
+_WORDS_A_TEXT = 512
+
 
 class TokenCache:
     """A growing matrix of token ids, one row a distinct text.
@@ -97,6 +99,8 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self._capacity = capacity
         self._word_wise = _words_are_independent(self._tokenizer)
+        self._continues = np.zeros(max(self._tokenizer.get_vocab().values()) + 1, dtype=bool)
+        self._continues[[i for token, i in self._tokenizer.get_vocab().items() if token.startswith("##")]] = True
         self._word_rows: dict[str, int] = {}
         self._word_offsets = np.zeros(1, dtype=np.int64)
         self._word_ids = np.zeros(0, dtype=np.int32)
@@ -129,12 +133,26 @@ class TextTokenizer:
         if len(self._word_rows) > self._capacity:
             self._word_rows.clear()
             self._word_offsets, self._word_ids = self._word_offsets[:1], self._word_ids[:0]
-        new = [word for word in words if word not in self._word_rows]
-        ids, offsets = _ragged(self._tokenizer, new, False)
+        unseen = [word for word in words if word not in self._word_rows]
+        new, ids, offsets = self._encode_words(unseen)
         self._word_rows.update(zip(new, range(len(self._word_rows), len(self._word_rows) + len(new)), strict=True))
         self._word_offsets = np.concatenate([self._word_offsets, offsets[1:] + len(self._word_ids)])
         self._word_ids = np.concatenate([self._word_ids, ids])
         return np.fromiter(map(self._word_rows.__getitem__, words), dtype=np.int64, count=len(words))
+
+    def _encode_words(self, words: list[str]) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
+        """The words in another order, their token ids, and (len(words) + 1,) offsets.
+
+        ASCII words are neither split nor dropped, so that hundreds of them go through the tokenizer as one text.
+        """
+        plain = [word for word in words if word.isascii() and word.isalnum()]
+        others = [word for word in words if not (word.isascii() and word.isalnum())]
+        texts = [" ".join(plain[start : start + _WORDS_A_TEXT]) for start in range(0, len(plain), _WORDS_A_TEXT)]
+        ids, _ = _ragged(self._tokenizer, texts, False)
+        starts = np.flatnonzero(~self._continues[ids])  # a word's first piece is the one without the prefix
+        assert len(starts) == len(plain)
+        other_ids, other_offsets = _ragged(self._tokenizer, others, False)
+        return [*plain, *others], np.concatenate([ids, other_ids]), np.concatenate([starts, other_offsets + len(ids)])
 
 
 def _words_are_independent(tokenizer: Tokenizer) -> bool:
@@ -142,6 +160,7 @@ def _words_are_independent(tokenizer: Tokenizer) -> bool:
     kinds = {part: (parts[part] or {}).get("type") for part in ("model", "pre_tokenizer", "normalizer", "post_processor")}
     return (
         kinds["model"] == "WordPiece"
+        and parts["model"].get("continuing_subword_prefix", "##") == "##"
         and kinds["pre_tokenizer"] == "BertPreTokenizer"
         and kinds["normalizer"] in (None, "BertNormalizer", "Lowercase")
         and kinds["post_processor"] in (None, "TemplateProcessing", "BertProcessing")
