@@ -94,6 +94,9 @@ def compare(config: RunConfig, folder: Path, runs: int) -> None:
                   "(a) Arrow scan": (scan, candidates), "(b) per-row DataLoader": (per_row, part)}  # fmt: skip
     seconds = measure(contenders, runs)
     rates = {name: contenders[name][1] / statistics.median(seconds[name]) for name in contenders}
+    epochs = max((stage.epochs for stage in config.train.stages if stage.split == "train"), default=1)
+    first, later = rates["reader, first epoch"], rates["reader, later epochs"]
+    rates[f"reader, a job's {epochs} epochs"] = epochs / (1 / first + (epochs - 1) / later)
     print(f"{platform.platform()}, {platform.processor() or platform.machine()}, cores used: {len(os.sched_getaffinity(0))}")
     print(f"{datetime.date.today()}, python {platform.python_version()}, torch {torch.__version__}, pyarrow {pa.__version__}, "
           f"tokenizers {tokenizers.__version__}")  # fmt: skip

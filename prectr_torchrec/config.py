@@ -101,7 +101,7 @@ class DataConfig(Section):
     memory: str = "2GB"
     """What preparation may hold in memory, whatever the log's size."""
     requests_per_shard: int = Field(16384, ge=1)
-    requests_per_row_group: int = Field(512, ge=1)
+    requests_per_row_group: int = Field(1024, ge=1)
 
 
 class TextConfig(Section):
@@ -127,7 +127,7 @@ class BatchConfig(Section):
     """R: request rows of every batch of every rank."""
     candidates: int = Field(448, ge=1)
     """C: candidate rows of every batch; a batch closes before it would overflow."""
-    shuffle_row_groups: int = Field(8, ge=1)
+    shuffle_row_groups: int = Field(4, ge=1)
     """Row groups shuffled together in training."""
     workers: int = Field(0, ge=0)
     """Reader processes per rank; 0 reads in the training process."""

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-_PUNCTUATION = r"([!-/:-@\\^_`{-~])"
-"""ASCII punctuation is a word by itself in BERT's tokenizer; the brackets of a literal [MASK] stay with it."""
+_SPACE, _PUNCTUATION, _WORD = 0, 1, 2
+_KIND = np.full(256, _WORD, dtype=np.uint8)
+"""Of a byte of UTF-8. ASCII punctuation is a word by itself in BERT's tokenizer; the brackets of a literal [MASK] stay with it."""
+_KIND[ord(" ")] = _SPACE
+_KIND[[c for c in b"!\"#$%&'()*+,-./:;<=>?@\\^_`{|}~"]] = _PUNCTUATION
+_LOWER = np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8)
 
 _WORDS_A_TEXT = 512
 
@@ -43,13 +46,12 @@ class TokenCache:
         return True
 
     def rows(self, texts: list[str]) -> NDArray[np.int64]:
-        """(len(texts),) rows for `distinct`; texts not seen before are tokenised."""
+        """(len(texts),) rows for `distinct`, of texts that differ from each other; those not seen before are tokenised."""
         rows = np.fromiter(map(self._rows.get, texts, repeat(-1)), dtype=np.int64, count=len(texts))
         missing = np.flatnonzero(rows < 0)
         if len(missing):
-            missed = [texts[i] for i in missing.tolist()]
-            self._add(list(dict.fromkeys(missed)))
-            rows[missing] = [self._rows[text] for text in missed]
+            rows[missing] = np.arange(len(self._rows), len(self._rows) + len(missing))
+            self._add([texts[i] for i in missing.tolist()])
         return rows
 
     def distinct(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -99,6 +101,7 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self._capacity = capacity
         self._word_wise = _words_are_independent(self._tokenizer)
+        self._lowercase = self._word_wise and _lowers_case(self._tokenizer)
         self._continues = np.zeros(max(self._tokenizer.get_vocab().values()) + 1, dtype=bool)
         self._continues[[i for token, i in self._tokenizer.get_vocab().items() if token.startswith("##")]] = True
         self._word_rows: dict[str, int] = {}
@@ -110,8 +113,8 @@ class TextTokenizer:
         if not self._word_wise:
             self._tokenizer.enable_truncation(num_tokens)
             return _to_matrix(*_ragged(self._tokenizer, texts, True), num_tokens)
-        words = pc.split_pattern(pc.replace_substring_regex(pa.array(texts, pa.string()), _PUNCTUATION, r" \1 "), " ")
-        occurrences = words.flatten().dictionary_encode()
+        words, words_before = self._split(texts)
+        occurrences = words.dictionary_encode()
         rows = self._rows_of_words(occurrences.dictionary.to_pylist())[occurrences.indices.to_numpy()]
         starts, ends = self._word_offsets[rows], self._word_offsets[rows + 1]
         tokens_before = np.concatenate([[0], np.cumsum(ends - starts)])
@@ -120,7 +123,7 @@ class TextTokenizer:
         example = self._tokenizer.encode("a")
         content = np.flatnonzero(np.array(example.special_tokens_mask) == 0)
         before, after = example.ids[: content[0]], example.ids[content[-1] + 1 :]
-        return _to_matrix(self._word_ids[index], tokens_before[words.offsets.to_numpy()], num_tokens, before, after)
+        return _to_matrix(self._word_ids[index], tokens_before[words_before], num_tokens, before, after)
 
     def vocabulary_rows(self, num_embeddings: int) -> NDArray[np.int64]:
         """(vocabulary,) row `token % num_embeddings` of each token, -1 for padding and special tokens."""
@@ -129,16 +132,37 @@ class TextTokenizer:
         rows[[0, *special]] = -1
         return rows
 
+    def _split(self, texts: list[str]) -> tuple[pa.Array, NDArray[np.int64]]:
+        """Words, marks and runs of spaces of all texts, and (len(texts) + 1,) how many of these stand before each text."""
+        array = pa.array(texts, pa.large_string())
+        _, offsets, data = array.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
+        characters = np.frombuffer(data or b"", dtype=np.uint8)[: ends[-1]]
+        kind = _KIND[characters]
+        is_start = np.ones(len(kind) + 1, dtype=bool)
+        is_start[1:-1] = (kind[1:] != kind[:-1]) | (kind[1:] == _PUNCTUATION)
+        is_start[ends] = True
+        starts = np.flatnonzero(is_start)
+        text = characters
+        if self._lowercase:
+            text = _LOWER[characters]
+            for word in np.unique(starts.searchsorted(np.flatnonzero(characters == ord("[")), side="right")).tolist():
+                text[starts[word - 1] : starts[word]] = characters[starts[word - 1] : starts[word]]  # may be a literal [MASK]
+        words = pa.LargeStringArray.from_buffers(len(starts) - 1, pa.py_buffer(starts), pa.py_buffer(text))
+        return words, starts.searchsorted(ends)
+
     def _rows_of_words(self, words: list[str]) -> NDArray[np.int64]:
         if len(self._word_rows) > self._capacity:
             self._word_rows.clear()
             self._word_offsets, self._word_ids = self._word_offsets[:1], self._word_ids[:0]
-        unseen = [word for word in words if word not in self._word_rows]
-        new, ids, offsets = self._encode_words(unseen)
+        rows = np.fromiter(map(self._word_rows.get, words, repeat(-1)), dtype=np.int64, count=len(words))
+        missing = np.flatnonzero(rows < 0).tolist()
+        new, ids, offsets = self._encode_words([words[i] for i in missing])
         self._word_rows.update(zip(new, range(len(self._word_rows), len(self._word_rows) + len(new)), strict=True))
         self._word_offsets = np.concatenate([self._word_offsets, offsets[1:] + len(self._word_ids)])
         self._word_ids = np.concatenate([self._word_ids, ids])
-        return np.fromiter(map(self._word_rows.__getitem__, words), dtype=np.int64, count=len(words))
+        rows[missing] = [self._word_rows[words[i]] for i in missing]
+        return rows
 
     def _encode_words(self, words: list[str]) -> tuple[list[str], NDArray[np.int32], NDArray[np.int64]]:
         """The words in another order, their token ids, and (len(words) + 1,) offsets.
@@ -166,6 +190,11 @@ def _words_are_independent(tokenizer: Tokenizer) -> bool:
         and kinds["post_processor"] in (None, "TemplateProcessing", "BertProcessing")
         and all(re.fullmatch(r"[\w\[\]]+", token["content"]) for token in parts["added_tokens"])
     )
+
+
+def _lowers_case(tokenizer: Tokenizer) -> bool:
+    """Whether "A" and "a" are the same to it."""
+    return bool(tokenizer.normalizer) and tokenizer.normalizer.normalize_str("A") == "a"
 
 
 def _ragged(tokenizer: Tokenizer, texts: list[str], special: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
