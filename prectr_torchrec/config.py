@@ -97,6 +97,9 @@ class DataConfig(Section):
     query_group: str | None = "category_id"
     """The group of a query: this column of queries if it has one, else the most frequent value of this item attribute
     among the items judged for the query (judgments are no events, so nothing of the future enters); null: no fallback."""
+    examination: list[float] | None = None
+    """Chance that position 1, 2, ... is looked at, against position 1; deeper ones share the last. null: estimated from the
+    clicks before the validation part, within each level. A position that is not logged counts as looked at."""
     split: Split = Split()
     memory: str = "2GB"
     """What preparation may hold in memory, whatever the log's size."""
@@ -153,21 +156,40 @@ class FeatureConfig(Section):
     sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
 
 
+class PreferenceConfig(Section):
+    """Who wants relevance, and what else they want: the personal and the cross-user parts of PRECTR-V2."""
+
+    own: bool = False
+    """Relevance preference from the own history: attention by intent and by category, and the own per-level record."""
+    peers: bool = False
+    """The same of other users under the query and its group."""
+    gate: Literal["precision", "mlp", "none"] = "precision"
+    """How own, peers and prior are weighted."""
+    incentive: Literal["none", "shared", "per_level"] = "none"
+    """Raise, lower or leave the click logits by relevance against preference: one value for all levels or one per level."""
+    taste: int = Field(0, ge=0)
+    """Width of the taste vectors, inferred from the past events' titles and attributes; 0: none."""
+    dim: int = Field(32, ge=4)
+    heads: int = Field(2, ge=1)
+
+
 class ModelConfig(Section):
     cross_layers: int = Field(0, ge=0)
     """Layers of TorchRec's low-rank cross network (DCN) in front of the click tower."""
     mixture: bool = True
     """One probability from relevance levels and click; false: a single click logit."""
     interest: bool = True
-    """Target attention over the user's own history; false leaves the `history_*` features out of the run."""
+    """Target attention over the user's own history."""
     attention_dim: int = Field(32, ge=4)
     attention_heads: int = Field(2, ge=1)
+    preference: PreferenceConfig = PreferenceConfig()
     text: bool = True
     """The text encoder; false: match features only."""
     match: bool = True
     """Hand-made features of text match between query and title."""
-    statistics: list[Literal["user", "query", "item"]] = ["user", "query", "item"]
-    """Whose strictly past counters are dense features: the user's own and the query's (others' events) by level, the item's."""
+    statistics: list[Literal["user", "query", "group", "item"]] = ["user", "query", "item"]
+    """Whose strictly past counters are dense features: by level those of the user, of others under the query and under its
+    group; of the item over all levels."""
     position_bias: bool = True
     position_count: int = Field(50, ge=1)
     """Positions with a bias of their own; further down shares the last one."""
@@ -179,6 +201,24 @@ class ModelConfig(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
+class DebiasConfig(Section):
+    """Exposure-bias correction: relevant rows against lowered copies of themselves."""
+
+    weight: float = Field(0.0, ge=0)
+    negatives: Literal["noise", "swap"] = "noise"
+    """`noise` on the text side, or the title of another request (`swap`)."""
+    noise: float = Field(1.0, gt=0)
+    """Standard deviation of the noise, in that of the text features over the batch."""
+    minimum_level: int = Field(3, ge=2)
+    """Rows of this level and above have lowered copies."""
+    margin: float = 0.5
+    """Per level of distance, in logits."""
+    clip: float = Field(3.0, gt=0)
+    """Upper bound of a row's hinge."""
+    quantile: float = Field(0.1, ge=0, lt=1)
+    """Rows that themselves score below this running quantile are left out."""
+
+
 class ObjectiveConfig(Section):
     anchor: float = Field(0.3, ge=0)
     """Weight of the cross-entropy of the level distribution on the grade."""
@@ -187,6 +227,10 @@ class ObjectiveConfig(Section):
     consistency_margin: float = 0.0
     random_negatives: float = Field(0.0, ge=0)
     """Weight of the anchor on titles swapped within the batch, taken as level 1."""
+
+    debias: DebiasConfig = DebiasConfig()
+    load_balance: float = Field(0.01, ge=0)
+    """Weight of the squared coefficient of variation of the incentive experts' mean loads."""
 
 
 class StageConfig(Section):
@@ -232,8 +276,10 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
-        if not self.model.interest:
-            self.features = {n: f for n, f in self.features.items() if not n.startswith("history_")}
+        preference = self.model.preference
+        unread = () if self.model.interest or preference.own or preference.taste else ("history_",)
+        unread += () if preference.peers else ("peer_",)
+        self.features = {n: f for n, f in self.features.items() if not n.startswith(unread)}
         for name, feature in self.features.items():
             if feature.table not in self.tables:
                 hint = nearest(feature.table, self.tables)

@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 _SPACE, _PUNCTUATION, _WORD = 0, 1, 2
 _KIND = np.full(256, _WORD, dtype=np.uint8)
-"""Of a byte of UTF-8. ASCII punctuation is a word by itself in BERT's tokenizer; the brackets of a literal [MASK] stay with it."""
+"""Of a byte of UTF-8. ASCII punctuation is a word by itself to BERT; the brackets of a literal [MASK] stay with it."""
 _KIND[ord(" ")] = _SPACE
-_KIND[[c for c in b"!\"#$%&'()*+,-./:;<=>?@\\^_`{|}~"]] = _PUNCTUATION
+_KIND[list(b"!\"#$%&'()*+,-./:;<=>?@\\^_`{|}~")] = _PUNCTUATION
 _LOWER = np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8)
 
 _WORDS_A_TEXT = 512
