@@ -3,11 +3,17 @@
 from .attention import CandidateSlots, TargetAttention
 from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
+from .incentive import Incentive, RelevanceIncentive, load_balance
+from .inputs import LookedUp, SearchInputs
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
+from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
-from .prectr import PRECTR, PRECTROutput, SearchInputs, SwappedTitles
+from .posterior import GaussianPosterior, LevelPosterior, Posterior
+from .prectr import PRECTR, OtherTexts, PRECTROutput
+from .preference import EventAttention, Events, PrecisionGate, Preference, RelevancePreference
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
+from .taste import Taste, TitleBag
 from .text_encoder import TextEncoder, pairwise_text_features
 from .text_match import TextMatch
 from .towers import ClickTower, Relevance, RelevanceTower
@@ -17,21 +23,38 @@ __all__ = [
     "CandidateSlots",
     "ClickProbability",
     "ClickTower",
+    "EventAttention",
     "EventEmbedding",
+    "Events",
+    "GaussianPosterior",
+    "Incentive",
     "InterestTower",
     "LevelMixture",
+    "LevelPosterior",
     "LevelStatistics",
+    "LookedUp",
+    "OtherTexts",
     "PRECTROutput",
+    "Personal",
+    "PersonalSide",
     "PositionBias",
+    "Posterior",
+    "PrecisionGate",
+    "Preference",
+    "PreferenceParts",
     "Relevance",
+    "RelevanceIncentive",
+    "RelevancePreference",
     "RelevanceTower",
     "SearchEmbeddings",
     "SearchInputs",
-    "SwappedTitles",
     "TargetAttention",
+    "Taste",
     "TextEncoder",
     "TextMatch",
     "TextRelevance",
+    "TitleBag",
     "known_level_log_probabilities",
+    "load_balance",
     "pairwise_text_features",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,49 +10,25 @@ from torchrec import JaggedTensor
 
 from .attention import CandidateSlots
 from .history import InterestTower
+from .incentive import Incentive
+from .inputs import LookedUp, SearchInputs
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
+from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
 from .towers import ClickTower, Relevance
 
 
-class SearchInputs(Protocol):
-    """What PRECTR reads of a batch: R requests, C candidates, K levels, L events; shapes as in the comments."""
-
-    request_weight: Tensor  # (R,) 0 for padding
-    user_events: Tensor  # (R,)
-    user_query_events: Tensor  # (R,)
-    query_events: Tensor  # (R,)
-    user_shown: Tensor  # (R, K + 1)
-    user_clicked: Tensor  # (R, K + 1)
-    query_shown: Tensor  # (R, K + 1)
-    query_clicked: Tensor  # (R, K + 1)
-    history_lengths: Tensor  # (R,)
-    history_level: Tensor  # (R, L)
-    history_click: Tensor  # (R, L)
-    history_position: Tensor  # (R, L)
-    history_age: Tensor  # (R, L)
-    candidate_request: Tensor  # (C,)
-    candidate_weight: Tensor  # (C,) 0 for padding
-    position: Tensor  # (C,) 0: hold at the reference
-    relevance: Tensor  # (C,) grade, NaN where missing
-    level: Tensor  # (C,) 0: missing
-    item_shown: Tensor  # (C,)
-    item_clicked: Tensor  # (C,)
-    query_tokens: Tensor  # (Q, W)
-    title_tokens: Tensor  # (T, W)
-    query_index: Tensor  # (R,)
-    title_index: Tensor  # (C,)
-
-
-class SwappedTitles(NamedTuple):
-    """Each query judged with a title from elsewhere in the batch."""
+class OtherTexts(NamedTuple):
+    """Each candidate with another text: what the relevance tower says of it, and the score that follows."""
 
     log_pi: Tensor
     """(C, K)."""
     foreign: Tensor
-    """(C,) bool: the title was shown under another query."""
+    """(C,) bool: the text is truly another one, the row real."""
+    logit: Tensor
+    """(C,) ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
 
 
 class PRECTROutput(NamedTuple):
@@ -64,12 +40,20 @@ class PRECTROutput(NamedTuple):
     """The relevance tower's own word, before any known grade."""
     level_logits: Tensor
     """(C, K) click logits by level, without position."""
-    swapped: SwappedTitles | None
-    """Where asked for."""
+    personal: Personal
+    """The preference parts, each None where it is switched off."""
+    swapped: OtherTexts | None
+    """Where asked for: with the title of another request."""
+    noised: OtherTexts | None
+    """Where asked for: with noise on the text side."""
+
+    @property
+    def incentive(self) -> Incentive | None:
+        return self.personal.incentive
 
 
 class PRECTR(nn.Module):
-    """One probability from relevance levels and click, with the user's own interest.
+    """One probability from relevance levels and click, with the user's own interest and preferences.
 
     It owns no tables: embeddings come in as TorchRec looked them up, from `SearchEmbeddings` or from a model of yours.
 
@@ -78,8 +62,10 @@ class PRECTR(nn.Module):
         request_dims: request-level feature -> width.
         candidate_dims: candidate-level feature (sequence or bag) -> width.
         history: history feature -> the feature it is compared with, `candidate_*` or request-level, of the same width.
+        peers: peer feature -> the feature it is compared with.
         relevance: the text side.
-        statistics: whose counters are dense features, of "user", "query", "item".
+        statistics: whose counters are dense features, of "user", "query", "group", "item".
+        preference: which parts of PRECTR-V2 there are; None: none.
         mixture: False gives a single click logit (the levels then play no part).
         interest: target attention over the history.
         known_grade: "override": a known grade replaces the predicted distribution and is a feature of the click tower;
@@ -96,6 +82,8 @@ class PRECTR(nn.Module):
         history: dict[str, str],
         relevance: TextRelevance,
         statistics: list[str],
+        peers: dict[str, str] | None = None,
+        preference: PreferenceParts | None = None,
         mixture: bool = True,
         interest: bool = True,
         attention_dim: int = 32,
@@ -109,7 +97,7 @@ class PRECTR(nn.Module):
     ) -> None:
         super().__init__()
         self.request_features, self.candidate_features = list(request_dims), list(candidate_dims)
-        self.history_features = dict(history) if interest else {}
+        self.history_features = dict(history)
         self.known_grade, self.grade_range, self.use_mixture = known_grade, grade_range, mixture
         self.relevance = relevance
         self.mixture = LevelMixture()
@@ -117,27 +105,32 @@ class PRECTR(nn.Module):
         in_dim = sum(dims.values()) + relevance.tower.head.in_features + relevance.match_dim + 3
 
         self.interest: InterestTower | None = None
-        if self.history_features:
-            item_dim = sum(dims[target] for target in self.history_features.values())
+        if interest and history:
+            item_dim = sum(dims[target] for target in history.values())
             self.interest = InterestTower(item_dim, num_levels, dim=attention_dim, num_heads=attention_heads)
             in_dim += attention_dim
         self.title = nn.Linear(relevance.text_dim, 32) if relevance.text_dim else None
         in_dim += 32 if self.title is not None else 0
-        self.user_statistics = LevelStatistics(num_levels + 1) if "user" in statistics else None
-        self.query_statistics = LevelStatistics(num_levels + 1) if "query" in statistics else None
-        self.item_statistics = LevelStatistics(1) if "item" in statistics else None
-        for module in (self.user_statistics, self.query_statistics, self.item_statistics):
-            in_dim += module.num_features if module is not None else 0
+        sizes = {"user": num_levels + 1, "query": num_levels + 1, "group": num_levels + 1, "item": 1}
+        self.statistics = nn.ModuleDict({who: LevelStatistics(sizes[who]) for who in statistics})
+        in_dim += sum(2 * sizes[who] + 2 for who in statistics)
         self.level = nn.Embedding(num_levels + 1, 8) if known_grade != "none" else None
         in_dim += 10 if self.level is not None else 0
+        self.personal = PersonalSide(
+            preference or PreferenceParts(), dims, history, peers or {}, num_levels=num_levels, mixture=mixture,
+            relevance_dim=relevance.tower.head.in_features,
+        )  # fmt: skip
+        self.position_corrected = self.personal.reads_counters or "group" in statistics
+        in_dim += self.personal.num_features
         self.position = PositionBias(num_positions) if num_positions is not None else None
         self.click_tower = ClickTower(
             in_dim, click_tower, num_levels if mixture else 1, cross_layers=cross_layers, dropout=dropout
         )
 
     def forward(
-        self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: bool = False
-    ) -> PRECTROutput:
+        self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: bool = False,
+        noise: Tensor | None = None,
+    ) -> PRECTROutput:  # fmt: skip
         """Scores every candidate.
 
         Args:
@@ -145,30 +138,31 @@ class PRECTR(nn.Module):
             sequences: jagged vectors of stride R by feature.
             bags: (C, dim) vectors by feature.
             swap_titles: also judge each query with a title of another request.
+            noise: (C,) also judge each pair with Gaussian noise on its text side, in standard deviations over the batch.
         """
         to_request = batch.candidate_request
+        slots = CandidateSlots(to_request, batch.candidate_weight, batch.request_weight.shape[0])
         query_tokens = batch.query_tokens[batch.query_index[to_request]]
         title_tokens = batch.title_tokens[batch.title_index]
         query = self.relevance.encode(batch.query_tokens)[batch.query_index][to_request]  # (C, D)
         title = self.relevance.encode(batch.title_tokens)[batch.title_index]
         match = self.relevance.match_features(query_tokens, title_tokens)
         relevance = self.relevance(query, title, match)
-        swapped = None
-        if swap_titles:
-            other = _rows_of_other_requests(batch.candidate_weight)
-            match = self.relevance.match_features(query_tokens, title_tokens[other])
-            foreign = batch.query_index[to_request] != batch.query_index[to_request[other]]
-            swapped = SwappedTitles(self.relevance(query, title[other], match).log_pi, foreign & (batch.candidate_weight > 0))
+        log_pi = self._level_log_probabilities(relevance, batch.level)
 
-        dense = self._embedded(batch, sequences, bags) + self._dense(batch)
-        dense += [relevance.hidden, match]
+        looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
+        personal = self.personal(batch, looked_up, slots, relevance.hidden, relevance.log_pi, batch.level)
+        dense = [looked_up.rows((*self.request_features, *self.candidate_features), to_request)]
+        dense += self._interest(batch, looked_up, slots) + self._dense(batch) + [relevance.hidden, match, personal.features]
         if self.title is not None:
             dense.append(self.title(title))
-        z = self.click_tower(torch.cat(dense, dim=1))  # (C, K)
-        log_pi = self._level_log_probabilities(relevance, batch.level)
+        z = self.click_tower(torch.cat(dense, dim=1)) + personal.shift  # (C, K)
+
         reference = self.mixture(log_pi, z)
         logged = self.mixture(log_pi, z + self.position(batch.position)) if self.position is not None else reference
-        return PRECTROutput(logged, reference, relevance, z, swapped)
+        swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z) if swap_titles else None
+        noised = self._noised(batch, query, title, match, noise, z) if noise is not None else None
+        return PRECTROutput(logged, reference, relevance, z, personal, swapped, noised)
 
     def _level_log_probabilities(self, relevance: Relevance, level: Tensor) -> Tensor:
         if not self.use_mixture:
@@ -177,51 +171,63 @@ class PRECTR(nn.Module):
             return known_level_log_probabilities(relevance.log_pi, level)
         return relevance.log_pi
 
-    def _embedded(self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]) -> list[Tensor]:
-        R, C = batch.request_weight.shape[0], batch.candidate_weight.shape[0]
-        by_name = dict(bags)
-        for name in self.request_features:
-            by_name[name] = sequences[name].to_padded_dense(1).view(R, -1).float()[batch.candidate_request]
-        for name in self.candidate_features:
-            if name not in bags:
-                rows = sequences[name].values().float()
-                by_name[name] = nn.functional.pad(rows, (0, 0, 0, C - rows.shape[0]))
-        inputs = [by_name[name].float() for name in (*self.request_features, *self.candidate_features)]
-        if self.interest is not None:
-            candidate = torch.cat([by_name[target] for target in self.history_features.values()], dim=1)
-            L = batch.history_level.shape[1]
-            events = torch.cat([sequences[name].to_padded_dense(L).float() for name in self.history_features], dim=2)
-            slots = CandidateSlots(batch.candidate_request, batch.candidate_weight, R)
-            inputs.append(
-                self.interest(
-                    candidate,
-                    slots,
-                    events,
-                    batch.history_lengths,
-                    batch.history_level,
-                    batch.history_click,
-                    batch.history_position,
-                    batch.history_age,
-                )
+    def _swapped(
+        self, batch: SearchInputs, query: Tensor, title: Tensor, query_tokens: Tensor, title_tokens: Tensor, z: Tensor
+    ) -> OtherTexts:
+        other = _rows_of_other_requests(batch.candidate_weight)
+        match = self.relevance.match_features(query_tokens, title_tokens[other])
+        query_of = batch.query_index[batch.candidate_request]
+        foreign = (query_of != query_of[other]) & (batch.candidate_weight > 0)
+        return self._other(query, title[other], match, foreign, z)
+
+    def _noised(self, batch: SearchInputs, query: Tensor, title: Tensor, match: Tensor, noise: Tensor, z: Tensor) -> OtherTexts:
+        real = batch.candidate_weight > 0
+        texts = [_with_noise(text, noise, real) for text in (query, title, match)]
+        return self._other(*texts, real, z)
+
+    def _other(self, query: Tensor, title: Tensor, match: Tensor, foreign: Tensor, z: Tensor) -> OtherTexts:
+        """The text reaches the score through the level distribution alone: the click tower sees the logged candidate."""
+        log_pi = self.relevance(query, title, match).log_pi
+        logit = self.mixture(log_pi, z).logit if self.use_mixture else z.squeeze(1)
+        return OtherTexts(log_pi, foreign, logit)
+
+    def _interest(self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots) -> list[Tensor]:
+        if self.interest is None:
+            return []
+        candidate = looked_up.rows(self.history_features.values(), batch.candidate_request)
+        events = looked_up.events(self.history_features, batch.history_level.shape[1])
+        assert events is not None
+        return [
+            self.interest(
+                candidate, slots, events, batch.history_lengths, batch.history_level, batch.history_click, batch.history_position,
+                batch.history_age,
             )
-        return inputs
+        ]  # fmt: skip
 
     def _dense(self, batch: SearchInputs) -> list[Tensor]:
         to_request = batch.candidate_request
         counts = torch.stack([batch.user_events, batch.user_query_events, batch.query_events], dim=1)
         dense = [(counts.log1p() / 4)[to_request]]
-        if self.user_statistics is not None:
-            dense.append(self.user_statistics(batch.user_shown, batch.user_clicked)[to_request])
-        if self.query_statistics is not None:
-            dense.append(self.query_statistics(batch.query_shown, batch.query_clicked)[to_request])
-        if self.item_statistics is not None:
-            dense.append(self.item_statistics(batch.item_shown.unsqueeze(1), batch.item_clicked.unsqueeze(1)))
+        for who, module in self.statistics.items():
+            shown, clicked, examined = (getattr(batch, f"{who}_{what}") for what in ("shown", "clicked", "examined"))
+            if who == "item":
+                shown, clicked, examined = shown.unsqueeze(1), clicked.unsqueeze(1), examined.unsqueeze(1)
+            features = module(shown, clicked, examined if self.position_corrected else shown)
+            dense.append(features if who == "item" else features[to_request])
         if self.level is not None:
             low, high = self.grade_range
             missing = batch.relevance.isnan()
             grade = ((batch.relevance - low) / (high - low)).masked_fill(missing, 0.0)
             dense += [self.level(batch.level), grade.unsqueeze(1), missing.float().unsqueeze(1)]
         return dense
+
+
+def _with_noise(features: Tensor, scale: Tensor, real: Tensor) -> Tensor:
+    """Features (C, D) with Gaussian noise of `scale` (C,) standard deviations of theirs over the real rows."""
+    if not features.shape[1]:
+        return features
+    deviation = features.detach()[real].std(0, unbiased=False) if bool(real.any()) else 0.0
+    return features + torch.randn_like(features) * deviation * scale.unsqueeze(1)
 
 
 def _rows_of_other_requests(candidate_weight: Tensor) -> Tensor:

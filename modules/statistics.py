@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class LevelStatistics(nn.Module):
     r"""Turns shown/clicked counters into features that neither explode nor trust few events.
 
-    Per level :math:`k`: :math:`\log(1 + s_k)` and the residual :math:`(c_k - p_k s_k) / (s_k + m)` of the clicks over a
-    learned base rate :math:`p_k`, plus both over all levels. Zero counters give zero.
+    Per level :math:`k`, of :math:`s_k` shown, :math:`e_k` examined and :math:`c_k` clicked: :math:`\log(1 + s_k)` and the
+    residual :math:`(c_k - p_k e_k) / (e_k + m)` of the clicks over a learned base rate :math:`p_k`, plus both over all
+    levels. Zero counters give zero.
 
     Args:
         num_counters: counters side by side (K + 1 with the ungraded one; 1 for an item).
@@ -24,9 +25,10 @@ class LevelStatistics(nn.Module):
         self.num_features = 2 * num_counters + 2
         self.base_logit = nn.Parameter(torch.full((num_counters,), base_rate).logit())
 
-    def forward(self, shown: Tensor, clicked: Tensor) -> Tensor:
-        """Args: shown, clicked: (N, num_counters) float. Returns: (N, 2 num_counters + 2)."""
-        surplus = clicked - self.base_logit.sigmoid() * shown
-        total, total_surplus = shown.sum(1, keepdim=True), surplus.sum(1, keepdim=True)
-        shown, surplus = torch.cat([shown, total], dim=1), torch.cat([surplus, total_surplus], dim=1)
-        return torch.cat([shown.log1p() / 4, 3 * surplus / (shown + self.smoothing)], dim=1)
+    def forward(self, shown: Tensor, clicked: Tensor, examined: Tensor) -> Tensor:
+        """Args: shown, clicked, examined: (N, num_counters) float, the last is shown weighted by the examination of each
+        position, or shown itself. Returns: (N, 2 num_counters + 2).
+        """
+        surplus = clicked - self.base_logit.sigmoid() * examined
+        shown, examined, surplus = (torch.cat([x, x.sum(1, keepdim=True)], dim=1) for x in (shown, examined, surplus))
+        return torch.cat([shown.log1p() / 4, 3 * surplus / (examined + self.smoothing)], dim=1)

@@ -10,7 +10,7 @@ import difflib
 import typing
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -97,7 +97,7 @@ class DataConfig(Section):
     query_group: str | None = "category_id"
     """The group of a query: this column of queries if it has one, else the most frequent value of this item attribute
     among the items judged for the query (judgments are no events, so nothing of the future enters); null: no fallback."""
-    examination: list[float] | None = None
+    examination: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None = None
     """Chance that position 1, 2, ... is looked at, against position 1; deeper ones share the last. null: estimated from the
     clicks before the validation part, within each level. A position that is not logged counts as looked at."""
     split: Split = Split()
@@ -252,6 +252,8 @@ class TrainConfig(Section):
     seed: int = 1
     stages: list[StageConfig] = [StageConfig(split="judgments", epochs=1), StageConfig(epochs=2)]
     weight_decay: float = Field(0.01, ge=0)
+    taste_weight_decay: float = Field(3.0, ge=0)
+    """Of the title tokens' taste vectors: many, each with few clicks to learn from."""
     clip_norm: float = Field(1.0, gt=0)
     log_every: int = Field(20, ge=1)
     """Steps between two lines of metrics.jsonl."""
@@ -277,7 +279,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
         preference = self.model.preference
-        unread = () if self.model.interest or preference.own or preference.taste else ("history_",)
+        unread: tuple[str, ...] = () if self.model.interest or preference.own or preference.taste else ("history_",)
         unread += () if preference.peers else ("peer_",)
         self.features = {n: f for n, f in self.features.items() if not n.startswith(unread)}
         for name, feature in self.features.items():

@@ -57,7 +57,7 @@ class RowCollate:
         self.special = {0, *(i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)}
 
     def __call__(self, rows: list[dict[str, Any]]) -> SearchBatch:
-        config, R, C, L = self.config, self.requests, self.candidates, self.config.data.history_length
+        config, R, C = self.config, self.requests, self.candidates
         padding = R - len(rows)
         queries = list(dict.fromkeys(row["query"] for row in rows)) or [""]
         titles = list(dict.fromkeys(title for row in rows for title in row["candidate_title"])) or [""]
@@ -67,6 +67,9 @@ class RowCollate:
         candidate_request, item_id, position, click, click_weight, relevance, level, shown, clicked, title_index = (
             [] for _ in range(10)
         )
+        item_examined: list[float] = []
+        preference = config.model.preference
+        examined = preference.own or preference.peers or "group" in config.model.statistics
         for r, row in enumerate(rows):
             for i, item in enumerate(row["candidate_item_id"]):
                 grade, label = row["candidate_relevance"][i], row["candidate_click"][i]
@@ -79,16 +82,10 @@ class RowCollate:
                 level.append(self.level(grade))
                 shown.append(row["candidate_shown"][i])
                 clicked.append(row["candidate_clicked"][i])
+                item_examined.append(row["candidate_examined"][i] if examined else 0.0)
                 title_index.append(title_row[row["candidate_title"][i]])
         real = len(item_id)
         rest = C - real
-        history = {
-            name: [self.events(row[f"history_{name}"]) for row in rows] for name in ("relevance", "click", "position", "age")
-        }
-        levels = [[self.level(grade) for grade in grades] for grades in history["relevance"]]
-
-        def dense(lists: list[list[Any]], dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor([x + [0] * (L - len(x)) for x in [*lists, *([[]] * padding)]], dtype=dtype).reshape(R, L)
 
         def request(name: str, fill: Any, dtype: torch.dtype) -> torch.Tensor:
             return torch.tensor([row[name] for row in rows] + [fill] * padding, dtype=dtype)
@@ -105,11 +102,13 @@ class RowCollate:
             user_id=request("user_id", 0, i64),
             **{name: request(name, 0, f32) for name in ("user_events", "user_query_events", "query_events")},
             **{name: request(name, statistics, f32) for name in ("user_shown", "user_clicked", "query_shown", "query_clicked")},
-            history_lengths=torch.tensor([len(x) for x in levels] + [0] * padding),
-            history_level=dense(levels, i64),
-            history_click=dense(history["click"], i64),
-            history_position=dense(history["position"], i64),
-            history_age=dense(history["age"], f32),
+            **{
+                name: request(name, statistics, f32) if examined else torch.zeros(R, len(statistics))
+                for name in ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
+            },
+            **self.event_fields(rows, "history", ("click", "position")),
+            **self.event_fields(rows, "peer", ("click", "position", "in_group"), read=config.model.preference.peers),
+            **self.history_titles(rows),
             candidate_request=candidate(candidate_request, R - 1, i64),
             candidate_weight=torch.tensor([1.0] * real + [0.0] * rest),
             item_id=candidate(item_id, 0, i64),
@@ -120,6 +119,7 @@ class RowCollate:
             level=candidate(level, 0, i64),
             item_shown=candidate(shown, 0, f32),
             item_clicked=candidate(clicked, 0, f32),
+            item_examined=candidate(item_examined, 0, f32),
             query_tokens=torch.tensor(query_tokens),
             title_tokens=torch.tensor(title_tokens),
             query_index=torch.tensor([query_row[row["query"]] for row in rows] + [0] * padding),
@@ -136,18 +136,50 @@ class RowCollate:
             return 0
         return 1 + sum(grade > boundary + 1e-6 for boundary in self.config.data.levels.boundaries)
 
-    def events(self, values: list[Any]) -> list[Any]:
-        length = self.config.data.history_length
-        return values[-length:] if length else []
+    def events(self, row: dict[str, Any], name: str) -> list[Any]:
+        """The events of a list column that are kept."""
+        limit = {"history": self.config.data.history_length, "peer": self.config.data.peer_length}[name.split("_")[0]]
+        return row[name][-limit:] if limit else []
+
+    def dense(self, lists: list[list[Any]], width: int, dtype: torch.dtype) -> torch.Tensor:
+        """(R, width)."""
+        padded = [[*values, *([0] * (width - len(values)))] for values in [*lists, *([[]] * (self.requests - len(lists)))]]
+        return torch.tensor(padded, dtype=dtype).reshape(self.requests, width)
+
+    def event_fields(self, rows: list[dict[str, Any]], family: str, integers: tuple[str, ...], read: bool = True,
+                     ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """`<family>_lengths`, `_level`, `_age` and those named; without columns where they are not read."""
+        if not read:
+            none = {f"{family}_{name}": torch.zeros(self.requests, 0, dtype=torch.int64) for name in (*integers, "level")}
+            lengths = torch.zeros(self.requests, dtype=torch.int64)
+            return none | {f"{family}_age": torch.zeros(self.requests, 0), f"{family}_lengths": lengths}
+        width = self.config.data.history_length if family == "history" else self.config.data.peer_length
+        levels = [[self.level(grade) for grade in self.events(row, f"{family}_relevance")] for row in rows]
+        fields = {"level": self.dense(levels, width, torch.int64)}
+        for name in (*integers, "age"):
+            lists = [self.events(row, f"{family}_{name}") for row in rows]
+            fields[name] = self.dense(lists, width, torch.float32 if name == "age" else torch.int64)
+        fields["lengths"] = torch.tensor([len(x) for x in levels] + [0] * (self.requests - len(rows)), dtype=torch.int64)
+        return {f"{family}_{name}": tensor for name, tensor in fields.items()}
+
+    def history_titles(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        width = self.config.text.title_tokens
+        if not self.config.model.preference.taste:
+            index = torch.zeros(self.requests, 0, dtype=torch.int64)
+            return {"history_title_tokens": torch.zeros(1, width, dtype=torch.int64), "history_title_index": index}
+        lists = [self.events(row, "history_title") for row in rows]
+        titles = list(dict.fromkeys(title for kept in lists for title in kept)) or [""]
+        place = {title: i for i, title in enumerate(titles)}
+        index = self.dense([[place[title] for title in kept] for kept in lists], self.config.data.history_length, torch.int64)
+        return {"history_title_tokens": torch.tensor(self.tokens(titles, width)), "history_title_index": index}
 
     def bag(self, tokens: list[int], rows: int) -> list[int]:
         return [token % rows for token in tokens if token not in self.special]
 
     def ids(self, row: dict[str, Any], name: str, rows: int) -> list[int]:
         values = row[name] if isinstance(row[name], list) else [row[name]]
-        limit = {"history": self.config.data.history_length, "peer": self.config.data.peer_length}.get(name.split("_")[0])
-        if limit is not None:
-            values = values[-limit:] if limit else []
+        if name.startswith(("history_", "peer_")):
+            values = self.events(row, name)
         return [mix64(value) % rows for value in values]
 
     def request_features(self, rows: list[dict[str, Any]]) -> KeyedJaggedTensor:

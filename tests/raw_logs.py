@@ -105,10 +105,14 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
         "user_query_events": sum(e["query_id"] == query for e in own),
         "query_events": len(under_query),
     }
-    for who, events in (("user", own), ("query", under_query)):
-        row[f"{who}_shown"] = _by_level(events, grades, data)
-        row[f"{who}_clicked"] = _by_level([e for e in events if e["click"]], grades, data)
-    row |= _event_columns("history", history[max(len(history) - data.history_length, 0) :], time, items, grades, data)
+    in_group = [e for e in others if group and groups[e["query_id"]] == group]
+    for who, events in (("user", own), ("query", under_query), ("group", in_group)):
+        row[f"{who}_shown"] = _by_level(events, grades, data, [1.0])
+        row[f"{who}_clicked"] = _by_level([e for e in events if e["click"]], grades, data, [1.0])
+        row[f"{who}_examined"] = _by_level(events, grades, data, data.examination or [1.0])
+    history = history[max(len(history) - data.history_length, 0) :]
+    row |= _event_columns("history", history, time, items, grades, data)
+    row["history_title"] = [items[e["item_id"]]["title"] for e in history]
     row |= _event_columns("peer", fill + peers, time, items, grades, data)
     row["peer_in_group"] = [1] * len(fill) + [0] * len(peers)
     candidates = _event_columns("candidate", shown, time, items, grades, data)
@@ -117,6 +121,9 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     row["candidate_title"] = [items[e["item_id"]]["title"] for e in shown]
     row["candidate_shown"] = [float(sum(p["item_id"] == e["item_id"] for p in past)) for e in shown]
     row["candidate_clicked"] = [float(sum(p["item_id"] == e["item_id"] and p["click"] for p in past)) for e in shown]
+    row["candidate_examined"] = [
+        sum(_examination(p["position"], data.examination or [1.0]) for p in past if p["item_id"] == e["item_id"]) for e in shown
+    ]
     return row
 
 
@@ -141,12 +148,16 @@ def _float32(value: float | None) -> float | None:
     return None if value is None else float(np.float32(value))
 
 
-def _by_level(events: list[Row], grades: Any, data: DataConfig) -> list[float]:
+def _examination(position: int, examination: list[float]) -> float:
+    return examination[min(position, len(examination)) - 1] if position else 1.0
+
+
+def _by_level(events: list[Row], grades: Any, data: DataConfig, examination: list[float]) -> list[float]:
     counts = [0.0] * (data.levels.count + 1)
     for e in events:
         grade = grades.get((e["query_id"], e["item_id"]))
         level = 0 if grade is None else 1 + sum(grade > bound for bound in data.levels.boundaries)
-        counts[level] += 1
+        counts[level] += _examination(e["position"], examination)
     return counts
 
 

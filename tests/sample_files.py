@@ -74,13 +74,14 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
     columns |= {f"user_{a.removeprefix('user_')}": user % 5 for a in data.user_attributes}
     for name in ("user_events", "user_query_events", "query_events"):
         columns[name] = np.where(graded_pairs, 0, rng.poisson(5, requests))
-    for who in ("user", "query"):
+    for who in ("user", "query", "group"):
         shown = rng.poisson(3, (requests, levels)) * (not graded_pairs)
         columns[f"{who}_shown"] = list(shown.astype(np.float32))
         columns[f"{who}_clicked"] = list((shown // 2).astype(np.float32))
+        columns[f"{who}_examined"] = list((shown * 0.75).astype(np.float32))
     for prefix, length in (("history", data.history_length), ("peer", data.peer_length)):
         counts = rng.integers(0, length + 1, requests) * ((user % 5 > 0) & (not graded_pairs))
-        events = _events(rng, prefix, data, int(counts.sum()), items, queries)
+        events = _events(rng, prefix, data, int(counts.sum()), titles, queries)
         columns |= {name: _lists(values, counts) for name, values in events.items()}
     total = int(num_candidates.sum())
     grade = rng.choice([1.0, 1.67, 2.33, 3.0, np.nan], total, p=[0.2, 0.2, 0.2, 0.24, 0.16])
@@ -97,6 +98,7 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
         "candidate_relevance": pa.array(grade, from_pandas=True) if split != "candidates" else pa.nulls(total, pa.float32()),
         "candidate_shown": rng.poisson(4, total),
         "candidate_clicked": rng.poisson(1, total),
+        "candidate_examined": rng.poisson(4, total) * 0.75,
     }  # fmt: skip
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
     schema = sample_schema(data)
@@ -106,8 +108,9 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int, items: int, queries: int) -> dict[str, object]:
-    item = rng.zipf(1.3, total) % items
+def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int, titles: np.ndarray, queries: int,
+            ) -> dict[str, object]:  # fmt: skip
+    item = rng.zipf(1.3, total) % len(titles)
     events: dict[str, object] = {
         f"{prefix}_item_id": item * 15485863 + 1,
         f"{prefix}_query_id": rng.zipf(1.5, total) % queries * 104729 + 1,
@@ -119,6 +122,8 @@ def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int,
     }
     if prefix == "peer":
         events["peer_in_group"] = rng.integers(0, 2, total)
+    else:
+        events["history_title"] = titles[item]
     return events
 
 

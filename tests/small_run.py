@@ -9,7 +9,7 @@ from typing import Any
 from sample_files import WORDS, write_samples
 
 from prectr_torchrec.config import RunConfig, validate_config
-from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
+from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER
 from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
@@ -61,5 +61,6 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
 
 
 def write_small_manifest(folder: Path, config: RunConfig) -> None:
-    manifest = {"digest": "small", "max_candidates": 9, "settings": {"data": config.data.model_dump(mode="json")}}
+    settings = {"data": config.data.model_dump(mode="json")}
+    manifest = {"version": SAMPLE_VERSION, "digest": "small", "max_candidates": 9, "settings": settings}
     (folder / MANIFEST).write_text(json.dumps(manifest))

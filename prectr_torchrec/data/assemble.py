@@ -18,7 +18,7 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import UNLABELLED, Columns, Texts, family_of
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.data.schema import sample_schema
+from prectr_torchrec.data.schema import COUNTS, sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
 TITLE_TOKENS = "candidate_title_tokens"
@@ -27,20 +27,56 @@ _NO_IDS = ("request_id", "timestamp", "history_age", "peer_age")
 """64-bit sample columns that make no features."""
 
 _R, _C = "requests", "candidates"
-_BLOCKS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-    (_R, np.int64, ("request_id", "user_id", "history_lengths")),
-    (_R, np.float32, ("user_events", "user_query_events", "query_events")),
-    (_R, np.float32, ("user_shown", "user_clicked", "query_shown", "query_clicked")),
-    (_R, np.int64, ("history_level", "history_click", "history_position")),
-    (_R, np.float32, ("history_age",)),
-    (_C, np.int64, ("item_id", "position", "level")),
-    (_C, np.float32, ("click", "click_weight", "relevance", "item_shown", "item_clicked")),
-)
-"""Fields of one dtype and shape are stored, sliced and padded together."""
-_COLUMNS = ["request_id", "user_id", *_BLOCKS[1][2], *_BLOCKS[2][2], "query", "candidate_title",
-            *(f"history_{name}" for name in ("relevance", "click", "position", "age")),
-            *(f"candidate_{name}" for name in ("item_id", "position", "click", "relevance", "shown", "clicked"))]  # fmt: skip
-"""The sample columns of the fields."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Fields of one dtype and shape, which are stored, sliced and padded together.
+
+    Attributes:
+        side: whether a row is a request or a candidate.
+        shape: of a row's value.
+        columns: the sample columns of the fields; none where these are not read but stay zero.
+    """
+
+    side: str
+    dtype: Any
+    shape: tuple[int, ...]
+    fields: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def _blocks(config: RunConfig) -> list[_Block]:
+    statistics, history = (config.data.levels.count + 1,), (config.data.history_length,)
+    counts = ("user_events", "user_query_events", "query_events")
+    by_level = ("user_shown", "user_clicked", "query_shown", "query_clicked")
+    candidate = tuple(f"candidate_{name}" for name in ("item_id", "position", "click", "relevance", "shown", "clicked"))
+    blocks = [
+        _Block(_R, np.int64, (), ("request_id", "user_id", "history_lengths"), ("request_id", "user_id")),
+        _Block(_R, np.float32, (), counts, counts),
+        _Block(_R, np.float32, statistics, by_level, by_level),
+        _Block(_R, np.int64, history, tuple(f"history_{name}" for name in ("level", "click", "position")),
+               tuple(f"history_{name}" for name in ("relevance", "click", "position"))),
+        _Block(_R, np.float32, history, ("history_age",), ("history_age",)),
+        _Block(_C, np.int64, (), ("item_id", "position", "level"), candidate),
+        _Block(_C, np.float32, (), ("click", "click_weight", "relevance", "item_shown", "item_clicked"), candidate),
+    ]  # fmt: skip
+    preference = config.model.preference
+    examined = ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
+    read = preference.own or preference.peers or "group" in config.model.statistics
+    blocks += [
+        _Block(_R, np.float32, statistics, examined, examined if read else ()),
+        _Block(_C, np.float32, (), ("item_examined",), ("candidate_examined",) if read else ()),
+    ]
+    peers = (config.data.peer_length if preference.peers else 0,)
+    integers = ("peer_level", "peer_click", "peer_position", "peer_in_group")
+    columns = ("peer_relevance", *integers[1:]) if preference.peers else ()
+    blocks += [
+        _Block(_R, np.int64, (), ("peer_lengths",), columns),
+        _Block(_R, np.int64, peers, integers, columns),
+        _Block(_R, np.float32, peers, ("peer_age",), ("peer_age",) if preference.peers else ()),
+    ]
+    return blocks
 
 
 @dataclass
@@ -48,10 +84,10 @@ class PreparedRows:
     """Requests ready to be cut into batches.
 
     Attributes:
-        blocks: for each of `_BLOCKS`, (fields, rows, ...) or (fields, candidates).
+        blocks: for each `_Block` that is read, (fields, rows, ...) or (fields, candidates).
         ids: feature -> table rows, (rows,) or (events of its family,).
         offsets: family -> (rows + 1,).
-        query_rows, title_rows: rows of the token caches, (rows,) and (candidates,).
+        query_rows, title_rows, history_rows: rows of the token caches, (rows,), (candidates,) and (history events,).
     """
 
     num_rows: int
@@ -61,6 +97,7 @@ class PreparedRows:
     texts: dict[str, Texts]
     query_rows: NDArray[np.int64]
     title_rows: NDArray[np.int64]
+    history_rows: NDArray[np.int64]
 
 
 BatchArrays = dict[str, NDArray[Any]]
@@ -93,32 +130,41 @@ class BatchBuilder:
         plain = [name for name in self._tables if name != TITLE_TOKENS]
         if TITLE_TOKENS in self._tables:
             self._token_rows = texts.vocabulary_rows(self._tables[TITLE_TOKENS])  # -1: special
-        statistics, events = (config.data.levels.count + 1,), (config.data.history_length,)
-        self._shapes = [(), (), statistics, events, events, (), ()]  # of a row's values, for each block
-        self.columns = list(dict.fromkeys([*_COLUMNS, *plain]))
+        self._taste, self._peers = config.model.preference.taste > 0, config.model.preference.peers
+        blocks = _blocks(config)
+        self._blocks = [block for block in blocks if block.columns]
+        self._unread = [block for block in blocks if not block.columns]
+        texts_read = ["query", "candidate_title", *(["history_title"] if self._taste else [])]
+        self.columns = list(dict.fromkeys([*(name for block in self._blocks for name in block.columns), *texts_read, *plain]))
         """The sample columns that a batch is made of."""
 
     def prepare(self, columns: Columns) -> PreparedRows:
         """Everything that is done once for many batches."""
-        values, offsets, boundaries = columns.values, columns.offsets, self._data.levels.boundaries
-        lengths = np.diff(offsets["history"])
-        present = np.arange(self._data.history_length) < lengths[:, None]  # (rows, L)
-        events = {name: values[f"history_{name}"] for name in ("click", "position", "age")}
-        events["level"] = grade_levels(values["history_relevance"], boundaries)
-        fields = values | {f"history_{name}": _left_aligned(flat, present) for name, flat in events.items()}
+        values, boundaries = columns.values, self._data.levels.boundaries
+        fields = values | self._events(columns, "history", ("click", "position", "age"))
+        if self._peers:
+            fields |= self._events(columns, "peer", ("click", "position", "age", "in_group"))
         fields |= {
-            "history_lengths": lengths,
             "item_id": values["candidate_item_id"], "position": values["candidate_position"],
             "click": values["candidate_click"] == 1, "click_weight": values["candidate_click"] != UNLABELLED,
             "relevance": values["candidate_relevance"], "level": grade_levels(values["candidate_relevance"], boundaries),
-            "item_shown": values["candidate_shown"], "item_clicked": values["candidate_clicked"],
+            **{f"item_{what}": values[f"candidate_{what}"] for what in COUNTS if f"candidate_{what}" in values},
         }  # fmt: skip
-        blocks = [np.stack([fields[name] for name in names]) for _, _, names in _BLOCKS]
+        blocks = [np.stack([fields[name] for name in block.fields]) for block in self._blocks]
         ids = {name: table_rows(values[name], rows) for name, rows in self._tables.items() if name in values}
         none = np.zeros(0, dtype=np.int64)
-        rows = PreparedRows(columns.num_rows, blocks, ids, offsets, columns.texts, none, none)
+        rows = PreparedRows(columns.num_rows, blocks, ids, columns.offsets, columns.texts, none, none, none)
         self._tokenise(rows)
         return rows
+
+    def _events(self, columns: Columns, family: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """The fields of `history` or `peer`: lengths (rows,) and events (rows, L or M)."""
+        lengths = np.diff(columns.offsets[family])
+        present = np.arange(self.limits[family]) < lengths[:, None]
+        flat = {name: columns.values[f"{family}_{name}"] for name in names}
+        flat["level"] = grade_levels(columns.values[f"{family}_relevance"], self._data.levels.boundaries)
+        dense = {f"{family}_{name}": _left_aligned(events, present) for name, events in flat.items()}
+        return dense | {f"{family}_lengths": lengths}
 
     def trim(self, carried: Sequence[PreparedRows]) -> None:
         """Keeps the token caches bounded; call it before `prepare` with the rows that are still to be built."""
@@ -148,9 +194,12 @@ class BatchBuilder:
         num_requests, num_candidates = sum(stop - start for _, start, stop in pieces), int(counts.sum())
         assert num_requests <= R and num_candidates <= C, "the plan and the rows disagree"
         fields: BatchArrays = {}
-        for block, (side, dtype, names) in enumerate(_BLOCKS):
-            size, parts = (R, pieces) if side == _R else (C, spans)
-            fields |= zip(names, self._padded(block, size, dtype, parts), strict=True)
+        for place, block in enumerate(self._blocks):
+            size, parts = (R, pieces) if block.side == _R else (C, spans)
+            fields |= zip(block.fields, _padded(block, place, size, parts), strict=True)
+        for block in self._unread:
+            size = R if block.side == _R else C
+            fields |= {name: np.zeros((size, *block.shape), block.dtype) for name in block.fields}
         fields["request_id"][num_requests:] = -1
         fields["relevance"][num_candidates:] = np.nan
         fields["request_weight"] = (np.arange(R) < num_requests).astype(np.float32)
@@ -159,18 +208,21 @@ class BatchBuilder:
         fields["candidate_request"][:num_candidates] = np.repeat(np.arange(R), counts)
         fields["query_tokens"], fields["query_index"] = _distinct([r.query_rows[a:b] for r, a, b in pieces], R, self._queries)
         fields["title_tokens"], fields["title_index"] = _distinct([r.title_rows[a:b] for r, a, b in spans], C, self._titles)
+        self._add_history_titles(fields, pieces)
         self._add_request_features(fields, pieces)
         self._add_candidate_features(fields, spans, num_candidates)
         return fields
 
-    def _padded(self, block: int, size: int, dtype: Any, parts: Sequence[Piece]) -> NDArray[Any]:
-        """(fields, size, ...)."""
-        padded = np.zeros((len(_BLOCKS[block][2]), size, *self._shapes[block]), dtype=dtype)
-        end = 0
-        for rows, start, stop in parts:
-            begin, end = end, end + stop - start
-            padded[:, begin:end] = rows.blocks[block][:, start:stop]
-        return padded
+    def _add_history_titles(self, fields: BatchArrays, pieces: Sequence[Piece]) -> None:
+        R, L = self._max_requests, self._data.history_length
+        if not self._taste:
+            fields["history_title_tokens"] = np.zeros((1, self._titles.num_tokens), dtype=np.int64)
+            fields["history_title_index"] = np.zeros((R, 0), dtype=np.int64)
+            return
+        events = [rows.history_rows[slice(*rows.offsets["history"][[start, stop]].tolist())] for rows, start, stop in pieces]
+        tokens, index = _distinct(events, sum(map(len, events)), self._titles)
+        present = np.arange(L) < fields["history_lengths"][:, None]
+        fields |= {"history_title_tokens": tokens, "history_title_index": _left_aligned(index, present)}
 
     def _add_request_features(self, fields: BatchArrays, pieces: Sequence[Piece]) -> None:
         R = self._max_requests
@@ -202,6 +254,19 @@ class BatchBuilder:
         queries, titles = rows.texts["query"], rows.texts["candidate_title"]
         rows.query_rows = self._queries.rows(queries.distinct)[queries.index]
         rows.title_rows = self._titles.rows(titles.distinct)[titles.index]
+        if self._taste:
+            titles = rows.texts["history_title"]
+            rows.history_rows = self._titles.rows(titles.distinct)[titles.index]
+
+
+def _padded(block: _Block, place: int, size: int, parts: Sequence[Piece]) -> NDArray[Any]:
+    """(fields, size, ...) of the block that is number `place` of the rows' blocks."""
+    padded = np.zeros((len(block.fields), size, *block.shape), dtype=block.dtype)
+    end = 0
+    for rows, start, stop in parts:
+        begin, end = end, end + stop - start
+        padded[:, begin:end] = rows.blocks[place][:, start:stop]
+    return padded
 
 
 def _left_aligned(events: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
@@ -223,10 +288,11 @@ def _lengths(pieces: Sequence[Piece], family: str | None, size: int) -> NDArray[
 
 def _distinct(parts: list[NDArray[np.int64]], size: int, cache: TokenCache) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tokens of the distinct texts, and (size,) indices into them."""
-    rows = np.concatenate(parts) if any(map(len, parts)) else cache.rows([""])  # an encoder never sees no text at all
-    tokens, inverse = cache.distinct(rows)
+    if not any(map(len, parts)):  # an encoder never sees no text at all
+        return cache.distinct(cache.rows([""]))[0], np.zeros(size, dtype=np.int64)
+    tokens, inverse = cache.distinct(np.concatenate(parts))
     index = np.zeros(size, dtype=np.int64)
-    index[: len(rows)] = inverse
+    index[: len(inverse)] = inverse
     return tokens, index
 
 

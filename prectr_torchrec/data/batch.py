@@ -16,7 +16,8 @@ class SearchBatch(Pipelineable):
 
     Letters: R requests, C candidates, K levels, Q distinct queries, T distinct titles, W tokens, L and M events.
     Padding requests are empty rows at the end; padding candidates come last, belong to request R - 1 and have weight zero.
-    Padded events are zero with level 0; `history_lengths` says how many are real.
+    Padded events are zero with level 0; `history_lengths` and `peer_lengths` say how many are real.
+    What the model does not read is not read from the samples: counters are zero then, and events and texts have no columns.
     """
 
     request_features: KeyedJaggedTensor
@@ -43,6 +44,17 @@ class SearchBatch(Pipelineable):
     """(R, K + 1) float32, own events left out."""
     query_clicked: Tensor
     """(R, K + 1) float32."""
+    user_examined: Tensor
+    """(R, K + 1) float32: `user_shown`, each event weighted by the examination of its position. Zero, as the other
+    `*_examined` and `group_*` are, unless preference of own or peers or the statistics of the group are on."""
+    query_examined: Tensor
+    """(R, K + 1) float32."""
+    group_shown: Tensor
+    """(R, K + 1) float32: events under the queries of the query's group, own ones left out; zero without a group."""
+    group_clicked: Tensor
+    """(R, K + 1) float32."""
+    group_examined: Tensor
+    """(R, K + 1) float32."""
     history_lengths: Tensor
     """(R,) int64."""
     history_level: Tensor
@@ -53,6 +65,22 @@ class SearchBatch(Pipelineable):
     """(R, L) int64, 0: not logged."""
     history_age: Tensor
     """(R, L) float32 seconds."""
+    history_title_tokens: Tensor
+    """(T2, W_t) int64 token ids of the distinct titles of the history, 0: padding; one row of zeros without taste vectors."""
+    history_title_index: Tensor
+    """(R, L) int64 into history_title_tokens, 0 where there is no event; (R, 0) without taste vectors."""
+    peer_lengths: Tensor
+    """(R,) int64; 0 without preference of peers, all other `peer_*` are (R, 0) then."""
+    peer_level: Tensor
+    """(R, M) int64 in 0..K, oldest first within the group and within the query, left-aligned."""
+    peer_click: Tensor
+    """(R, M) int64, 0 or 1."""
+    peer_position: Tensor
+    """(R, M) int64, 0: not logged."""
+    peer_in_group: Tensor
+    """(R, M) int64, 1: under another query of the query's group; these come first."""
+    peer_age: Tensor
+    """(R, M) float32 seconds."""
     candidate_request: Tensor
     """(C,) int64: the row of the request that a candidate belongs to."""
     candidate_weight: Tensor
@@ -73,6 +101,8 @@ class SearchBatch(Pipelineable):
     """(C,) float32: the item's strictly past impressions."""
     item_clicked: Tensor
     """(C,) float32."""
+    item_examined: Tensor
+    """(C,) float32: `item_shown`, each event weighted by the examination of its position."""
     query_tokens: Tensor
     """(Q, W_q) int64 token ids of the distinct queries, 0: padding."""
     title_tokens: Tensor

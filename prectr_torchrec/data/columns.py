@@ -30,7 +30,7 @@ class Columns:
 
     Attributes:
         values: column -> (rows,) for request columns, (rows, K + 1) for per-level statistics, (events,) for the families'.
-        texts: `query` (rows,) and `candidate_title` (candidates,).
+        texts: `query` (rows,), `candidate_title` (candidates,) and, where wanted, `history_title` (events,).
         offsets: family -> (rows + 1,) int64: row i owns the values `offsets[i]..offsets[i + 1]`.
     """
 

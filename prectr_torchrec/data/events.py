@@ -17,8 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.examination import position_weights, weights_at
+
 BATCH_ROWS = 65536
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def write_columns(con: duckdb.DuckDBPyConnection, query: str, folder: Path) -> int:
@@ -52,6 +55,7 @@ def write_order(
     runs: Sequence[str] = (),
     counts: str = "",
     levels: int = 0,
+    examination: Sequence[float] = (1.0,),
 ) -> None:
     """Writes events sorted by `keys` and timestamp; ties by request, position, item.
 
@@ -62,24 +66,27 @@ def write_order(
         columns: what is to be looked up, keys and timestamp included.
         keys: columns whose past is asked for.
         runs: columns of which `EventOrder.latest` may skip a value.
-        counts: `level`: running totals of shown and clicked events by level, K + 1 each; `all`: one of each; "": none.
+        counts: `level`: running totals of shown, clicked and examined events by level, K + 1 each; `all`: one of each; "": none.
         levels: K.
+        examination: of positions 1, 2, ...
     """
     folder.mkdir(parents=True)
     bins = {"level": levels + 1, "all": 1, "": 0}[counts]
     order = ", ".join(dict.fromkeys([*keys, "timestamp", "request_id", "position", "item"]))
     run_starts = {name: _RunStarts() for name in runs}
-    total = np.zeros(2 * bins, np.int64)
+    weights = position_weights(examination)
+    total = np.zeros(3 * bins)
     with _ColumnFiles(folder) as files:
         if bins:
             files.write("totals", total[None])
-        selected = ", ".join(dict.fromkeys([*columns, "click", "level"]))
+        selected = ", ".join(dict.fromkeys([*columns, "click", "level", "position"]))
         for batch in _batches(con, f"SELECT {selected} FROM {table} ORDER BY {order}"):
             for name, state in run_starts.items():
                 files.write(f"{name}_run", state.of([batch[key] for key in (*keys, name)]))
             if bins and len(batch["level"]):
                 level = batch["level"] if counts == "level" else np.zeros_like(batch["level"])
-                totals = total + _running_totals(level, batch["click"], bins)
+                weight = weights_at(weights, batch["position"])
+                totals = total + _running_totals(level, batch["click"], weight, bins)
                 files.write("totals", totals)
                 total = totals[-1]
             files.append({name: batch[name] for name in columns})
@@ -91,7 +98,7 @@ class EventOrder:
 
     Args:
         keys: columns of shape (N,).
-        columns: all columns of `write_order`: (N,); `totals` (N + 1, 2 * levels).
+        columns: all columns of `write_order`: (N,); `totals` (N + 1, 3 * levels), float64.
     """
 
     keys: tuple[NDArray[Any], ...]
@@ -107,12 +114,10 @@ class EventOrder:
         sides = (*self.keys, self.columns["timestamp"])
         return _bisect(sides[:-1], keys), _bisect(sides, (*keys, timestamp))
 
-    def counts(self, start: Ints, stop: Ints) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Shown and clicked events by level within the ranges, each (R, levels)."""
+    def counts(self, start: Ints, stop: Ints) -> NDArray[np.float64]:
+        """Shown, clicked and examined events by level within the ranges: (3, R, levels)."""
         totals = self.columns["totals"]
-        both = (totals[stop] - totals[start]).astype(np.float32)
-        levels = both.shape[1] // 2
-        return both[:, :levels], both[:, levels:]
+        return np.stack(np.split(totals[stop] - totals[start], 3, axis=1))
 
     def latest(self, start: Ints, stop: Ints, limit: Ints, width: int, skip: dict[str, Ints]) -> Ints:
         """The latest events of each range, those with a skipped value left out.
@@ -177,12 +182,13 @@ def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...])
     return low
 
 
-def _running_totals(level: NDArray[np.int8], click: NDArray[np.int8], bins: int) -> Ints:
-    """(N, 2 * bins): events up to and with each one by level, then the clicked ones."""
+def _running_totals(level: NDArray[np.int8], click: NDArray[np.int8], weight: Floats, bins: int) -> Floats:
+    """(N, 3 * bins): events up to and with each one by level, then the clicked ones, then all by their weight."""
     rows = np.arange(len(level))
-    one = np.zeros((len(level), 2 * bins), np.int64)
+    one = np.zeros((len(level), 3 * bins))
     one[rows, level] = 1
     one[rows, level + bins] = click
+    one[rows, level + 2 * bins] = weight
     return np.cumsum(one, axis=0)
 
 

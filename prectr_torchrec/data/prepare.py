@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from prectr_torchrec.config import DataConfig, RawTable, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
+from prectr_torchrec.data.examination import estimate_examination
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, quote
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
@@ -51,7 +52,8 @@ def prepare(
 
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
-        `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, and the `settings` it came from.
+        `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, `examination` (of positions 1, 2,
+        ...; deeper ones share the last), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -65,7 +67,7 @@ def prepare(
     if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
         return finished
     job = _Job(data, text, sources, given, out, out / "work")
-    with tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 8) as bar:
+    with tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 9) as bar:
         try:
             report = job.sort(bar)
         except duckdb.OutOfMemoryException as error:
@@ -87,13 +89,15 @@ EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevanc
 ORDERS: dict[str, dict[str, Any]] = {
     "by_user": {"columns": EVENT, "keys": ("user_id",), "counts": "level"},
     "by_query": {"columns": EVENT, "keys": ("query",), "runs": ("user_id",), "counts": "level"},
-    "by_group": {"columns": (*EVENT, "group_id"), "keys": ("group_id",), "runs": ("user_id", "query")},
+    "by_group": {"columns": (*EVENT, "group_id"), "keys": ("group_id",), "runs": ("user_id", "query"), "counts": "level"},
     "by_user_query": {"columns": ("timestamp", "user_id", "query"), "keys": ("user_id", "query"), "counts": "level"},
+    "by_user_group": {"columns": ("timestamp", "user_id", "group_id"), "keys": ("user_id", "group_id"), "counts": "level"},
     "by_item": {"columns": ("timestamp", "item"), "keys": ("item",), "counts": "all"},
     "clicked_by_user": {"columns": EVENT, "keys": ("user_id",)},
 }
 """How the events are sorted, what of them is kept, which values may be skipped and what is counted."""
-TABLES = {"by_group": "events WHERE group_id <> 0", "clicked_by_user": "events WHERE click = 1"}
+_GROUPED = "events WHERE group_id <> 0"
+TABLES = {"by_group": _GROUPED, "by_user_group": _GROUPED, "clicked_by_user": "events WHERE click = 1"}
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,11 @@ class _Job:
 
         step("checking and loading the log", self.work / "log", self._load)
         with self._connect(self.work / "log" / "log.duckdb") as con:
+            step("estimating examination", self.work / "examination.json", partial(self._write_examination, con))
+            examination = json.loads((self.work / "examination.json").read_text())
+            common = {"levels": self.data.levels.count, "examination": examination}
             for name, order in ORDERS.items():
-                options = dict(order, table=TABLES.get(name, "events"), levels=self.data.levels.count)
+                options = {**order, **common, "table": TABLES.get(name, "events")}
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
@@ -130,6 +137,7 @@ class _Job:
             **json.loads((self.work / "log" / "report.json").read_text()),
             "levels": self.data.levels.count,
             "split_from": begins,
+            "examination": examination,
             "max_candidates": max(split["max_candidates"] for split in described.values()),
             "splits": described,
         }
@@ -158,6 +166,13 @@ class _Job:
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
             report["simulated"] = _is_simulated(self.sources["impressions"])
         (folder / "report.json").write_text(json.dumps(report))
+
+    def _write_examination(self, con: Connection, path: Path) -> None:
+        examination = self.data.examination
+        if examination is None:
+            before = split_times(con, self.data)["validation"]
+            examination = estimate_examination(con, before, self.data.levels.count)
+        path.write_text(json.dumps(examination))
 
     def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, int]]:
         """Split -> query for its rows (request columns, part, item, position, click, relevance); and where splits begin."""

@@ -24,6 +24,8 @@ from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.plan import Plan, Window, list_row_groups, plan_epoch, turns_after
 from prectr_torchrec.data.schema import sample_schema
 
+_TEXTS = ["query", "candidate_title.list.element", "history_title.list.element"]
+
 
 class SearchReader(IterableDataset[SearchBatch]):
     """The batches of one rank, epoch after epoch.
@@ -157,7 +159,7 @@ class SearchReader(IterableDataset[SearchBatch]):
     def _open(self, path: Path) -> pq.ParquetFile:
         """The files of the last windows stay open: a footer is slow to parse."""
         if path not in self._files:
-            self._files[path] = pq.ParquetFile(path, read_dictionary=["query", "candidate_title.list.element"])
+            self._files[path] = pq.ParquetFile(path, read_dictionary=_TEXTS)
             if len(self._files) > 2 * self._batch.shuffle_row_groups:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(path)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.columns import UNLABELLED
 from prectr_torchrec.data.events import EventOrder, Ints, expand, open_columns, texts_at
-from prectr_torchrec.data.schema import sample_schema
+from prectr_torchrec.data.schema import COUNTS, sample_schema
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Log:
     queries: EventOrder
     groups: EventOrder
     pairs: EventOrder
+    user_groups: EventOrder
     items: EventOrder
     item: dict[str, NDArray[Any]]
     query: dict[str, NDArray[Any]]
@@ -37,6 +38,7 @@ class Log:
             queries=EventOrder.open(folder / "by_query", "query"),
             groups=EventOrder.open(folder / "by_group", "group_id"),
             pairs=EventOrder.open(folder / "by_user_query", "user_id", "query"),
+            user_groups=EventOrder.open(folder / "by_user_group", "user_id", "group_id"),
             items=EventOrder.open(folder / "by_item", "item"),
             item=open_columns(folder / "items"),
             query=open_columns(folder / "queries"),
@@ -75,13 +77,16 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     own = pair_range[1] - pair_range[0]
     others = query_range[1] - query_range[0] - own
     columns |= {"user_events": user_range[1] - user_range[0], "user_query_events": own, "query_events": others}
-    columns["user_shown"], columns["user_clicked"] = map(_fixed_lists, log.users.counts(*user_range))
-    own_counts = log.pairs.counts(*pair_range)
-    everyone = log.queries.counts(*query_range)
-    columns["query_shown"], columns["query_clicked"] = (_fixed_lists(a - b) for a, b in zip(everyone, own_counts, strict=True))
+    group_range = log.groups.before(time, group)
+    counts = {
+        "user": log.users.counts(*user_range),
+        "query": log.queries.counts(*query_range) - log.pairs.counts(*pair_range),
+        "group": log.groups.counts(*group_range) - log.user_groups.counts(*log.user_groups.before(time, user, group)),
+    }
+    columns |= {f"{who}_{what}": _fixed_lists(count) for who in counts for what, count in zip(COUNTS, counts[who], strict=True)}
 
     columns |= _history(data, log, time, user)
-    columns |= _peers(data, log, time, user, query, group, query_range, others)
+    columns |= _peers(data, log, time, user, query, query_range, group_range, others)
     columns |= _candidates(data, log, requests, first, last, time)
     return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
 
@@ -96,18 +101,19 @@ def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> dict[str, An
     start, stop = order.before(time, user)
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)
-    return _event_lists(data, log, "history", {name: order.columns[name][positions] for name in EVENT}, time, stop - start)
+    events = {name: order.columns[name][positions] for name in EVENT}
+    titles = _lists(_strings(log.item, "title", events["item"]), stop - start)
+    return _event_lists(data, log, "history", events, time, stop - start) | {"history_title": titles}
 
 
-def _peers(
-    data: DataConfig, log: Log, time: Ints, user: Ints, query: Ints, group: Ints, query_range: tuple[Ints, Ints], others: Ints
-) -> dict[str, Any]:
+def _peers(data: DataConfig, log: Log, time: Ints, user: Ints, query: Ints, query_range: tuple[Ints, Ints],
+           group_range: tuple[Ints, Ints], others: Ints) -> dict[str, Any]:  # fmt: skip
     """Other users' latest events under the query; where these are few, other queries of the group fill up, before them."""
     width = data.peer_length
     limit = np.full(len(time), width)
     under_query = log.queries.latest(*query_range, limit, width, {"user_id": user})
-    wanted = np.where((others < data.peer_minimum) & (group != 0), np.maximum(width - others, 0), 0)
-    under_group = log.groups.latest(*log.groups.before(time, group), wanted, width, {"user_id": user, "query": query})
+    wanted = np.where(others < data.peer_minimum, np.maximum(width - others, 0), 0)
+    under_group = log.groups.latest(*group_range, wanted, width, {"user_id": user, "query": query})
     positions = np.concatenate([under_group[:, ::-1], under_query[:, ::-1]], axis=1)  # (R, 2M), oldest first
     from_group = np.broadcast_to(np.arange(2 * width) < width, positions.shape)
     there = positions >= 0
@@ -141,7 +147,7 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
     lengths = np.diff(ends)
     candidate = {name: np.asarray(column[ends[0] : ends[-1]]) for name, column in requests.candidates.items()}
     item = candidate["item"]
-    shown, clicked = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
+    counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
     values = {
         "item_id": log.item["item_id"][item],
         "title": _strings(log.item, "title", item),
@@ -149,8 +155,7 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
         "position": candidate["position"],
         "click": pa.array(candidate["click"], mask=candidate["click"] == UNLABELLED),
         "relevance": pa.array(candidate["relevance"], from_pandas=True),
-        "shown": shown[:, 0],
-        "clicked": clicked[:, 0],
+        **{what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)},
     }
     return {"num_candidates": lengths} | {f"candidate_{name}": _lists(column, lengths) for name, column in values.items()}
 
@@ -167,7 +172,7 @@ def _lists(values: Any, lengths: Ints) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets), values if isinstance(values, pa.Array) else pa.array(np.asarray(values)))
 
 
-def _fixed_lists(values: NDArray[np.float32]) -> pa.ListArray:
+def _fixed_lists(values: NDArray[np.float64]) -> pa.ListArray:
     return _lists(values.reshape(-1), np.full(len(values), values.shape[1]))
 
 

@@ -14,10 +14,15 @@ import pyarrow as pa
 
 from prectr_torchrec.config import DataConfig
 
-SAMPLE_VERSION = "1"
+SAMPLE_VERSION = "2"
 VERSION_KEY = b"prectr_samples"
+COUNTS = ("shown", "clicked", "examined")
+"""What the counters count; `examined` weights each event by the examination of its position."""
 MANIFEST = "prepared.json"
 """Written last: a prepared folder without it is unfinished."""
+_AGREED = ("levels", "item_attributes", "user_attributes", "history_length", "history_events", "peer_length", "peer_minimum",
+           "query_group", "examination")  # fmt: skip
+"""Keys of `data` that samples and configuration must agree on."""
 TOKENIZER = "tokenizer"
 """Sub-folder of a prepared folder in Hugging Face layout."""
 
@@ -41,8 +46,8 @@ def sample_schema(data: DataConfig) -> pa.Schema:
         ("user_events", i32),  # shown to this user before
         ("user_query_events", i32),  # shown to this user under this query before
         ("query_events", i32),  # shown to other users under this query before
-        # per level, length K + 1: the user's own; other users' under the query
-        *((f"{who}_{what}", pa.list_(f32)) for who in ("user", "query") for what in ("shown", "clicked")),
+        # per level, length K + 1: the user's own; other users' under the query; other users' under the query's group
+        *((f"{who}_{what}", pa.list_(f32)) for who in ("user", "query", "group") for what in COUNTS),
     ]
     for prefix in ("history", "peer"):
         fields += [
@@ -55,6 +60,7 @@ def sample_schema(data: DataConfig) -> pa.Schema:
             (f"{prefix}_age", pa.list_(i64)),
         ]
     fields += [
+        ("history_title", pa.list_(pa.string())),
         ("peer_in_group", pa.list_(i8)),  # 1: from the query's group, not from the query itself
         ("candidate_item_id", pa.list_(i64)),
         ("candidate_title", pa.list_(pa.string())),
@@ -64,6 +70,7 @@ def sample_schema(data: DataConfig) -> pa.Schema:
         ("candidate_relevance", pa.list_(f32)),
         ("candidate_shown", pa.list_(f32)),  # times this item was shown before, to anyone
         ("candidate_clicked", pa.list_(f32)),
+        ("candidate_examined", pa.list_(f32)),
     ]
     return pa.schema(fields, metadata={VERSION_KEY: SAMPLE_VERSION.encode()})
 
@@ -89,14 +96,18 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
     """The manifest of a prepared folder, if the folder is whole and fits the configuration.
 
     Raises:
-        ValueError: it is not wholly prepared, or was prepared with other levels, attributes or lengths; names the key.
+        ValueError: it is not wholly prepared, or was prepared by another release or with other settings; names the key.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: not (wholly) prepared, {MANIFEST} is missing; run `prectr prepare` with this --out")
     manifest = dict(json.loads(path.read_text()))
+    if manifest.get("version") != SAMPLE_VERSION:
+        raise ValueError(
+            f"{folder}: sample version {manifest.get('version', 'none')}, this release reads {SAMPLE_VERSION}; prepare again"
+        )
     made, wanted = manifest["settings"]["data"], data.model_dump(mode="json")
-    for key in ("levels", "item_attributes", "user_attributes", "history_length", "history_events", "peer_length"):
+    for key in _AGREED:
         if made[key] != wanted[key]:
             raise ValueError(
                 f"{folder}: prepared with data.{key} {made[key]!r}, the configuration has {wanted[key]!r}; prepare again"

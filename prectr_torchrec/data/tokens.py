@@ -32,6 +32,7 @@ class TokenCache:
     """
 
     def __init__(self, tokenizer: TextTokenizer, num_tokens: int, capacity: int = 1_000_000) -> None:
+        self.num_tokens = num_tokens
         self._tokenizer = tokenizer
         self._capacity = capacity
         self._rows: dict[str, int] = {}

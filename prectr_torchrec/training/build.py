@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.modules import PRECTR, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
+from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
 from prectr_torchrec.training.objectives import Objective
 
@@ -77,16 +77,17 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
     candidate = {n: d for n, d in dims.items() if n.startswith("candidate_")}
     history = {n: _target(n, dims) for n in dims if n.startswith("history_")}
     request = {n: d for n, d in dims.items() if n not in candidate and not n.startswith(("history_", "peer_"))}
-    for name in config.features:
-        if name.startswith("peer_"):
-            raise ConfigError(f"features.{name}: nothing in this model reads it; set it to null")
-    if model.interest and not history:
-        raise ConfigError("model.interest: true needs at least one history_* feature, such as history_item_id")
+    peers = {n: _target(n, dims) for n in dims if n.startswith("peer_")}
+    _check_events(config, history, peers)
     return PRECTR(
         num_levels=config.data.levels.count,
         request_dims=request,
         candidate_dims=candidate,
         history=history,
+        peers=peers,
+        preference=PreferenceParts(
+            **model.preference.model_dump(), vocab_size=len(load_tokenizer(tokenizer)) if model.preference.taste else 0
+        ),
         relevance=build_relevance(config, tokenizer),
         statistics=list(model.statistics),
         mixture=model.mixture,
@@ -163,12 +164,28 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     return TextMatch(idf[stem], is_number, torch.tensor(stem))
 
 
-def _target(history_feature: str, dims: dict[str, int]) -> str:
-    """What a history feature is compared with: the candidate's or the request's feature of the same name."""
-    stem = history_feature.removeprefix("history_")
+def _check_events(config: RunConfig, history: dict[str, str], peers: dict[str, str]) -> None:
+    model = config.model
+    if (model.interest or model.preference.own) and not history:
+        key = "interest" if model.interest else "preference.own"
+        raise ConfigError(f"model.{key}: true needs at least one history_* feature, such as history_item_id")
+    if model.preference.incentive != "none" and not (model.preference.own or model.preference.peers):
+        raise ConfigError("model.preference.incentive: needs model.preference.own or peers, the preference it compares with")
+    compared = {target for target in history.values() if target.startswith("candidate_")}
+    if model.preference.peers and set(peers.values()) != compared:
+        missing = ", ".join(sorted(compared ^ set(peers.values())))
+        raise ConfigError(
+            f"model.preference.peers: peer_* and history_* features must be compared with the same candidate_* ones; {missing} "
+            "has one of them only"
+        )
+
+
+def _target(event_feature: str, dims: dict[str, int]) -> str:
+    """What an event's feature is compared with: the candidate's or the request's feature of the same name."""
+    stem = event_feature.removeprefix("history_").removeprefix("peer_")
     for target in (f"candidate_{stem}", stem):
         if target in dims:
-            if dims[target] != dims[history_feature]:
-                raise ConfigError(f"features.{history_feature} and features.{target} need tables of the same dim")
+            if dims[target] != dims[event_feature]:
+                raise ConfigError(f"features.{event_feature} and features.{target} need tables of the same dim")
             return target
-    raise ConfigError(f"features.{history_feature}: add features.candidate_{stem} (or {stem}) to compare it with")
+    raise ConfigError(f"features.{event_feature}: add features.candidate_{stem} (or {stem}) to compare it with")

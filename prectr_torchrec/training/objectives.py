@@ -7,16 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec import JaggedTensor
 
-from prectr_torchrec.config import ObjectiveConfig
+from prectr_torchrec.config import DebiasConfig, ObjectiveConfig
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.modules import PRECTR
+from prectr_torchrec.modules import PRECTR, PRECTROutput, load_balance
 
 
 class Objective(nn.Module):
     r"""Runs the towers and sums the weighted terms of the loss.
 
-    :math:`L = \mathrm{BCE} + a_{rel} \cdot \mathrm{anchor} + a_{mono} \cdot \mathrm{consistency}`. Each term is a mean over
-    the rows that it speaks of; padding and rows without the label have weight zero.
+    :math:`L = \mathrm{BCE} + a_{rel} \cdot \mathrm{anchor} + a_{mono} \cdot \mathrm{consistency} + a_{deb} R_{debias} +
+    a_{gate} \cdot \mathrm{balance}`. Each term is a mean over the rows that it speaks of; padding and rows without the label
+    have weight zero.
     """
 
     def __init__(self, prectr: PRECTR, config: ObjectiveConfig) -> None:
@@ -28,8 +29,12 @@ class Objective(nn.Module):
         self, batch: SearchBatch, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss and, detached: `loss`, its unweighted terms, and per candidate what scoring needs."""
-        swap = self.training and self.config.random_negatives > 0
-        output = self.prectr(batch, sequences, bags, swap_titles=swap)
+        debias = self.config.debias
+        lower = self.training and debias.weight > 0
+        swap = (self.training and self.config.random_negatives > 0) or (lower and debias.negatives == "swap")
+        distance = lowered_distance(batch.level, debias) if lower else None
+        noise = distance * debias.noise if distance is not None and debias.negatives == "noise" else None
+        output = self.prectr(batch, sequences, bags, swap_titles=swap, noise=noise)
         terms = {
             "bce": weighted_mean(
                 -(batch.click * output.click.log_click + (1 - batch.click) * output.click.log_no_click), batch.click_weight
@@ -40,7 +45,13 @@ class Objective(nn.Module):
         if self.prectr.use_mixture:
             terms["consistency"] = consistency_loss(output.level_logits, batch.click_weight, self.config.consistency_margin)
             loss = loss + self.config.consistency * terms["consistency"]
-        if output.swapped is not None:
+        if distance is not None:
+            terms["debias"], terms["lowered_anchor"] = debias_loss(output, batch, distance, debias)
+            loss = loss + debias.weight * (terms["debias"] + terms["lowered_anchor"])
+        if output.incentive is not None and self.training:
+            terms["load_balance"] = load_balance(output.incentive.gate, batch.click_weight)
+            loss = loss + self.config.load_balance * terms["load_balance"]
+        if output.swapped is not None and self.config.random_negatives > 0:
             terms["random_negatives"] = weighted_mean(-output.swapped.log_pi[:, 0], output.swapped.foreign.float())
             loss = loss + self.config.random_negatives * terms["random_negatives"]
         report = {name: term.detach() for name, term in terms.items()}
@@ -74,3 +85,34 @@ def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Ten
     """
     probability = torch.sigmoid(level_logits)
     return weighted_mean(F.relu(margin + probability[:, :-1] - probability[:, 1:]).mean(1), weight)
+
+
+def lowered_distance(level: Tensor, config: DebiasConfig) -> Tensor:
+    """Levels that each row's lowered copy lies below it: drawn from 1..level - 1, or down to level 1 for swapped titles; (C,)
+    float.
+
+    Rows below `minimum_level`, those without a grade among them, have none: 0.
+    """
+    room = (level - 1).clamp(min=0).float()
+    drawn = room if config.negatives == "swap" else (torch.rand_like(room) * room).floor() + 1
+    return torch.where(level >= config.minimum_level, drawn, 0.0)
+
+
+def debias_loss(output: PRECTROutput, batch: SearchBatch, distance: Tensor, config: DebiasConfig) -> tuple[Tensor, Tensor]:
+    r"""Exposure-bias correction: a relevant row ranks above its copy with a lowered text.
+
+    :math:`\mathrm{mean}[w \cdot \mathrm{clip}(m d - (s(x) - s(\tilde x)), 0, M)]` and the anchor of the copy on the rebuilt
+    level :math:`l - d`. `w` leaves out rows that themselves score in the batch's lowest quantile, and passes no gradient. The
+    papers name the parts; this form is re-derived here.
+
+    Args:
+        distance: (C,) `d` from `lowered_distance`.
+    """
+    other = output.swapped if config.negatives == "swap" else output.noised
+    assert other is not None
+    rows = (distance > 0) & other.foreign & (batch.click_weight > 0)
+    score = output.reference_click.logit
+    enough = score.detach() >= torch.quantile(score.detach()[rows], config.quantile) if bool(rows.any()) else rows
+    hinge = (config.margin * distance - (score - other.logit)).clamp(0.0, config.clip)
+    rebuilt = (batch.level - distance.long()).clamp(min=1) * rows
+    return weighted_mean(hinge, (rows & enough).float()), anchor_loss(other.log_pi, rebuilt)

@@ -14,7 +14,8 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 
-_ENCODER, _RELEVANCE = ".relevance.encoder.", ".relevance."
+_PARTS = {".relevance.encoder.": "encoder", ".relevance.": "relevance", ".taste.title.": "taste"}
+"""Where in a parameter's name its group shows, the first one that does; all others are towers."""
 
 
 def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> None:
@@ -38,11 +39,15 @@ class Optimizers:
         names = {id(p): n for n, p in dense.items()}
 
         def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-            parts: dict[str, list[nn.Parameter]] = {"encoder": [], "relevance": [], "towers": []}
+            parts: dict[str, list[nn.Parameter]] = {}
             for parameter in parameters:
-                name = names[id(parameter)]
-                parts["encoder" if _ENCODER in name else "relevance" if _RELEVANCE in name else "towers"].append(parameter)
-            groups = [{"params": part, "part": name} for name, part in parts.items() if part]
+                part = next((part for mark, part in _PARTS.items() if mark in names[id(parameter)]), "towers")
+                parts.setdefault(part, []).append(parameter)
+            decay = {"taste": config.taste_weight_decay}
+            groups = [
+                {"params": parameters, "part": part, "weight_decay": decay.get(part, config.weight_decay)}
+                for part, parameters in sorted(parts.items())
+            ]
             return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
         self.fused = model.fused_optimizer
@@ -62,7 +67,8 @@ class Optimizers:
         """
         warmup = min(1.0, (step + 1) / max(stage.warmup_steps, 1))
         decay = max(total_steps - step, 1) / max(total_steps, 1)
-        peak = {"encoder": stage.encoder_lr, "relevance": stage.lr, "towers": 0.0 if stage.split == "judgments" else stage.lr}
+        towers = 0.0 if stage.split == "judgments" else stage.lr
+        peak = {"encoder": stage.encoder_lr, "relevance": stage.lr, "towers": towers, "taste": towers}
         for group in self.dense.param_groups:
             group["lr"] = peak[group["part"]] * warmup * decay
         for group in self.fused.param_groups:

@@ -13,7 +13,7 @@ from torchrec import KeyedJaggedTensor
 from prectr_torchrec.config import validate_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.schema import COUNTS, TOKENIZER
 
 CONFIG = validate_config(
     {
@@ -24,9 +24,11 @@ CONFIG = validate_config(
         "tables": {"item": {"rows": 50, "dim": 4}, "brand": {"rows": 20, "dim": 4}},
         "features": {
             "history_item_id": {"table": "item", "sequence": "history"},
+            "peer_item_id": {"table": "item", "sequence": "peer"},
             "candidate_item_id": {"table": "item", "sequence": "candidate"},
             "candidate_brand_id": {"table": "brand"},
         },
+        "model": {"preference": {"own": True, "peers": True, "taste": 4}},
     },
     "test",
 )
@@ -81,12 +83,18 @@ def test_a_batch_survives_pickling(batch: SearchBatch) -> None:
 
 
 def test_shapes_are_the_documented_ones(batch: SearchBatch) -> None:
-    R, C, K, L = 4, 12, 4, 3
+    R, C, K, L, M = 4, 12, 4, 3, 2
     Q, T = len(batch.query_tokens), len(batch.title_tokens)
     requests = ("request_id", "request_weight", "user_id", "user_events", "user_query_events", "query_events", "history_lengths")
     expected = {name: (R,) for name in (*requests, "query_index")}
-    expected |= {name: (R, K + 1) for name in ("user_shown", "user_clicked", "query_shown", "query_clicked")}
+    expected |= {f"{who}_{what}": (R, K + 1) for who in ("user", "query", "group") for what in COUNTS}
     expected |= {f"history_{name}": (R, L) for name in ("level", "click", "position", "age")}
+    expected |= {
+        "history_title_tokens": (len(batch.history_title_tokens), 5),
+        "history_title_index": (R, L),
+        "peer_lengths": (R,),
+    }
+    expected |= {f"peer_{name}": (R, M) for name in ("level", "click", "position", "in_group", "age")}
     expected |= {"query_tokens": (Q, 4), "title_tokens": (T, 5)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors(batch).items() if "features" not in name}
     assert {name: shape for name, shape in found.items() if name in expected} == expected
@@ -103,7 +111,7 @@ def test_padding_comes_last_and_weighs_nothing(batch: SearchBatch) -> None:
     assert batch.request_id[requests:].tolist() == [-1] * (4 - requests)
     assert batch.candidate_request[candidates:].tolist() == [3] * (12 - candidates)
     assert batch.relevance[candidates:].isnan().all() and batch.level[candidates:].sum() == 0
-    assert batch.history_lengths[requests:].sum() == 0
+    assert batch.history_lengths[requests:].sum() == batch.peer_lengths[requests:].sum() == 0
     assert batch.query_index[requests:].sum() == 0 and batch.title_index[candidates:].sum() == 0
 
 
@@ -111,6 +119,7 @@ def test_jagged_lengths_agree_with_the_dense_fields(batch: SearchBatch) -> None:
     by_key = batch.request_features.to_dict()
     counts = torch.bincount(batch.candidate_request[batch.candidate_weight > 0], minlength=4)
     assert torch.equal(by_key["history_item_id"].lengths(), batch.history_lengths)
+    assert torch.equal(by_key["peer_item_id"].lengths(), batch.peer_lengths)
     assert torch.equal(by_key["candidate_item_id"].lengths(), counts)
     assert torch.equal(batch.candidate_features.lengths(), batch.candidate_weight.long())
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from small_run import small_config, write_small_manifest
 
-from prectr_torchrec.data.schema import read_manifest
+from prectr_torchrec.data.schema import MANIFEST, read_manifest
 
 
 def test_manifest_that_fits_is_read(tmp_path: Path) -> None:
@@ -21,3 +21,18 @@ def test_samples_of_other_levels_are_refused_by_key(tmp_path: Path) -> None:
     other = small_config(data={"levels": {"boundaries": [1.5, 2.5]}, "history_length": 6, "peer_length": 4}).data
     with pytest.raises(ValueError, match=r"prepared with data.levels .*2.17.*, the configuration has .*2.5"):
         read_manifest(tmp_path, other)
+
+
+def test_samples_of_another_examination_or_group_are_refused_by_key(tmp_path: Path) -> None:
+    write_small_manifest(tmp_path, small_config())
+    lengths = {"history_length": 6, "peer_length": 4}
+    with pytest.raises(ValueError, match=r"prepared with data.examination None, the configuration has \[1.0, 0.5\]"):
+        read_manifest(tmp_path, small_config(data={**lengths, "examination": [1.0, 0.5]}).data)
+    with pytest.raises(ValueError, match=r"prepared with data.query_group 'category_id', the configuration has None"):
+        read_manifest(tmp_path, small_config(data={**lengths, "query_group": None}).data)
+
+
+def test_samples_of_another_version_are_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"version": "1"}')
+    with pytest.raises(ValueError, match="sample version 1, this release reads 2; prepare again"):
+        read_manifest(tmp_path, small_config().data)

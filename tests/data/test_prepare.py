@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from raw_logs import Raw, as_id, random_log, read_split, reference_rows, write_log, write_table
 
 from prectr_torchrec.config import DataConfig, RawLog, RawTable, Split, TextConfig
+from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.preferences import PreferenceStatistics
 from prectr_torchrec.data.prepare import prepare
-from prectr_torchrec.data.schema import check_schema, sample_schema
+from prectr_torchrec.data.schema import COUNTS, check_schema, sample_schema
 
 TEXT = TextConfig(vocab_size=300)
 SMALL: dict[str, Any] = {
@@ -22,6 +26,7 @@ SMALL: dict[str, Any] = {
     "requests_per_shard": 50,
     "requests_per_row_group": 20,
     "split": Split(validation_from=20, test_from=30),
+    "examination": [1.0, 0.75, 0.375],
 }
 LABELLED = ("train", "validation", "test")
 
@@ -36,7 +41,8 @@ def labelled_rows(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("text_ids", [False, True])
 @pytest.mark.parametrize(
-    "overrides", [{}, {"history_events": "clicked"}, {"peer_minimum": 0}, {"peer_minimum": 100, "peer_length": 30}]
+    "overrides",
+    [{}, {"history_events": "clicked"}, {"peer_minimum": 0}, {"peer_minimum": 100, "peer_length": 30}, {"examination": None}],
 )
 def test_every_field_equals_the_slow_reference(tmp_path: Path, text_ids: bool, overrides: dict[str, Any]) -> None:
     raw, data = random_log(1, text_ids=text_ids), DataConfig(**SMALL | overrides)
@@ -48,7 +54,8 @@ def test_every_field_equals_the_slow_reference(tmp_path: Path, text_ids: bool, o
 def test_a_log_without_history_or_peers_wanted_has_empty_lists(tmp_path: Path) -> None:
     raw, data = random_log(2), DataConfig(**SMALL | {"history_length": 0, "peer_length": 0})
     run(raw, tmp_path, data)
-    assert all(row["history_item_id"] == [] and row["peer_item_id"] == [] for row in labelled_rows(tmp_path))
+    rows = labelled_rows(tmp_path)
+    assert all(row["history_item_id"] == row["history_title"] == row["peer_item_id"] == [] for row in rows)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -90,6 +97,75 @@ def test_own_events_are_never_among_the_peers(tmp_path: Path) -> None:
     assert any(any(row["peer_in_group"]) for row in rows)
     assert all(owner[item] != row["user_id"] for row in rows for item in row["peer_item_id"])
     assert all(owner[item] == row["user_id"] for row in rows for item in row["history_item_id"])
+
+
+def test_own_events_are_never_in_the_counters_of_query_and_group(tmp_path: Path) -> None:
+    raw = random_log(4)
+    run(raw, tmp_path / "many", DataConfig(**SMALL))
+    for event in raw["impressions"]:
+        event["user_id"] = 1004
+    run(raw, tmp_path / "one", DataConfig(**SMALL))
+    names = [f"{who}_{what}" for who in ("query", "group") for what in COUNTS]
+    many, one = (labelled_rows(tmp_path / users) for users in ("many", "one"))
+    assert all(any(sum(row[name]) > 0 for row in many) for name in names)
+    assert all(sum(row[name]) == 0 for row in one for name in names)
+    assert any(row["group_id"] and row["user_events"] for row in one)
+
+
+def test_queries_without_a_group_have_no_group_counters(tmp_path: Path) -> None:
+    run(random_log(4), tmp_path, DataConfig(**SMALL | {"query_group": None}))
+    assert all(sum(row[f"group_{what}"]) == 0 for row in labelled_rows(tmp_path) for what in COUNTS)
+
+
+def test_the_estimated_examination_is_of_the_events_before_the_validation_part(tmp_path: Path) -> None:
+    raw, data = random_log(18, requests=600), DataConfig(**SMALL | {"examination": None})
+    early = [e for e in raw["impressions"] if e["timestamp"] < 20]
+    estimate = run(raw, tmp_path / "a", data)["examination"]
+    assert len(estimate) > 1 and estimate[0] == 1
+    for event in raw["impressions"]:
+        event["click"] = event["click"] if event["timestamp"] < 20 else int(event["position"] == 3)
+    assert run(raw, tmp_path / "b", data)["examination"] == estimate
+    for event in early:
+        event["click"] = int(event["click"] and (event["position"] == 1 or event["request_id"] % 2))
+    assert max(run(raw, tmp_path / "c", data)["examination"][1:]) < max(estimate[1:])
+
+
+@pytest.mark.parametrize("examination", [None, [0.9, 0.5]])
+def test_examination_is_in_the_manifest_and_the_same_for_candidates(tmp_path: Path, examination: list[float] | None) -> None:
+    raw, data = random_log(19, requests=600), DataConfig(**SMALL | {"examination": examination})
+    manifest = run(raw, tmp_path, data)
+    assert examination is None or manifest["examination"] == examination
+    write_table([{"request_id": 3, "item_id": raw["items"][1]["item_id"]}], tmp_path / "candidates.csv")
+    scored = prepare(data, TEXT, tmp_path / "raw", tmp_path / "scored", candidates=tmp_path / "candidates.csv", progress=False)
+    assert scored["examination"] == manifest["examination"]
+
+
+def test_counters_kept_event_by_event_are_those_of_the_samples(tmp_path: Path) -> None:
+    data = DataConfig(**SMALL | {"examination": [1.0, 0.7, 0.3]})
+    run(random_log(20), tmp_path, data)
+    rows = labelled_rows(tmp_path)
+    statistics = PreferenceStatistics(data.levels.count, [1.0, 0.7, 0.3])
+    for time, now in groupby(rows, key=lambda row: row["timestamp"]):
+        of_moment = list(now)
+        if time == 20:  # counters that were stored go on as if they had not been
+            stored = statistics.state_dict()
+            statistics = PreferenceStatistics(data.levels.count, [1.0, 0.7, 0.3])
+            statistics.load_state_dict(stored)
+        for row in of_moment:
+            found = statistics.look_up(row["user_id"], row["query_id"], row["group_id"])
+            found |= statistics.item(row["candidate_item_id"])
+            assert {name: counts.tolist() for name, counts in found.items()} == {name: row[name] for name in found}
+            assert len(found) == 12
+        for row in of_moment:
+            add_events(statistics, row, data)
+    assert time > 20
+
+
+def add_events(statistics: PreferenceStatistics, row: dict[str, Any], data: DataConfig) -> None:
+    grades = np.array(row["candidate_relevance"], np.float32)
+    events = (row["candidate_item_id"], grade_levels(grades, data.levels.boundaries), row["candidate_position"])
+    for item, level, position, click in zip(*events, row["candidate_click"], strict=True):
+        statistics.add(row["user_id"], row["query_id"], row["group_id"], item, int(level), position, click)
 
 
 def test_a_request_is_never_in_its_own_history(tmp_path: Path) -> None:
@@ -151,7 +227,7 @@ def test_candidates_get_the_features_of_their_request_and_no_labels(tmp_path: Pa
         assert set(row["candidate_position"]) == {0}
         place = {item: n for n, item in enumerate(row["candidate_item_id"])}
         for n, item in enumerate(logged[row["request_id"]]["candidate_item_id"]):
-            for name in ("candidate_relevance", "candidate_shown", "candidate_title"):
+            for name in ("candidate_relevance", "candidate_shown", "candidate_examined", "candidate_title"):
                 assert row[name][place[item]] == logged[row["request_id"]][name][n]
 
 
@@ -201,6 +277,7 @@ def test_a_log_may_lack_positions_judgments_and_users(tmp_path: Path) -> None:
     assert all(
         set(row["candidate_relevance"]) == {None} and set(row["candidate_position"]) == {0} for row in labelled_rows(tmp_path)
     )
+    assert all(row["user_examined"] == row["user_shown"] for row in labelled_rows(tmp_path))  # not logged: looked at
 
 
 def test_user_attributes_become_request_columns_and_unknown_users_get_zero(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ KILLED = f"""
     [
         ("work/settings.json", "before"),
         ("work/log", "before"),
+        ("work/examination.json", "before"),
         ("work/by_query", "before"),
         ("work/train", "after"),
         ("tokenizer", "before"),

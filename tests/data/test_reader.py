@@ -22,7 +22,7 @@ from prectr_torchrec.data.schema import TOKENIZER, sample_schema
 REQUESTS = 150
 
 
-def make_config(**batch: Any) -> RunConfig:
+def make_config(preference: dict[str, Any] | None = None, statistics: list[str] | None = None, **batch: Any) -> RunConfig:
     table = {"rows": 97, "dim": 4}
     return validate_config(
         {
@@ -41,12 +41,15 @@ def make_config(**batch: Any) -> RunConfig:
                 "candidate_category_id": {"table": "category", "sequence": "candidate"},
                 "candidate_title_tokens": {"table": "token"},
             },
+            "model": {"preference": preference or {}, "statistics": statistics or ["user"]},
         },
         "test",
     )
 
 
 CONFIG = make_config()
+ALL: dict[str, Any] = {"own": True, "peers": True, "taste": 8}
+PREFERENCE = make_config(ALL)
 
 
 @pytest.fixture(scope="module")
@@ -82,25 +85,51 @@ def assert_equal(batch: SearchBatch, expected: SearchBatch) -> None:
             assert torch.equal(found.nan_to_num(-7), wanted.nan_to_num(-7)), field.name
 
 
+@pytest.mark.parametrize("config", [CONFIG, PREFERENCE], ids=["plain", "preference"])
 @pytest.mark.parametrize(("split", "shuffle"), [("train", False), ("train", True), ("judgments", True), ("candidates", False)])
-def test_batches_equal_those_built_row_by_row(folder: Path, split: str, shuffle: bool) -> None:
-    rows, collate = sample_rows(folder, split), RowCollate(CONFIG, folder / TOKENIZER, 8, 40)
-    for batch in make_reader(folder, split=split, shuffle=shuffle).epoch(0):
+def test_batches_equal_those_built_row_by_row(folder: Path, split: str, shuffle: bool, config: RunConfig) -> None:
+    rows, collate = sample_rows(folder, split), RowCollate(config, folder / TOKENIZER, 8, 40)
+    for batch in make_reader(folder, config, split=split, shuffle=shuffle).epoch(0):
         assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
 
 
 @pytest.mark.parametrize("config", [
-    CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 2, "peer_length": 1})}),
-    CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 0, "peer_length": 0})}),
+    PREFERENCE.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 2, "peer_length": 1})}),
+    PREFERENCE.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 0, "peer_length": 0})}),
     CONFIG.model_copy(update={"features": {}, "tables": {}}),
     make_config(requests=1, candidates=9),
     make_config(requests=200, candidates=2000),
-], ids=["shorter histories than prepared", "no histories", "no features", "one request", "all in one batch"])  # fmt: skip
+    make_config(ALL, requests=1, candidates=9),
+    make_config(ALL, requests=200, candidates=2000),
+    make_config({"own": True}), make_config({"peers": True}), make_config({"taste": 4}), make_config(statistics=["group"]),
+], ids=["shorter histories than prepared", "no histories", "no features", "one request", "all in one batch",
+        "preference, one request", "preference, all in one batch", "own", "peers", "taste", "group"])  # fmt: skip
 def test_batches_equal_those_built_row_by_row_in_special_shapes(folder: Path, config: RunConfig) -> None:
     rows = sample_rows(folder)
     collate = RowCollate(config, folder / TOKENIZER, config.batch.requests, config.batch.candidates)
     for batch in make_reader(folder, config, shuffle=True).epoch(0):
         assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
+
+
+NEW = ["history_title", "peer_relevance", "peer_in_group", "user_examined", "group_shown", "candidate_examined"]
+
+
+@pytest.mark.parametrize(("config", "read"), [
+    (CONFIG, []), (PREFERENCE, NEW), (make_config({"own": True}), NEW[3:]), (make_config({"peers": True}), NEW[1:]),
+    (make_config({"taste": 4}), NEW[:1]), (make_config(statistics=["group", "user"]), NEW[3:]),
+], ids=["plain", "preference", "own", "peers", "taste", "group"])  # fmt: skip
+def test_columns_that_the_model_does_not_use_are_not_read(folder: Path, config: RunConfig, read: list[str]) -> None:
+    assert [name for name in NEW if name in make_reader(folder, config).columns] == read
+
+
+def test_the_title_of_an_event_is_the_one_that_its_index_points_to(folder: Path) -> None:
+    rows, tokens = sample_rows(folder), RowCollate(PREFERENCE, folder / TOKENIZER, 8, 40).tokens
+    for batch in make_reader(folder, PREFERENCE, shuffle=True).epoch(0):
+        for row, request in enumerate(requests_of(batch)):
+            titles = rows[request]["history_title"]
+            index = batch.history_title_index[row]
+            assert batch.history_title_tokens[index[: len(titles)]].tolist() == tokens(titles, 6)
+            assert not index[len(titles) :].any()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -116,9 +145,9 @@ def test_each_request_comes_once_over_all_ranks_and_workers(folder: Path, worker
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers", [0, 2, 3])
-def test_resuming_anywhere_gives_the_same_remaining_batches(folder: Path, workers: int) -> None:
-    config = make_config(workers=workers)
+@pytest.mark.parametrize(("workers", "preference"), [(0, {}), (0, ALL), (2, ALL), (3, {})])
+def test_resuming_anywhere_gives_the_same_remaining_batches(folder: Path, workers: int, preference: dict[str, Any]) -> None:
+    config = make_config(preference, workers=workers)
     for rank in range(2):
         full = list(make_reader(folder, config, shuffle=True, rank=rank, world_size=2).epoch(1))
         for start in range(0, len(full) + 1, 1 if workers == 0 else 3):
@@ -177,11 +206,12 @@ def test_skipped_windows_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPa
     assert loaded == [reader._plan(0, 0).windows[-1]]
 
 
-def test_a_dry_rank_feeds_empty_batches(folder: Path) -> None:
-    reader = make_reader(folder)
+@pytest.mark.parametrize("config", [CONFIG, PREFERENCE], ids=["plain", "preference"])
+def test_a_dry_rank_feeds_empty_batches(folder: Path, config: RunConfig) -> None:
+    reader = make_reader(folder, config)
     batches = list(reader.epoch(0, num_batches=reader.num_batches(0) + 2))
     assert len(batches) == reader.num_batches(0) + 2
-    collate = RowCollate(CONFIG, folder / TOKENIZER, 8, 40)
+    collate = RowCollate(config, folder / TOKENIZER, 8, 40)
     for batch in batches[-2:]:
         assert_equal(batch, collate([]))
     assert reader.state_dict()["batch"] == len(batches)
@@ -195,7 +225,7 @@ def test_an_empty_batch_still_has_one_text_of_each_kind(folder: Path) -> None:
 
 
 def test_a_forgetful_token_cache_changes_no_batch(folder: Path) -> None:
-    forgetful, reader = make_reader(folder, shuffle=True), make_reader(folder, shuffle=True)
+    forgetful, reader = make_reader(folder, PREFERENCE, shuffle=True), make_reader(folder, PREFERENCE, shuffle=True)
     forgetful._builder._titles._capacity = forgetful._builder._queries._capacity = 1
     for batch, expected in zip(forgetful.epoch(0), reader.epoch(0), strict=True):
         assert_equal(batch, expected)

@@ -5,18 +5,19 @@ from prectr_torchrec.modules import ClickTower, LevelStatistics, PositionBias, R
 
 
 def test_statistics_of_nothing_are_zero() -> None:
-    assert LevelStatistics(5)(torch.zeros(2, 5), torch.zeros(2, 5)).eq(0).all()
+    assert LevelStatistics(5)(*torch.zeros(3, 2, 5)).eq(0).all()
 
 
 def test_statistics_golden_values() -> None:
-    out = LevelStatistics(2, smoothing=5.0, base_rate=0.2)(torch.tensor([[10.0, 0.0]]), torch.tensor([[4.0, 0.0]]))
-    volume = torch.tensor([11.0, 1.0, 11.0]).log() / 4
+    shown, clicked, examined = torch.tensor([[16.0, 0.0]]), torch.tensor([[4.0, 0.0]]), torch.tensor([[10.0, 0.0]])
+    out = LevelStatistics(2, smoothing=5.0, base_rate=0.2)(shown, clicked, examined)
+    volume = torch.tensor([17.0, 1.0, 17.0]).log() / 4
     surplus = torch.tensor([0.4, 0.0, 0.4])  # 3 * (4 - 0.2 * 10) / (10 + 5)
     torch.testing.assert_close(out[0], torch.cat([volume, surplus]))
 
 
 def test_statistics_trust_many_events_more_than_few() -> None:
-    few, many = LevelStatistics(1)(torch.tensor([[1.0], [100.0]]), torch.tensor([[1.0], [100.0]]))[:, 2]
+    few, many = LevelStatistics(1)(*torch.tensor([[1.0], [100.0]]).expand(3, 2, 1))[:, 2]
     assert 0 < few < many < 3
 
 

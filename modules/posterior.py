@@ -1,0 +1,80 @@
+"""What past clicks say of a preference vector, in closed form."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Posterior(NamedTuple):
+    mean: Tensor
+    """(R, P) expected preference for each target, in logits; 0 where nothing is known."""
+    variance: Tensor
+    """(R, P) what is still open, as a share of the prior's; 1 where nothing is known. Without gradient."""
+
+
+class GaussianPosterior(nn.Module):
+    r"""Bayesian linear regression of click surplus on event vectors, one small system for each request.
+
+    An event :math:`j` with vector :math:`\phi_j` and expected click rate :math:`p_j` has the surplus :math:`a_j = c_j - p_j`
+    and the information :math:`v_j = p_j (1 - p_j)`. A preference :math:`u \sim N(0, I / m)` that is added to the logit as
+    :math:`u \cdot \phi` has, to first order, the posterior :math:`A^{-1} \sum_j a_j \phi_j` with :math:`A = m I + \sum_j v_j
+    \phi_j \phi_j^T`. Unlike attention, whose weights sum to one, it knows how much was seen: few events leave it near the
+    prior, many similar ones count as one. Re-derived here; Kalman-filter attention (arXiv 2010.00985) is the model for it.
+
+    Args:
+        precision: m at the start; it is learned.
+    """
+
+    def __init__(self, *, precision: float = 10.0) -> None:
+        super().__init__()
+        self.log_precision = nn.Parameter(torch.tensor(math.log(precision)))
+
+    def forward(self, events: Tensor, surplus: Tensor, information: Tensor, targets: Tensor) -> Posterior:
+        """Infers the preference and applies it to targets.
+
+        Args:
+            events: (R, L, D).
+            surplus, information: (R, L), both zero for padding.
+            targets: (R, P, D).
+        """
+        m = self.log_precision.exp()
+        identity = torch.eye(events.shape[2], device=events.device, dtype=events.dtype)
+        gram = events.transpose(1, 2) @ (events * information.unsqueeze(2))  # (R, D, D)
+        factor = torch.linalg.cholesky(gram + m * identity)
+        preference = torch.cholesky_solve((events * surplus.unsqueeze(2)).sum(1).unsqueeze(2), factor)  # (R, D, 1)
+        mean = (targets @ preference).squeeze(2)
+        with torch.no_grad():
+            whitened = torch.linalg.solve_triangular(factor, targets.transpose(1, 2), upper=False)  # (R, D, P)
+            variance = m * whitened.square().sum(1) / targets.square().sum(2).clamp(min=1e-12)
+        return Posterior(mean, variance)
+
+
+class LevelPosterior(nn.Module):
+    """Preference for each relevance level, from counters by level: strictness about relevance, of a user or under a query.
+
+    Levels share what they learn through vectors of their own, so that clicks on level 3 also speak of level 4.
+
+    Args:
+        num_levels: K; level 0 stands for a missing grade.
+        dim: width of the level vectors.
+        base_rate: where the learned click rate of each level starts.
+    """
+
+    def __init__(self, num_levels: int, *, dim: int = 4, base_rate: float = 0.2) -> None:
+        super().__init__()
+        self.base_logit = nn.Parameter(torch.full((num_levels + 1,), base_rate).logit())
+        steps = torch.linspace(-1, 1, num_levels + 1)
+        self.level = nn.Parameter(
+            torch.cat([torch.ones(num_levels + 1, 1), steps.unsqueeze(1), torch.randn(num_levels + 1, dim - 2) * 0.3], 1)
+        )
+        self.posterior = GaussianPosterior()
+
+    def forward(self, examined: Tensor, clicked: Tensor) -> Posterior:
+        """Args: examined, clicked: (R, K + 1) counters, index 0 without a grade. Returns: for each level, (R, K + 1)."""
+        rate = self.base_logit.sigmoid()
+        levels = self.level.expand(examined.shape[0], -1, -1)
+        return self.posterior(levels, clicked - rate * examined, rate * (1 - rate) * examined, levels)

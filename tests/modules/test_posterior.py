@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from prectr_torchrec.modules import CandidateSlots, GaussianPosterior, LevelPosterior, Taste, TitleBag
+
+
+def test_nothing_seen_gives_the_prior() -> None:
+    events, none = torch.randn(2, 3, 4), torch.zeros(2, 3)
+    out = GaussianPosterior()(events, none, none, torch.randn(2, 5, 4))
+    torch.testing.assert_close(out.mean, torch.zeros(2, 5))
+    torch.testing.assert_close(out.variance, torch.ones(2, 5))
+
+
+def test_posterior_golden_value() -> None:
+    # one event [2], surplus 0.5, information 0.25, precision 3: mean 0.5 * 2 / (3 + 0.25 * 4), applied to target [3]
+    out = GaussianPosterior(precision=3.0)(
+        torch.tensor([[[2.0]]]), torch.tensor([[0.5]]), torch.tensor([[0.25]]), torch.tensor([[[3.0]]])
+    )
+    assert out.mean.item() == pytest.approx(0.75)
+    assert out.variance.item() == pytest.approx(0.75)
+
+
+def test_posterior_recovers_the_preference_that_made_the_surplus() -> None:
+    torch.manual_seed(0)
+    events, truth = torch.randn(1, 4000, 5), torch.tensor([1.0, -0.5, 0.0, 0.3, 0.8])
+    rate = 0.2
+    click = (torch.rand(1, 4000) < (torch.tensor(rate).logit() + 0.5 * events @ truth).sigmoid()).float()
+    information = torch.full((1, 4000), rate * (1 - rate))
+    out = GaussianPosterior(precision=1.0)(events, click - rate, information, torch.eye(5).unsqueeze(0))
+    assert torch.corrcoef(torch.stack([out.mean[0], truth]))[0, 1] > 0.97
+    assert (out.variance < 0.01).all()
+
+
+def test_padding_events_say_nothing() -> None:
+    torch.manual_seed(0)
+    posterior, events, targets = GaussianPosterior(), torch.randn(1, 3, 4), torch.randn(1, 2, 4)
+    surplus, information = torch.tensor([[0.5, -0.2, 0.0]]), torch.tensor([[0.2, 0.2, 0.0]])
+    whole = posterior(events, surplus, information, targets)
+    cut = posterior(events[:, :2], surplus[:, :2], information[:, :2], targets)
+    torch.testing.assert_close(whole.mean, cut.mean)
+
+
+def test_level_posterior_follows_the_clicks_level_by_level_and_shares_between_levels() -> None:
+    torch.manual_seed(0)
+    module = LevelPosterior(4)
+    examined = torch.tensor([[0.0, 40.0, 40.0, 0.0, 40.0], [0.0] * 5])
+    clicked = torch.tensor([[0.0, 1.0, 4.0, 0.0, 25.0], [0.0] * 5])
+    mean = module(examined, clicked).mean
+    assert mean[0, 4] > mean[0, 3] > mean[0, 1]  # level 3 was never shown: between its neighbours' ends
+    assert mean[1].eq(0).all()
+
+
+def test_title_bag_ignores_padding_and_special_tokens() -> None:
+    bag = TitleBag(20, 4)
+    out = bag(torch.tensor([[2, 7, 9, 0], [7, 9, 0, 0], [0, 0, 0, 0]]))
+    torch.testing.assert_close(out[0], out[1])
+    torch.testing.assert_close(out[0], bag.token.weight[[7, 9]].sum(0) / 2**0.5)
+    assert out[2].eq(0).all()
+
+
+def slots(requests: list[int], num_requests: int) -> CandidateSlots:
+    return CandidateSlots(torch.tensor(requests), torch.ones(len(requests)), num_requests)
+
+
+def test_taste_likes_what_was_clicked_and_dislikes_what_was_skipped() -> None:
+    torch.manual_seed(0)
+    taste = Taste(0, 10, dim=4, num_levels=4)
+    kinds = torch.randn(2, 4)
+    events = kinds[torch.tensor([[0, 0, 1, 1]])]
+    click = torch.tensor([[1, 1, 0, 0]])
+    level = torch.full((1, 4), 3)
+    out = taste(kinds, slots([0, 0], 1), events, torch.tensor([4]), level, click, torch.ones_like(level))
+    assert out.mean[0] > 0 > out.mean[1]
+
+
+def test_taste_without_history_says_nothing_for_any_number_of_candidates() -> None:
+    taste = Taste(3, 10, dim=4, num_levels=4)
+    items = taste.items(taste.title(torch.randint(5, 10, (3, 6))), torch.randn(3, 3))
+    none = torch.zeros(2, 5, dtype=torch.long)
+    out = taste(items, slots([0, 1, 1], 2), torch.randn(2, 5, 4), torch.tensor([0, 0]), none, none, none)
+    assert out.mean.eq(0).all() and out.mean.shape == (3,)
+    torch.testing.assert_close(out.variance, torch.ones(3))
+
+
+def test_every_parameter_of_taste_learns() -> None:
+    torch.manual_seed(0)
+    taste = Taste(3, 10, dim=4, num_levels=4)
+    items = taste.items(taste.title(torch.randint(5, 10, (3, 6))), torch.randn(3, 3))
+    level = torch.randint(0, 5, (2, 5))
+    out = taste(items, slots([0, 1, 1], 2), torch.randn(2, 5, 4), torch.tensor([5, 2]), level, level % 2, level + 1)
+    out.mean.square().sum().backward()
+    assert [n for n, p in taste.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
