@@ -8,7 +8,7 @@ from .inputs import LookedUp, SearchInputs
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
-from .posterior import GaussianPosterior, LevelPosterior, Posterior
+from .posterior import GaussianPosterior, Posterior
 from .prectr import PRECTR, OtherTexts, PRECTROutput
 from .preference import EventAttention, Events, PrecisionGate, Preference, RelevancePreference
 from .relevance import TextRelevance
@@ -30,7 +30,6 @@ __all__ = [
     "Incentive",
     "InterestTower",
     "LevelMixture",
-    "LevelPosterior",
     "LevelStatistics",
     "LookedUp",
     "OtherTexts",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .attention import CandidateSlots
 from .incentive import Incentive, RelevanceIncentive
 from .inputs import LookedUp, SearchInputs
-from .posterior import LevelPosterior, Posterior
+from .posterior import Posterior
 from .preference import Events, Preference, RelevancePreference
 from .statistics import LevelStatistics
 from .taste import Taste
@@ -35,13 +35,11 @@ class PreferenceParts(NamedTuple):
 
 class Personal(NamedTuple):
     shift: Tensor
-    """(C, K), or (C, 1) without a mixture: added to the click logits."""
+    """(C, 1) or (C, K), added to the click logits."""
     features: Tensor
     """(C, num_features) for the click tower."""
     preference: Preference | None
     incentive: Incentive | None
-    levels: dict[str, Posterior]
-    """(R, K + 1) preference for each level of "user", "query", "group", where there."""
     taste: Posterior | None
     """(C,)."""
 
@@ -63,84 +61,69 @@ class PersonalSide(nn.Module):
         mixture: bool, relevance_dim: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.parts, self.mixture = parts, mixture
+        self.parts = parts
         self.history_by_item = {event: to for event, to in history.items() if to.startswith("candidate_")}
         self.history_by_intent = {event: to for event, to in history.items() if event not in self.history_by_item}
         self.item_features = list(dict.fromkeys([*self.history_by_item.values(), *peers.values()]))
         self.peers_by_item = sorted(peers, key=lambda event: self.item_features.index(peers[event]))
         item_dim = sum(dims[name] for name in self.item_features)
         intent_dim = sum(dims[name] for name in self.history_by_intent.values())
-        sides = ["user"] * parts.own + ["query", "group"] * parts.peers
-        self.levels = nn.ModuleDict({who: LevelPosterior(num_levels) for who in sides})
-        self.statistics = nn.ModuleDict({who: LevelStatistics(num_levels + 1) for who in sides if who != "user"})
+        sides = ["user"] * parts.own + ["query", "group"] * parts.peers if parts.incentive != "none" else []
+        self.statistics = nn.ModuleDict({who: LevelStatistics(num_levels + 1) for who in sides})
         self.preference: RelevancePreference | None = None
         self.incentive: RelevanceIncentive | None = None
         self.taste: Taste | None = None
-        if parts.own or parts.peers:
+        if parts.incentive != "none":
             self.preference = RelevancePreference(
                 intent_dim, item_dim, num_levels, own=parts.own, peers=parts.peers,
-                statistics_dim=len(self.statistics) * (2 * num_levels + 4), num_counts=4, gate=parts.gate, dim=parts.dim,
+                statistics_dim=2 * num_levels + 4, num_counts=4, gate=parts.gate, dim=parts.dim,
                 num_heads=parts.heads,
             )  # fmt: skip
-            if parts.incentive != "none":
-                values = num_levels if parts.incentive == "per_level" and mixture else 1
-                self.incentive = RelevanceIncentive(relevance_dim, parts.dim, values)
+            values = num_levels if parts.incentive == "per_level" and mixture else 1
+            self.incentive = RelevanceIncentive(relevance_dim, parts.dim, values)
         if parts.taste:
-            self.taste = Taste(item_dim, parts.vocab_size, dim=parts.taste, num_levels=num_levels)
-        self.num_features = 2 * (self.taste is not None)
+            self.taste = Taste(parts.vocab_size, dim=parts.taste, num_levels=num_levels)
+        self.num_features = 2 * (self.taste is not None) + parts.dim * (self.preference is not None)
         self.reads_counters = parts.own or parts.peers
 
-    def forward(
-        self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots, relevance: Tensor, log_pi: Tensor, level: Tensor
-    ) -> Personal:
-        """Args: relevance: (C, relevance_dim); log_pi: (C, K) predicted; level: (C,) known, 0: not."""
-        to_request = batch.candidate_request
-        shift = relevance.new_zeros(relevance.shape[0], log_pi.shape[1] if self.mixture else 1)
-        levels = {who: self._level_posterior(batch, who) for who in self.levels}
-        for posterior in levels.values():
-            by_level = posterior.mean[to_request]  # (C, K + 1)
-            shift = shift + (by_level[:, 1:] if self.mixture else by_level.gather(1, level.unsqueeze(1)))
-        items = looked_up.rows(self.item_features, to_request)
-        own = looked_up.events(self.history_by_item, batch.history_level.shape[1])
-        taste = self._taste(batch, items, own, slots) if self.taste is not None else None
+    def forward(self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots, relevance: Tensor) -> Personal:
+        """Args: relevance: (C, relevance_dim)."""
+        shift = relevance.new_zeros(relevance.shape[0], 1)
+        taste = self._taste(batch, slots) if self.taste is not None else None
         features = [relevance.new_zeros(relevance.shape[0], 0)]
         if taste is not None:
             shift = shift + taste.mean.unsqueeze(1)
             features += [taste.mean.unsqueeze(1), taste.variance.unsqueeze(1)]
-        preference = self._preference(batch, looked_up, slots, items, own) if self.preference is not None else None
+        preference = self._preference(batch, looked_up, slots) if self.preference is not None else None
         incentive = None
         if self.incentive is not None and preference is not None:
             incentive = self.incentive(relevance, preference.vector)
             shift = shift + incentive.tau
-        return Personal(shift, torch.cat(features, dim=1), preference, incentive, levels, taste)
+            features.append(preference.vector)
+        return Personal(shift, torch.cat(features, dim=1), preference, incentive, taste)
 
-    def _level_posterior(self, batch: SearchInputs, who: str) -> Posterior:
-        return self.levels[who](getattr(batch, f"{who}_examined"), getattr(batch, f"{who}_clicked"))
-
-    def _taste(self, batch: SearchInputs, items: Tensor, own: Tensor | None, slots: CandidateSlots) -> Posterior:
+    def _taste(self, batch: SearchInputs, slots: CandidateSlots) -> Posterior:
         assert self.taste is not None
         titles = self.taste.title(batch.title_tokens)[batch.title_index]
-        past = self.taste.title(batch.history_title_tokens)[batch.history_title_index]  # (R, L, dim)
-        events = self.taste.items(past, own) if own is not None else past
+        events = self.taste.title(batch.history_title_tokens)[batch.history_title_index]  # (R, L, dim)
         return self.taste(
-            self.taste.items(titles, items), slots, events, batch.history_lengths, batch.history_level, batch.history_click,
-            batch.history_position,
+            titles, slots, events, batch.history_lengths, batch.history_level, batch.history_click, batch.history_position
         )  # fmt: skip
 
-    def _preference(
-        self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots, items: Tensor, own: Tensor | None
-    ) -> Preference:
+    def _preference(self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots) -> Preference:
         assert self.preference is not None
+        items = looked_up.rows(self.item_features, batch.candidate_request)
+        own = looked_up.events(self.history_by_item, batch.history_level.shape[1]) if self.parts.own else None
         L, M = batch.history_level.shape[1], batch.peer_level.shape[1]
         what = (batch.history_lengths, batch.history_level, batch.history_click, batch.history_position, batch.history_age)
         intents = looked_up.events(self.history_by_intent, L) if self.preference.intent is not None else None
         intent = [looked_up.request[name] for name in self.history_by_intent.values()]
         peers = looked_up.events(self.peers_by_item, M) if self.preference.peers is not None else None
         by_peers = (batch.peer_lengths, batch.peer_level, batch.peer_click, batch.peer_position, batch.peer_age)
-        statistics = [
-            module(*(getattr(batch, f"{who}_{kind}") for kind in ("shown", "clicked", "examined")))
+        statistics = {
+            who: module(*(getattr(batch, f"{who}_{kind}") for kind in ("shown", "clicked", "examined")))
             for who, module in self.statistics.items()
-        ]
+        }
         counts = torch.stack([batch.user_events, batch.user_query_events, batch.query_events, batch.peer_lengths.float()], dim=1)
         return self.preference(
             torch.cat(intent, dim=1) if intent else None,
@@ -150,6 +133,7 @@ class PersonalSide(nn.Module):
             Events(peers, *by_peers) if peers is not None else None,
             slots,
             batch.candidate_request,
-            torch.cat(statistics, dim=1) if statistics else None,
+            statistics.get("user"),
+            torch.cat([statistics["query"], statistics["group"]], dim=1) if self.parts.peers else None,
             counts.log1p() / 4,
         )

@@ -51,30 +51,3 @@ class GaussianPosterior(nn.Module):
             whitened = torch.linalg.solve_triangular(factor, targets.transpose(1, 2), upper=False)  # (R, D, P)
             variance = m * whitened.square().sum(1) / targets.square().sum(2).clamp(min=1e-12)
         return Posterior(mean, variance)
-
-
-class LevelPosterior(nn.Module):
-    """Preference for each relevance level, from counters by level: strictness about relevance, of a user or under a query.
-
-    Levels share what they learn through vectors of their own, so that clicks on level 3 also speak of level 4.
-
-    Args:
-        num_levels: K; level 0 stands for a missing grade.
-        dim: width of the level vectors.
-        base_rate: where the learned click rate of each level starts.
-    """
-
-    def __init__(self, num_levels: int, *, dim: int = 4, base_rate: float = 0.2) -> None:
-        super().__init__()
-        self.base_logit = nn.Parameter(torch.full((num_levels + 1,), base_rate).logit())
-        steps = torch.linspace(-1, 1, num_levels + 1)
-        self.level = nn.Parameter(
-            torch.cat([torch.ones(num_levels + 1, 1), steps.unsqueeze(1), torch.randn(num_levels + 1, dim - 2) * 0.3], 1)
-        )
-        self.posterior = GaussianPosterior()
-
-    def forward(self, examined: Tensor, clicked: Tensor) -> Posterior:
-        """Args: examined, clicked: (R, K + 1) counters, index 0 without a grade. Returns: for each level, (R, K + 1)."""
-        rate = self.base_logit.sigmoid()
-        levels = self.level.expand(examined.shape[0], -1, -1)
-        return self.posterior(levels, clicked - rate * examined, rate * (1 - rate) * examined, levels)

@@ -151,7 +151,7 @@ class PRECTR(nn.Module):
         log_pi = self._level_log_probabilities(relevance, batch.level)
 
         looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
-        personal = self.personal(batch, looked_up, slots, relevance.hidden, relevance.log_pi, batch.level)
+        personal = self.personal(batch, looked_up, slots, relevance.hidden)
         dense = [looked_up.rows((*self.request_features, *self.candidate_features), to_request)]
         dense += self._interest(batch, looked_up, slots) + self._dense(batch) + [relevance.hidden, match, personal.features]
         if self.title is not None:

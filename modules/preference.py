@@ -101,7 +101,7 @@ class RelevancePreference(nn.Module):
         item_dim: width of the item vectors.
         num_levels: K.
         own, peers: which parts exist.
-        statistics_dim: width of the query's statistics, added to the peers' part.
+        statistics_dim: width of the statistics of the user, and of each of the query and its group.
         gate: see `PrecisionGate`.
         dim: width of the preference.
         num_heads: heads.
@@ -118,12 +118,14 @@ class RelevancePreference(nn.Module):
         self.intent = EventAttention(intent_dim, num_levels, **options) if own and intent_dim else None
         self.category = EventAttention(item_dim, num_levels, **options) if own and item_dim else None
         self.peers = EventAttention(item_dim, num_levels, **options) if peers and item_dim else None
-        self.statistics = nn.Linear(statistics_dim, dim) if peers and statistics_dim else None
+        self.own_statistics = nn.Linear(statistics_dim, dim) if own else None
+        self.peer_statistics = nn.Linear(2 * statistics_dim, dim) if peers else None
         self.gate = PrecisionGate(dim, num_counts, gate)
 
     def forward(
         self, intent: Tensor | None, own_by_intent: Events | None, items: Tensor, own_by_item: Events | None,
-        peer_events: Events | None, slots: CandidateSlots, to_request: Tensor, statistics: Tensor | None, counts: Tensor,
+        peer_events: Events | None, slots: CandidateSlots, to_request: Tensor, own_statistics: Tensor | None,
+        peer_statistics: Tensor | None, counts: Tensor,
     ) -> Preference:  # fmt: skip
         """Preference of every candidate.
 
@@ -132,22 +134,23 @@ class RelevancePreference(nn.Module):
             own_by_intent, own_by_item, peer_events: past events with the vectors to compare them by.
             items: (C, item_dim).
             slots, to_request: where the candidates belong.
-            statistics: (R, statistics_dim) of the query.
+            own_statistics: (R, statistics_dim).
+            peer_statistics: (R, 2 statistics_dim).
             counts: (R, num_counts).
         """
         C = items.shape[0]
-        own = items.new_zeros(C, self.dim)
-        peers, there = torch.zeros_like(own), items.new_zeros(C, 2)
+        own, peers, there = items.new_zeros(C, self.dim), items.new_zeros(C, self.dim), items.new_zeros(C, 2)
         targets = slots.scatter(items)
         if self.intent is not None and intent is not None and own_by_intent is not None:
             own = own + self.intent(intent.unsqueeze(1), own_by_intent).squeeze(1)[to_request]
-            there[:, 0] = (own_by_intent.lengths > 0).to(items.dtype)[to_request]
         if self.category is not None and own_by_item is not None:
             own = own + slots.gather(self.category(targets, own_by_item))
-            there[:, 0] = (own_by_item.lengths > 0).to(items.dtype)[to_request]
+        if self.own_statistics is not None and own_statistics is not None:
+            own = own + self.own_statistics(own_statistics)[to_request]
+            there[:, 0] = own_statistics.ne(0).any(1).to(items.dtype)[to_request]
         if self.peers is not None and peer_events is not None:
             peers = slots.gather(self.peers(targets, peer_events))
-            there[:, 1] = (peer_events.lengths > 0).to(items.dtype)[to_request]
-        if self.statistics is not None and statistics is not None:
-            peers = peers + self.statistics(statistics)[to_request]
+        if self.peer_statistics is not None and peer_statistics is not None:
+            peers = peers + self.peer_statistics(peer_statistics)[to_request]
+            there[:, 1] = peer_statistics.ne(0).any(1).to(items.dtype)[to_request]
         return self.gate(own, peers, there, counts[to_request])

@@ -37,34 +37,39 @@ class TitleBag(nn.Module):
 
 
 class Taste(nn.Module):
-    """A user's taste as the Gaussian posterior over the item vectors of the own past.
+    """A user's taste as the Gaussian posterior over the title vectors of the own past.
 
     Args:
-        attribute_dim: width of the looked-up vectors (attributes, id) that an event and a candidate share; 0 for none.
         vocab_size: of the title tokens.
-        dim: width of the item vectors.
+        dim: width of the title vectors.
         num_levels: K.
         num_positions: positions with an examination of their own; 0 is "not logged".
     """
 
-    def __init__(self, attribute_dim: int, vocab_size: int, *, dim: int, num_levels: int, num_positions: int = 10) -> None:
+    def __init__(self, vocab_size: int, *, dim: int, num_levels: int, num_positions: int = 10) -> None:
         super().__init__()
         self.num_positions = num_positions
         self.title = TitleBag(vocab_size, dim)
-        self.attributes = nn.Linear(attribute_dim, dim, bias=False) if attribute_dim else None
         self.level_logit = nn.Parameter(torch.full((num_levels + 1,), -1.4))
         self.position_logit = nn.Parameter(torch.zeros(num_positions + 1))
         self.posterior = GaussianPosterior()
-
-    def items(self, title: Tensor, attributes: Tensor) -> Tensor:
-        """Item vectors (..., dim) from title vectors (..., dim) and looked-up ones (..., attribute_dim)."""
-        return title + self.attributes(attributes) if self.attributes is not None else title
 
     def forward(
         self, candidates: Tensor, slots: CandidateSlots, events: Tensor, lengths: Tensor, level: Tensor, click: Tensor,
         position: Tensor,
     ) -> Posterior:  # fmt: skip
-        """Args: candidates (C, dim) and events (R, L, dim) from `items`; lengths (R,); the rest (R, L). Returns (C,) each."""
+        """The taste for each candidate.
+
+        Args:
+            candidates: (C, dim) title vectors.
+            slots: which request each belongs to.
+            events: (R, L, dim) title vectors of the past events.
+            lengths: (R,) real events.
+            level, click, position: (R, L).
+
+        Returns:
+            (C,) each; 0 and 1 without history.
+        """
         expected = self.level_logit[level] + self.position_logit[position.clamp(max=self.num_positions)]
         rate = expected.sigmoid()
         real = torch.arange(level.shape[1], device=level.device) < lengths.unsqueeze(1)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prectr_torchrec.modules import CandidateSlots, GaussianPosterior, LevelPosterior, Taste, TitleBag
+from prectr_torchrec.modules import CandidateSlots, GaussianPosterior, Taste, TitleBag
 
 
 def test_nothing_seen_gives_the_prior() -> None:
@@ -40,16 +40,6 @@ def test_padding_events_say_nothing() -> None:
     torch.testing.assert_close(whole.mean, cut.mean)
 
 
-def test_level_posterior_follows_the_clicks_level_by_level_and_shares_between_levels() -> None:
-    torch.manual_seed(0)
-    module = LevelPosterior(4)
-    examined = torch.tensor([[0.0, 40.0, 40.0, 0.0, 40.0], [0.0] * 5])
-    clicked = torch.tensor([[0.0, 1.0, 4.0, 0.0, 25.0], [0.0] * 5])
-    mean = module(examined, clicked).mean
-    assert mean[0, 4] > mean[0, 3] > mean[0, 1]  # level 3 was never shown: between its neighbours' ends
-    assert mean[1].eq(0).all()
-
-
 def test_title_bag_ignores_padding_and_special_tokens() -> None:
     bag = TitleBag(20, 4)
     out = bag(torch.tensor([[2, 7, 9, 0], [7, 9, 0, 0], [0, 0, 0, 0]]))
@@ -64,7 +54,7 @@ def slots(requests: list[int], num_requests: int) -> CandidateSlots:
 
 def test_taste_likes_what_was_clicked_and_dislikes_what_was_skipped() -> None:
     torch.manual_seed(0)
-    taste = Taste(0, 10, dim=4, num_levels=4)
+    taste = Taste(10, dim=4, num_levels=4)
     kinds = torch.randn(2, 4)
     events = kinds[torch.tensor([[0, 0, 1, 1]])]
     click = torch.tensor([[1, 1, 0, 0]])
@@ -74,8 +64,8 @@ def test_taste_likes_what_was_clicked_and_dislikes_what_was_skipped() -> None:
 
 
 def test_taste_without_history_says_nothing_for_any_number_of_candidates() -> None:
-    taste = Taste(3, 10, dim=4, num_levels=4)
-    items = taste.items(taste.title(torch.randint(5, 10, (3, 6))), torch.randn(3, 3))
+    taste = Taste(10, dim=4, num_levels=4)
+    items = taste.title(torch.randint(5, 10, (3, 6)))
     none = torch.zeros(2, 5, dtype=torch.long)
     out = taste(items, slots([0, 1, 1], 2), torch.randn(2, 5, 4), torch.tensor([0, 0]), none, none, none)
     assert out.mean.eq(0).all() and out.mean.shape == (3,)
@@ -84,8 +74,8 @@ def test_taste_without_history_says_nothing_for_any_number_of_candidates() -> No
 
 def test_every_parameter_of_taste_learns() -> None:
     torch.manual_seed(0)
-    taste = Taste(3, 10, dim=4, num_levels=4)
-    items = taste.items(taste.title(torch.randint(5, 10, (3, 6))), torch.randn(3, 3))
+    taste = Taste(10, dim=4, num_levels=4)
+    items = taste.title(torch.randint(5, 10, (3, 6)))
     level = torch.randint(0, 5, (2, 5))
     out = taste(items, slots([0, 1, 1], 2), torch.randn(2, 5, 4), torch.tensor([5, 2]), level, level % 2, level + 1)
     out.mean.square().sum().backward()

@@ -1,15 +1,16 @@
 """Quality of configurations on a search log with an oracle: the whole job, several seeds, one table.
 
-    python benchmarks/quality.py --log DIR --out DIR --config prectr_v1 --config din --seeds 1 2
+    python benchmarks/ablation.py --log DIR --out DIR --config prectr_v1 --config prectr_v2 --seeds 1 2 3
 
 `--log` is a folder as `prectr simulate` writes it: `raw/`, `eval/oracle.parquet`, `meta.json` with `test_from_timestamp`, and
 optionally `eval/judgments_unseen_queries.parquet`. Every step is the command that a user runs. Finished runs are kept, so that
-it can be stopped and repeated. Writes `results.json` and `results.md` to `--out`.
+it can be stopped and repeated. Writes `results.json`, `results.md` and, with matplotlib, `results.png` to `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -21,6 +22,8 @@ from typing import Any
 
 from common import describe
 
+from prectr_torchrec.config import load_config
+
 ACTIVITY = ("0", "1-19", "20-99", "100+")
 
 
@@ -28,46 +31,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--config", action="append", required=True, help="configuration; the first one's `data` prepares the samples"
-    )
+    parser.add_argument("--config", action="append", required=True, help="configurations, the one to compare with first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--checkpoint", default="best", help="best by the validation split, or last")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every configuration")
     arguments = parser.parse_args()
     machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")
-    seconds: dict[str, float] = {}
     test_from = json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"]
-    folders = prepare(arguments, test_from, seconds)
-    results = [
-        {"config": config, "seed": seed, **run(arguments, config, seed, folders)}
-        for config in arguments.config
-        for seed in arguments.seeds
-    ]
-    (arguments.out / "results.json").write_text(
-        json.dumps({"machine": machine, "prepare_seconds": seconds, "runs": results}, indent=1)
-    )
-    table = format_table(results, arguments.config)
-    text = f"{machine}, {arguments.nproc} ranks\n\n{table}\n"
-    (arguments.out / "results.md").write_text(text)
-    print(text)
+    results = []
+    for seed in arguments.seeds:  # seed by seed: a table of all configurations stands as early as possible
+        for config in arguments.config:
+            folders = prepare(arguments, config, test_from)
+            results.append({"config": config, "seed": seed, **run(arguments, config, seed, test_from, folders)})
+            table = format_table(results, arguments.config)
+            changed = f", with {' '.join(arguments.set)}" if arguments.set else ""
+            text = f"{machine}, {arguments.nproc} ranks{changed}\n\n{table}\n"
+            (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1))
+            (arguments.out / "results.md").write_text(text)
+            print(text, flush=True)
+    plot(results, arguments.config, arguments.out / "results.png")
 
 
-def prepare(arguments: argparse.Namespace, test_from: int, seconds: dict[str, float]) -> dict[str, Path]:
-    """Samples, whole candidate sets of the test requests, and pairs of unseen queries where the log has them."""
+def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[str, Path]:
+    """Samples, whole candidate sets of the test requests, and pairs of unseen queries where the log has them.
+
+    Configurations that agree in `data` and in the tokenizer share them.
+    """
+    overrides = [f"data.split.test_from={test_from}", *arguments.set]
+    loaded = load_config(config, overrides)
+    settings = json.dumps([loaded.data.model_dump(mode="json"), loaded.text.vocab_size])
+    base = arguments.out / f"data-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     raw, evaluation = arguments.log / "raw", arguments.log / "eval"
     wanted: dict[str, Path | None] = {"samples": None, "candidates": evaluation / "oracle.parquet"}
     unseen = evaluation / "judgments_unseen_queries.parquet"
     wanted |= {"unseen": unseen} if unseen.exists() else {}
     for name, candidates in wanted.items():
         extra = ["--candidates", str(candidates)] if candidates else []
-        command = ["prepare", "--config", arguments.config[0], "--raw", str(raw), "--out", str(arguments.out / name), *extra]
-        seconds[name] = prectr([*command, "--set", f"data.split.test_from={test_from}", *sets(arguments.set)])
-    return {name: arguments.out / name for name in wanted}
+        prectr(["prepare", "--config", config, "--raw", str(raw), "--out", str(base / name), *extra, *sets(overrides)])
+    return {name: base / name for name in wanted}
 
 
-def run(arguments: argparse.Namespace, config: str, seed: int, folders: dict[str, Path]) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, folders: dict[str, Path]) -> dict[str, Any]:
     """Trains and evaluates one configuration with one seed, if that has not been done; its figures."""
     directory = arguments.out / "runs" / f"{Path(config).stem}-{seed}"
     done = directory / "quality.json"
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace, config: str, seed: int, folders: dict[str
         return dict(json.loads(done.read_text()))
     nproc = ["--nproc", str(arguments.nproc)]
     command = ["train", "--config", config, "--data", str(folders["samples"]), "--run", str(directory), *nproc]
-    train_seconds = prectr([*command, "--set", f"train.seed={seed}", *sets(arguments.set)])
+    train_seconds = prectr([*command, *sets([f"data.split.test_from={test_from}", f"train.seed={seed}", *arguments.set])])
     measured, evaluate_seconds = {}, 0.0
     for name, folder in folders.items():
         # the segments come from the training samples, whatever is scored
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace, config: str, seed: int, folders: dict[str
         target = directory / f"metrics-{name}.json"
         train_data = ["--train-data", str(folders["samples"]), "--metrics", str(target)]
         where = ["--run", str(directory), "--data", str(folder), "--checkpoint", arguments.checkpoint]
+        where += ["--predictions", str(directory / f"predictions-{name}.parquet")]
         started = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.nproc}", "-m",
@@ -132,6 +138,25 @@ def format_table(results: list[dict[str, Any]], configs: list[str]) -> str:
             cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def plot(results: list[dict[str, Any]], configs: list[str], path: Path) -> None:
+    """Expected AUC, shown and all: a dot a seed, a bar at the mean."""
+    try:
+        from matplotlib import pyplot
+    except ModuleNotFoundError:
+        print(f"{path} is not drawn: matplotlib is not installed")
+        return
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 1 + 0.35 * len(configs)), sharey=True, layout="constrained")
+    for axis, name in zip(axes, ("expected AUC, shown", "expected AUC, all"), strict=True):
+        for place, config in enumerate(configs):
+            values = [r[name] for r in results if r["config"] == config]
+            axis.plot(values, [place] * len(values), "o", alpha=0.5)
+            axis.plot([statistics.mean(values)], [place], "k|", markersize=14)
+        axis.set_title(name)
+    axes[0].set_yticks(range(len(configs)), [Path(config).stem for config in configs])
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=120)
 
 
 def prectr(arguments: list[str]) -> float:
