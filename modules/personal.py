@@ -68,17 +68,18 @@ class PersonalSide(nn.Module):
         self.peers_by_item = sorted(peers, key=lambda event: self.item_features.index(peers[event]))
         item_dim = sum(dims[name] for name in self.item_features)
         intent_dim = sum(dims[name] for name in self.history_by_intent.values())
-        sides = ["user"] * parts.own + ["query", "group"] * parts.peers if parts.incentive != "none" else []
+        sides = ["user"] * parts.own + ["query", "group"] * parts.peers
         self.statistics = nn.ModuleDict({who: LevelStatistics(num_levels + 1) for who in sides})
         self.preference: RelevancePreference | None = None
         self.incentive: RelevanceIncentive | None = None
         self.taste: Taste | None = None
-        if parts.incentive != "none":
+        if parts.own or parts.peers:
             self.preference = RelevancePreference(
                 intent_dim, item_dim, num_levels, own=parts.own, peers=parts.peers,
                 statistics_dim=2 * num_levels + 4, num_counts=4, gate=parts.gate, dim=parts.dim,
                 num_heads=parts.heads,
             )  # fmt: skip
+        if parts.incentive != "none" and self.preference is not None:
             values = num_levels if parts.incentive == "per_level" and mixture else 1
             self.incentive = RelevanceIncentive(relevance_dim, parts.dim, values)
         if parts.taste:
@@ -96,10 +97,11 @@ class PersonalSide(nn.Module):
             features += [taste.mean.unsqueeze(1), taste.variance.unsqueeze(1)]
         preference = self._preference(batch, looked_up, slots) if self.preference is not None else None
         incentive = None
-        if self.incentive is not None and preference is not None:
-            incentive = self.incentive(relevance, preference.vector)
-            shift = shift + incentive.tau
+        if preference is not None:
             features.append(preference.vector)
+            if self.incentive is not None:
+                incentive = self.incentive(relevance, preference.vector)
+                shift = shift + incentive.tau
         return Personal(shift, torch.cat(features, dim=1), preference, incentive, taste)
 
     def _taste(self, batch: SearchInputs, slots: CandidateSlots) -> Posterior:

@@ -100,6 +100,9 @@ class DataConfig(Section):
     examination: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None = None
     """Chance that position 1, 2, ... is looked at, against position 1; deeper ones share the last. null: estimated from the
     clicks before the validation part, within each level. A position that is not logged counts as looked at."""
+    train_minimum_grade: float | None = None
+    """Leaves out of the train split the candidates whose grade is below this or unknown, to learn from exposure as narrow as
+    behind a coarse ranking stage; histories, counters and the other splits keep all."""
     split: Split = Split()
     memory: str = "2GB"
     """What preparation may hold in memory, whatever the log's size."""
@@ -279,7 +282,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
         preference = self.model.preference
-        unread: tuple[str, ...] = () if self.model.interest or preference.own or preference.taste else ("history_",)
+        unread: tuple[str, ...] = () if self.model.interest or preference.own else ("history_",)
         unread += () if preference.peers else ("peer_",)
         self.features = {n: f for n, f in self.features.items() if not n.startswith(unread)}
         for name, feature in self.features.items():

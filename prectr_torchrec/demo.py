@@ -13,13 +13,13 @@ from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.training.report import write_report
 
-RUNS = {"prectr": "demo", "din": "demo_din", "dnn": "demo_dnn"}
+RUNS = {"prectr_v2": "demo", "prectr_v1": "demo_v1", "din": "demo_din", "dnn": "demo_dnn"}
 """Name in the report -> shipped configuration."""
 RANKS = 2
 
 
 def demo(out: Path) -> None:
-    """Simulates a log, prepares it, trains PRECTR and two baselines on two ranks through TorchX, evaluates, writes the report.
+    """Simulates a log, prepares it, trains PRECTR-V2, V1 and two baselines on two ranks through TorchX, evaluates, reports.
 
     Finished steps are skipped, so that repeating it is quick.
 
@@ -34,7 +34,7 @@ def demo(out: Path) -> None:
     if not (log / "meta.json").exists():
         simulate(log)
     _say(f"2/5  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
-    config, oracle = load_config(RUNS["prectr"]), log / "eval" / "oracle.parquet"
+    config, oracle = load_config(RUNS["prectr_v2"]), log / "eval" / "oracle.parquet"
     config.data.split.test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
     prepare(config.data, config.text, log / "raw", samples)
     prepare(config.data, config.text, log / "raw", candidates, candidates=oracle)

@@ -182,10 +182,12 @@ class _Job:
             return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {}
         begins = split_times(con, self.data)
         labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance FROM events WHERE timestamp"
+        least = self.data.train_minimum_grade
+        narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.* "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query"
         return {
-            "train": f"{labelled} < {begins['validation']}",
+            "train": f"{labelled} < {begins['validation']}{narrow}",
             "validation": f"{labelled} >= {begins['validation']} AND timestamp < {begins['test']}",
             "test": f"{labelled} >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",

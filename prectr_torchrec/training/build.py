@@ -172,7 +172,7 @@ def _check_events(config: RunConfig, history: dict[str, str], peers: dict[str, s
     if model.preference.incentive != "none" and not (model.preference.own or model.preference.peers):
         raise ConfigError("model.preference.incentive: needs model.preference.own or peers, the preference it compares with")
     compared = {target for target in history.values() if target.startswith("candidate_")}
-    if model.preference.peers and set(peers.values()) != compared:
+    if model.preference.peers and model.preference.own and set(peers.values()) != compared:
         missing = ", ".join(sorted(compared ^ set(peers.values())))
         raise ConfigError(
             f"model.preference.peers: peer_* and history_* features must be compared with the same candidate_* ones; {missing} "

@@ -58,6 +58,19 @@ def test_a_log_without_history_or_peers_wanted_has_empty_lists(tmp_path: Path) -
     assert all(row["history_item_id"] == row["history_title"] == row["peer_item_id"] == [] for row in rows)
 
 
+def test_narrow_exposure_cuts_training_candidates_and_nothing_else(tmp_path: Path) -> None:
+    raw, data = random_log(3), DataConfig(**SMALL)
+    run(raw, tmp_path / "wide", data)
+    run(raw, tmp_path / "narrow", data.model_copy(update={"train_minimum_grade": 2.0}))
+    wide, narrow = ({r["request_id"]: r for r in read_split(tmp_path / name / "out", "train")} for name in ("wide", "narrow"))
+    kept = {key: [i for i, g in enumerate(row["candidate_relevance"]) if g is not None and g >= 2.0] for key, row in wide.items()}
+    assert list(narrow) == [key for key in wide if kept[key]] and len(narrow) < len(wide)
+    for key, row in narrow.items():
+        assert row["candidate_item_id"] == [wide[key]["candidate_item_id"][i] for i in kept[key]]
+        assert row["history_item_id"] == wide[key]["history_item_id"] and row["user_shown"] == wide[key]["user_shown"]
+    assert read_split(tmp_path / "narrow" / "out", "test") == read_split(tmp_path / "wide" / "out", "test")
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_moving_an_event_past_a_request_changes_no_feature_of_it(tmp_path: Path, seed: int) -> None:
     raw, data = random_log(seed), DataConfig(**SMALL)

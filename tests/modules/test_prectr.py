@@ -54,6 +54,13 @@ def small(**model: Any) -> RunConfig:
         {"known_grade": "feature"},
         {"known_grade": "none"},
         {"cross_layers": 2},
+        {"preference": {}},
+        {"preference": {"own": True, "incentive": "shared"}},
+        {"preference": {"peers": True, "incentive": "per_level"}},
+        {"preference": {"own": True, "peers": True, "incentive": "shared", "gate": "mlp"}},
+        {"preference": {"own": True, "peers": True, "incentive": "shared", "gate": "none"}},
+        {"preference": {"taste": 8}, "interest": False},
+        {"preference": {"own": True, "incentive": "per_level"}, "mixture": False},
     ],
 )
 def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, model: dict[str, Any]) -> None:
@@ -64,6 +71,31 @@ def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, m
     assert loss.isfinite() and report["logit"].shape == (config.batch.candidates,)
     silent = [n for n, p in task.named_parameters() if p.grad is None]
     assert silent == []
+
+
+@pytest.mark.parametrize("negatives", ["noise", "swap"])
+def test_debias_reaches_every_parameter_of_the_relevance_side_and_is_off_when_scoring(data: Path, negatives: str) -> None:
+    config = small_config(objective={"debias": {"weight": 0.5, "negatives": negatives}})
+    task = build(config, data).train()
+    batch = batches(config, data)[0]
+    loss, report = task(batch)
+    loss.backward()
+    assert report["debias"] >= 0 and report["lowered_anchor"] > 0
+    assert [n for n, p in task.named_parameters() if p.grad is None] == []
+    assert "debias" not in task.eval()(batch)[1]
+
+
+def test_taste_and_preference_follow_the_own_past(data: Path) -> None:
+    config = small()
+    task = build(config, data)
+    batch = next(b for b in batches(config, data) if b.history_lengths.any())
+    before = run(task, batch).personal
+    after = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).personal
+    with_history = (batch.history_lengths > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
+    assert before.taste is not None and after.taste is not None and before.preference is not None and after.preference is not None
+    assert not torch.allclose(after.taste.mean[with_history], before.taste.mean[with_history])
+    assert after.taste.mean[~with_history].eq(before.taste.mean[~with_history]).all()
+    assert not torch.allclose(after.preference.vector[with_history], before.preference.vector[with_history])
 
 
 def test_padding_changes_no_real_candidate(data: Path) -> None:

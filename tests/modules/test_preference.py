@@ -20,9 +20,10 @@ def run(module: RelevancePreference, own: Events, peers: Events) -> tuple[torch.
     to_request = torch.tensor([0, 1, 1])
     slots = CandidateSlots(to_request, torch.ones(C), R)
     torch.manual_seed(1)
-    out = module(
-        torch.randn(R, D), own, torch.randn(C, D), own, peers, slots, to_request, torch.randn(R, 5), torch.rand(R, 4)
-    )  # fmt: skip
+    intent, items, counts = torch.randn(R, D), torch.randn(C, D), torch.rand(R, 4)
+    own_statistics = torch.rand(R, 5) * (own.lengths > 0).unsqueeze(1)  # counters are zero where there is no event
+    peer_statistics = torch.rand(R, 10) * (peers.lengths > 0).unsqueeze(1)
+    out = module(intent, own, items, own, peers, slots, to_request, own_statistics, peer_statistics, counts)
     return out.vector, out.weights
 
 

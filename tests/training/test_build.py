@@ -49,9 +49,22 @@ def test_pretrained_encoder_with_another_vocabulary_is_refused(tokenizer: Path, 
     assert "has another vocabulary" in refused(tokenizer, text={"path": str(other)})
 
 
-def test_feature_that_nothing_reads_is_refused(tokenizer: Path) -> None:
-    features = {"peer_item_id": {"table": "item", "sequence": "peer"}}
-    assert "features.peer_item_id: nothing in this model reads it" in refused(tokenizer, features=features)
+def test_peers_compared_with_other_features_than_the_history_are_refused(tokenizer: Path) -> None:
+    features = {"peer_brand_id": {"table": "brand", "sequence": "peer"}}
+    assert "model.preference.peers: peer_* and history_* features must be compared" in refused(tokenizer, features=features)
+
+
+def test_an_incentive_without_a_preference_is_refused(tokenizer: Path) -> None:
+    message = refused(tokenizer, model={"preference": {"incentive": "shared"}})
+    assert message.startswith("model.preference.incentive: needs model.preference.own or peers")
+
+
+@pytest.mark.parametrize("part", ["interest", "preference.own"])
+def test_features_of_events_that_no_part_reads_are_left_out(part: str) -> None:
+    reading = {"interest": part == "interest", "preference": {"own": True} if part == "preference.own" else {}}
+    with_part, without = small_config(model=reading), small_config(model={"interest": False, "preference": {}})
+    assert "history_item_id" in with_part.features and "peer_item_id" not in with_part.features
+    assert "history_item_id" not in without.features
 
 
 def test_unknown_stemmer_names_the_nearest(tokenizer: Path) -> None:

@@ -1,7 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from prectr_torchrec.training.objectives import anchor_loss, consistency_loss, weighted_mean
+from prectr_torchrec.config import DebiasConfig
+from prectr_torchrec.modules import OtherTexts
+from prectr_torchrec.training.objectives import anchor_loss, consistency_loss, debias_loss, lowered_distance, weighted_mean
 
 
 def test_anchor_is_the_cross_entropy_of_graded_rows_alone() -> None:
@@ -37,3 +41,52 @@ def test_consistency_pushes_the_levels_apart_in_the_right_direction() -> None:
 
 def test_weighted_mean_of_no_row_is_zero() -> None:
     assert weighted_mean(torch.ones(3), torch.zeros(3)).item() == 0.0
+
+
+def output(logit: list[float], other_logit: list[float], log_pi: torch.Tensor) -> SimpleNamespace:
+    """What `debias_loss` reads of a scored batch."""
+    other = OtherTexts(log_pi, torch.ones(len(logit), dtype=torch.bool), torch.tensor(other_logit))
+    click = SimpleNamespace(logit=torch.tensor(logit, requires_grad=True))
+    return SimpleNamespace(reference_click=click, noised=other, swapped=other)
+
+
+def rows(level: list[int], weight: float = 1.0) -> SimpleNamespace:
+    return SimpleNamespace(level=torch.tensor(level), click_weight=torch.full((len(level),), weight))
+
+
+DEBIAS = DebiasConfig(weight=1.0, margin=0.5, clip=1.0, quantile=0.0)
+LOG_PI = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(3, -1)
+
+
+def test_lowered_copies_are_below_relevant_rows_and_above_nothing() -> None:
+    torch.manual_seed(0)
+    level = torch.tensor([0, 1, 2, 3, 4]).repeat(200)
+    distance = lowered_distance(level, DEBIAS)
+    assert distance[level < 3].eq(0).all()
+    for graded in (3, 4):
+        assert set(distance[level == graded].tolist()) == set(map(float, range(1, graded)))
+    swapped = lowered_distance(level, DebiasConfig(negatives="swap"))
+    assert (level - swapped)[level >= 3].eq(1).all()
+
+
+def test_debias_hinge_golden_values() -> None:
+    # margin 0.5 a level: 0.5 * 2 - (1.0 - 0.8) = 0.8; 0.5 - 3 < 0 is none; clipped at 1
+    distance = torch.tensor([2.0, 1.0, 3.0])
+    hinge, anchor = debias_loss(output([1.0, 3.0, 0.0], [0.8, 0.0, 4.0], LOG_PI), rows([3, 3, 4]), distance, DEBIAS)
+    assert hinge.item() == pytest.approx((0.8 + 0.0 + 1.0) / 3)
+    assert anchor.item() == pytest.approx(-(LOG_PI[0, 0] + LOG_PI[0, 1] + LOG_PI[0, 0]).item() / 3)  # rebuilt levels 1, 2, 1
+
+
+def test_debias_leaves_out_positives_that_score_low_themselves() -> None:
+    config = DEBIAS.model_copy(update={"quantile": 0.5})
+    scored = output([-5.0, 1.0, 1.0], [-5.0, 1.0, 1.0], LOG_PI)
+    hinge, _ = debias_loss(scored, rows([3, 3, 3]), torch.ones(3), config)
+    hinge.backward()
+    assert scored.reference_click.logit.grad[0] == 0 and (scored.reference_click.logit.grad[1:] < 0).all()
+
+
+def test_debias_without_relevant_or_without_shown_rows_is_zero() -> None:
+    for level, weight in (([0, 1, 2], 1.0), ([4, 4, 4], 0.0)):
+        distance = lowered_distance(torch.tensor(level), DEBIAS)
+        hinge, anchor = debias_loss(output([1.0] * 3, [1.0] * 3, LOG_PI), rows(level, weight), distance, DEBIAS)
+        assert hinge.item() == 0.0 and anchor.item() == 0.0
