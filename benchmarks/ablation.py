@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,11 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from common import describe
 
 from prectr_torchrec.config import load_config
+from prectr_torchrec.data.schema import MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")
+OWN_COUNTERS = ("user_events", "user_query_events", "user_shown", "user_clicked", "user_examined")
 
 
 def main() -> None:
@@ -35,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--checkpoint", default="best", help="best by the validation split, or last")
+    parser.add_argument("--shuffled", action="store_true", help="also score with the own past of another request: a control")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every configuration")
     arguments = parser.parse_args()
     machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")
@@ -69,7 +75,25 @@ def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[
     for name, candidates in wanted.items():
         extra = ["--candidates", str(candidates)] if candidates else []
         prectr(["prepare", "--config", config, "--raw", str(raw), "--out", str(base / name), *extra, *sets(overrides)])
-    return {name: base / name for name in wanted}
+    if arguments.shuffled:
+        shuffle_own_past(base / "candidates", base / "shuffled")
+    return {name: base / name for name in (*wanted, *["shuffled"] * arguments.shuffled)}
+
+
+def shuffle_own_past(folder: Path, out: Path) -> None:
+    """Copies candidate samples with histories and own counters permuted among the requests."""
+    if (out / MANIFEST).exists():
+        return
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.glob("*/*.parquet")):
+        table = pq.read_table(path)
+        order = rng.permutation(table.num_rows)
+        for number, name in enumerate(table.column_names):
+            if name.startswith("history_") or name in OWN_COUNTERS:
+                table = table.set_column(number, table.schema.field(number), table[name].take(order))
+        (out / path.parent.name).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, out / path.parent.name / path.name, compression="zstd", row_group_size=1024)
+    shutil.copy(folder / MANIFEST, out / MANIFEST)
 
 
 def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, folders: dict[str, Path]) -> dict[str, Any]:
@@ -118,6 +142,9 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
         "calibration": position["calibration"],
     }
     figures |= {f"all, users of {name}": segments.get(name, {}).get("expected_auc_all") for name in ACTIVITY}
+    if "shuffled" in measured:
+        shuffled = measured["shuffled"]["oracle"]["expected_auc"]
+        figures |= {f"own past shuffled, {part}": shuffled[part]["model"] for part in ("shown", "all")}
     if "unseen" in measured:
         relevance = measured["unseen"]["relevance"]["all"]
         figures |= {f"unseen queries, {key}": relevance[key] for key in ("auc", "spearman", "quadratic_kappa", "pair_accuracy")}
