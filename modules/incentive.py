@@ -35,11 +35,7 @@ class RelevanceIncentive(nn.Module):
         super().__init__()
         self.relevance = nn.Linear(relevance_dim, preference_dim)
         self.gate = nn.Linear(4 * preference_dim, 3)
-        self.raise_, self.lower = (
-            nn.Sequential(nn.Linear(4 * preference_dim, hidden), nn.ReLU(), nn.Linear(hidden, num_values)) for _ in range(2)
-        )
-        for expert in (self.raise_, self.lower):
-            nn.init.constant_(expert[-1].bias, -2.0)  # begins as a small correction
+        self.raise_, self.lower = (_expert(4 * preference_dim, hidden, num_values) for _ in range(2))
 
     def forward(self, relevance: Tensor, preference: Tensor) -> Incentive:
         """Args: relevance: (C, relevance_dim); preference: (C, preference_dim)."""
@@ -48,6 +44,12 @@ class RelevanceIncentive(nn.Module):
         gate = self.gate(w).softmax(1)
         tau = gate[:, :1] * F.softplus(self.raise_(w)) - gate[:, 1:2] * F.softplus(self.lower(w))
         return Incentive(tau, gate)
+
+
+def _expert(in_dim: int, hidden: int, num_values: int) -> nn.Sequential:
+    last = nn.Linear(hidden, num_values)
+    nn.init.constant_(last.bias, -2.0)  # begins as a small correction
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), last)
 
 
 def load_balance(gate: Tensor, weight: Tensor) -> Tensor:

@@ -182,8 +182,8 @@ class PRECTR(nn.Module):
 
     def _noised(self, batch: SearchInputs, query: Tensor, title: Tensor, match: Tensor, noise: Tensor, z: Tensor) -> OtherTexts:
         real = batch.candidate_weight > 0
-        texts = [_with_noise(text, noise, real) for text in (query, title, match)]
-        return self._other(*texts, real, z)
+        query, title, match = (_with_noise(text, noise, real) for text in (query, title, match))
+        return self._other(query, title, match, real, z)
 
     def _other(self, query: Tensor, title: Tensor, match: Tensor, foreign: Tensor, z: Tensor) -> OtherTexts:
         """The text reaches the score through the level distribution alone: the click tower sees the logged candidate."""

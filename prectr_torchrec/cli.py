@@ -138,6 +138,25 @@ def evaluate(
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Option(help="Run directory.")],
+    data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
+    request: Annotated[int, typer.Option(help="Request id.")],
+    split: Annotated[str | None, typer.Option(help="Where the request is: test where there is one, else candidates.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write the same to.")] = None,
+    checkpoint: Checkpoint = Checkpoint.best,
+) -> None:
+    """Take one request apart: what of the model makes each candidate's score, and which past events it looks at."""
+    from prectr_torchrec.training.evaluate import write_json
+    from prectr_torchrec.training.explain import explain, format_explanation
+
+    found = explain(run, data, request, split=split, checkpoint=checkpoint.value)
+    typer.echo(format_explanation(found))
+    if json_file is not None:
+        write_json(found, json_file)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories; the first one leads.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),

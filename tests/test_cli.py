@@ -14,7 +14,7 @@ from prectr_torchrec.training import launch
 from prectr_torchrec.training.evaluate import _parse
 
 PRECTR = str(Path(sys.executable).parent / "prectr")
-COMMANDS = ("simulate", "prepare", "train", "evaluate", "report", "demo", "config", "doctor")
+COMMANDS = ("simulate", "prepare", "train", "evaluate", "explain", "report", "demo", "config", "doctor")
 
 
 def prectr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -54,6 +54,7 @@ def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -
         (["config", "--config", "nowhere"], "error: no configuration 'nowhere'"),
         (["simulate", "--out", "unused", "--requests", "0"], "error: requests is 0; it must be at least 1"),
         (["report", "nowhere"], "error: "),
+        (["explain", "--run", "nowhere", "--data", "d", "--request", "1"], "error: nowhere: no run directory"),
         (["train", "--config", "nowhere", "--data", "d", "--run", "r"], "error: no configuration 'nowhere'"),
     ],
 )

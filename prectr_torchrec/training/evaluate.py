@@ -19,13 +19,14 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
-from prectr_torchrec.config import Levels, RunConfig, load_config
+from prectr_torchrec.config import Levels, RunConfig
 from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
 from prectr_torchrec.training.files import replace_text
-from prectr_torchrec.training.scoring import score
+from prectr_torchrec.training.personal import personal_measures
+from prectr_torchrec.training.scoring import default_split, load_run, score
 
 ACTIVITY = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}
 """Segments by a user's training impressions, both ends included."""
@@ -37,10 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the job on this rank; `argv` as on the command line."""
     arguments = _parse(argv)
     run, data = arguments.run, arguments.data
-    if not (run / "config.yaml").is_file():
-        raise FileNotFoundError(f"{run}: no run directory (config.yaml is missing); `prectr train` makes one")
-    config = load_config(run / "config.yaml")
-    split = arguments.split or ("test" if (data / "test").is_dir() else "candidates")
+    config = load_run(run)
+    split = arguments.split or default_split(data)
     train = (arguments.train_data or data) / "train"
     _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)
     with process_group(config.train.device) as process:
@@ -81,7 +80,7 @@ def evaluate(
         split: folder of the samples that are scored.
         train: folder of the training samples, for the segments; may be missing.
         predictions: the Parquet file to write, on a file system that all ranks see.
-        oracle: Parquet with request_id, item_id, probability and optionally exposed and relevance.
+        oracle: Parquet with request_id, item_id, probability and optionally exposed, relevance and user_strictness.
 
     Returns:
         The metrics on rank 0, None on the others.
@@ -93,7 +92,7 @@ def evaluate(
     if rank == 0:
         shutil.rmtree(p.parts_folder(predictions), ignore_errors=True)
     _barrier(world_size)
-    p.write_part(_with_progress(rows, rank), predictions, rank)
+    p.write_part(_with_progress(rows, rank), predictions, rank, p.personal_columns(config.model.preference))
     _barrier(world_size)
     if rank != 0:
         return None
@@ -111,6 +110,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
     everything = np.ones(len(table.request_id), dtype=bool)
     click_args = (table.click, table.user_id, table.request_id)
     known = ~np.isnan(table.click)
+    segments = list(_segments(table)) if table.has_training else []
     return {
         "split": split.name,
         "simulated": bool(json.loads(manifest.read_text()).get("simulated", False)) if manifest.is_file() else False,
@@ -121,9 +121,8 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         "grades": m.grade_ndcg(table.click_probability, table.relevance, table.request_id, levels.grade_min),
         "relevance": _relevance(p.load_graded_pairs(predictions, train, memory), levels, table.has_training),
         "oracle": _against_oracle(table, everything),
-        "segments": [
-            {"by": by, "segment": name, **_segment(table, mask)} for by, name, mask in _segments(table) if table.has_training
-        ],
+        "segments": [{"by": by, "segment": name, **_segment(table, mask)} for by, name, mask in segments],
+        "personal": personal_measures(table, levels, {name: mask for by, name, mask in segments if by == "user"}),
         "reliability": m.reliability(table.click_probability_at_position[known], table.click[known]),
     }
 
@@ -139,17 +138,17 @@ def format_metrics(measured: dict[str, Any]) -> str:
     lines = [f"{measured['run']} on {measured['split']}: {measured['rows']:,} rows, {measured['requests']:,} requests{simulated}"]
     click, position = measured["clicks"], measured["clicks_at_position"]
     body = [[name, _number(click[name]), _number(position[name])] for name in click]
-    lines += ["", *_aligned([["logged clicks", "at reference position", "at logged position"], *body])]
+    lines += ["", *aligned([["logged clicks", "at reference position", "at logged position"], *body])]
     body = [[name, _number(value)] for name, value in measured["grades"].items()]
-    lines += ["", *_aligned([["final ranking against grades", ""], *body])]
+    lines += ["", *aligned([["final ranking against grades", ""], *body])]
     if relevance := measured["relevance"]:
         body = [[name, *(_number(part[name]) for part in relevance.values())] for name in relevance["all"]]
-        lines += ["", *_aligned([["relevance tower against grades", *(f"{name} pairs" for name in relevance)], *body])]
+        lines += ["", *aligned([["relevance tower against grades", *(f"{name} pairs" for name in relevance)], *body])]
     if measured["oracle"]:
         lines += ["", *_oracle_lines(measured["oracle"])]
     columns = ["rows", "auc", "gauc_request", "normalized_entropy", "calibration", "expected_auc_shown", "expected_auc_all"]
     body = [[f"{s['by']} {s['segment']}", *(_number(s[c]) for c in columns)] for s in measured["segments"]]
-    lines += ["", *(_aligned([["training impressions", *columns], *body]) if body else [NO_SEGMENTS])]
+    lines += ["", *(aligned([["training impressions", *columns], *body]) if body else [NO_SEGMENTS])]
     return "\n".join(lines)
 
 
@@ -166,7 +165,7 @@ def _oracle_lines(oracle: dict[str, Any]) -> list[str]:
     parts = ("shown", "all")
     body = [[name, *(_number(oracle["expected_auc"][part][name]) for part in parts)] for name in oracle["expected_auc"]["all"]]
     return [
-        *_aligned([["expected AUC (oracle)", *parts], *body]),
+        *aligned([["expected AUC (oracle)", *parts], *body]),
         f"oracle: {oracle['rows']:,} rows, {oracle['unmatched_rows']:,} of them not predicted",
         f"predictions that it lacks: {oracle['unmatched_predictions']:,}",
         "AUC on logged clicks: " + ", ".join(f"{name} {_number(value)}" for name, value in oracle["logged_auc"].items()),
@@ -274,11 +273,12 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """The first column to the left, the others to the right, under a rule."""
+def aligned(rows: list[list[str]], left: int = 1) -> list[str]:
+    """The first `left` columns to the left, the others to the right, under a rule."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+    sides = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    lines = ["  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip() for row in rows]
+    return [lines[0], "-" * sum(widths, 2 * (len(widths) - 1)), *lines[1:]]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -289,7 +289,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--predictions", type=Path, help="Parquet file to write; default: predictions-<split>.parquet in the run")
     parser.add_argument("--metrics", type=Path, help="JSON file to write; default: metrics-<split>.json in the run")
-    parser.add_argument("--oracle", type=Path, help="Parquet with request_id, item_id, probability[, exposed, relevance]")
+    optional = ", ".join(p.ORACLE_OPTIONAL)
+    parser.add_argument("--oracle", type=Path, help=f"Parquet with request_id, item_id, probability[, {optional}]")
     parser.add_argument("--train-data", type=Path, help="prepared folder whose train split defines the segments; default: --data")
     return parser.parse_args(argv)
 

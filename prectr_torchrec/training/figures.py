@@ -24,6 +24,7 @@ CURVE_POINTS = 200
 
 CLICK_TERMS = {"bce": "Click loss (BCE)", "consistency": "Level consistency"}
 GRADE_TERMS = {"anchor": "Relevance anchor"}
+SIDES = {"own": "own history", "peers": "peers", "prior": "prior"}
 CHECKS = {"ne": "Validation normalised entropy", "auc": "Validation AUC"}
 
 
@@ -80,6 +81,44 @@ def activity_figure(panels: dict[str, dict[str, dict[str, float]]]) -> Figure | 
         axis.set_xticks(range(len(segments)), segments)
         axis.set_xlabel("training impressions of the user")
         axis.set_title(heading)
+        axis.grid(False, axis="x")
+    _legend(figure, axes)
+    return figure
+
+
+def incentive_figure(runs: dict[str, Metrics]) -> Figure | None:
+    """Mean incentive against the level, a panel a run; `runs`: run -> `personal.incentive_by_strictness`."""
+    if not runs:
+        return None
+    figure, axes = _panels(len(runs))
+    for axis, (name, groups) in zip(axes, runs.items(), strict=True):
+        for i, (group, found) in enumerate(groups.items()):
+            values = np.array(found["by_level"], dtype=np.float64)  # NaN where None
+            x = np.arange(1, len(values) + 1)
+            axis.plot(x, values, DASHES[i], color=COLOURS[i], marker="o", markersize=4, label=f"{group} users")
+        axis.set(title=name, xlabel="relevance level", ylabel="mean incentive, logits")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    limits = [axis.get_ylim() for axis in axes]
+    for axis in axes:
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        axis.axhline(0, color=INK, alpha=0.4, linewidth=1)
+    _legend(figure, axes)
+    return figure
+
+
+def weights_figure(runs: dict[str, dict[str, dict[str, float]]]) -> Figure | None:
+    """Shares of the preference, stacked, by user activity, a panel a run; `runs`: run -> segment -> side -> weight."""
+    if not runs:
+        return None
+    figure, axes = _panels(len(runs))
+    for axis, (name, segments) in zip(axes, runs.items(), strict=True):
+        bottom = np.zeros(len(segments))
+        for i, side in enumerate(next(iter(segments.values()))):
+            heights = np.array([weights[side] for weights in segments.values()])
+            axis.bar(range(len(segments)), heights, 0.7, bottom=bottom, color=COLOURS[i], label=SIDES[side])
+            bottom += heights
+        axis.set_xticks(range(len(segments)), list(segments))
+        axis.set(title=name, xlabel="training impressions of the user", ylabel="mean weight", ylim=(0, 1))
         axis.grid(False, axis="x")
     _legend(figure, axes)
     return figure

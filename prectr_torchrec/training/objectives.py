@@ -59,7 +59,20 @@ class Objective(nn.Module):
         report["logit"] = output.click.logit.detach()
         report["reference_logit"] = output.reference_click.logit.detach()
         report["log_pi"] = output.relevance.log_pi.detach()
-        return loss, report
+        return loss, report | _parts(output)
+
+
+def _parts(output: PRECTROutput) -> dict[str, Tensor]:
+    """What the model says of each candidate besides its score, where it has the part: `level_logits` (C, K), `incentive` (C,),
+    mean over levels, `preference_weights` (C, 3) of own, peers and prior, `taste` (C,)."""
+    parts = {"level_logits": output.level_logits}
+    if output.incentive is not None:
+        parts["incentive"] = output.incentive.tau.mean(1)
+    if output.personal.preference is not None:
+        parts["preference_weights"] = output.personal.preference.weights
+    if output.personal.taste is not None:
+        parts["taste"] = output.personal.taste.mean
+    return {name: part.detach() for name, part in parts.items()}
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ DuckDB merges and joins within a memory bound, spilling beside the predictions. 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prectr_torchrec.config import PreferenceConfig
+
 Array = NDArray[Any]
 Rows = dict[str, Array]
 """One scored batch, real rows only, n of them: request_id, item_id, user_id (n,) int64; click_probability (n,) float32, the
 position held at its reference; logged_logit (n,) float32, at the logged position; relevance_probabilities (n, K) float32, the
-tower's own; relevance, click (n,) float32, NaN where missing. Other keys are not kept."""
+tower's own; relevance, click (n,) float32, NaN where missing; the `personal_columns` of the run (n,) float32. Other keys are not
+kept."""
+
+WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
+"""How much of a candidate's relevance preference is the own history, the peers, the prior."""
+PERSONAL = ("incentive", *WEIGHTS, "taste")
 
 PART_SCHEMA = pa.schema(
     {
@@ -35,10 +42,12 @@ PART_SCHEMA = pa.schema(
         "click": pa.int8(),
     }
 )
-SCHEMA = PART_SCHEMA.insert(3, pa.field("query_id", pa.int64()))
-"""Of the finished file. `click_probability` holds the position at its reference, `click_probability_at_position` takes the logged
-one; `relevance` and `click` are null where not known."""
+"""Of the parts, before the `personal_columns`; the finished file has `query_id` too. `click_probability` holds the position at
+its reference, `click_probability_at_position` takes the logged one; `relevance` and `click` are null where not known."""
 ROW_GROUP = 65536
+
+
+ORACLE_OPTIONAL = ("relevance", "exposed", "user_strictness")
 
 
 @dataclass
@@ -49,6 +58,7 @@ class Oracle:
     relevance: Array
     exposed: Array
     """1 or 0, NaN unknown."""
+    user_strictness: Array
     rows: int
     unmatched: int
     """Oracle rows without a prediction."""
@@ -72,6 +82,8 @@ class Table:
     item_impressions: Array
     has_training: bool
     """False: there is no training split, and the three counts above say nothing."""
+    personal: dict[str, Array]
+    """Those of `PERSONAL` that the predictions have, (n,) each."""
     oracle: Oracle | None
 
 
@@ -86,24 +98,32 @@ class GradedPairs:
     query_impressions: Array
 
 
+def personal_columns(preference: PreferenceConfig) -> list[str]:
+    """Those of `PERSONAL` that a run with these parts predicts; incentive and taste are in logits."""
+    weighs = preference.own or preference.peers
+    there = {"incentive": preference.incentive != "none", **dict.fromkeys(WEIGHTS, weighs), "taste": preference.taste > 0}
+    return [name for name in PERSONAL if there[name]]
+
+
 def parts_folder(predictions: Path) -> Path:
     """Where the ranks put their parts; must lie on a file system that all of them see."""
     return predictions.with_name(predictions.name + ".parts")
 
 
-def write_part(rows: Iterable[Rows], predictions: Path, rank: int) -> None:
-    """Streams one rank's rows to its part, which appears only when whole."""
+def write_part(rows: Iterable[Rows], predictions: Path, rank: int, personal: Sequence[str] = ()) -> None:
+    """Streams one rank's rows to its part, which appears only when whole; `personal`: the run's `personal_columns`."""
+    schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in personal})])
     path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    with pq.ParquetWriter(unfinished, PART_SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         waiting: list[pa.RecordBatch] = []
         for batch in rows:
-            waiting.append(_record_batch(batch))
+            waiting.append(_record_batch(batch, schema))
             if sum(len(b) for b in waiting) >= ROW_GROUP:
                 writer.write_table(pa.Table.from_batches(waiting))
                 waiting = []
-        writer.write_table(pa.Table.from_batches(waiting, PART_SCHEMA))
+        writer.write_table(pa.Table.from_batches(waiting, schema))
     unfinished.replace(path)
 
 
@@ -128,6 +148,7 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
     if missing:
         raise ValueError(f"{folder}: {', '.join(missing)} not there; give --predictions on a file system that all ranks share")
     unfinished = predictions.with_name(predictions.name + ".tmp")
+    schema = pq.read_schema(parts[0]).insert(3, pa.field("query_id", pa.int64()))
     with connect(memory, folder) as db:
         ordered = db.sql(
             f"""
@@ -136,14 +157,14 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
                     generate_subscripts(candidate_item_id, 1) AS place
                 FROM {parquet(sample_files(split), "filename = true", "file_row_number = true")}
             )
-            SELECT {", ".join(SCHEMA.names)}
+            SELECT {", ".join(schema.names)}
             FROM {parquet(parts)} JOIN samples USING (request_id, item_id)
             ORDER BY samples.filename, samples.file_row_number, place
             """
         )
-        with pq.ParquetWriter(unfinished, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             for batch in ordered.to_arrow_reader(ROW_GROUP):
-                writer.write_batch(batch.cast(SCHEMA))
+                writer.write_batch(batch.cast(schema))
         candidates = _scalar(db, f"SELECT coalesce(sum(len(candidate_item_id)), 0) FROM {parquet(sample_files(split))}")
     scored, merged = sum(pq.read_metadata(p).num_rows for p in parts), pq.read_metadata(unfinished).num_rows
     assert scored == merged == candidates, f"{split}: {candidates} candidates, {scored} rows scored, {merged} of them candidates"
@@ -177,7 +198,7 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
     Args:
         predictions: the merged file.
         train: folder of the training samples; may be missing.
-        oracle: Parquet with request_id, item_id, probability, and optionally exposed and relevance.
+        oracle: Parquet with request_id, item_id, probability, and optionally exposed, relevance and user_strictness.
         memory: DuckDB's limit.
 
     Raises:
@@ -185,6 +206,7 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
         ValueError: the oracle lacks a column or holds a row twice, or a prediction is not finite.
     """
     relation = parquet([predictions])
+    personal = [name for name in PERSONAL if name in pq.read_schema(predictions).names]
     with connect(memory, predictions.parent) as db:
         _check_finite(db, predictions)
         counts = {who: _impressions(train, f"{who}_id") for who in ("user", "query", "item")}
@@ -197,9 +219,8 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
                 coalesce(u.impressions, 0) AS user_impressions,
                 coalesce(q.impressions, 0) AS query_impressions,
                 coalesce(i.impressions, 0) AS item_impressions,
-                coalesce(o.probability, 'nan'::DOUBLE) AS oracle_probability,
-                coalesce(o.relevance, 'nan'::DOUBLE) AS oracle_relevance,
-                coalesce(o.exposed, 'nan'::DOUBLE) AS oracle_exposed
+                {", ".join(f"coalesce(o.{name}, 'nan'::DOUBLE) AS oracle_{name}" for name in ("probability", *ORACLE_OPTIONAL))}
+                {"".join(f", p.{name}" for name in personal)}
             FROM {relation} p
             LEFT JOIN ({counts["user"]}) u USING (user_id)
             LEFT JOIN ({counts["query"]}) q USING (query_id)
@@ -208,9 +229,11 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
             """
         ).fetchnumpy()
         columns = {name: np.asarray(column) for name, column in columns.items()}
-        probability, relevance, exposed = (columns.pop(f"oracle_{name}") for name in ("probability", "relevance", "exposed"))
-        joined = Oracle(probability, relevance, exposed, *_oracle_counts(db, relation)) if oracle else None
-    return Table(**columns, has_training=train.is_dir(), oracle=joined)
+        truth = {name: columns.pop(f"oracle_{name}") for name in ("probability", *ORACLE_OPTIONAL)}
+        rows, unmatched, unmatched_exposed = _oracle_counts(db, relation)
+        joined = Oracle(**truth, rows=rows, unmatched=unmatched, unmatched_exposed=unmatched_exposed) if oracle else None
+    parts = {name: columns.pop(name) for name in personal}
+    return Table(**columns, has_training=train.is_dir(), personal=parts, oracle=joined)
 
 
 def load_graded_pairs(predictions: Path, train: Path, memory: str) -> GradedPairs:
@@ -257,9 +280,9 @@ def sample_files(split: Path) -> list[Path]:
     return files
 
 
-def _record_batch(rows: Rows) -> pa.RecordBatch:
+def _record_batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
     arrays = []
-    for field in PART_SCHEMA:
+    for field in schema:
         if field.name == "relevance_probabilities":
             pi = rows[field.name]
             offsets = np.arange(len(pi) + 1, dtype=np.int32) * pi.shape[1]
@@ -269,7 +292,7 @@ def _record_batch(rows: Rows) -> pa.RecordBatch:
         else:
             missing = np.isnan(rows[field.name]) if field.name in ("relevance", "click") else None
             arrays.append(pa.array(rows[field.name], mask=missing).cast(field.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=PART_SCHEMA)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _impressions(train: Path, column: str) -> str:
@@ -286,12 +309,13 @@ def _impressions(train: Path, column: str) -> str:
 
 def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None) -> str:
     if oracle is None:
-        return "SELECT 0 AS request_id, 0 AS item_id, 0.0 AS probability, 0.0 AS relevance, 0.0 AS exposed WHERE false"
+        optional = ", ".join(f"0.0 AS {name}" for name in ("probability", *ORACLE_OPTIONAL))
+        return f"SELECT 0 AS request_id, 0 AS item_id, {optional} WHERE false"
     relation, found = parquet([oracle]), oracle_columns(oracle)
     twice = db.execute(f"SELECT request_id, item_id FROM {relation} GROUP BY ALL HAVING count(*) > 1 LIMIT 1").fetchone()
     if twice:
         raise ValueError(f"{oracle}: request_id {twice[0]}, item_id {twice[1]} stands there more than once")
-    optional = ", ".join(f"{n if n in found else 'NULL'}::DOUBLE AS {n}" for n in ("relevance", "exposed"))
+    optional = ", ".join(f"{n if n in found else 'NULL'}::DOUBLE AS {n}" for n in ORACLE_OPTIONAL)
     return f"SELECT request_id, item_id, probability::DOUBLE AS probability, {optional} FROM {relation}"
 
 

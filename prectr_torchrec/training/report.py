@@ -34,6 +34,11 @@ CALIBRATION = (
     "On the diagonal a prediction means what it says."
 )
 
+WEIGHTS = (
+    "What a user's relevance preference is drawn from, by how often the user was seen in training: the own history, other users "
+    "under the query and its group, and the learned prior; means over candidates."
+)
+
 RELEVANCE = {
     "pairs": "Graded pairs",
     "spearman": "Spearman",
@@ -60,12 +65,14 @@ def write_report(
     """
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
     curves = {name: [json.loads(line) for line in read_lines(run / "metrics.jsonl")] for name, run in runs.items()}
-    activity = _activity(measured)
+    activity, incentive, weights = _activity(measured), _personal(measured, "incentive"), _personal(measured, "weights")
     with figures.style():
         sections = [
             _comparison(measured),
             _figure("Training", figures.training_figure(curves), "Loss terms on training rows, measures on validation rows."),
             _figure("Users by activity", figures.activity_figure(activity), _activity_text(activity)),
+            _figure("Incentive by relevance", figures.incentive_figure(incentive), _incentive_text(incentive)),
+            _figure("Preference by activity", figures.weights_figure(weights), WEIGHTS),
             _figure("Calibration", figures.calibration_figure({n: f["reliability"] for n, f in measured.items()}), CALIBRATION),
             _relevance(measured),
         ]
@@ -159,6 +166,27 @@ def _activity_text(panels: dict[str, dict[str, dict[str, float]]]) -> str:
     for heading, runs in panels.items():
         name, values = next(iter(runs.items()))
         text += f" {heading}, {name}: " + ", ".join(f"{segment}: {value:.3f}" for segment, value in values.items()) + "."
+    return text
+
+
+def _personal(measured: dict[str, Metrics], part: str) -> dict[str, Metrics]:
+    """Run -> its measures of a personal part, on all candidates where there are any; runs without it are left out."""
+    found = {}
+    for name, of_run in measured.items():
+        sources = [(source or {}).get("personal", {}).get(part) for source in (of_run["truth"], of_run)]
+        if measures := sources[0] or sources[1]:
+            found[name] = measures
+    return found
+
+
+def _incentive_text(runs: dict[str, Metrics]) -> str:
+    """The caption, with the figures of the first run in words."""
+    text = "What the incentive adds to the click logits. Strict and indifferent: the upper and the lower third of users by the "
+    text += "oracle's strictness, which no run has seen."
+    for name, groups in list(runs.items())[:1]:
+        for group, found in groups.items():
+            values = ", ".join("no rows" if value is None else f"{value:+.3f}" for value in found["by_level"])
+            text += f" {name}, {found['users']:,} {group} users, from the lowest level up: {values}."
     return text
 
 

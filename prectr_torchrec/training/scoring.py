@@ -12,13 +12,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import load_config
+from prectr_torchrec.config import RunConfig, load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.training.checkpoint import Checkpoints
+from prectr_torchrec.training.predictions import WEIGHTS
 from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
+
+
+def load_run(run: Path) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        FileNotFoundError: it is no run directory.
+    """
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(f"{run}: no run directory (config.yaml is missing); `prectr train` makes one")
+    return load_config(run / "config.yaml")
+
+
+def default_split(data: Path) -> str:
+    """What is scored where no split is named: `test`, or `candidates` where there is no test."""
+    return "test" if (data / "test").is_dir() else "candidates"
 
 
 def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) -> Iterator[dict[str, NDArray[Any]]]:
@@ -34,9 +51,10 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
     Yields:
         Per batch, real rows only: request_id, item_id, user_id (n,) int64; click_probability, logit (n,) float32 with the
         position at its reference; logged_logit (n,) float32 at the logged position; relevance_probabilities (n, K) float32,
-        the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64.
+        the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64; and
+        those of `predictions.personal_columns` that the run has, (n,) float32.
     """
-    config = load_config(run / "config.yaml")
+    config = load_run(run)
     largest = int(read_manifest(data, config.data)["max_candidates"])
     model, optimizers, _ = build_sharded(config, run, process)
     Checkpoints(run).load(checkpoint, model, None)
@@ -54,10 +72,13 @@ def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[An
     real = batch.candidate_weight > 0
     request = batch.candidate_request
     click = batch.click.masked_fill(batch.click_weight == 0, torch.nan)
-    columns = {
+    columns: dict[str, Tensor] = {
         "request_id": batch.request_id[request], "item_id": batch.item_id, "user_id": batch.user_id[request],
         "click_probability": report["reference_logit"].sigmoid(), "logit": report["reference_logit"],
         "logged_logit": report["logit"], "relevance_probabilities": report["log_pi"].exp(),
         "relevance": batch.relevance, "click": click, "position": batch.position,
+        **{name: report[name] for name in ("incentive", "taste") if name in report},
     }  # fmt: skip
+    if "preference_weights" in report:
+        columns.update(zip(WEIGHTS, report["preference_weights"].unbind(1), strict=True))
     return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}

@@ -29,7 +29,9 @@ STAGE = StageConfig(epochs=1, lr=1e-3, encoder_lr=5e-4, table_lr=0.05, warmup_st
 
 
 def check_parity(data: str, run: str, sharding: str | None, optimizer: str) -> None:
-    config = small_config(sharding, train={"weight_decay": 0.01, "taste_weight_decay": 0.01, "clip_norm": 0.5, "stages": [STAGE.model_dump()]})
+    config = small_config(
+        sharding, train={"weight_decay": 0.01, "taste_weight_decay": 0.01, "clip_norm": 0.5, "stages": [STAGE.model_dump()]}
+    )
     for table in config.tables.values():
         table.optimizer = optimizer  # type: ignore[assignment]
     with process_group("cpu") as process:

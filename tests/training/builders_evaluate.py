@@ -37,7 +37,7 @@ def write_oracle(path: Path, drop: int = 0) -> None:
     request, place = (x.ravel()[drop:] for x in np.mgrid[100 : 100 + REQUESTS, 0:CANDIDATES])
     item, rng = request * 10 + place, np.random.default_rng(9)
     columns = {"request_id": request, "item_id": item, "probability": rng.random(len(item)), "exposed": place < 2}
-    write(path, {**columns, "relevance": 1 + item % 3.0})
+    write(path, {**columns, "relevance": 1 + item % 3.0, "user_strictness": request % 7.0})  # of user request % 7
 
 
 def write(path: Path, columns: dict[str, object]) -> None:
@@ -45,13 +45,24 @@ def write(path: Path, columns: dict[str, object]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True) -> Iterator[Rows]:
-    """The rows of every world_size-th request, a batch each; scores depend on the ids alone."""
+PERSONAL = {"preference": {"own": True, "peers": True, "incentive": "shared", "taste": 8}}
+"""`model` of a run that predicts the personal columns."""
+
+
+def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal: bool = False) -> Iterator[Rows]:
+    """The rows of every world_size-th request, a batch each; scores depend on the ids alone.
+
+    With `personal`, the incentive is the user's number times the grade of `write_oracle`.
+    """
     for request in range(100 + rank, 100 + REQUESTS, world_size):
         item = request * 10 + np.arange(CANDIDATES)
         rng = np.random.default_rng(request)
         click = (rng.random(CANDIDATES) < 0.4).astype(np.float32)
+        weights = np.random.default_rng(request).dirichlet(np.ones(3), CANDIDATES).astype(np.float32)
+        columns = {f"weight_{side}": weights[:, i] for i, side in enumerate(("own", "peers", "prior"))}
+        columns |= {"incentive": (request % 7 * (1 + item % 3)).astype(np.float32), "taste": np.zeros(CANDIDATES, np.float32)}
         yield {
+            **(columns if personal else {}),
             "request_id": np.full(CANDIDATES, request),
             "item_id": item,
             "user_id": np.full(CANDIDATES, request % 7),

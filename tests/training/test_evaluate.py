@@ -14,6 +14,7 @@ import pytest
 from prectr_torchrec.config import RunConfig, dump_config
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training.evaluate import evaluate, format_metrics, main, write_json
+from prectr_torchrec.training.personal import incentive_by_strictness
 from prectr_torchrec.training.predictions import sample_files
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
@@ -28,10 +29,10 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def run(data, rows=None, oracle=None, train=None, **objective):
+def run(data, rows=None, oracle=None, train=None, model=None, **objective):
     return evaluate(
         rows if rows is not None else build.scored(),
-        config=RunConfig(name="small", objective=objective),
+        config=RunConfig(name="small", objective=objective, model=model or {}),
         split=data / "test",
         train=train or data / "train",
         predictions=data.parent / "predictions.parquet",
@@ -70,6 +71,22 @@ def test_predictions_hold_what_was_scored_and_null_where_missing(data):
         assert row["click"] == scored["click"][place]
         assert row["relevance"] == (None if np.isnan(scored["relevance"][place]) else scored["relevance"][place])
         assert row["query_id"] == row["request_id"] % 5
+
+
+def test_personal_columns_are_those_of_the_runs_parts(data):
+    run(data)
+    plain = pq.read_schema(data.parent / "predictions.parquet").names
+    assert not {"incentive", "weight_own", "weight_peers", "weight_prior", "taste"} & set(plain)
+    run(data, build.scored(personal=True), model=build.PERSONAL)
+    assert pq.read_schema(data.parent / "predictions.parquet").names == [
+        *plain, "incentive", "weight_own", "weight_peers", "weight_prior", "taste"
+    ]  # fmt: skip
+    found, scored = rows_of(data), next(iter(build.scored(personal=True)))
+    places = [found["item_id"].index(item) for item in scored["item_id"]]
+    for name in ("incentive", "weight_own", "weight_prior"):
+        assert [found[name][place] for place in places] == scored[name].tolist()
+    run(data, build.scored(personal=True), model={"preference": {"peers": True}})
+    assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain, "weight_own", "weight_peers", "weight_prior"]
 
 
 def test_nothing_but_the_predictions_is_left_behind(data):
@@ -144,6 +161,41 @@ def test_expected_auc_is_that_of_the_joined_rows(data, tmp_path):
         assert found["expected_auc"][part]["rows"] == len(chosen)
 
 
+def test_the_incentive_is_measured_for_strict_and_indifferent_users(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]
+    # users 0 to 6 are as strict as their number; grade 1 is level 1, 2 level 2, 3 level 4; the incentive is user times grade
+    strict, indifferent = found["incentive"]["strict"], found["incentive"]["indifferent"]
+    assert (strict["users"], indifferent["users"]) == (3, 3)
+    mean = strict["by_level"][0]
+    assert 4 < mean < 6 and indifferent["by_level"][0] < 2
+    rows = [r for r in build.scored(personal=True) if r["user_id"][0] >= 4]
+    incentive, grade = (np.concatenate(x) for x in ([r["incentive"] for r in rows], [1 + r["item_id"] % 3 for r in rows]))
+    expected = [incentive[grade == g].mean() if g else None for g in (1, 2, None, 3)]
+    assert strict["by_level"] == [None if e is None else pytest.approx(e) for e in expected]
+
+
+def test_the_weights_are_measured_by_user_activity(data):
+    found = run(data, build.scored(personal=True), model=build.PERSONAL)["personal"]
+    assert list(found) == ["weights"] and list(found["weights"]) == ["0", "1-19", "20-99", "100+"]
+    rows = [r for r in build.scored(personal=True) if r["user_id"][0] == 3]
+    assert found["weights"]["100+"]["own"] == pytest.approx(np.concatenate([r["weight_own"] for r in rows]).mean())
+    assert all(sum(weights.values()) == pytest.approx(1) for weights in found["weights"].values())
+
+
+def test_without_personal_parts_or_strictness_nothing_personal_is_measured(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    assert run(data, oracle=tmp_path / "oracle.parquet")["personal"] == {}
+    pq.write_table(pq.read_table(tmp_path / "oracle.parquet").drop(["user_strictness"]), tmp_path / "oracle.parquet")
+    rows = build.scored(personal=True)
+    assert run(data, rows, oracle=tmp_path / "oracle.parquet", train=data / "nowhere", model=build.PERSONAL)["personal"] == {}
+
+
+def test_users_who_are_all_alike_are_in_no_third():
+    alike = (np.ones(4), np.ones(4, np.int8), np.arange(4), np.full(4, 2.0))
+    assert incentive_by_strictness(*alike, 4) == {}
+
+
 def test_rows_missing_on_either_side_of_the_oracle_are_counted(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet", drop=7)
     found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]
@@ -154,7 +206,7 @@ def test_shown_rows_alone_do_not_pass_for_all_candidates(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
     table = pq.read_table(tmp_path / "oracle.parquet").to_pydict()
     table["exposed"] = [True] * len(table["exposed"])
-    more = {"request_id": 1, "item_id": 1, "probability": 0.5, "exposed": False, "relevance": 1.0}
+    more = {"request_id": 1, "item_id": 1, "probability": 0.5, "exposed": False, "relevance": 1.0, "user_strictness": 0.0}
     build.write(tmp_path / "oracle.parquet", {n: [*v, more[n]] for n, v in table.items()})
     found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]
     assert found["unmatched_rows"] == 1

@@ -21,12 +21,13 @@ build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
 
-def write_run(folder: Path, data: Path, oracle: Path | None) -> Path:
+def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = False) -> Path:
     """A run directory with made-up curves and the figures of `build.scored`."""
     folder.mkdir()
-    config, rng = RunConfig(name=folder.name), np.random.default_rng(len(folder.name))
+    config = RunConfig(name=folder.name, model=build.PERSONAL if personal else {})
+    rng = np.random.default_rng(len(folder.name))
     found = evaluate(
-        build.scored(),
+        build.scored(personal=personal),
         config=config,
         split=data / "test",
         train=data / "train",
@@ -80,6 +81,33 @@ def test_the_table_holds_every_run_the_true_grade_and_the_oracle(page, runs):
 def test_every_section_is_there(page):
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == ["Comparison", "Training", "Users by activity", "Calibration", "Relevance"]
+
+
+def test_runs_with_personal_parts_have_their_figures_beside_those_without(measured, tmp_path):
+    run = write_run(tmp_path / "prectr_v2", measured / "data", measured / "oracle.parquet", personal=True)
+    write_report(tmp_path / "report.html", {"prectr_v2": run, "prectr_v1": measured / "prectr_v1"})
+    page = (tmp_path / "report.html").read_text()
+    drawings = dict(
+        zip(re.findall("<h2>(.*?)</h2><figure>", page), re.findall(r"<figure>(.*?)</figure>", page, re.S), strict=True)
+    )
+    assert list(drawings) == ["Training", "Users by activity", "Incentive by relevance", "Preference by activity", "Calibration"]
+    for name, texts in {
+        "Users by activity": {"prectr_v1", "prectr_v2", "AUC on logged clicks", "Expected AUC, all candidates", "20-99"},
+        "Incentive by relevance": {"prectr_v2", "strict users", "indifferent users", "relevance level"},
+        "Preference by activity": {"prectr_v2", "own history", "peers", "prior", "100+"},
+    }.items():
+        assert texts <= set(re.findall(r"<text[^>]*>([^<]*)</text>", drawings[name])), name
+    assert "prectr_v1" not in drawings["Incentive by relevance"] + drawings["Preference by activity"]
+    assert "prectr_v2, 3 strict users, from the lowest level up: +" in drawings["Incentive by relevance"]
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_metrics_of_an_earlier_release_still_make_a_page(runs, tmp_path):
+    found = json.loads((runs["dnn"] / "metrics-test.json").read_text())
+    write_json({name: value for name, value in found.items() if name != "personal"}, runs["dnn"] / "metrics-test.json")
+    write_report(tmp_path / "report.html", {"dnn": runs["dnn"]})
+    assert "<h2>Incentive by relevance</h2>" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_page_needs_no_network_and_no_script(page):

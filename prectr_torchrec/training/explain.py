@@ -1,0 +1,286 @@
+"""`prectr explain`: why a run ranks the candidates of one request as it does, part by part."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from prectr_torchrec.config import BatchConfig, RunConfig
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.plan import list_row_groups
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER, read_manifest, sample_schema
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.modules import PRECTR, EventAttention, InterestTower, PRECTROutput, TargetAttention
+from prectr_torchrec.training.checkpoint import Checkpoints
+from prectr_torchrec.training.evaluate import aligned
+from prectr_torchrec.training.scoring import default_split, load_run
+from prectr_torchrec.training.trainer import build_sharded
+
+Row = dict[str, Any]
+
+EVENTS = 10
+"""Past events told of each list."""
+TITLE = 40
+"""Characters of a title in the tables."""
+EXPERTS = ("raise", "lower", "leave")
+SIDES = ("own", "peers", "prior")
+HEADINGS = {
+    "item_id": "item", "query_id": "query", "level_probabilities": "pi", "click_by_level": "p", "click_probability": "click",
+    "incentive": "tau", "expert_weight": "its weight", "taste_variance": "open",
+}  # fmt: skip
+SIGNED = ("incentive", "taste")
+LEGEND = {
+    "pi": "the relevance tower's level probabilities{known}",
+    "p": "click probability at each level",
+    "click": "what ranks, the position held at its reference",
+    "tau": "personal incentive in logits, within p",
+    "expert": "the incentive's leading expert and its weight",
+    "own": "weight of the own history in the preference, peers and prior accordingly",
+    "taste": "in logits, within p",
+    "open": "share of the taste's variance that the own past leaves open",
+}
+
+
+class Observed(NamedTuple):
+    output: PRECTROutput
+    attention: dict[str, Tensor]
+    """`interest`, `intent`, `category`, `peers`, where the run has them -> (L + 1,) weights, the prior's first; means over heads
+    and candidates."""
+
+
+def explain(run: Path, data: Path, request_id: int, *, split: str | None = None, checkpoint: str = "best") -> Row:
+    """Takes one request apart, in this process.
+
+    Args:
+        run: run directory.
+        data: prepared folder.
+        request_id: of the request.
+        split: where it is; default: test, or candidates where there is no test.
+        checkpoint: `best` or `last`.
+
+    Returns:
+        Plain values, ready for JSON: the request; `candidates`, best first; `own_history` and `peers`, each with its number of
+        `events`, the attention on the prior (`nothing_fits`) and the `strongest` events. What the run lacks is not there.
+
+    Raises:
+        FileNotFoundError: no run, or no checkpoint in it.
+        ValueError: the samples do not fit the run, or there is no such split or request.
+    """
+    config = load_run(run)
+    split = split or default_split(data)
+    read_manifest(data, config.data)
+    sample = find_request(config, data, split, request_id)
+    with process_group(config.train.device) as process:
+        batch = build_batch(config, sample, run / TOKENIZER)
+        model, _, _ = build_sharded(config, run, process)
+        Checkpoints(run).load(checkpoint, model, None)
+        observed = observe(model, batch.to(process.device))
+    row = sample.to_pylist()[0]
+    own, by_peers = ({n: w for n, w in observed.attention.items() if (n == "peers") == peers} for peers in (False, True))
+    return {
+        "run": config.name,
+        "checkpoint": checkpoint,
+        "known_grade": config.model.known_grade,
+        "split": split,
+        **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
+        "candidates": _candidates(config, row, batch, observed.output),
+        **({"own_history": _events(config, row, "history", own)} if own else {}),
+        **({"peers": _events(config, row, "peer", by_peers)} if by_peers else {}),
+    }
+
+
+def find_request(config: RunConfig, data: Path, split: str, request_id: int) -> pa.Table:
+    """The sample of a request, one row.
+
+    Raises:
+        ValueError: no such split, or no such request in it.
+    """
+    example = None
+    for group in list_row_groups(data, split, sample_schema(config.data), np.iinfo(np.int32).max):
+        with pq.ParquetFile(group.path) as file:
+            ids = file.read_row_group(group.index, columns=["request_id"])["request_id"].to_numpy()
+            found = np.flatnonzero(ids == request_id)
+            if len(found):
+                return file.read_row_group(group.index).slice(int(found[0]), 1)
+            example = int(ids[0]) if example is None and len(ids) else example
+    there = "the split is empty" if example is None else f"one that is there: {example}"
+    raise ValueError(f"{data / split}: no request {request_id} in this split; {there}")
+
+
+def build_batch(config: RunConfig, sample: pa.Table, tokenizer: Path) -> SearchBatch:
+    """The batch of one request alone, without padding, by the reader."""
+    alone = BatchConfig(requests=1, candidates=sample["num_candidates"][0].as_py())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "request" / "part-00000.parquet"
+        path.parent.mkdir()
+        pq.write_table(sample, path)
+        return next(SearchReader(config.model_copy(update={"batch": alone}), Path(folder), "request", tokenizer).epoch(0))
+
+
+def observe(model: nn.Module, batch: SearchBatch) -> Observed:
+    """Runs a model that holds a PRECTR over the batch of one request and notes what happens inside."""
+    prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
+    outputs: list[PRECTROutput] = []
+    weights: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            target, key, _, lengths = inputs
+            assert isinstance(module, TargetAttention)
+            weights[name] = attention_weights(module, target, key, lengths)[0].mean((0, 1)).cpu()
+
+        return hook
+
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        hooks.enter_context(prectr.register_forward_hook(lambda module, inputs, output: outputs.append(output)))
+        for name, attention in _attentions(prectr).items():
+            hooks.enter_context(attention.register_forward_pre_hook(note(name)))
+        model.eval()
+        model(batch)
+    return Observed(outputs[0], weights)
+
+
+def attention_weights(attention: TargetAttention, target: Tensor, key: Tensor, lengths: Tensor) -> Tensor:
+    """The weights behind a `TargetAttention`, which its fused kernel does not tell.
+
+    Args:
+        target: (R, P, target_dim).
+        key: (R, L, key_dim).
+        lengths: (R,) int64.
+
+    Returns:
+        (R, H, P, L + 1) by head; slot 0 is the prior, slot j + 1 the event j, zero for padding.
+    """
+
+    def by_head(x: Tensor) -> Tensor:
+        return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+
+    R, L, _ = key.shape
+    q_RHPD = by_head(attention.target(target))
+    k_RHLD = by_head(torch.cat([attention.prior_key.expand(R, 1, -1), attention.key(key)], dim=1))
+    scores = q_RHPD @ k_RHLD.transpose(2, 3) / k_RHLD.shape[3] ** 0.5
+    padding_RL = torch.arange(L + 1, device=key.device) > lengths.unsqueeze(1)
+    return scores.masked_fill(padding_RL[:, None, None, :], -torch.inf).softmax(3)
+
+
+def format_explanation(found: Row) -> str:
+    """`explain`'s findings as aligned tables of plain text."""
+    lines = [
+        f"request {found['request_id']} of {found['split']}: {found['query']!r} (query {found['query_id']}) by user "
+        f"{found['user_id']}; run {found['run']}, {found['checkpoint']} checkpoint",
+        "",
+    ]
+    table = [_cells(row) for row in found["candidates"]]
+    lines += _table(table)
+    names = {heading.removesuffix(" 1") for heading in table[0]}
+    known = "; a known level replaces them" if found["known_grade"] == "override" else ""
+    lines += ["", *(f"{name}: {meaning.format(known=known)}" for name, meaning in LEGEND.items() if name in names)]
+    for name, title in (("own_history", "own history"), ("peers", "other users under the query and its group")):
+        if name in found:
+            events = found[name]
+            nothing = ", ".join(f"{attention} {weight:.3f}" for attention, weight in events["nothing_fits"].items())
+            counted = f"{len(events['strongest'])} strongest of {events['events']} events by attention"
+            lines += ["", f"{title}: {counted}; attention on none of them: {nothing}"]
+            lines += _table([_cells(row) for row in events["strongest"]])
+    return "\n".join(lines)
+
+
+def _attentions(prectr: PRECTR) -> dict[str, TargetAttention]:
+    parts: dict[str, InterestTower | EventAttention | None] = {"interest": prectr.interest}
+    if (preference := prectr.personal.preference) is not None:
+        parts |= {"intent": preference.intent, "category": preference.category, "peers": preference.peers}
+    return {name: part.attention for name, part in parts.items() if part is not None}
+
+
+def _candidates(config: RunConfig, sample: Row, batch: SearchBatch, output: PRECTROutput) -> list[Row]:
+    columns = {
+        "item_id": sample["candidate_item_id"],
+        "title": sample["candidate_title"],
+        "grade": sample["candidate_relevance"],
+        "level": [level or None for level in batch.level.tolist()],
+    }
+    if config.model.mixture:
+        columns["level_probabilities"] = output.relevance.log_pi.exp().tolist()
+        columns["click_by_level"] = output.level_logits.sigmoid().tolist()
+    columns["click_probability"] = output.reference_click.logit.sigmoid().tolist()
+    if output.incentive is not None:
+        weight, leading = output.incentive.gate.max(1)
+        columns["incentive"] = output.incentive.tau.tolist()
+        columns |= {"expert": [EXPERTS[i] for i in leading.tolist()], "expert_weight": weight.tolist()}
+    if output.personal.preference is not None:
+        preference = config.model.preference
+        there = {"own": preference.own, "peers": preference.peers, "prior": True}
+        columns |= {n: w.tolist() for n, w in zip(SIDES, output.personal.preference.weights.T, strict=True) if there[n]}
+    if output.personal.taste is not None:
+        columns |= {"taste": output.personal.taste.mean.tolist(), "taste_variance": output.personal.taste.variance.tolist()}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return sorted(rows, key=lambda row: -row["click_probability"])
+
+
+def _events(config: RunConfig, sample: Row, family: str, weights: dict[str, Tensor]) -> Row:
+    limit = config.data.history_length if family == "history" else config.data.peer_length
+    fields = ("item_id", "relevance", "click", "position", "age", "query_id")
+    events = {name: sample[f"{family}_{name}"][-limit:] if limit else [] for name in fields}  # the reader keeps the latest
+    titles: dict[int, str] = {}  # samples have none for the events of peers: of these only items seen elsewhere have one
+    for prefix in ("candidate", "history"):
+        titles.update(zip(sample[f"{prefix}_item_id"], sample[f"{prefix}_title"], strict=True))
+    levels = grade_levels(np.array(events["relevance"], dtype=np.float32), config.data.levels.boundaries).tolist()
+    rows = [
+        {
+            "item_id": item,
+            "title": titles.get(item),
+            "level": levels[j] or None,
+            "feedback": "clicked" if events["click"][j] else "skipped",
+            "position": events["position"][j] or None,
+            "age": events["age"][j],
+            "query_id": events["query_id"][j],
+            **{name: float(weight[j + 1]) for name, weight in weights.items()},
+        }
+        for j, item in enumerate(events["item_id"])
+    ]
+    rows.sort(key=lambda row: -sum(row[name] for name in weights))
+    nothing = {name: float(weight[0]) for name, weight in weights.items()}
+    return {"events": len(rows), "nothing_fits": nothing, "strongest": rows[:EVENTS]}
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=2) if rows else []
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """Heading -> text; a list of several values has a column for each."""
+    cells = {}
+    for name, value in row.items():
+        heading, values = HEADINGS.get(name, name), value if isinstance(value, list) else [value]
+        for place, single in enumerate(values, 1):
+            cells[heading if len(values) == 1 else f"{heading} {place}"] = _text(name, single)
+    return cells
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name == "age":
+        return _age(value)
+    if isinstance(value, float):
+        return f"{value:.2f}" if name == "grade" else f"{value:+.3f}" if name in SIGNED else f"{value:.3f}"
+    text = str(value)
+    return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

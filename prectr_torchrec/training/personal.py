@@ -1,0 +1,74 @@
+"""What the personal parts of a run do for which users, from its predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prectr_torchrec.config import Levels
+from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.training.predictions import WEIGHTS, Array, Table
+
+Measures = dict[str, Any]
+
+
+def personal_measures(table: Table, levels: Levels, activity: dict[str, NDArray[np.bool_]]) -> Measures:
+    """Plain values, ready for JSON, of the parts that the predictions have.
+
+    Args:
+        table: the predictions.
+        levels: the run's.
+        activity: segment of users -> (n,) its rows; segments without rows are left out.
+
+    Returns:
+        `incentive` as of `incentive_by_strictness` where the oracle knows the users' strictness, `weights`: segment -> mean
+        weight of `own`, `peers` and `prior`.
+    """
+    found: Measures = {}
+    if "incentive" in table.personal and table.oracle is not None:
+        grade = np.where(np.isnan(table.oracle.relevance), table.relevance, table.oracle.relevance)
+        level = grade_levels(grade.astype(np.float32), levels.boundaries)
+        incentive, strictness = table.personal["incentive"], table.oracle.user_strictness
+        found["incentive"] = incentive_by_strictness(incentive, level, table.user_id, strictness, levels.count)
+    if WEIGHTS[0] in table.personal:
+        found["weights"] = {
+            segment: {name.removeprefix("weight_"): float(table.personal[name][rows].mean()) for name in WEIGHTS}
+            for segment, rows in activity.items()
+            if rows.any()
+        }
+    return {name: measures for name, measures in found.items() if measures}
+
+
+def incentive_by_strictness(incentive: Array, level: Array, user_id: Array, strictness: Array, num_levels: int) -> Measures:
+    """Mean incentive at each level for strict and for indifferent users, the upper and the lower third of users.
+
+    Args:
+        incentive: (n,) in logits.
+        level: (n,) in 0..K, 0: unknown.
+        user_id: (n,).
+        strictness: (n,) of the row's user, NaN unknown.
+        num_levels: K.
+
+    Returns:
+        `strict` and `indifferent` -> number of `users`, and (K,) `by_level` with None where there are no rows; empty where the
+        users do not differ.
+    """
+    known = ~np.isnan(strictness)
+    _, first = np.unique(user_id[known], return_index=True)
+    low, high = np.quantile(strictness[known][first], (1 / 3, 2 / 3)) if known.any() else (0.0, 0.0)
+    if low == high:
+        return {}
+    groups = {"strict": strictness >= high, "indifferent": strictness <= low}
+    return {
+        name: {
+            "users": len(np.unique(user_id[rows])),
+            "by_level": [_mean(incentive[rows & (level == k)]) for k in range(1, num_levels + 1)],
+        }
+        for name, rows in groups.items()
+    }
+
+
+def _mean(values: Array) -> float | None:
+    return float(values.mean()) if len(values) else None

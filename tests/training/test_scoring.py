@@ -1,0 +1,41 @@
+"""What the model reports of each candidate besides its score."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from torch import Tensor
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.training.build import build_task
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_data(tmp_path_factory.mktemp("scoring"), small_config(), requests=40)
+
+
+def report_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    task = build_task(config, data / TOKENIZER).train()
+    _, report = task(next(SearchReader(config, data, "train", data / TOKENIZER).epoch(0)))
+    assert not any(value.requires_grad for value in report.values())
+    return report
+
+
+def test_every_part_is_reported_for_each_candidate(data: Path) -> None:
+    report = report_of(small_config(), data)
+    shapes = {name: tuple(report[name].shape) for name in ("level_logits", "incentive", "preference_weights", "taste")}
+    assert shapes == {"level_logits": (64, 4), "incentive": (64,), "preference_weights": (64, 3), "taste": (64,)}
+    torch.testing.assert_close(report["preference_weights"].sum(1), torch.ones(64))
+
+
+def test_parts_that_are_switched_off_are_not_reported(data: Path) -> None:
+    report = report_of(small_config(model={"preference": {}, "mixture": False}), data)
+    assert report["level_logits"].shape == (64, 1)
+    assert not {"incentive", "preference_weights", "taste"} & report.keys()
+    weighed = report_of(small_config(model={"preference": {"peers": True}}), data)
+    assert "preference_weights" in weighed and "incentive" not in weighed
