@@ -4,7 +4,7 @@
 
 `--log` is a folder as `prectr simulate` writes it: `raw/`, `eval/oracle.parquet`, `meta.json` with `test_from_timestamp`, and
 optionally `eval/judgments_unseen_queries.parquet`. Every step is the command that a user runs. Finished runs are kept, so that
-it can be stopped and repeated. Writes `results.json`, `results.md` and, with matplotlib, `results.png` to `--out`.
+it can be stopped and repeated. Writes `results.json`, `results.md` and `results.png` to `--out`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from common import describe
+from matplotlib import pyplot
 
 from prectr_torchrec.config import load_config
-from prectr_torchrec.data.schema import MANIFEST
+from prectr_torchrec.data.schema import COUNTS, MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")
-OWN_COUNTERS = ("user_events", "user_query_events", "user_shown", "user_clicked", "user_examined")
+OWN_COUNTERS = ("user_events", "user_query_events", *(f"user_{what}" for what in COUNTS))
 
 
 def main() -> None:
@@ -45,11 +46,11 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")
     test_from = json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"]
+    folders = {config: prepare(arguments, config, test_from) for config in arguments.config}
     results = []
     for seed in arguments.seeds:  # seed by seed: a table of all configurations stands as early as possible
         for config in arguments.config:
-            folders = prepare(arguments, config, test_from)
-            results.append({"config": config, "seed": seed, **run(arguments, config, seed, test_from, folders)})
+            results.append({"config": config, "seed": seed, **run(arguments, config, seed, test_from, folders[config])})
             table = format_table(results, arguments.config)
             changed = f", with {' '.join(arguments.set)}" if arguments.set else ""
             text = f"{machine}, {arguments.nproc} ranks{changed}\n\n{table}\n"
@@ -169,11 +170,6 @@ def format_table(results: list[dict[str, Any]], configs: list[str]) -> str:
 
 def plot(results: list[dict[str, Any]], configs: list[str], path: Path) -> None:
     """Expected AUC, shown and all: a dot a seed, a bar at the mean."""
-    try:
-        from matplotlib import pyplot
-    except ModuleNotFoundError:
-        print(f"{path} is not drawn: matplotlib is not installed")
-        return
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 1 + 0.35 * len(configs)), sharey=True, layout="constrained")
     for axis, name in zip(axes, ("expected AUC, shown", "expected AUC, all"), strict=True):
         for place, config in enumerate(configs):

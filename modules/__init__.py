@@ -4,13 +4,13 @@ from .attention import CandidateSlots, TargetAttention
 from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
 from .incentive import Incentive, RelevanceIncentive, load_balance
-from .inputs import LookedUp, SearchInputs
+from .inputs import Events, LookedUp, SearchInputs, counters, past_events
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
 from .posterior import GaussianPosterior, Posterior
 from .prectr import PRECTR, OtherTexts, PRECTROutput
-from .preference import EventAttention, Events, PrecisionGate, Preference, RelevancePreference
+from .preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
 from .taste import Taste, TitleBag
@@ -26,6 +26,7 @@ __all__ = [
     "EventAttention",
     "EventEmbedding",
     "Events",
+    "GateKind",
     "GaussianPosterior",
     "Incentive",
     "InterestTower",
@@ -53,7 +54,9 @@ __all__ = [
     "TextMatch",
     "TextRelevance",
     "TitleBag",
+    "counters",
     "known_level_log_probabilities",
     "load_balance",
     "pairwise_text_features",
+    "past_events",
 ]

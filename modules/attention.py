@@ -48,13 +48,28 @@ class TargetAttention(nn.Module):
             (R, P, dim).
         """
         R, P, _ = target.shape
-        L = key.shape[1]
-        q_RHPD = self._heads(self.target(target))
-        k_RHLD = self._heads(torch.cat([self.prior_key.expand(R, 1, -1), self.key(key)], dim=1))
+        q_RHPD, k_RHLD, mask_R11L = self._queries_and_keys(target, key, lengths)
         v_RHLD = self._heads(torch.cat([self.prior_value.expand(R, 1, -1), self.value(value)], dim=1))
-        mask_RL = torch.arange(L + 1, device=lengths.device) <= lengths.unsqueeze(1)  # slot 0 is the prior
-        attended = F.scaled_dot_product_attention(q_RHPD, k_RHLD, v_RHLD, attn_mask=mask_RL[:, None, None, :])
+        attended = F.scaled_dot_product_attention(q_RHPD, k_RHLD, v_RHLD, attn_mask=mask_R11L)
         return attended.transpose(1, 2).reshape(R, P, -1)
+
+    def weights(self, target: Tensor, key: Tensor, lengths: Tensor) -> Tensor:
+        """The weights behind `forward`, which its fused kernel does not tell.
+
+        Returns:
+            (R, H, P, L + 1) by head; slot 0 is the prior, slot j + 1 the event j, zero for padding.
+        """
+        q_RHPD, k_RHLD, mask_R11L = self._queries_and_keys(target, key, lengths)
+        scores = q_RHPD @ k_RHLD.transpose(2, 3) / k_RHLD.shape[3] ** 0.5
+        return scores.masked_fill(~mask_R11L, -torch.inf).softmax(3)
+
+    def _queries_and_keys(self, target: Tensor, key: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (R, H, P, D), keys with the prior's in front (R, H, L + 1, D), and the mask (R, 1, 1, L + 1)."""
+        R, L, _ = key.shape
+        queries = self._heads(self.target(target))
+        keys = self._heads(torch.cat([self.prior_key.expand(R, 1, -1), self.key(key)], dim=1))
+        mask_RL = torch.arange(L + 1, device=lengths.device) <= lengths.unsqueeze(1)  # slot 0 is the prior
+        return queries, keys, mask_RL[:, None, None, :]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(R, N, dim) -> (R, H, N, dim / H)."""

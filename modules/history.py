@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import CandidateSlots, TargetAttention
+from .inputs import Events
 
 
 class EventEmbedding(nn.Module):
@@ -51,20 +52,9 @@ class InterestTower(nn.Module):
         self.event = EventEmbedding(num_levels, event_dim)
         self.attention = TargetAttention(item_dim, item_dim + event_dim, 2 * item_dim + event_dim, dim=dim, num_heads=num_heads)
 
-    def forward(
-        self,
-        candidate: Tensor,
-        slots: CandidateSlots,
-        history: Tensor,
-        lengths: Tensor,
-        level: Tensor,
-        click: Tensor,
-        position: Tensor,
-        age: Tensor,
-    ) -> Tensor:
-        """Args: candidate: (C, item_dim); history: (R, L, item_dim); lengths: (R,); the rest (R, L). Returns: (C, dim)."""
-        event = self.event(level, click, position, age)
-        value = torch.cat([history, history * click.unsqueeze(-1), event], dim=-1)
-        key = torch.cat([history, event], dim=-1)
-        attended = self.attention(slots.scatter(candidate), key, value, lengths)
-        return slots.gather(F.relu(attended))
+    def forward(self, candidate: Tensor, slots: CandidateSlots, history: Events) -> Tensor:
+        """Args: candidate: (C, item_dim); history: compared by (R, L, item_dim). Returns: (C, dim)."""
+        event = self.event(history.level, history.click, history.position, history.age)
+        value = torch.cat([history.vectors, history.vectors * history.click.unsqueeze(-1), event], dim=-1)
+        key = torch.cat([history.vectors, event], dim=-1)
+        return slots.gather(F.relu(self.attention(slots.scatter(candidate), key, value, history.lengths)))

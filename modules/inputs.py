@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
+
+from .attention import CandidateSlots
 
 
 class SearchInputs(Protocol):
@@ -52,6 +55,35 @@ class SearchInputs(Protocol):
     title_index: Tensor  # (C,)
 
 
+class Events(NamedTuple):
+    """Past events of R requests, left-aligned."""
+
+    vectors: Tensor
+    """(R, L, D) what an event is compared by."""
+    lengths: Tensor
+    """(R,) real events."""
+    level: Tensor
+    """(R, L) in 0..K."""
+    click: Tensor
+    """(R, L) 0 or 1."""
+    position: Tensor
+    """(R, L) from 1, 0: not logged."""
+    age: Tensor
+    """(R, L) seconds."""
+
+
+def past_events(batch: SearchInputs, family: Literal["history", "peer"], vectors: Tensor) -> Events:
+    """The own or the peers' events of a batch, compared by (R, L, D) vectors."""
+    happened = (getattr(batch, f"{family}_{name}") for name in ("lengths", "level", "click", "position", "age"))
+    return Events(vectors, *happened)
+
+
+def counters(batch: SearchInputs, who: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Shown, clicked and examined counters of `user`, `query`, `group` (R, K + 1) or `item` (C, 1)."""
+    shown, clicked, examined = (getattr(batch, f"{who}_{what}") for what in ("shown", "clicked", "examined"))
+    return (shown[:, None], clicked[:, None], examined[:, None]) if who == "item" else (shown, clicked, examined)
+
+
 class LookedUp:
     """Embeddings by request, by candidate and by event, from what TorchRec looked up.
 
@@ -67,19 +99,27 @@ class LookedUp:
         candidate_features: Iterable[str],
     ) -> None:  # fmt: skip
         R, C = batch.request_weight.shape[0], batch.candidate_weight.shape[0]
-        self._sequences, self._candidates = sequences, C
+        self._batch, self._sequences = batch, sequences
         self.request = {name: sequences[name].to_padded_dense(1).view(R, -1).float() for name in request_features}
         self.candidate: dict[str, Tensor] = {}
         for name in candidate_features:
             rows = bags[name] if name in bags else sequences[name].values()
             self.candidate[name] = nn.functional.pad(rows.float(), (0, 0, 0, C - rows.shape[0]))
 
-    def rows(self, names: Iterable[str], to_request: Tensor) -> Tensor:
-        """(C, sum of widths) the named features of each candidate, those of its request among them."""
-        parts = [self.candidate[n] if n in self.candidate else self.request[n][to_request] for n in names]
-        return torch.cat(parts, dim=1) if parts else torch.zeros(self._candidates, 0, device=to_request.device)
+    @cached_property
+    def slots(self) -> CandidateSlots:
+        """Where the candidates stand within their requests."""
+        batch = self._batch
+        return CandidateSlots(batch.candidate_request, batch.candidate_weight, batch.request_weight.shape[0])
 
-    def events(self, names: Iterable[str], length: int) -> Tensor | None:
-        """(R, length, sum of widths) of sequence features; None without any."""
+    def rows(self, names: Iterable[str]) -> Tensor:
+        """(C, sum of widths) the named features of each candidate, those of its request among them."""
+        to_request, weight = self._batch.candidate_request, self._batch.candidate_weight
+        parts = [self.candidate[n] if n in self.candidate else self.request[n][to_request] for n in names]
+        return torch.cat(parts, dim=1) if parts else weight.new_zeros(weight.shape[0], 0)
+
+    def events(self, family: Literal["history", "peer"], names: Iterable[str]) -> Events | None:
+        """The past events with their named sequence features side by side; None without any."""
+        length = getattr(self._batch, f"{family}_level").shape[1]
         parts = [self._sequences[name].to_padded_dense(length).float() for name in names]
-        return torch.cat(parts, dim=2) if parts else None
+        return past_events(self._batch, family, torch.cat(parts, dim=2)) if parts else None

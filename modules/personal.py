@@ -7,11 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .attention import CandidateSlots
 from .incentive import Incentive, RelevanceIncentive
-from .inputs import LookedUp, SearchInputs
+from .inputs import LookedUp, SearchInputs, counters, past_events
 from .posterior import Posterior
-from .preference import Events, Preference, RelevancePreference
+from .preference import GateKind, Preference, RelevancePreference
 from .statistics import LevelStatistics
 from .taste import Taste
 
@@ -23,7 +22,7 @@ class PreferenceParts(NamedTuple):
     """Relevance preference from the own history."""
     peers: bool = False
     """The same of other users under the query and its group."""
-    gate: Literal["precision", "mlp", "none"] = "precision"
+    gate: GateKind = "precision"
     incentive: Literal["none", "shared", "per_level"] = "none"
     taste: int = 0
     """Width of the taste vectors."""
@@ -69,14 +68,15 @@ class PersonalSide(nn.Module):
         item_dim = sum(dims[name] for name in self.item_features)
         intent_dim = sum(dims[name] for name in self.history_by_intent.values())
         sides = ["user"] * parts.own + ["query", "group"] * parts.peers
-        self.statistics = nn.ModuleDict({who: LevelStatistics(num_levels + 1) for who in sides})
+        statistics = {who: LevelStatistics(num_levels + 1) for who in sides}
+        self.statistics = nn.ModuleDict(statistics)
         self.preference: RelevancePreference | None = None
         self.incentive: RelevanceIncentive | None = None
         self.taste: Taste | None = None
-        if parts.own or parts.peers:
+        if statistics:
             self.preference = RelevancePreference(
                 intent_dim, item_dim, num_levels, own=parts.own, peers=parts.peers,
-                statistics_dim=2 * num_levels + 4, num_counts=4, gate=parts.gate, dim=parts.dim,
+                statistics_dim=statistics[sides[0]].num_features, num_counts=4, gate=parts.gate, dim=parts.dim,
                 num_heads=parts.heads,
             )  # fmt: skip
         if parts.incentive != "none" and self.preference is not None:
@@ -85,17 +85,16 @@ class PersonalSide(nn.Module):
         if parts.taste:
             self.taste = Taste(parts.vocab_size, dim=parts.taste, num_levels=num_levels)
         self.num_features = 2 * (self.taste is not None) + parts.dim * (self.preference is not None)
-        self.reads_counters = parts.own or parts.peers
 
-    def forward(self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots, relevance: Tensor) -> Personal:
+    def forward(self, batch: SearchInputs, looked_up: LookedUp, relevance: Tensor) -> Personal:
         """Args: relevance: (C, relevance_dim)."""
         shift = relevance.new_zeros(relevance.shape[0], 1)
-        taste = self._taste(batch, slots) if self.taste is not None else None
+        taste = self._taste(batch, looked_up) if self.taste is not None else None
         features = [relevance.new_zeros(relevance.shape[0], 0)]
         if taste is not None:
             shift = shift + taste.mean.unsqueeze(1)
             features += [taste.mean.unsqueeze(1), taste.variance.unsqueeze(1)]
-        preference = self._preference(batch, looked_up, slots) if self.preference is not None else None
+        preference = self._preference(batch, looked_up) if self.preference is not None else None
         incentive = None
         if preference is not None:
             features.append(preference.vector)
@@ -104,36 +103,24 @@ class PersonalSide(nn.Module):
                 shift = shift + incentive.tau
         return Personal(shift, torch.cat(features, dim=1), preference, incentive, taste)
 
-    def _taste(self, batch: SearchInputs, slots: CandidateSlots) -> Posterior:
+    def _taste(self, batch: SearchInputs, looked_up: LookedUp) -> Posterior:
         assert self.taste is not None
         titles = self.taste.title(batch.title_tokens)[batch.title_index]
-        events = self.taste.title(batch.history_title_tokens)[batch.history_title_index]  # (R, L, dim)
-        return self.taste(
-            titles, slots, events, batch.history_lengths, batch.history_level, batch.history_click, batch.history_position
-        )  # fmt: skip
+        past = self.taste.title(batch.history_title_tokens)[batch.history_title_index]  # (R, L, dim)
+        return self.taste(titles, looked_up.slots, past_events(batch, "history", past))
 
-    def _preference(self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots) -> Preference:
+    def _preference(self, batch: SearchInputs, looked_up: LookedUp) -> Preference:
         assert self.preference is not None
-        items = looked_up.rows(self.item_features, batch.candidate_request)
-        own = looked_up.events(self.history_by_item, batch.history_level.shape[1]) if self.parts.own else None
-        L, M = batch.history_level.shape[1], batch.peer_level.shape[1]
-        what = (batch.history_lengths, batch.history_level, batch.history_click, batch.history_position, batch.history_age)
-        intents = looked_up.events(self.history_by_intent, L) if self.preference.intent is not None else None
         intent = [looked_up.request[name] for name in self.history_by_intent.values()]
-        peers = looked_up.events(self.peers_by_item, M) if self.preference.peers is not None else None
-        by_peers = (batch.peer_lengths, batch.peer_level, batch.peer_click, batch.peer_position, batch.peer_age)
-        statistics = {
-            who: module(*(getattr(batch, f"{who}_{kind}") for kind in ("shown", "clicked", "examined")))
-            for who, module in self.statistics.items()
-        }
+        statistics = {who: module(*counters(batch, who)) for who, module in self.statistics.items()}
         counts = torch.stack([batch.user_events, batch.user_query_events, batch.query_events, batch.peer_lengths.float()], dim=1)
         return self.preference(
             torch.cat(intent, dim=1) if intent else None,
-            Events(intents, *what) if intents is not None else None,
-            items,
-            Events(own, *what) if own is not None else None,
-            Events(peers, *by_peers) if peers is not None else None,
-            slots,
+            looked_up.events("history", self.history_by_intent) if self.parts.own else None,
+            looked_up.rows(self.item_features),
+            looked_up.events("history", self.history_by_item) if self.parts.own else None,
+            looked_up.events("peer", self.peers_by_item) if self.parts.peers else None,
+            looked_up.slots,
             batch.candidate_request,
             statistics.get("user"),
             torch.cat([statistics["query"], statistics["group"]], dim=1) if self.parts.peers else None,

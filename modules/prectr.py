@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
-from .attention import CandidateSlots
 from .history import InterestTower
-from .incentive import Incentive
-from .inputs import LookedUp, SearchInputs
+from .inputs import LookedUp, SearchInputs, counters
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
@@ -47,10 +45,6 @@ class PRECTROutput(NamedTuple):
     noised: OtherTexts | None
     """Where asked for: with noise on the text side."""
 
-    @property
-    def incentive(self) -> Incentive | None:
-        return self.personal.incentive
-
 
 class PRECTR(nn.Module):
     """One probability from relevance levels and click, with the user's own interest and preferences.
@@ -65,6 +59,7 @@ class PRECTR(nn.Module):
         peers: peer feature -> the feature it is compared with.
         relevance: the text side.
         statistics: whose counters are dense features, of "user", "query", "group", "item".
+        position_corrected: these expect clicks of what was examined, not of all that was shown; reads `*_examined`.
         preference: which parts of PRECTR-V2 there are; None: none.
         mixture: False gives a single click logit (the levels then play no part).
         interest: target attention over the history.
@@ -82,6 +77,7 @@ class PRECTR(nn.Module):
         history: dict[str, str],
         relevance: TextRelevance,
         statistics: list[str],
+        position_corrected: bool = False,
         peers: dict[str, str] | None = None,
         preference: PreferenceParts | None = None,
         mixture: bool = True,
@@ -99,6 +95,7 @@ class PRECTR(nn.Module):
         self.request_features, self.candidate_features = list(request_dims), list(candidate_dims)
         self.history_features = dict(history)
         self.known_grade, self.grade_range, self.use_mixture = known_grade, grade_range, mixture
+        self.position_corrected = position_corrected
         self.relevance = relevance
         self.mixture = LevelMixture()
         dims = {**request_dims, **candidate_dims}
@@ -111,16 +108,15 @@ class PRECTR(nn.Module):
             in_dim += attention_dim
         self.title = nn.Linear(relevance.text_dim, 32) if relevance.text_dim else None
         in_dim += 32 if self.title is not None else 0
-        sizes = {"user": num_levels + 1, "query": num_levels + 1, "group": num_levels + 1, "item": 1}
-        self.statistics = nn.ModuleDict({who: LevelStatistics(sizes[who]) for who in statistics})
-        in_dim += sum(2 * sizes[who] + 2 for who in statistics)
+        counted = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in statistics}
+        self.statistics = nn.ModuleDict(counted)
+        in_dim += sum(module.num_features for module in counted.values())
         self.level = nn.Embedding(num_levels + 1, 8) if known_grade != "none" else None
         in_dim += 10 if self.level is not None else 0
         self.personal = PersonalSide(
             preference or PreferenceParts(), dims, history, peers or {}, num_levels=num_levels, mixture=mixture,
             relevance_dim=relevance.tower.head.in_features,
         )  # fmt: skip
-        self.position_corrected = self.personal.reads_counters or "group" in statistics
         in_dim += self.personal.num_features
         self.position = PositionBias(num_positions) if num_positions is not None else None
         self.click_tower = ClickTower(
@@ -141,7 +137,6 @@ class PRECTR(nn.Module):
             noise: (C,) also judge each pair with Gaussian noise on its text side, in standard deviations over the batch.
         """
         to_request = batch.candidate_request
-        slots = CandidateSlots(to_request, batch.candidate_weight, batch.request_weight.shape[0])
         query_tokens = batch.query_tokens[batch.query_index[to_request]]
         title_tokens = batch.title_tokens[batch.title_index]
         query = self.relevance.encode(batch.query_tokens)[batch.query_index][to_request]  # (C, D)
@@ -151,9 +146,9 @@ class PRECTR(nn.Module):
         log_pi = self._level_log_probabilities(relevance, batch.level)
 
         looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
-        personal = self.personal(batch, looked_up, slots, relevance.hidden)
-        dense = [looked_up.rows((*self.request_features, *self.candidate_features), to_request)]
-        dense += self._interest(batch, looked_up, slots) + self._dense(batch) + [relevance.hidden, match, personal.features]
+        personal = self.personal(batch, looked_up, relevance.hidden)
+        dense = [looked_up.rows((*self.request_features, *self.candidate_features))]
+        dense += self._interest(looked_up) + self._dense(batch) + [relevance.hidden, match, personal.features]
         if self.title is not None:
             dense.append(self.title(title))
         z = self.click_tower(torch.cat(dense, dim=1)) + personal.shift  # (C, K)
@@ -191,27 +186,19 @@ class PRECTR(nn.Module):
         logit = self.mixture(log_pi, z).logit if self.use_mixture else z.squeeze(1)
         return OtherTexts(log_pi, foreign, logit)
 
-    def _interest(self, batch: SearchInputs, looked_up: LookedUp, slots: CandidateSlots) -> list[Tensor]:
+    def _interest(self, looked_up: LookedUp) -> list[Tensor]:
         if self.interest is None:
             return []
-        candidate = looked_up.rows(self.history_features.values(), batch.candidate_request)
-        events = looked_up.events(self.history_features, batch.history_level.shape[1])
-        assert events is not None
-        return [
-            self.interest(
-                candidate, slots, events, batch.history_lengths, batch.history_level, batch.history_click, batch.history_position,
-                batch.history_age,
-            )
-        ]  # fmt: skip
+        history = looked_up.events("history", self.history_features)
+        assert history is not None
+        return [self.interest(looked_up.rows(self.history_features.values()), looked_up.slots, history)]
 
     def _dense(self, batch: SearchInputs) -> list[Tensor]:
         to_request = batch.candidate_request
         counts = torch.stack([batch.user_events, batch.user_query_events, batch.query_events], dim=1)
         dense = [(counts.log1p() / 4)[to_request]]
         for who, module in self.statistics.items():
-            shown, clicked, examined = (getattr(batch, f"{who}_{what}") for what in ("shown", "clicked", "examined"))
-            if who == "item":
-                shown, clicked, examined = shown.unsqueeze(1), clicked.unsqueeze(1), examined.unsqueeze(1)
+            shown, clicked, examined = counters(batch, who)
             features = module(shown, clicked, examined if self.position_corrected else shown)
             dense.append(features if who == "item" else features[to_request])
         if self.level is not None:

@@ -10,23 +10,9 @@ from torch.nn import functional as F
 
 from .attention import CandidateSlots, TargetAttention
 from .history import EventEmbedding
+from .inputs import Events
 
-
-class Events(NamedTuple):
-    """Past events of R requests, left-aligned."""
-
-    vectors: Tensor
-    """(R, L, D) what an event is compared by."""
-    lengths: Tensor
-    """(R,) real events."""
-    level: Tensor
-    """(R, L) in 0..K."""
-    click: Tensor
-    """(R, L) 0 or 1."""
-    position: Tensor
-    """(R, L) from 1, 0: not logged."""
-    age: Tensor
-    """(R, L) seconds."""
+GateKind = Literal["precision", "mlp", "none"]
 
 
 class Preference(NamedTuple):
@@ -72,7 +58,7 @@ class PrecisionGate(nn.Module):
         kind: the form.
     """
 
-    def __init__(self, dim: int, num_counts: int, kind: Literal["precision", "mlp", "none"]) -> None:
+    def __init__(self, dim: int, num_counts: int, kind: GateKind) -> None:
         super().__init__()
         self.kind = kind
         self.prior = nn.Parameter(torch.zeros(dim))
@@ -110,7 +96,7 @@ class RelevancePreference(nn.Module):
 
     def __init__(
         self, intent_dim: int, item_dim: int, num_levels: int, *, own: bool, peers: bool, statistics_dim: int, num_counts: int,
-        gate: Literal["precision", "mlp", "none"] = "precision", dim: int = 32, num_heads: int = 2,
+        gate: GateKind = "precision", dim: int = 32, num_heads: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
         options = {"dim": dim, "num_heads": num_heads}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import CandidateSlots
+from .inputs import Events
 from .posterior import GaussianPosterior, Posterior
 
 
@@ -54,25 +55,20 @@ class Taste(nn.Module):
         self.position_logit = nn.Parameter(torch.zeros(num_positions + 1))
         self.posterior = GaussianPosterior()
 
-    def forward(
-        self, candidates: Tensor, slots: CandidateSlots, events: Tensor, lengths: Tensor, level: Tensor, click: Tensor,
-        position: Tensor,
-    ) -> Posterior:  # fmt: skip
+    def forward(self, candidates: Tensor, slots: CandidateSlots, events: Events) -> Posterior:
         """The taste for each candidate.
 
         Args:
             candidates: (C, dim) title vectors.
             slots: which request each belongs to.
-            events: (R, L, dim) title vectors of the past events.
-            lengths: (R,) real events.
-            level, click, position: (R, L).
+            events: compared by (R, L, dim), the vectors of their titles.
 
         Returns:
             (C,) each; 0 and 1 without history.
         """
-        expected = self.level_logit[level] + self.position_logit[position.clamp(max=self.num_positions)]
-        rate = expected.sigmoid()
-        real = torch.arange(level.shape[1], device=level.device) < lengths.unsqueeze(1)
-        surplus, information = (click - rate) * real, rate * (1 - rate) * real
-        found = self.posterior(events, surplus, information, slots.scatter(candidates))
+        position = events.position.clamp(max=self.num_positions)
+        rate = (self.level_logit[events.level] + self.position_logit[position]).sigmoid()
+        real = torch.arange(position.shape[1], device=position.device) < events.lengths.unsqueeze(1)
+        surplus, information = (events.click - rate) * real, rate * (1 - rate) * real
+        found = self.posterior(events.vectors, surplus, information, slots.scatter(candidates))
         return Posterior(*(slots.gather(part.unsqueeze(2)).squeeze(1) for part in found))

@@ -171,7 +171,7 @@ class PreferenceConfig(Section):
     incentive: Literal["none", "shared", "per_level"] = "none"
     """Raise, lower or leave the click logits by relevance against preference: one value for all levels or one per level."""
     taste: int = Field(0, ge=0)
-    """Width of the taste vectors, inferred from the past events' titles and attributes; 0: none."""
+    """Width of the taste vectors, inferred from the past events' titles; 0: none."""
     dim: int = Field(32, ge=4)
     heads: int = Field(2, ge=1)
 
@@ -203,6 +203,11 @@ class ModelConfig(Section):
     click_tower: list[int] = [256, 128]
     dropout: float = Field(0.1, ge=0, lt=1)
 
+    @property
+    def position_corrected(self) -> bool:
+        """Whether counters are read with the examination of their positions; else the samples' `*_examined` stay unread."""
+        return self.preference.own or self.preference.peers or "group" in self.statistics
+
 
 class DebiasConfig(Section):
     """Exposure-bias correction: relevant rows against lowered copies of themselves."""
@@ -219,7 +224,7 @@ class DebiasConfig(Section):
     clip: float = Field(3.0, gt=0)
     """Upper bound of a row's hinge."""
     quantile: float = Field(0.1, ge=0, lt=1)
-    """Rows that themselves score below this running quantile are left out."""
+    """Rows that themselves score below this quantile of the batch are left out."""
 
 
 class ObjectiveConfig(Section):
@@ -230,7 +235,6 @@ class ObjectiveConfig(Section):
     consistency_margin: float = 0.0
     random_negatives: float = Field(0.0, ge=0)
     """Weight of the anchor on titles swapped within the batch, taken as level 1."""
-
     debias: DebiasConfig = DebiasConfig()
     load_balance: float = Field(0.01, ge=0)
     """Weight of the squared coefficient of variation of the incentive experts' mean loads."""

@@ -63,7 +63,7 @@ def _blocks(config: RunConfig) -> list[_Block]:
     ]  # fmt: skip
     preference = config.model.preference
     examined = ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
-    read = preference.own or preference.peers or "group" in config.model.statistics
+    read = config.model.position_corrected
     blocks += [
         _Block(_R, np.float32, statistics, examined, examined if read else ()),
         _Block(_C, np.float32, (), ("item_examined",), ("candidate_examined",) if read else ()),

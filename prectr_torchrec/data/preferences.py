@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prectr_torchrec.data.examination import position_weights
+from prectr_torchrec.data.examination import position_weights, weights_at
 from prectr_torchrec.data.schema import COUNTS
 
 _KEYS = {"user": 1, "query": 1, "group": 1, "user_query": 2, "user_group": 2, "item": 1}
@@ -35,7 +35,7 @@ class PreferenceStatistics:
 
     def __init__(self, num_levels: int, examination: Sequence[float]) -> None:
         self.num_levels, self.examination = num_levels, list(examination)
-        self._weights = position_weights(examination).tolist()
+        self._weights = position_weights(examination)
         self._none = np.zeros((len(COUNTS), num_levels + 1))
         self._counts: dict[str, dict[Key, NDArray[np.float64]]] = {name: {} for name in _KEYS}
 
@@ -54,7 +54,7 @@ class PreferenceStatistics:
         if not (0 <= level <= self.num_levels and position >= 0 and click in (0, 1)):
             raise ValueError(f"level {level}, position {position}, click {click}: expected a level in 0..{self.num_levels}, "
                              "a position from 0 and a click of 0 or 1")  # fmt: skip
-        event = (1, click, self._weights[min(position, len(self._weights) - 1)])
+        event = (1, click, float(weights_at(self._weights, np.array(position))))
         for name, key in _keys(user_id, query_id, group_id, item_id).items():
             if group_id or not name.endswith("group"):
                 self._counts[name].setdefault(key, np.zeros_like(self._none))[:, level] += event

@@ -75,7 +75,7 @@ class TokenCache:
             grown = np.zeros((size, self._matrix.shape[1]), dtype=np.int32)
             grown[:start] = self._matrix[:start]
             self._matrix, self._first = grown, np.zeros(size, dtype=np.int64)
-        self._matrix[start:stop] = self._tokenizer.encode(texts, self._matrix.shape[1])
+        self._matrix[start:stop] = self._tokenizer.encode(texts, self.num_tokens)
         self._rows.update(zip(texts, range(start, stop), strict=True))
 
 

@@ -90,6 +90,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         ),
         relevance=build_relevance(config, tokenizer),
         statistics=list(model.statistics),
+        position_corrected=model.position_corrected,
         mixture=model.mixture,
         interest=model.interest,
         attention_dim=model.attention_dim,

@@ -138,7 +138,7 @@ def observe(model: nn.Module, batch: SearchBatch) -> Observed:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             target, key, _, lengths = inputs
             assert isinstance(module, TargetAttention)
-            weights[name] = attention_weights(module, target, key, lengths)[0].mean((0, 1)).cpu()
+            weights[name] = module.weights(target, key, lengths)[0].mean((0, 1)).cpu()
 
         return hook
 
@@ -149,29 +149,6 @@ def observe(model: nn.Module, batch: SearchBatch) -> Observed:
         model.eval()
         model(batch)
     return Observed(outputs[0], weights)
-
-
-def attention_weights(attention: TargetAttention, target: Tensor, key: Tensor, lengths: Tensor) -> Tensor:
-    """The weights behind a `TargetAttention`, which its fused kernel does not tell.
-
-    Args:
-        target: (R, P, target_dim).
-        key: (R, L, key_dim).
-        lengths: (R,) int64.
-
-    Returns:
-        (R, H, P, L + 1) by head; slot 0 is the prior, slot j + 1 the event j, zero for padding.
-    """
-
-    def by_head(x: Tensor) -> Tensor:
-        return x.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-
-    R, L, _ = key.shape
-    q_RHPD = by_head(attention.target(target))
-    k_RHLD = by_head(torch.cat([attention.prior_key.expand(R, 1, -1), attention.key(key)], dim=1))
-    scores = q_RHPD @ k_RHLD.transpose(2, 3) / k_RHLD.shape[3] ** 0.5
-    padding_RL = torch.arange(L + 1, device=key.device) > lengths.unsqueeze(1)
-    return scores.masked_fill(padding_RL[:, None, None, :], -torch.inf).softmax(3)
 
 
 def format_explanation(found: Row) -> str:
@@ -214,9 +191,9 @@ def _candidates(config: RunConfig, sample: Row, batch: SearchBatch, output: PREC
         columns["level_probabilities"] = output.relevance.log_pi.exp().tolist()
         columns["click_by_level"] = output.level_logits.sigmoid().tolist()
     columns["click_probability"] = output.reference_click.logit.sigmoid().tolist()
-    if output.incentive is not None:
-        weight, leading = output.incentive.gate.max(1)
-        columns["incentive"] = output.incentive.tau.tolist()
+    if (incentive := output.personal.incentive) is not None:
+        weight, leading = incentive.gate.max(1)
+        columns["incentive"] = incentive.tau.tolist()
         columns |= {"expert": [EXPERTS[i] for i in leading.tolist()], "expert_weight": weight.tolist()}
     if output.personal.preference is not None:
         preference = config.model.preference

@@ -48,8 +48,9 @@ class Objective(nn.Module):
         if distance is not None:
             terms["debias"], terms["lowered_anchor"] = debias_loss(output, batch, distance, debias)
             loss = loss + debias.weight * (terms["debias"] + terms["lowered_anchor"])
-        if output.incentive is not None and self.training:
-            terms["load_balance"] = load_balance(output.incentive.gate, batch.click_weight)
+        incentive = output.personal.incentive
+        if incentive is not None and self.training:
+            terms["load_balance"] = load_balance(incentive.gate, batch.click_weight)
             loss = loss + self.config.load_balance * terms["load_balance"]
         if output.swapped is not None and self.config.random_negatives > 0:
             terms["random_negatives"] = weighted_mean(-output.swapped.log_pi[:, 0], output.swapped.foreign.float())
@@ -66,8 +67,8 @@ def _parts(output: PRECTROutput) -> dict[str, Tensor]:
     """What the model says of each candidate besides its score, where it has the part: `level_logits` (C, K), `incentive` (C,),
     mean over levels, `preference_weights` (C, 3) of own, peers and prior, `taste` (C,)."""
     parts = {"level_logits": output.level_logits}
-    if output.incentive is not None:
-        parts["incentive"] = output.incentive.tau.mean(1)
+    if output.personal.incentive is not None:
+        parts["incentive"] = output.personal.incentive.tau.mean(1)
     if output.personal.preference is not None:
         parts["preference_weights"] = output.personal.preference.weights
     if output.personal.taste is not None:

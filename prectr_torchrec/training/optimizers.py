@@ -48,7 +48,7 @@ class Optimizers:
                 {"params": parameters, "part": part, "weight_decay": decay.get(part, config.weight_decay)}
                 for part, parameters in sorted(parts.items())
             ]
-            return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+            return torch.optim.AdamW(groups, fused=True)
 
         self.fused = model.fused_optimizer
         self.dense = KeyedOptimizerWrapper(dense, adamw)

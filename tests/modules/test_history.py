@@ -1,6 +1,6 @@
 import torch
 
-from prectr_torchrec.modules import CandidateSlots, EventEmbedding, InterestTower
+from prectr_torchrec.modules import CandidateSlots, EventEmbedding, Events, InterestTower
 
 
 def interest(lengths: list[int], events: int = 5) -> tuple[InterestTower, dict[str, torch.Tensor | CandidateSlots]]:
@@ -20,18 +20,23 @@ def interest(lengths: list[int], events: int = 5) -> tuple[InterestTower, dict[s
     }
 
 
+def run(tower: InterestTower, batch: dict[str, torch.Tensor | CandidateSlots]) -> torch.Tensor:
+    history = Events(*(batch[name] for name in ("history", "lengths", "level", "click", "position", "age")))
+    return tower(batch["candidate"], batch["slots"], history)
+
+
 def test_requests_do_not_see_each_other() -> None:
     tower, batch = interest([5, 3])
-    both = tower(**batch)
+    both = run(tower, batch)
     batch["history"][1] += 1  # type: ignore[index]
-    changed = tower(**batch)
+    changed = run(tower, batch)
     torch.testing.assert_close(changed[:2], both[:2])
     assert not torch.allclose(changed[2:], both[2:])
 
 
 def test_a_batch_of_one_with_an_empty_history_is_finite() -> None:
     tower, batch = interest([0])
-    out = tower(**batch)
+    out = run(tower, batch)
     out.sum().backward()
     assert out.shape == (2, 8) and out.isfinite().all()
     assert tower.attention.prior_value.grad is not None
@@ -40,9 +45,9 @@ def test_a_batch_of_one_with_an_empty_history_is_finite() -> None:
 def test_a_click_and_a_skip_of_the_same_item_differ() -> None:
     tower, batch = interest([5])
     batch["click"] = torch.zeros(1, 5, dtype=torch.long)
-    skipped = tower(**batch)
+    skipped = run(tower, batch)
     batch["click"] = torch.ones(1, 5, dtype=torch.long)
-    assert not torch.allclose(tower(**batch), skipped)
+    assert not torch.allclose(run(tower, batch), skipped)
 
 
 def test_event_embedding_tells_level_feedback_position_and_age_apart() -> None:

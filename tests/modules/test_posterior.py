@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from prectr_torchrec.modules import CandidateSlots, GaussianPosterior, Taste, TitleBag
+from prectr_torchrec.modules import CandidateSlots, Events, GaussianPosterior, Taste, TitleBag
 
 
 def test_nothing_seen_gives_the_prior() -> None:
@@ -59,7 +59,7 @@ def test_taste_likes_what_was_clicked_and_dislikes_what_was_skipped() -> None:
     events = kinds[torch.tensor([[0, 0, 1, 1]])]
     click = torch.tensor([[1, 1, 0, 0]])
     level = torch.full((1, 4), 3)
-    out = taste(kinds, slots([0, 0], 1), events, torch.tensor([4]), level, click, torch.ones_like(level))
+    out = taste(kinds, slots([0, 0], 1), Events(events, torch.tensor([4]), level, click, torch.ones_like(level), level))
     assert out.mean[0] > 0 > out.mean[1]
 
 
@@ -67,7 +67,7 @@ def test_taste_without_history_says_nothing_for_any_number_of_candidates() -> No
     taste = Taste(10, dim=4, num_levels=4)
     items = taste.title(torch.randint(5, 10, (3, 6)))
     none = torch.zeros(2, 5, dtype=torch.long)
-    out = taste(items, slots([0, 1, 1], 2), torch.randn(2, 5, 4), torch.tensor([0, 0]), none, none, none)
+    out = taste(items, slots([0, 1, 1], 2), Events(torch.randn(2, 5, 4), torch.tensor([0, 0]), none, none, none, none))
     assert out.mean.eq(0).all() and out.mean.shape == (3,)
     torch.testing.assert_close(out.variance, torch.ones(3))
 
@@ -77,6 +77,8 @@ def test_every_parameter_of_taste_learns() -> None:
     taste = Taste(10, dim=4, num_levels=4)
     items = taste.title(torch.randint(5, 10, (3, 6)))
     level = torch.randint(0, 5, (2, 5))
-    out = taste(items, slots([0, 1, 1], 2), torch.randn(2, 5, 4), torch.tensor([5, 2]), level, level % 2, level + 1)
+    out = taste(
+        items, slots([0, 1, 1], 2), Events(torch.randn(2, 5, 4), torch.tensor([5, 2]), level, level % 2, level + 1, level)
+    )
     out.mean.square().sum().backward()
     assert [n for n, p in taste.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []

@@ -16,7 +16,7 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.modules import TargetAttention
 from prectr_torchrec.training.evaluate import main as evaluate
-from prectr_torchrec.training.explain import attention_weights, explain, format_explanation
+from prectr_torchrec.training.explain import explain, format_explanation
 from prectr_torchrec.training.trainer import Trainer
 
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003, "warmup_steps": 2}]}
@@ -66,7 +66,7 @@ def test_attention_weights_are_those_that_the_module_applies() -> None:
     torch.nn.init.normal_(attention.prior_key)
     torch.nn.init.normal_(attention.prior_value)
     target, key, value, lengths = torch.randn(3, 2, 5), torch.randn(3, 4, 6), torch.randn(3, 4, 7), torch.tensor([0, 2, 4])
-    weights = attention_weights(attention, target, key, lengths)
+    weights = attention.weights(target, key, lengths)
     projected = torch.cat([attention.prior_value.expand(3, 1, -1), attention.value(value)], dim=1)
     by_head = projected.unflatten(2, (2, 4)).transpose(1, 2)
     torch.testing.assert_close((weights @ by_head).transpose(1, 2).flatten(2), attention(target, key, value, lengths))
