@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from common import describe
 from matplotlib import pyplot
 
-from prectr_torchrec.config import load_config
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.schema import COUNTS, MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")

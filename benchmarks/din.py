@@ -39,7 +39,8 @@ from torch_rechub.trainers import CTRTrainer
 from torch_rechub.utils.data import DataGenerator
 from torchrec import JaggedTensor
 
-from prectr_torchrec.config import RunConfig, load_config
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER

@@ -28,7 +28,8 @@ import tokenizers
 import torch
 from torch.utils.data import DataLoader
 
-from prectr_torchrec.config import RunConfig, load_config, validate_config
+from prectr_torchrec.config import RunConfig, validate_config
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 

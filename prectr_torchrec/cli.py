@@ -80,7 +80,7 @@ def prepare(
     overrides: Overrides = None,
 ) -> None:
     """Turn a raw search log into request-major samples."""
-    from prectr_torchrec.config import load_config
+    from prectr_torchrec.config_files import load_config
     from prectr_torchrec.data.prepare import prepare
 
     run = load_config(config, overrides or ())
@@ -182,7 +182,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder of all that the demo mak
 @app.command()
 def config(config: Config, overrides: Overrides = None) -> None:
     """Print a configuration, resolved and with the documentation of its fields."""
-    from prectr_torchrec.config import describe_config, load_config
+    from prectr_torchrec.config_files import describe_config, load_config
 
     typer.echo(describe_config(load_config(config, overrides or ())))
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prectr_torchrec.config import load_config
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.training.report import write_report

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from prectr_torchrec.config import ConfigError, describe_config, dump_config, find_config, load_config
+from prectr_torchrec.config import ConfigError
+from prectr_torchrec.config_files import describe_config, dump_config, find_config, load_config
 
 MINIMAL = """
 name: small

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from prectr_torchrec.config import load_config
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.trainer import Trainer
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import RunConfig, load_config
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest

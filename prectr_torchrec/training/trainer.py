@@ -17,7 +17,8 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import ConfigError, RunConfig, StageConfig, dump_config, load_config
+from prectr_torchrec.config import ConfigError, RunConfig, StageConfig
+from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest

@@ -13,7 +13,8 @@ import torch
 from small_run import small_config, write_small_data
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from prectr_torchrec.config import RunConfig, dump_config
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import dump_config
 
 
 def config_with_dropout() -> RunConfig:

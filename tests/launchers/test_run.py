@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.config import dump_config
+from prectr_torchrec.config_files import dump_config
 
 
 def torchx(folder: Path, component: str, *arguments: str) -> str:

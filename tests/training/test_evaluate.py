@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from prectr_torchrec.config import RunConfig, dump_config
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training.evaluate import evaluate, format_metrics, main, write_json
 from prectr_torchrec.training.personal import incentive_by_strictness

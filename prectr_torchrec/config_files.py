@@ -1,0 +1,133 @@
+"""A run's configuration from and to YAML.
+
+``base:`` inherits from another YAML file, ``key.sub=value`` overrides one setting.
+"""
+
+from __future__ import annotations
+
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from prectr_torchrec.config import ConfigError, RunConfig, nearest, validate_config
+
+
+def find_config(name: str | Path, relative_to: Path | None = None) -> Path:
+    """A path as given, beside the file that names it, or the name of a shipped configuration (`prectr_v1`).
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
+    shipped = Path(str(resources.files("prectr_torchrec.configs")))
+    plain = Path(name)
+    candidates = [plain, (relative_to or Path()) / plain, shipped / plain, shipped / f"{name}.yaml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ConfigError(f"no configuration {str(name)!r}{nearest(plain.stem, (p.stem for p in shipped.glob('*.yaml')))}")
+
+
+def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Reads a configuration, its bases and the overrides.
+
+    Args:
+        name: a YAML file or the name of a shipped configuration.
+        overrides: `key.sub=value`, the value in YAML.
+
+    Raises:
+        ConfigError: unknown file, unknown key, wrong value; the message names them.
+    """
+    path = find_config(name)
+    tree = _read_tree(path, ())
+    tree.setdefault("name", path.stem)
+    if overrides:  # on the whole configuration, so that defaults can be reached into
+        tree = validate_config(tree, str(path)).model_dump(mode="json")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override!r}: write it as key.sub=value")
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+            raise ConfigError(f"--set {override!r}: {value!r} is not valid YAML") from None
+        _set(tree, key.strip().split("."), parsed, override)
+    return validate_config(tree, str(path))
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def describe_config(config: BaseModel, indent: int = 0) -> str:
+    """The resolved configuration as YAML with each field's documentation as a comment above it."""
+    lines: list[str] = []
+    pad = "  " * indent
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if field.description:
+            lines += [f"{pad}# {line.strip()}" for line in field.description.splitlines()]
+        if isinstance(value, BaseModel):
+            lines += [f"{pad}{name}:", describe_config(value, indent + 1)]
+        else:
+            plain = config.model_dump(mode="json", include={name})
+            flow = None if isinstance(value, dict | list) else False
+            dumped = yaml.safe_dump(plain, default_flow_style=flow, width=110, sort_keys=False).rstrip()
+            lines += [pad + line for line in dumped.splitlines()]
+    return "\n".join(lines)
+
+
+def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: `base` goes round in a circle")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    inherited = _read_tree(find_config(base, path.parent), (*seen, path.resolve()))
+    inherited.pop("name", None)
+    return _merge(inherited, tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings merge key by key, null removes an inherited table or feature, everything else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = {
+                k: v for k, v in _merge(merged[key], value).items() if v is not None or key not in ("tables", "features")
+            }
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    node: Any = tree
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(node, list):
+            if not key.isdigit() or int(key) >= len(node):
+                raise ConfigError(
+                    f"--set {override!r}: {'.'.join(keys[:depth])} is a list of {len(node)}; {key!r} is no index of it"
+                )
+            if last:
+                node[int(key)] = value
+            else:
+                node = node[int(key)]
+        elif isinstance(node, dict):
+            if last:
+                node[key] = value
+            else:
+                node = node.setdefault(key, {})
+        else:
+            raise ConfigError(f"--set {override!r}: {'.'.join(keys[:depth])} is {node!r} and has no keys")
