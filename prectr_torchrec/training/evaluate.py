@@ -92,7 +92,7 @@ def evaluate(
     if rank == 0:
         shutil.rmtree(p.parts_folder(predictions), ignore_errors=True)
     _barrier(world_size)
-    p.write_part(_with_progress(rows, rank), predictions, rank, p.personal_columns(config.model.preference))
+    p.write_part(_with_progress(rows, rank), predictions, rank, p.part_columns(config.model))
     _barrier(world_size)
     if rank != 0:
         return None
@@ -120,6 +120,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         "clicks_at_position": m.click_metrics(table.click_probability_at_position, *click_args),
         "grades": m.grade_ndcg(table.click_probability, table.relevance, table.request_id, levels.grade_min),
         "relevance": _relevance(p.load_graded_pairs(predictions, train, memory), levels, table.has_training),
+        "levels_in_order": float(order.mean()) if (order := table.by_part.get("levels_in_order")) is not None else None,
         "oracle": _against_oracle(table, everything),
         "segments": [{"by": by, "segment": name, **_segment(table, mask)} for by, name, mask in segments],
         "personal": personal_measures(table, levels, {name: mask for by, name, mask in segments if by == "user"}),
@@ -144,6 +145,8 @@ def format_metrics(measured: dict[str, Any]) -> str:
     if relevance := measured["relevance"]:
         body = [[name, *(_number(part[name]) for part in relevance.values())] for name in relevance["all"]]
         lines += ["", *aligned([["relevance tower against grades", *(f"{name} pairs" for name in relevance)], *body])]
+    if measured["levels_in_order"] is not None:
+        lines += ["", f"clicks rise with the level on {measured['levels_in_order']:.2%} of rows"]
     if measured["oracle"]:
         lines += ["", *_oracle_lines(measured["oracle"])]
     columns = ["rows", "auc", "gauc_request", "normalized_entropy", "calibration", "expected_auc_shown", "expected_auc_all"]

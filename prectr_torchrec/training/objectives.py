@@ -64,11 +64,14 @@ class Objective(nn.Module):
 
 
 def _parts(output: PRECTROutput) -> dict[str, Tensor]:
-    """What the model says of each candidate besides its score, where it has the part: `level_logits` (C, K), `incentive` (C,),
-    mean over levels, `preference_weights` (C, 3) of own, peers and prior, `taste` (C,)."""
-    parts = {"level_logits": output.level_logits}
+    """What the model says of each candidate besides its score, where it has the part: `levels_in_order` (C,), 1 where no level
+    clicks less than the one below it; `incentive` (C,), mean over levels; `incentive_slope` (C,), highest less lowest level;
+    `preference_weights` (C, 3) of own, peers and prior, `taste` (C,)."""
+    z = output.level_logits
+    parts = {"levels_in_order": (z[:, 1:] >= z[:, :-1]).all(1).float()} if z.shape[1] > 1 else {}
     if output.personal.incentive is not None:
-        parts["incentive"] = output.personal.incentive.tau.mean(1)
+        tau = output.personal.incentive.tau
+        parts |= {"incentive": tau.mean(1), "incentive_slope": tau[:, -1] - tau[:, 0]}
     if output.personal.preference is not None:
         parts["preference_weights"] = output.personal.preference.weights
     if output.personal.taste is not None:

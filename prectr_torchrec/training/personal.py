@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config import Levels
 from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.training.metrics import spearman
 from prectr_torchrec.training.predictions import WEIGHTS, Array, Table
 
 Measures = dict[str, Any]
@@ -23,18 +24,24 @@ def personal_measures(table: Table, levels: Levels, activity: dict[str, NDArray[
         activity: segment of users -> (n,) its rows; segments without rows are left out.
 
     Returns:
-        `incentive` as of `incentive_by_strictness` where the oracle knows the users' strictness, `weights`: segment -> mean
+        `incentive` as of `incentive_by_strictness` and `slope` as of `slope_against_strictness` for all users and by segment,
+        where the oracle knows the users' strictness; `weights`: segment -> mean
         weight of `own`, `peers` and `prior`.
     """
     found: Measures = {}
-    if "incentive" in table.personal and table.oracle is not None:
+    if "incentive" in table.by_part and table.oracle is not None:
         grade = np.where(np.isnan(table.oracle.relevance), table.relevance, table.oracle.relevance)
         level = grade_levels(grade.astype(np.float32), levels.boundaries)
-        incentive, strictness = table.personal["incentive"], table.oracle.user_strictness
+        incentive, strictness = table.by_part["incentive"], table.oracle.user_strictness
         found["incentive"] = incentive_by_strictness(incentive, level, table.user_id, strictness, levels.count)
-    if WEIGHTS[0] in table.personal:
+    if "incentive_slope" in table.by_part and table.oracle is not None:
+        slope, strictness = table.by_part["incentive_slope"], table.oracle.user_strictness
+        parts = {"all": np.ones(len(slope), bool), **activity}
+        measured = {name: slope_against_strictness(slope[r], table.user_id[r], strictness[r]) for name, r in parts.items()}
+        found["slope"] = {name: measures for name, measures in measured.items() if measures}
+    if WEIGHTS[0] in table.by_part:
         found["weights"] = {
-            segment: {name.removeprefix("weight_"): float(table.personal[name][rows].mean()) for name in WEIGHTS}
+            segment: {name.removeprefix("weight_"): float(table.by_part[name][rows].mean()) for name in WEIGHTS}
             for segment, rows in activity.items()
             if rows.any()
         }
@@ -68,6 +75,24 @@ def incentive_by_strictness(incentive: Array, level: Array, user_id: Array, stri
         }
         for name, rows in groups.items()
     }
+
+
+def slope_against_strictness(slope: Array, user_id: Array, strictness: Array) -> Measures:
+    """Whether those whose incentive rises most with the level are the strict ones.
+
+    Args:
+        slope: (n,) incentive of the highest less that of the lowest level, in logits.
+        user_id: (n,).
+        strictness: (n,) of the row's user, NaN unknown.
+
+    Returns:
+        `users` and `correlation`, Spearman's, of their mean slope and their strictness; empty where one of them is all alike.
+    """
+    known = ~np.isnan(strictness)
+    _, first, user = np.unique(user_id[known], return_index=True, return_inverse=True)
+    mean = np.bincount(user, weights=slope[known]) / np.maximum(np.bincount(user), 1)
+    correlation = spearman(mean, strictness[known][first])
+    return {} if correlation is None else {"users": len(first), "correlation": correlation}
 
 
 def _mean(values: Array) -> float | None:

@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import PreferenceConfig
+from prectr_torchrec.config import ModelConfig
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
 """One scored batch, real rows only, n of them: request_id, item_id, user_id (n,) int64; click_probability (n,) float32, the
 position held at its reference; logged_logit (n,) float32, at the logged position; relevance_probabilities (n, K) float32, the
-tower's own; relevance, click (n,) float32, NaN where missing; the `personal_columns` of the run (n,) float32. Other keys are not
+tower's own; relevance, click (n,) float32, NaN where missing; the `part_columns` of the run (n,) float32. Other keys are not
 kept."""
 
 WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
 """How much of a candidate's relevance preference is the own history, the peers, the prior."""
-PERSONAL = ("incentive", *WEIGHTS, "taste")
+PARTS = ("levels_in_order", "incentive", "incentive_slope", *WEIGHTS, "taste")
 
 PART_SCHEMA = pa.schema(
     {
@@ -42,7 +42,7 @@ PART_SCHEMA = pa.schema(
         "click": pa.int8(),
     }
 )
-"""Of the parts, before the `personal_columns`; the finished file has `query_id` too. `click_probability` holds the position at
+"""Of the parts, before the `part_columns`; the finished file has `query_id` too. `click_probability` holds the position at
 its reference, `click_probability_at_position` takes the logged one; `relevance` and `click` are null where not known."""
 ROW_GROUP = 65536
 
@@ -82,8 +82,8 @@ class Table:
     item_impressions: Array
     has_training: bool
     """False: there is no training split, and the three counts above say nothing."""
-    personal: dict[str, Array]
-    """Those of `PERSONAL` that the predictions have, (n,) each."""
+    by_part: dict[str, Array]
+    """Those of `PARTS` that the predictions have, (n,) each."""
     oracle: Oracle | None
 
 
@@ -98,11 +98,21 @@ class GradedPairs:
     query_impressions: Array
 
 
-def personal_columns(preference: PreferenceConfig) -> list[str]:
-    """Those of `PERSONAL` that a run with these parts predicts; incentive and taste are in logits."""
-    weighs = preference.own or preference.peers
-    there = {"incentive": preference.incentive != "none", **dict.fromkeys(WEIGHTS, weighs), "taste": preference.taste > 0}
-    return [name for name in PERSONAL if there[name]]
+def part_columns(model: ModelConfig) -> list[str]:
+    """Those of `PARTS` that a run with this model predicts.
+
+    `levels_in_order` is 1 where no level clicks less than the one below it; incentive, its slope (highest less lowest level) and
+    taste are in logits.
+    """
+    preference = model.preference
+    there = {
+        "levels_in_order": model.mixture,
+        "incentive": preference.incentive != "none",
+        "incentive_slope": preference.incentive == "per_level",
+        **dict.fromkeys(WEIGHTS, preference.own or preference.peers),
+        "taste": preference.taste > 0,
+    }
+    return [name for name in PARTS if there[name]]
 
 
 def parts_folder(predictions: Path) -> Path:
@@ -110,9 +120,9 @@ def parts_folder(predictions: Path) -> Path:
     return predictions.with_name(predictions.name + ".parts")
 
 
-def write_part(rows: Iterable[Rows], predictions: Path, rank: int, personal: Sequence[str] = ()) -> None:
-    """Streams one rank's rows to its part, which appears only when whole; `personal`: the run's `personal_columns`."""
-    schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in personal})])
+def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequence[str] = ()) -> None:
+    """Streams one rank's rows to its part, which appears only when whole; `parts`: the run's `part_columns`."""
+    schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in parts})])
     path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
@@ -206,7 +216,7 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
         ValueError: the oracle lacks a column or holds a row twice, or a prediction is not finite.
     """
     relation = parquet([predictions])
-    personal = [name for name in PERSONAL if name in pq.read_schema(predictions).names]
+    parts = [name for name in PARTS if name in pq.read_schema(predictions).names]
     with connect(memory, predictions.parent) as db:
         _check_finite(db, predictions)
         counts = {who: _impressions(train, f"{who}_id") for who in ("user", "query", "item")}
@@ -220,7 +230,7 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
                 coalesce(q.impressions, 0) AS query_impressions,
                 coalesce(i.impressions, 0) AS item_impressions,
                 {", ".join(f"coalesce(o.{name}, 'nan'::DOUBLE) AS oracle_{name}" for name in ("probability", *ORACLE_OPTIONAL))}
-                {"".join(f", p.{name}" for name in personal)}
+                {"".join(f", p.{name}" for name in parts)}
             FROM {relation} p
             LEFT JOIN ({counts["user"]}) u USING (user_id)
             LEFT JOIN ({counts["query"]}) q USING (query_id)
@@ -232,8 +242,8 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
         truth = {name: columns.pop(f"oracle_{name}") for name in ("probability", *ORACLE_OPTIONAL)}
         rows, unmatched, unmatched_exposed = _oracle_counts(db, relation)
         joined = Oracle(**truth, rows=rows, unmatched=unmatched, unmatched_exposed=unmatched_exposed) if oracle else None
-    parts = {name: columns.pop(name) for name in personal}
-    return Table(**columns, has_training=train.is_dir(), personal=parts, oracle=joined)
+    by_part = {name: columns.pop(name) for name in parts}
+    return Table(**columns, has_training=train.is_dir(), by_part=by_part, oracle=joined)
 
 
 def load_graded_pairs(predictions: Path, train: Path, memory: str) -> GradedPairs:

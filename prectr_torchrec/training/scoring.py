@@ -19,7 +19,7 @@ from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.predictions import WEIGHTS
+from prectr_torchrec.training.predictions import PARTS, WEIGHTS
 from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
 
 
@@ -53,7 +53,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
         Per batch, real rows only: request_id, item_id, user_id (n,) int64; click_probability, logit (n,) float32 with the
         position at its reference; logged_logit (n,) float32 at the logged position; relevance_probabilities (n, K) float32,
         the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64; and
-        those of `predictions.personal_columns` that the run has, (n,) float32.
+        those of `predictions.part_columns` that the run has, (n,) float32.
     """
     config = load_run(run)
     largest = int(read_manifest(data, config.data)["max_candidates"])
@@ -78,7 +78,7 @@ def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[An
         "click_probability": report["reference_logit"].sigmoid(), "logit": report["reference_logit"],
         "logged_logit": report["logit"], "relevance_probabilities": report["log_pi"].exp(),
         "relevance": batch.relevance, "click": click, "position": batch.position,
-        **{name: report[name] for name in ("incentive", "taste") if name in report},
+        **{name: report[name] for name in set(PARTS) - set(WEIGHTS) if name in report},
     }  # fmt: skip
     if "preference_weights" in report:
         columns.update(zip(WEIGHTS, report["preference_weights"].unbind(1), strict=True))

@@ -45,7 +45,7 @@ def write(path: Path, columns: dict[str, object]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-PERSONAL = {"preference": {"own": True, "peers": True, "incentive": "shared", "taste": 8}}
+PERSONAL = {"preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8}}
 """`model` of a run that predicts the personal columns."""
 
 
@@ -61,6 +61,7 @@ def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal:
         weights = np.random.default_rng(request).dirichlet(np.ones(3), CANDIDATES).astype(np.float32)
         columns = {f"weight_{side}": weights[:, i] for i, side in enumerate(("own", "peers", "prior"))}
         columns |= {"incentive": (request % 7 * (1 + item % 3)).astype(np.float32), "taste": np.zeros(CANDIDATES, np.float32)}
+        columns |= {"incentive_slope": (item % 2 + (request % 7) ** 2).astype(np.float32)}
         yield {
             **(columns if personal else {}),
             "request_id": np.full(CANDIDATES, request),
@@ -68,6 +69,7 @@ def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal:
             "user_id": np.full(CANDIDATES, request % 7),
             "click_probability": rng.random(CANDIDATES, dtype=np.float32),
             "logged_logit": (10 * click - 5).astype(np.float32),
+            "levels_in_order": (item % 4 > 0).astype(np.float32),
             "relevance_probabilities": rng.dirichlet(np.ones(4), CANDIDATES).astype(np.float32),
             "relevance": np.where(item % 2, 1 + item % 3, np.nan).astype(np.float32),
             "click": click if labels else np.full(CANDIDATES, np.nan, np.float32),

@@ -15,7 +15,7 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training.evaluate import evaluate, format_metrics, main, write_json
-from prectr_torchrec.training.personal import incentive_by_strictness
+from prectr_torchrec.training.personal import incentive_by_strictness, slope_against_strictness
 from prectr_torchrec.training.predictions import sample_files
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
@@ -77,14 +77,14 @@ def test_predictions_hold_what_was_scored_and_null_where_missing(data):
 def test_personal_columns_are_those_of_the_runs_parts(data):
     run(data)
     plain = pq.read_schema(data.parent / "predictions.parquet").names
-    assert not {"incentive", "weight_own", "weight_peers", "weight_prior", "taste"} & set(plain)
+    assert not {"incentive", "incentive_slope", "weight_own", "weight_peers", "weight_prior", "taste"} & set(plain)
     run(data, build.scored(personal=True), model=build.PERSONAL)
     assert pq.read_schema(data.parent / "predictions.parquet").names == [
-        *plain, "incentive", "weight_own", "weight_peers", "weight_prior", "taste"
+        *plain, "incentive", "incentive_slope", "weight_own", "weight_peers", "weight_prior", "taste"
     ]  # fmt: skip
     found, scored = rows_of(data), next(iter(build.scored(personal=True)))
     places = [found["item_id"].index(item) for item in scored["item_id"]]
-    for name in ("incentive", "weight_own", "weight_prior"):
+    for name in ("incentive", "incentive_slope", "weight_own", "weight_prior"):
         assert [found[name][place] for place in places] == scored[name].tolist()
     run(data, build.scored(personal=True), model={"preference": {"peers": True}})
     assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain, "weight_own", "weight_peers", "weight_prior"]
@@ -174,6 +174,25 @@ def test_the_incentive_is_measured_for_strict_and_indifferent_users(data, tmp_pa
     incentive, grade = (np.concatenate(x) for x in ([r["incentive"] for r in rows], [1 + r["item_id"] % 3 for r in rows]))
     expected = [incentive[grade == g].mean() if g else None for g in (1, 2, None, 3)]
     assert strict["by_level"] == [None if e is None else pytest.approx(e) for e in expected]
+
+
+def test_the_share_of_rows_whose_levels_are_in_order_is_measured(data):
+    found = run(data, build.scored(personal=True), model=build.PERSONAL)
+    rows = np.concatenate([r["levels_in_order"] for r in build.scored(personal=True)])
+    assert found["levels_in_order"] == pytest.approx(rows.mean()) and 0 < rows.mean() < 1
+    assert f"{rows.mean():.2%} of rows" in format_metrics({"run": "small", **found})
+    assert run(data, model={"mixture": False})["levels_in_order"] is None
+
+
+def test_the_slope_of_the_incentive_is_compared_with_the_users_strictness(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["slope"]
+    assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # strictness u, mean slope u^2 and a half
+    assert slope_against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
+        "users": 2, "correlation": pytest.approx(-1.0),
+    }  # fmt: skip
+    assert slope_against_strictness(np.ones(3), np.arange(3), np.arange(3.0)) == {}
+    assert slope_against_strictness(np.ones(3), np.arange(3), np.full(3, np.nan)) == {}
 
 
 def test_the_weights_are_measured_by_user_activity(data):

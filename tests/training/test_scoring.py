@@ -28,14 +28,14 @@ def report_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
 
 def test_every_part_is_reported_for_each_candidate(data: Path) -> None:
     report = report_of(small_config(), data)
-    shapes = {name: tuple(report[name].shape) for name in ("level_logits", "incentive", "preference_weights", "taste")}
-    assert shapes == {"level_logits": (64, 4), "incentive": (64,), "preference_weights": (64, 3), "taste": (64,)}
+    shapes = {name: tuple(report[name].shape) for name in ("incentive", "incentive_slope", "preference_weights", "taste")}
+    assert shapes == {"incentive": (64,), "incentive_slope": (64,), "preference_weights": (64, 3), "taste": (64,)}
+    assert set(report["levels_in_order"].tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(report["preference_weights"].sum(1), torch.ones(64))
 
 
 def test_parts_that_are_switched_off_are_not_reported(data: Path) -> None:
     report = report_of(small_config(model={"preference": {}, "mixture": False}), data)
-    assert report["level_logits"].shape == (64, 1)
-    assert not {"incentive", "preference_weights", "taste"} & report.keys()
+    assert not {"levels_in_order", "incentive", "preference_weights", "taste"} & report.keys()
     weighed = report_of(small_config(model={"preference": {"peers": True}}), data)
     assert "preference_weights" in weighed and "incentive" not in weighed
