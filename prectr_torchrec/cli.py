@@ -95,6 +95,77 @@ def prepare(
 
 
 @app.command()
+def pairs(
+    config: Config,
+    raw: Annotated[Path, typer.Option(help="Folder of the raw log.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    candidates: Annotated[
+        Path | None, typer.Option(help="File of request_id, item_id or query_id, item_id: further pairs, never shown.")
+    ] = None,
+    test_queries: Annotated[
+        Path | None, typer.Option(help="File of query_id: these queries are test, and teach nothing.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Collect the pairs of query and title of a raw log, for a teacher to grade."""
+    from prectr_torchrec.config_files import load_config
+    from prectr_torchrec.data.pairs import write_pairs
+
+    run = load_config(config, overrides or ())
+    report = write_pairs(run.data, run.pairs, raw, out, candidates=candidates, test_queries=test_queries)
+    typer.echo(f"{out}: {report['rows']:,} pairs")
+    for what in ("by_source", "by_split", "grades", "dropped"):
+        typer.echo(f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {count:,}" for name, count in report[what].items()))
+
+
+@app.command()
+def teacher_tune(
+    teacher: Annotated[Path, typer.Option(help="Folder of a Hugging Face encoder.")],
+    pairs: Annotated[Path, typer.Option(help="File of pairs, some of them graded.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tuned classifier; an unfinished tuning there goes on.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, such as lr=5e-5; may be repeated."),
+    ] = None,
+) -> None:
+    """Fine-tune a sequence classifier on the grades of pairs, to be their teacher."""
+    from prectr_torchrec.text.tune import tune_teacher, tuning_config
+
+    result = tune_teacher(teacher, pairs, out, tuning_config(overrides or ()))
+    typer.echo(f"{out}: validation loss {result['validation_loss']:.4f} at step {result['best_step']} of {result['steps']}")
+
+
+@app.command()
+def teach(
+    teacher: Annotated[Path, typer.Option(help="Folder of a Hugging Face causal language model or sequence classifier.")],
+    pairs: Annotated[Path, typer.Option(help="File of pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the soft grades; an unfinished job there is finished.")],
+    hidden: Annotated[bool, typer.Option("--hidden", help="Write pooled hidden states too.")] = False,
+    prompt: Annotated[Path | None, typer.Option(help="Prompt file of a causal model; default: the one shipped.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Above 1 makes the soft grades flatter.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens kept of a pair, or of each text in a prompt.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a batch, padding included.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16; auto: bf16 on a GPU.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="As of Hugging Face, for a model that needs several GPUs.")] = None,
+    nproc: Nproc = 1,
+) -> None:
+    """Grade pairs softly with a teacher, for a student to learn from or to fill missing grades."""
+    from prectr_torchrec.training.launch import launch
+
+    optional = {
+        "--prompt": prompt,
+        "--temperature": temperature,
+        "--max-length": max_length,
+        "--max-tokens": max_tokens,
+        "--precision": precision,
+        "--device-map": device_map,
+    }
+    given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
+    given += ["--hidden"] if hidden else []
+    launch("teach", ["--teacher", str(teacher), "--pairs", str(pairs), "--out", str(out), *given], nproc)
+
+
+@app.command()
 def train(
     config: Config,
     data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],

@@ -106,6 +106,31 @@ class DataConfig(Section):
     requests_per_row_group: int = Field(1024, ge=1)
 
 
+class PairsConfig(Section):
+    """Which pairs of query and title a teacher grades, and which of them may teach."""
+
+    category: str = "category_id"
+    """The item attribute that says what is of the same category."""
+    same_category: float = Field(0.25, ge=0)
+    """Unshown, ungraded pairs drawn for each query, per graded or shown pair of it, from the categories of those."""
+    other_category: float = Field(0.25, ge=0)
+    """The same from all other categories."""
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the queries, by a hash of their normalised text."""
+    test_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the queries, by a hash of their normalised text."""
+    seed: int = 1
+    """Of the draws; the split does not depend on it."""
+    rows_per_row_group: int = Field(16384, ge=1)
+    """Pairs of a row group: what `prectr teach` grades, writes and resumes as one piece."""
+
+    @model_validator(mode="after")
+    def _some_queries_teach(self) -> PairsConfig:
+        if (held_out := self.validation_fraction + self.test_fraction) >= 1:
+            raise ValueError(f"validation_fraction and test_fraction, together {held_out}, leave no query to train on")
+        return self
+
+
 class TextConfig(Section):
     vocab_size: int = Field(8000, ge=300)
     query_tokens: int = Field(12, ge=2)
@@ -270,6 +295,7 @@ class TrainConfig(Section):
 class RunConfig(Section):
     name: str
     data: DataConfig = DataConfig()
+    pairs: PairsConfig = PairsConfig()
     text: TextConfig = TextConfig()
     batch: BatchConfig = BatchConfig()
     tables: dict[str, TableConfig] = {}

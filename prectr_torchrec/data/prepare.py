@@ -218,15 +218,15 @@ class _Job:
         write_document_frequency(_texts(con, titles), folder)
 
     def _connect(self, database: Path) -> Connection:
-        """DuckDB within half of the memory setting, spilling into the work folder; the rest is for batches and shards."""
-        memory = memory_bytes(self.data.memory)
-        threads = max(1, min(os.cpu_count() or 1, memory // 2**28))
-        options: dict[str, Any] = {
-            "memory_limit": f"{memory // 2**21}MiB",
-            "threads": threads,
-            "temp_directory": str(self.work / "spill"),
-        }
-        return duckdb.connect(str(database), config=options)
+        return open_database(database, self.data.memory, self.work / "spill")
+
+
+def open_database(database: Path, memory: str, spill: Path) -> Connection:
+    """DuckDB within half of the memory setting, spilling into a folder; the other half is for what reads from it."""
+    size = memory_bytes(memory)
+    threads = max(1, min(os.cpu_count() or 1, size // 2**28))
+    options: dict[str, Any] = {"memory_limit": f"{size // 2**21}MiB", "threads": threads, "temp_directory": str(spill)}
+    return duckdb.connect(str(database), config=options)
 
 
 def split_times(con: Connection, data: DataConfig) -> dict[str, int]:

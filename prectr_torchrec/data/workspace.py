@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ def once(path: Path, build: Callable[[Path], Any]) -> None:
         shutil.rmtree(temporary)
     temporary.unlink(missing_ok=True)
     build(temporary)
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary name for a file; at the end the file takes the place of what bore the name before."""
+    temporary = path.with_name(f"{path.name}.partial")
+    yield temporary
     os.replace(temporary, path)
 
 
@@ -50,6 +59,20 @@ def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any]) -> di
     work.mkdir(parents=True, exist_ok=True)
     once(begun, lambda path: path.write_text(json.dumps(settings)))
     return None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def folder_digest(path: Path) -> dict[str, str]:
+    """SHA-256 of each file of a folder, sub-folders left out, by name."""
+    return {file.name: file_digest(file) for file in sorted(path.iterdir()) if file.is_file()}
 
 
 def digest(settings: dict[str, Any]) -> str:

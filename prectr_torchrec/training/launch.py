@@ -1,4 +1,4 @@
-"""Starts a training or evaluation job on this machine, one process a rank, and brings home a failing rank's own message."""
+"""Starts a job on this machine, one process a rank, and brings home a failing rank's own message."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-PROGRAMS = {"train": "prectr_torchrec.training.main", "evaluate": "prectr_torchrec.training.evaluate"}
+Program = Literal["train", "evaluate", "teach"]
+PROGRAMS: dict[Program, str] = {
+    "train": "prectr_torchrec.training.main",
+    "evaluate": "prectr_torchrec.training.evaluate",
+    "teach": "prectr_torchrec.text.teach",
+}
 
 
 class WorkerError(RuntimeError):
     """A rank failed; the message is the rank's own."""
 
 
-def launch(program: Literal["train", "evaluate"], args: Sequence[str], nproc: int = 1) -> None:
+def launch(program: Program, args: Sequence[str], nproc: int = 1) -> None:
     """Runs a program on `nproc` ranks of this machine under torchrun and waits for it.
 
     One rank runs in this process, and so does every rank that a launcher started (`RANK` is set): jobs do not nest.

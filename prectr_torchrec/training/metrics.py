@@ -188,6 +188,7 @@ def relevance_metrics(
     *,
     boundaries: list[float],
     grade_range: tuple[float, float] = (1.0, 3.0),
+    level_grades: Array | None = None,
 ) -> Metrics:
     """Measures of the relevance tower against grades; one row a pair of query and item.
 
@@ -200,11 +201,12 @@ def relevance_metrics(
         query: (n,) ids.
         boundaries: (K - 1,) upper bounds of the levels.
         grade_range: lowest and highest possible grade; a level stands for the middle of its grades.
+        level_grades: (K,) the grades that the levels stand for instead.
     """
     known = ~np.isnan(grade) & np.isfinite(probabilities).all(axis=1)
     pi, g, q = probabilities[known].astype(np.float64), grade[known], query[known]
     edges = np.array([grade_range[0], *boundaries, grade_range[1]])
-    expected = pi @ ((edges[1:] + edges[:-1]) / 2)
+    expected = pi @ ((edges[1:] + edges[:-1]) / 2 if level_grades is None else level_grades)
     second = np.array(boundaries[-2:], dtype=np.float32)  # bounds of the second highest level
     high, low = g > second.mean(), g <= second[0]
     judged = high | low

@@ -1,0 +1,245 @@
+"""`prectr pairs`: the distinct (query, title) pairs of a raw log, for a teacher to grade and a student to learn from.
+
+One row a pair, sorted by query and item. Some come from the log (graded, shown), some are given (candidates that were never
+shown), some are drawn; every pair of a query, and of every query of the same text, is in one split.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prectr_torchrec.config import DataConfig, Levels, PairsConfig, RawTable, nearest
+from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.prepare import open_database
+from prectr_torchrec.data.raw import Connection, RawLogError, check_rows, find_files, identifier, open_source, quote
+from prectr_torchrec.data.tables import Kinds, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.workspace import replacing
+
+PAIRS_VERSION = "1"
+SOURCES = ("graded", "shown", "candidate", "same_category", "other_category")
+"""Where a pair comes from; one that has several origins has the first of them."""
+SPLITS = ("train", "validation", "test")
+DRAWS = 4
+"""Draws for each pair wanted, since some give a pair that is there already."""
+_VERSION_KEY, _LEVELS_KEY, _SETTINGS_KEY = b"prectr_pairs", b"levels", b"settings"
+_COLUMNS = {
+    "query_id": pa.int64(),
+    "item_id": pa.int64(),
+    "query": pa.string(),
+    "title": pa.string(),
+    "relevance": pa.float32(),  # the grade, null where there is none
+    "source": pa.string(),
+    "split": pa.string(),
+}
+
+
+def write_pairs(
+    data: DataConfig,
+    pairs: PairsConfig,
+    raw: Path,
+    out: Path,
+    *,
+    candidates: Path | None = None,
+    test_queries: Path | None = None,
+) -> dict[str, Any]:
+    """Collects the pairs of a raw log.
+
+    Args:
+        data: what the log's files are.
+        pairs: what to draw, and the splits.
+        raw: folder of the raw log.
+        out: Parquet file to write; it is replaced when the new one is whole.
+        candidates: a file or glob of `request_id, item_id` or `query_id, item_id` with further pairs, as for `prepare`.
+        test_queries: a file or glob of `query_id`: these are test, whatever their hash.
+
+    Returns:
+        `rows`, `by_source`, `by_split`, `grades` (by split) and `dropped`, each a count or a dict of counts.
+
+    Raises:
+        RawLogError: the log cannot be used as it is; names file, column and row.
+    """
+    if pairs.category not in data.item_attributes and pairs.same_category + pairs.other_category > 0:
+        hint = nearest(pairs.category, data.item_attributes)
+        raise RawLogError(f"pairs.category: {pairs.category!r} is not in data.item_attributes{hint}")
+    work = out.with_name(f"{out.name}.work")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        with open_database(work / "log.duckdb", data.memory, work / "spill") as con:
+            report = load_tables(con, data, open_sources(con, data, raw))
+            if candidates is not None:
+                files = _given_files("candidates", candidates)
+                load_candidates(con, files, report["id_kinds"], data.levels, report["dropped"])
+            _collect(con, given=candidates is not None)
+            _draw(con, pairs)
+            _split(con, pairs, report["id_kinds"], test_queries)
+            metadata = {_VERSION_KEY: PAIRS_VERSION, _LEVELS_KEY: data.levels.model_dump_json()}
+            metadata[_SETTINGS_KEY] = pairs.model_dump_json()
+            with replacing(out) as temporary:
+                _write(con, temporary, pa.schema(list(_COLUMNS.items()), metadata=metadata), pairs.rows_per_row_group)
+            return {**_count(con), "dropped": report["dropped"]}
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class PairsFile:
+    """A file of pairs that was found whole and of this version."""
+
+    path: Path
+    levels: Levels
+    rows: int
+    shards: int
+    """Its row groups."""
+
+    @classmethod
+    def open(cls, path: Path) -> PairsFile:
+        """Raises ValueError where `path` is not a file of pairs of this version."""
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no such file; `prectr pairs` writes one")
+        try:
+            metadata = pq.read_metadata(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path}: not a Parquet file: {error}") from None
+        found = metadata.metadata or {}
+        version = found.get(_VERSION_KEY, b"none").decode()
+        if version != PAIRS_VERSION:
+            raise ValueError(f"{path}: pairs version {version}, this release reads {PAIRS_VERSION}; run `prectr pairs` again")
+        return cls(path, Levels.model_validate_json(found[_LEVELS_KEY]), metadata.num_rows, metadata.num_row_groups)
+
+    def read(self, columns: list[str] | None = None, split: str | None = None) -> pa.Table:
+        """The pairs in order; of one split where given."""
+        return pq.read_table(self.path, columns=columns, filters=None if split is None else [("split", "=", split)])
+
+    def read_shard(self, shard: int) -> pa.Table:
+        return pq.ParquetFile(self.path).read_row_group(shard)
+
+    def level_grades(self) -> NDArray[np.float64]:
+        """(K,) the grade that stands for each level: the mean of its grades in the train split, or the middle of its range."""
+        levels = self.levels
+        grades = self.read(["relevance"], "train")["relevance"].drop_null().to_numpy()
+        level = grade_levels(grades, levels.boundaries)
+        edges = np.array([levels.grade_min, *levels.boundaries, levels.grade_max])
+        means = [grades[level == k].mean(dtype=np.float64) if (level == k).any() else np.nan for k in range(1, levels.count + 1)]
+        return np.where(np.isnan(means), (edges[1:] + edges[:-1]) / 2, means)
+
+
+def _given_files(name: str, pattern: Path) -> tuple[Path, ...]:
+    return find_files(name, RawTable(path=str(pattern.absolute())), Path())
+
+
+def _collect(con: Connection, *, given: bool) -> None:
+    """Makes table known(query, item, origin, relevance): the pairs that are not drawn; origin indexes SOURCES."""
+    origins = "SELECT query, item, 0 AS origin, relevance FROM judgments UNION ALL SELECT query, item, 1, NULL FROM events"
+    if given:
+        origins += " UNION ALL SELECT query, item, 2, NULL FROM candidates"
+    con.execute(
+        f"CREATE TABLE known AS SELECT query, item, min(origin) AS origin, max(relevance) AS relevance FROM ({origins}) "
+        "GROUP BY ALL ORDER BY query, item"
+    )
+
+
+def _draw(con: Connection, pairs: PairsConfig) -> None:
+    """Makes table drawn(query, item, origin).
+
+    A draw of the same category takes the category of one of the query's graded or shown items at random, and one of its items
+    at random; a draw of another category takes any item and is void if its category is among the query's. Items without a
+    category take no part. Draws are hashes of seed, query and number: they depend on nothing else.
+    """
+    con.execute("CREATE TABLE drawn (query BIGINT, item BIGINT, origin INTEGER)")
+    if not pairs.same_category + pairs.other_category:
+        return
+    category = quote(pairs.category)
+    # items in order of category: those of a category are places first .. first + size - 1
+    con.execute(
+        f"CREATE TABLE placed AS SELECT rowid AS item, {category} AS category, "
+        f"row_number() OVER (ORDER BY {category}, rowid) - 1 AS place FROM items WHERE {category} <> 0"
+    )
+    con.execute("CREATE TABLE spans AS SELECT category, min(place) AS first, count(*) AS size FROM placed GROUP BY ALL")
+    con.execute(
+        "CREATE TABLE asked AS SELECT k.query, count(*) AS pairs, list(p.category ORDER BY k.item) AS categories "
+        "FROM known k JOIN placed p USING (item) WHERE origin <= 1 GROUP BY ALL"
+    )
+    for origin, share in ((3, pairs.same_category), (4, pairs.other_category)):
+        wanted = f"CAST(round(pairs * {share}) AS BIGINT)"
+        numbered = f"SELECT *, {wanted} AS wanted, unnest(range({wanted} * {DRAWS})) AS number FROM asked"
+        first, second = (_hash(f"concat_ws(' ', {pairs.seed}, {origin}, q.query_id, number, {draw})") for draw in (1, 2))
+        random = f"SELECT n.*, {first} AS first_draw, {second} AS second_draw "
+        random += f"FROM ({numbered}) n JOIN queries q ON q.rowid = n.query"
+        if origin == 3:
+            place = "s.first + second_draw % s.size"
+            join = "JOIN spans s ON s.category = categories[1 + first_draw % len(categories)]"
+        else:
+            place, join = "first_draw % (SELECT count(*) FROM placed)", ""
+        places = f"SELECT r.query, wanted, number, categories, {place} AS place FROM ({random}) r {join}"
+        usable = "" if origin == 3 else "WHERE NOT list_contains(categories, p.category)"
+        con.execute(
+            f"""INSERT INTO drawn SELECT query, item, {origin} FROM (
+                SELECT d.query, p.item, any_value(wanted) AS wanted, min(number) AS number
+                FROM ({places}) d JOIN placed p USING (place) {usable} GROUP BY ALL) f
+            ANTI JOIN known k USING (query, item)
+            QUALIFY row_number() OVER (PARTITION BY query ORDER BY number) <= wanted"""
+        )
+
+
+def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path | None) -> None:
+    """Makes table splits(query, split)."""
+    normalised = r"lower(trim(regexp_replace(nfc_normalize(query), '\s+', ' ', 'g')))"
+    con.execute("CREATE TABLE held_out (query_id BIGINT)")
+    if test_queries is not None:
+        source = open_source(con, "test_queries", RawTable(path=""), _given_files("test_queries", test_queries), ["query_id"])
+        value, checks = identifier(source, "query_id", kinds["query_id"])
+        check_rows(con, source, checks)
+        con.execute(f"INSERT INTO held_out SELECT DISTINCT {value} FROM {source.scan()}")
+    con.execute(
+        f"""CREATE TABLE splits AS SELECT query,
+            CASE WHEN bool_or(held_out) OVER (PARTITION BY text) OR share < {pairs.test_fraction} THEN 'test'
+            WHEN share < {pairs.test_fraction + pairs.validation_fraction} THEN 'validation' ELSE 'train' END AS split
+        FROM (SELECT rowid AS query, {normalised} AS text, {_hash("text")} / {2.0**62} AS share,
+            query_id IN (SELECT query_id FROM held_out) AS held_out FROM queries)"""
+    )
+
+
+def _hash(text: str) -> str:
+    """SQL for a number in 0 .. 2^62 - 1 that depends on the text alone, on every machine and release."""
+    return f"CAST(md5_number_lower({text}) & {2**62 - 1} AS BIGINT)"
+
+
+def _write(con: Connection, path: Path, schema: pa.Schema, rows_per_row_group: int) -> None:
+    names = " ".join(f"WHEN {n} THEN '{name}'" for n, name in enumerate(SOURCES))
+    both = "SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn"
+    query = (
+        f"SELECT q.query_id, i.item_id, q.query, i.title, relevance::FLOAT AS relevance, CASE origin {names} END AS source, "
+        f"split FROM ({both}) p JOIN splits USING (query) JOIN queries q ON q.rowid = p.query JOIN items i ON i.rowid = p.item "
+        "ORDER BY p.query, p.item"
+    )
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        pending = schema.empty_table()
+        for batch in con.sql(query).to_arrow_reader(rows_per_row_group):  # batches of about so many rows, row groups of exactly
+            pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).cast(schema)])
+            while pending.num_rows >= rows_per_row_group:
+                writer.write_table(pending.slice(0, rows_per_row_group))
+                pending = pending.slice(rows_per_row_group)
+        if pending.num_rows:
+            writer.write_table(pending)
+
+
+def _count(con: Connection) -> dict[str, Any]:
+    both = "SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn"
+    rows = con.execute(
+        f"SELECT origin, split, count(*), count(relevance) FROM ({both}) JOIN splits USING (query) GROUP BY ALL"
+    ).fetchall()
+    return {
+        "rows": sum(count for _, _, count, _ in rows),
+        "by_source": {name: sum(count for o, _, count, _ in rows if SOURCES[o] == name) for name in SOURCES},
+        "by_split": {name: sum(count for _, split, count, _ in rows if split == name) for name in SPLITS},
+        "grades": {name: sum(grades for _, split, _, grades in rows if split == name) for name in SPLITS},
+    }

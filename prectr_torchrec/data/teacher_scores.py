@@ -1,0 +1,89 @@
+"""The soft grades that `prectr teach` writes: a folder of `part-NNNNN.parquet`, and `teach.json`, written last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+SCORES_VERSION = "1"
+MANIFEST = "teach.json"
+"""Written last: a folder of soft grades without it is unfinished."""
+_KEY = b"prectr_teacher_scores"
+
+
+def scores_schema(levels: int, hidden_size: int | None) -> pa.Schema:
+    """One row a pair, in the order of the file of pairs; `hidden` only where the teacher's hidden states were asked for."""
+    fields = [("query_id", pa.int64()), ("item_id", pa.int64()), ("probabilities", pa.list_(pa.float32(), levels))]
+    fields += [("hidden", pa.list_(pa.float16(), hidden_size))] if hidden_size else []
+    return pa.schema(fields, metadata={_KEY: SCORES_VERSION})
+
+
+def read_scores_manifest(folder: Path) -> dict[str, Any]:
+    """`teach.json` of a folder: `levels` (K), `boundaries`, `level_grades`, `rows`, `files`, `agreement`, `settings`, ...
+
+    Raises:
+        ValueError: the folder is not wholly taught, or by another release.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder}: not (wholly) taught, {MANIFEST} is missing; run `prectr teach` with this --out")
+    manifest = dict(json.loads(path.read_text()))
+    if manifest["version"] != SCORES_VERSION:
+        raise ValueError(f"{folder}: scores version {manifest['version']}, this release reads {SCORES_VERSION}; teach again")
+    return manifest
+
+
+def read_teacher_scores(paths: Sequence[Path]) -> pa.Table:
+    """The soft grades of one teacher, or the mean of several teachers' of the same pairs.
+
+    Args:
+        paths: folders that `prectr teach` wrote, at least one.
+
+    Returns:
+        `query_id`, `item_id`, `probabilities` and, of a single teacher that has them, `hidden`, in the order of the pairs.
+        `level_grades` and `boundaries` are in the schema's metadata as JSON.
+
+    Raises:
+        ValueError: an unfinished folder, or teachers of different levels or pairs.
+    """
+    assert paths
+    manifests = [read_scores_manifest(path) for path in paths]
+    first = manifests[0]
+    for path, manifest in zip(paths[1:], manifests[1:], strict=True):
+        if manifest["boundaries"] != first["boundaries"]:
+            raise ValueError(
+                f"{path} has levels bounded by {manifest['boundaries']}, {paths[0]} by {first['boundaries']}; "
+                "only teachers of the same levels can be averaged"
+            )
+        if manifest["settings"]["pairs"] != first["settings"]["pairs"]:
+            raise ValueError(f"{path} grades other pairs than {paths[0]}; teach both on the same file of pairs")
+    tables = [pa.concat_tables(pq.read_table(path / name) for name in first["files"]) for path in paths]
+    table = tables[0]
+    if len(tables) > 1:
+        mean = np.stack([probabilities(t) for t in tables]).mean(axis=0, dtype=np.float64)
+        columns = fixed_size_lists(mean.astype(np.float32))
+        table = table.select(["query_id", "item_id"]).append_column("probabilities", columns)
+    return table.replace_schema_metadata({name: json.dumps(first[name]) for name in ("boundaries", "level_grades")})
+
+
+def probabilities(table: pa.Table) -> NDArray[np.float32]:
+    """(N, K) of a table of soft grades."""
+    values = table["probabilities"].combine_chunks()
+    return np.asarray(values.flatten().to_numpy(), np.float32).reshape(len(table), -1)
+
+
+def expected_grades(table: pa.Table) -> NDArray[np.float32]:
+    """(N,) the mean of the levels' grades under each row's probabilities, of what `read_teacher_scores` returned."""
+    return (probabilities(table) @ np.array(json.loads(table.schema.metadata[b"level_grades"]))).astype(np.float32)
+
+
+def fixed_size_lists(values: NDArray[Any]) -> pa.FixedSizeListArray:
+    """(N, W) as N lists of W."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])

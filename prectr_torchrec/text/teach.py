@@ -1,0 +1,172 @@
+"""`prectr teach`: a teacher's soft grades of all pairs, shared out over ranks and finished piece by piece.
+
+One rank of the job: `torchrun -m prectr_torchrec.text.teach --teacher PATH --pairs FILE --out DIR`. A piece is a row group of
+the file of pairs and becomes one part; it is written aside and renamed, so that a job that was killed goes on with the parts
+that are missing, on any number of ranks. `teach.json` is written last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from prectr_torchrec.data.pairs import SPLITS, PairsFile
+from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
+from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
+from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
+from prectr_torchrec.training.metrics import relevance_metrics
+
+
+def teach(
+    teacher: Path,
+    pairs: Path,
+    out: Path,
+    process: Process,
+    *,
+    hidden: bool = False,
+    options: TeacherOptions | None = None,
+    prompt: Path = PROMPT,
+) -> dict[str, Any]:
+    """Grades the pairs that are not graded yet; collective.
+
+    Args:
+        teacher: folder of a causal language model or a sequence classifier.
+        pairs: file of pairs.
+        out: folder to write; may hold an unfinished job with the same settings, which is then finished.
+        process: this rank.
+        hidden: whether to write pooled hidden states too.
+        options: how to run the teacher.
+        prompt: prompt file of a causal model.
+
+    Returns:
+        What `out/teach.json` holds: `version`, `levels` (K), `boundaries`, `level_grades` (the grade that stands for each level),
+        `rows`, `files`, `hidden_size`, `agreement` (by split, as `relevance_metrics` tells it) and the `settings` it came from.
+
+    Raises:
+        ValueError: no such teacher or pairs, they do not fit, or `out` holds something else.
+    """
+    options, source = options or TeacherOptions(), PairsFile.open(pairs)
+    names = [f"part-{shard:05d}.parquet" for shard in range(source.shards)]
+    settings = {
+        "hidden": hidden,
+        "options": options.model_dump(mode="json"),
+        "prompt": load_prompt(prompt).model_dump(mode="json"),
+    }
+    agreed: list[Any] = [None, None]
+    if process.rank == 0:
+        settings |= {"teacher": folder_digest(teacher), "pairs": file_digest(pairs)}
+        finished = claim(out, out / "work", out / MANIFEST, settings)
+        agreed = [finished, [shard for shard, name in enumerate(names) if not (out / name).exists()]]
+    dist.broadcast_object_list(agreed)
+    if agreed[0] is not None:
+        return dict(agreed[0])
+    mine = agreed[1][process.rank :: process.world_size]
+    if mine:
+        model = load_teacher(teacher, source.levels.count, options=options, prompt=load_prompt(prompt), device=process.device)
+        _grade_shards(model, source, {shard: out / names[shard] for shard in mine}, hidden, process)
+    dist.barrier()
+    if process.rank == 0:
+        manifest = {
+            "version": SCORES_VERSION,
+            "levels": source.levels.count,
+            **_describe(source, out, names),
+            "settings": settings,
+        }
+        once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
+        shutil.rmtree(out / "work")
+        agreed = [manifest, None]
+    dist.broadcast_object_list(agreed)
+    return dict(agreed[0])
+
+
+def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], hidden: bool, process: Process) -> None:
+    schema = scores_schema(source.levels.count, teacher.hidden_size if hidden else None)
+    began, done = time.perf_counter(), 0
+
+    def write(pairs: pa.Table, path: Path) -> None:
+        graded = teacher.grade(pairs["query"].to_pylist(), pairs["title"].to_pylist(), hidden=hidden)
+        columns = [pairs["query_id"], pairs["item_id"], fixed_size_lists(graded.probabilities)]
+        columns += [fixed_size_lists(graded.hidden)] if graded.hidden is not None else []
+        pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
+
+    for number, (shard, path) in enumerate(parts.items(), 1):
+        pairs = source.read_shard(shard)
+        once(path, partial(write, pairs))
+        done += pairs.num_rows
+        rate = done / (time.perf_counter() - began)
+        left = (len(parts) - number) * done / number / rate
+        print(
+            f"rank {process.rank}: {path.name}, {number} of {len(parts)} parts, {rate:,.0f} pairs/s, {left / 60:.1f} min left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:
+    """What the manifest tells of finished parts."""
+    level_grades = source.level_grades()
+    judged: list[tuple[np.ndarray, ...]] = []
+    for shard, name in enumerate(names):
+        pairs = source.read_shard(shard)
+        known = pairs["relevance"].is_valid().to_numpy()
+        scored = probabilities(pq.read_table(out / name, columns=["probabilities"]))
+        columns = (pairs[column].to_numpy(zero_copy_only=False)[known] for column in ("relevance", "query_id", "split"))
+        judged.append((scored[known], *columns))
+    scored, grade, query, split = (np.concatenate(column) for column in zip(*judged, strict=True))
+    agreement = {
+        name: relevance_metrics(
+            scored[split == name], grade[split == name].astype(np.float32), query[split == name],
+            boundaries=source.levels.boundaries, level_grades=level_grades,
+        )
+        for name in SPLITS
+    }  # fmt: skip
+    schema = pq.read_schema(out / names[0])
+    return {
+        "boundaries": source.levels.boundaries,
+        "level_grades": level_grades.tolist(),
+        "rows": source.rows,
+        "files": names,
+        "hidden_size": schema.field("hidden").type.list_size if "hidden" in schema.names else None,
+        "agreement": agreement,
+    }
+
+
+@record
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", required=True, type=Path, help="folder in Hugging Face layout")
+    parser.add_argument("--pairs", required=True, type=Path, help="file of pairs")
+    parser.add_argument("--out", required=True, type=Path, help="folder to write; an unfinished job there is finished")
+    parser.add_argument("--hidden", action="store_true", help="write pooled hidden states too")
+    parser.add_argument("--prompt", type=Path, default=PROMPT, help="prompt file of a causal model")
+    for name, field in TeacherOptions.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=field.description)
+    given = vars(parser.parse_args(argv))
+    options = TeacherOptions.model_validate({name: given.pop(name) for name in TeacherOptions.model_fields})
+    # ranks wait at the end for the slowest, which may have a whole part more to do
+    with process_group(timeout=timedelta(days=1)) as process:
+        manifest = teach(**given, process=process, options=options)
+        if process.rank == 0:
+            print(f"{given['out']}: {manifest['rows']:,} pairs")
+            for split, measures in manifest["agreement"].items():
+                shown = ", ".join(f"{name} {value:.3f}" for name, value in measures.items() if isinstance(value, float))
+                print(f"agreement with {measures['pairs']:,} grades, {split}: {shown or 'not measurable'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Teachers: large models that grade pairs of query and title with a distribution over the K relevance levels.
+
+Two kinds, both in Hugging Face layout: a causal language model, asked for the level in a prompt, and a sequence classifier with
+K labels (a cross-encoder). `load_teacher` tells them apart by the model's configuration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prectr_torchrec.config import ConfigError, Section
+from prectr_torchrec.text.batches import pad_batch, token_batches
+
+PROMPT = Path(__file__).with_name("prompt.yaml")
+CLASSIFIERS = ("ForSequenceClassification",)
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+class Prompt(Section):
+    user: str
+    """The question, with `{query}` and `{title}` in it."""
+    answers: list[str] = Field(min_length=2)
+    """One token each, from the lowest level to the highest."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """Further variables of the tokenizer's chat template."""
+
+    def fill(self, query: str, title: str) -> str:
+        texts = {"{query}": query, "{title}": title}
+        return re.sub("{query}|{title}", lambda match: texts[match[0]], self.user)
+
+
+class TeacherOptions(Section):
+    temperature: float = Field(1.0, gt=0)
+    """Above 1 makes the distributions flatter."""
+    max_length: int = Field(128, ge=8)
+    """Tokens kept of a pair (sequence classifier), or of each of the two texts in a prompt (causal model)."""
+    max_tokens: int = Field(8192, ge=1)
+    """Tokens of a batch, padding included."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the weights; `auto`: bf16 on a GPU, fp32 on a CPU."""
+    device_map: str | None = None
+    """As of Hugging Face, for a model that needs several GPUs (`auto`, `balanced`, ...); null: each rank's own device."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    probabilities: NDArray[np.float32]
+    """(N, K)."""
+    hidden: NDArray[np.float16] | None
+    """(N, D) pooled hidden states, where asked for."""
+
+
+class Teacher(ABC):
+    """Grades pairs in batches of like length; the batches, and so every bit of the result, depend on the pairs given alone.
+
+    Args:
+        model: in evaluation mode, on its device or devices.
+        tokenizer: its tokenizer.
+        options: batching and temperature.
+    """
+
+    left = False
+    """Whether padding goes in front."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
+        self.model, self.tokenizer, self.options = model, tokenizer, options
+        self.hidden_size: int = model.config.get_text_config().hidden_size
+        self.accepted: set[str] = set(inspect.signature(model.forward).parameters)
+
+    @torch.inference_mode()
+    def grade(self, queries: Sequence[str], titles: Sequence[str], *, hidden: bool = False) -> Graded:
+        """Grades N >= 1 pairs.
+
+        Args:
+            queries: N texts.
+            titles: N texts.
+            hidden: whether to return pooled hidden states too.
+        """
+        inputs = self.tokenize(queries, titles)
+        lengths = [len(ids) for ids in inputs["input_ids"]]
+        order, probabilities, states = [], [], []
+        for rows in token_batches(lengths, self.options.max_tokens):
+            batch = pad_batch(inputs, rows, self.tokenizer.pad_token_id or 0, left=self.left)
+            batch = {name: values.to(self.model.device) for name, values in batch.items() if name in self.accepted}
+            logits, pooled = self.forward(batch, hidden)
+            order.append(rows)
+            probabilities.append((logits.float() / self.options.temperature).softmax(-1).cpu())
+            if pooled is not None:
+                states.append(pooled.half().cpu())
+        back = np.argsort(np.concatenate(order))
+        return Graded(torch.cat(probabilities).numpy()[back], torch.cat(states).numpy()[back] if hidden else None)
+
+    @abstractmethod
+    def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
+        """Name of a model input -> token values of each pair, not padded."""
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """Padded (B, W) inputs to (B, K) logits of the levels and, where asked for, (B, D) pooled hidden states."""
+
+
+class ClassifierTeacher(Teacher):
+    """A sequence classifier that reads query and title as a pair; label k is level k + 1.
+
+    The pooled hidden state is the mean of the last hidden states over the tokens.
+    """
+
+    def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
+        return tokenize_pairs(self.tokenizer, queries, titles, self.options.max_length)
+
+    def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
+        output = self.model(**batch, output_hidden_states=hidden)
+        if not hidden:
+            return output.logits, None
+        mask = batch["attention_mask"].unsqueeze(-1)  # (B, W, 1)
+        return output.logits, (output.hidden_states[-1].float() * mask).sum(1) / mask.sum(1)
+
+
+class CausalTeacher(Teacher):
+    """A causal language model: the softmax over the answers' tokens alone of its prediction after the prompt.
+
+    The pooled hidden state is the last layer's at the last token, from which the answer is predicted.
+
+    Args:
+        model, tokenizer, options: as of `Teacher`.
+        prompt: the question and the K answers.
+
+    Raises:
+        ValueError: an answer is not a single token after the prompt.
+    """
+
+    left = True
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions, prompt: Prompt
+    ) -> None:
+        super().__init__(model, tokenizer, options)
+        self.prompt = prompt
+        self.answers = torch.tensor(self._answer_tokens(), device=model.device)  # (K,)
+
+    def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
+        pairs = zip(self._cut(queries), self._cut(titles), strict=True)
+        return self._encode([self._render(query, title) for query, title in pairs])
+
+    def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
+        extra: dict[str, Any] = {}
+        if "position_ids" in self.accepted:  # or they would count the padding in front
+            extra["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        if "logits_to_keep" in self.accepted:  # or the whole vocabulary is scored at every token
+            extra["logits_to_keep"] = 1
+        output = self.model(**batch, **extra, use_cache=False, output_hidden_states=hidden)
+        logits = output.logits[:, -1].index_select(1, self.answers.to(output.logits.device))  # (B, K)
+        return logits, output.hidden_states[-1][:, -1] if hidden else None
+
+    def _render(self, query: str, title: str) -> str:
+        text = self.prompt.fill(query, title)
+        if not self.tokenizer.chat_template:
+            return text
+        message = [{"role": "user", "content": text}]
+        options = {"tokenize": False, "add_generation_prompt": True, **self.prompt.template_options}
+        return str(self.tokenizer.apply_chat_template(message, **options))
+
+    def _encode(self, texts: list[str]) -> dict[str, list[list[int]]]:
+        """A chat template writes the special tokens itself."""
+        return dict(self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template))
+
+    def _cut(self, texts: Sequence[str]) -> Iterator[str]:
+        """The texts, cut behind the last token that is kept; a text has at most as many tokens as bytes."""
+        limit = self.options.max_length
+        for text in texts:
+            if len(text.encode()) > limit:
+                ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+                text = text[: ends[:limit][-1][1]] if ends else text
+            yield text
+
+    def _answer_tokens(self) -> list[int]:
+        text = self._render("query", "title")
+        asked = self._encode([text])["input_ids"][0]
+        tokens = []
+        for answer in self.prompt.answers:
+            answered = self._encode([text + answer])["input_ids"][0]
+            if answered[:-1] != asked:
+                pieces = self.tokenizer.convert_ids_to_tokens(answered[-4:])
+                raise ValueError(
+                    f"answer {answer!r} is not one token behind the prompt: with it, the prompt ends in {pieces}; "
+                    "choose other `answers`, or another end of `user`, in the prompt file"
+                )
+            tokens.append(answered[-1])
+        if len(set(tokens)) < len(tokens):
+            raise ValueError(f"answers {self.prompt.answers} are not all different tokens; choose others in the prompt file")
+        return tokens
+
+
+def load_prompt(path: Path = PROMPT) -> Prompt:
+    """Reads a prompt file.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key, or a question without the texts; names file and key.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such prompt file")
+    try:
+        prompt = Prompt.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except ValidationError as error:
+        lines = (f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError("\n".join(lines)) from None
+    for name in ("{query}", "{title}"):
+        if name not in prompt.user:
+            raise ConfigError(f"{path}: user: {name} is missing; the question must say where the texts go")
+    return prompt
+
+
+def load_teacher(
+    path: Path,
+    levels: int,
+    *,
+    options: TeacherOptions | None = None,
+    prompt: Prompt | None = None,
+    device: torch.device | None = None,
+) -> Teacher:
+    """Loads the teacher of a folder: a causal language model or a sequence classifier, by its configuration's `architectures`.
+
+    Args:
+        path: folder in Hugging Face layout, with tokenizer.
+        levels: K.
+        options: how to batch and run it.
+        prompt: for a causal model; None: the one shipped.
+        device: where; None: the CPU.
+
+    Raises:
+        ValueError: neither kind, or another number of levels.
+    """
+    options, device = options or TeacherOptions(), device or torch.device("cpu")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path}: no model here (config.json is missing); a teacher is a folder in Hugging Face layout")
+    names = AutoConfig.from_pretrained(str(path)).architectures or []
+    classifies, generates = (any(name.endswith(kind) for name in names) for kind in (CLASSIFIERS, CAUSAL))
+    if not (classifies or generates):
+        raise ValueError(
+            f"{path}: architectures {names} is neither a causal language model nor a sequence classifier; "
+            "`prectr teacher-tune` makes the latter of any encoder"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and device.type == "cuda")
+    auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+    placed = options.device_map or {"": device}
+    model = auto.from_pretrained(str(path), dtype=torch.bfloat16 if bf16 else torch.float32, device_map=placed).eval()
+    if classifies:
+        if model.config.num_labels != levels:
+            raise ValueError(f"{path}: the classifier has {model.config.num_labels} labels, the pairs {levels} levels")
+        if model.config.pad_token_id is None:  # decoders find the last token by it
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return ClassifierTeacher(model, tokenizer, options)
+    prompt = prompt or load_prompt()
+    if len(prompt.answers) != levels:
+        raise ValueError(f"the prompt has {len(prompt.answers)} answers, the pairs {levels} levels; write a prompt file for them")
+    return CausalTeacher(model, tokenizer, options, prompt)
+
+
+def tokenize_pairs(
+    tokenizer: PreTrainedTokenizerBase, queries: Sequence[str], titles: Sequence[str], max_length: int
+) -> dict[str, list[list[int]]]:
+    """Name of a model input -> token values of each pair of N >= 0, cut to `max_length` tokens, not padded."""
+    if not len(queries):
+        return {"input_ids": []}
+    return dict(tokenizer(list(queries), list(titles), truncation="longest_first", max_length=max_length))

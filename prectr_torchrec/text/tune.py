@@ -1,0 +1,257 @@
+"""`prectr teacher-tune`: any encoder becomes a cross-encoder that grades pairs, fine-tuned on the grades of a file of pairs.
+
+The loop stops and goes on exactly: the batches follow from seed and epoch, and a checkpoint holds weights, optimizer, random
+state and the best weights so far, written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from prectr_torchrec.config import ConfigError, Section, nearest
+from prectr_torchrec.data.levels import grade_distributions
+from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
+from prectr_torchrec.text.batches import pad_batch, shuffled_batches, token_batches
+from prectr_torchrec.text.teacher import tokenize_pairs
+
+MANIFEST = "tune.json"
+"""Written last: a tuned folder without it is unfinished."""
+
+
+class TuneConfig(Section):
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(8e-5, gt=0)
+    """Peak rate of AdamW, with linear warm-up and decay to zero."""
+    head_lr: float = Field(1e-3, gt=0)
+    """Of the new head."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of all steps."""
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(128, ge=8)
+    """Tokens kept of a pair."""
+    validations: int = Field(2, ge=1)
+    """Measurements of the validation split per epoch; the best one's weights are kept."""
+    patience: int = Field(3, ge=1)
+    """Measurements without a better one after which it stops."""
+    validation_pairs: int = Field(4096, ge=1)
+    """Graded pairs measured at most."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between two checkpoints."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: weights stay fp32, products are taken in bf16."""
+    seed: int = 1
+
+
+def tuning_config(overrides: Sequence[str]) -> TuneConfig:
+    """The default configuration with `key=value` overrides.
+
+    Raises:
+        ConfigError: unknown key or wrong value.
+    """
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override!r}: write it as key=value")
+        if key not in TuneConfig.model_fields:
+            raise ConfigError(f"--set {override!r}: unknown key{nearest(key, TuneConfig.model_fields)}")
+        values[key] = value
+    try:
+        return TuneConfig.model_validate(values)
+    except ValidationError as error:
+        (first, *_) = error.errors()
+        raise ConfigError(f"--set {first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
+
+
+def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, device: torch.device | None = None) -> dict[str, Any]:
+    """Fine-tunes a sequence classifier on the train split's grades and saves it in Hugging Face layout.
+
+    The label of a pair is a distribution over the two levels that its grade lies between (`grade_distributions`).
+
+    Args:
+        teacher: folder of any Hugging Face encoder; a head of K labels that is there goes on, else a new one begins.
+        pairs: file of pairs.
+        out: folder to write; may hold an unfinished tuning with the same settings, which then goes on.
+        config: how.
+        device: None: the GPU if there is one.
+
+    Returns:
+        What `out/tune.json` holds: `level_grades`, `steps`, `best_step`, `validation_loss` and the `settings`.
+
+    Raises:
+        ValueError: no grades to learn from, no such teacher, or `out` holds something else.
+    """
+    source = PairsFile.open(pairs)
+    settings = {"teacher": folder_digest(teacher), "pairs": file_digest(pairs), **config.model_dump(mode="json")}
+    if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
+        return finished
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tuner = _Tuner(teacher, source, out / "work" / "checkpoint.pt", config, device)
+    result = {**tuner.run(), "level_grades": source.level_grades().tolist(), "settings": settings}
+    tuner.save(out)
+    once(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1)))
+    shutil.rmtree(out / "work")
+    return result
+
+
+class _Tuner:
+    def __init__(self, teacher: Path, pairs: PairsFile, checkpoint: Path, config: TuneConfig, device: torch.device) -> None:
+        self.config, self.checkpoint, self.device = config, checkpoint, device
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(teacher))
+        self.train = _Graded(pairs, "train", self.tokenizer, config.max_length)
+        self.validation = _Graded(pairs, "validation", self.tokenizer, config.max_length, config.validation_pairs)
+        torch.manual_seed(config.seed)
+        self.model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            str(teacher), num_labels=pairs.levels.count, ignore_mismatched_sizes=True, dtype=torch.float32
+        )
+        self.model.to(device)
+        self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
+        self.per_epoch = -(-len(self.train.lengths) // config.batch_size)
+        self.total = config.epochs * self.per_epoch
+        self.step, self.best_step, self.waited = 0, 0, 0
+        self.best_loss = float("inf")
+        self.best: dict[str, Tensor] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Trains to the end, or to where the validation stops it."""
+        if self.checkpoint.exists():
+            self._load()
+        every = max(1, self.per_epoch // self.config.validations)
+        began, begun_at = time.perf_counter(), self.step
+        for rows in self._batches():
+            if self.waited >= self.config.patience:
+                break
+            loss = self._train_step(rows)
+            self.step += 1
+            if self.step % 50 == 0 or self.step == self.total:
+                seconds = (time.perf_counter() - began) / (self.step - begun_at)
+                self._say(
+                    f"loss {loss:.4f}  {self.config.batch_size / seconds:,.0f} pairs/s  "
+                    f"{seconds * (self.total - self.step) / 60:.1f} min left"
+                )
+            if (self.step % every == 0 and self.step + every <= self.total) or self.step == self.total:
+                self._validate()
+            if self.step % self.config.checkpoint_every == 0 or self.step == self.total:
+                self._save()
+        return {"steps": self.step, "best_step": self.best_step, "validation_loss": self.best_loss}
+
+    def save(self, out: Path) -> None:
+        self.model.load_state_dict(self.best)
+        self.model.save_pretrained(str(out))
+        self.tokenizer.save_pretrained(str(out))
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Encoder and head, each with and without weight decay, which biases and norms are spared."""
+        body = {id(p) for p in self.model.base_model.parameters()}
+        groups: list[dict[str, Any]] = []
+        for of_body, rate in ((True, self.config.lr), (False, self.config.head_lr)):
+            own = [p for p in self.model.parameters() if (id(p) in body) == of_body]
+            groups.append({"params": [p for p in own if p.dim() > 1], "rate": rate})
+            groups.append({"params": [p for p in own if p.dim() <= 1], "rate": rate, "weight_decay": 0.0})
+        return groups
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """All batches from this step on."""
+        for epoch in range(self.step // self.per_epoch, self.config.epochs):
+            rng = np.random.default_rng([self.config.seed, epoch])
+            yield from shuffled_batches(self.train.lengths, self.config.batch_size, rng)[self.step - epoch * self.per_epoch :]
+
+    def _train_step(self, rows: NDArray[np.int64]) -> float:
+        self.model.train()
+        warmup = self.config.warmup * self.total
+        factor = min((self.step + 1) / (warmup + 1), (self.total - self.step) / (self.total - warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        loss = self._loss(self.train, rows)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return loss.item()
+
+    def _loss(self, data: _Graded, rows: NDArray[np.int64]) -> Tensor:
+        padded = pad_batch(data.inputs, rows, self.tokenizer.pad_token_id or 0, left=False)
+        batch = {name: values.to(self.device) for name, values in padded.items()}
+        with self._autocast():
+            logits = self.model(**batch).logits
+        return F.cross_entropy(logits.float(), data.targets[rows].to(self.device))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        if not len(self.validation.lengths):
+            self.best, self.best_step = self._weights(), self.step
+            return
+        self.model.eval()
+        sums = [float(self._loss(self.validation, rows)) * len(rows) for rows in token_batches(self.validation.lengths, 8192)]
+        loss = sum(sums) / len(self.validation.lengths)
+        self.waited += 1
+        if loss < self.best_loss:
+            self.best, self.best_loss, self.best_step, self.waited = self._weights(), loss, self.step, 0
+        self._say(f"validation loss {loss:.4f}  best {self.best_loss:.4f} at step {self.best_step}")
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def _save(self) -> None:
+        random = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if self.device.type == "cuda" else {})
+        state = {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random, "step": self.step,
+            "best": self.best, "best_loss": self.best_loss, "best_step": self.best_step, "waited": self.waited,
+        }  # fmt: skip
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"]:
+            torch.cuda.set_rng_state(state["random"]["cuda"])
+        self.step, self.best, self.best_loss = state["step"], state["best"], state["best_loss"]
+        self.best_step, self.waited = state["best_step"], state["waited"]
+
+    def _say(self, text: str) -> None:
+        print(f"step {self.step} of {self.total}  {text}", file=sys.stderr, flush=True)
+
+
+class _Graded:
+    """The graded pairs of a split, tokenised.
+
+    Args:
+        limit: pairs at most, spread evenly over the split.
+    """
+
+    def __init__(
+        self, pairs: PairsFile, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, limit: int | None = None
+    ) -> None:
+        table = pairs.read(["query", "title", "relevance"], split)
+        table = table.filter(table["relevance"].is_valid())
+        if split == "train" and not table.num_rows:
+            raise ValueError(f"{pairs.path}: no graded pair in the train split; a teacher is tuned on grades")
+        if limit is not None and table.num_rows > limit:
+            table = table.take(np.linspace(0, table.num_rows - 1, limit).astype(np.int64))
+        self.inputs = tokenize_pairs(tokenizer, table["query"].to_pylist(), table["title"].to_pylist(), max_length)
+        self.lengths = [len(ids) for ids in self.inputs["input_ids"]]
+        self.targets = torch.from_numpy(grade_distributions(table["relevance"].to_numpy(), pairs.level_grades()))
