@@ -24,16 +24,18 @@ class EventEmbedding(nn.Module):
     def __init__(self, num_levels: int, dim: int, *, num_positions: int = 10) -> None:
         super().__init__()
         self.num_positions = num_positions
-        self.feedback = nn.Embedding(2 * (num_levels + 1), dim)
+        self.feedback = nn.Embedding(2 * (num_levels + 1), dim)  # by level and click
         self.position = nn.Embedding(num_positions + 1, dim)
         self.age = nn.Embedding(self.num_ages, dim)
         for embedding in (self.feedback, self.position, self.age):
             nn.init.normal_(embedding.weight, std=0.1)
 
-    def forward(self, level: Tensor, click: Tensor, position: Tensor, age: Tensor) -> Tensor:
-        """All (R, L): level in 0..K, click 0 or 1, position from 1, age in seconds. Returns (R, L, dim)."""
-        age_bucket = age.clamp(min=1).log2().long().clamp(max=self.num_ages - 1)
-        return self.feedback(2 * level + click) + self.position(position.clamp(max=self.num_positions)) + self.age(age_bucket)
+    def forward(self, events: Events) -> Tensor:
+        """Returns (R, L, dim)."""
+        age_bucket = events.age.clamp(min=1).log2().long().clamp(max=self.num_ages - 1)
+        feedback = events.by_level(self.feedback.weight.unflatten(0, (-1, 2)))  # (R, L, 2, dim): skipped, clicked
+        feedback = torch.where(events.click[..., None] > 0, feedback[:, :, 1], feedback[:, :, 0])
+        return feedback + self.position(events.position.clamp(max=self.num_positions)) + self.age(age_bucket)
 
 
 class InterestTower(nn.Module):
@@ -54,7 +56,7 @@ class InterestTower(nn.Module):
 
     def forward(self, candidate: Tensor, slots: CandidateSlots, history: Events) -> Tensor:
         """Args: candidate: (C, item_dim); history: compared by (R, L, item_dim). Returns: (C, dim)."""
-        event = self.event(history.level, history.click, history.position, history.age)
+        event = self.event(history)
         value = torch.cat([history.vectors, history.vectors * history.click.unsqueeze(-1), event], dim=-1)
         key = torch.cat([history.vectors, event], dim=-1)
         return slots.gather(F.relu(self.attention(slots.scatter(candidate), key, value, history.lengths)))

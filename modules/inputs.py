@@ -34,6 +34,7 @@ class SearchInputs(Protocol):
     history_click: Tensor  # (R, L)
     history_position: Tensor  # (R, L)
     history_age: Tensor  # (R, L)
+    history_predicted: Tensor  # (R, L, K) or (R, 0, K)
     history_title_tokens: Tensor  # (T', W)
     history_title_index: Tensor  # (R, L)
     peer_lengths: Tensor  # (R,)
@@ -41,11 +42,13 @@ class SearchInputs(Protocol):
     peer_click: Tensor  # (R, M)
     peer_position: Tensor  # (R, M)
     peer_age: Tensor  # (R, M)
+    peer_predicted: Tensor  # (R, M, K) or (R, 0, K)
     candidate_request: Tensor  # (C,)
     candidate_weight: Tensor  # (C,) 0 for padding
     position: Tensor  # (C,) 0: hold at the reference
     relevance: Tensor  # (C,) grade, NaN where missing
     level: Tensor  # (C,) 0: missing
+    candidate_predicted: Tensor  # (C, K) zero where nothing is predicted
     item_shown: Tensor  # (C,)
     item_clicked: Tensor  # (C,)
     item_examined: Tensor  # (C,)
@@ -70,11 +73,21 @@ class Events(NamedTuple):
     """(R, L) from 1, 0: not logged."""
     age: Tensor
     """(R, L) seconds."""
+    predicted: Tensor | None = None
+    """(R, L, K) probabilities of the levels where none is known, else zero; None or (R, 0, K): nothing is predicted."""
+
+    def by_level(self, table: Tensor) -> Tensor:
+        """(R, L, ...) rows of a table (K + 1, ...) by level, index 0 for none; a predicted level is the mean of its rows."""
+        flat = table.reshape(table.shape[0], -1)
+        rows = nn.functional.embedding(self.level, flat)
+        if self.predicted is not None and self.predicted.shape[1]:
+            rows = torch.where((self.predicted > 0).any(2, keepdim=True), self.predicted @ flat[1:], rows)
+        return rows.view(*self.level.shape, *table.shape[1:])
 
 
 def past_events(batch: SearchInputs, family: Literal["history", "peer"], vectors: Tensor) -> Events:
     """The own or the peers' events of a batch, compared by (R, L, D) vectors."""
-    happened = (getattr(batch, f"{family}_{name}") for name in ("lengths", "level", "click", "position", "age"))
+    happened = (getattr(batch, f"{family}_{name}") for name in ("lengths", "level", "click", "position", "age", "predicted"))
     return Events(vectors, *happened)
 
 

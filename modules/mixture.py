@@ -40,12 +40,24 @@ class LevelMixture(nn.Module):
         )
 
 
-def known_level_log_probabilities(log_pi: Tensor, level: Tensor) -> Tensor:
-    """Replaces the predicted distribution (C, K) by a known level (C,), 1..K; level 0 keeps the prediction.
+def known_level_log_probabilities(log_pi: Tensor, level: Tensor, distribution: Tensor | None = None) -> Tensor:
+    """Replaces the tower's distribution by what is known of the level.
 
-    The known level keeps a trace of the others, so that the logarithm stays finite.
+    Every level keeps a trace, so that the logarithm stays finite.
+
+    Args:
+        log_pi: (C, K) the tower's.
+        level: (C,) known level in 1..K, 0: not known.
+        distribution: (C, K) probabilities where only these are known, zero where nothing is.
+
+    Returns:
+        (C, K) log probabilities.
     """
     num_levels = log_pi.shape[1]
     known = torch.full_like(log_pi, 1e-6 / max(num_levels - 1, 1))
     known.scatter_(1, (level - 1).clamp(min=0).unsqueeze(1), 1 - 1e-6)
-    return torch.where((level > 0).unsqueeze(1), known.log(), log_pi)
+    known = torch.where((level > 0).unsqueeze(1), known.log(), log_pi)
+    if distribution is None:
+        return known
+    uncertain = (level == 0) & (distribution > 0).any(1)
+    return torch.where(uncertain.unsqueeze(1), distribution.clamp(min=1e-3).log().log_softmax(1), known)

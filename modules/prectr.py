@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -66,6 +67,7 @@ class PRECTR(nn.Module):
         known_grade: "override": a known grade replaces the predicted distribution and is a feature of the click tower;
             "feature": only the latter; "none": neither.
         grade_range: lowest and highest grade.
+        level_grades: (K,) the grade that stands for each level, for predicted levels; None: evenly over the range.
     """
 
     def __init__(
@@ -89,12 +91,16 @@ class PRECTR(nn.Module):
         num_positions: int | None = 50,
         known_grade: Literal["override", "feature", "none"] = "override",
         grade_range: tuple[float, float] = (1.0, 3.0),
+        level_grades: Sequence[float] | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.request_features, self.candidate_features = list(request_dims), list(candidate_dims)
         self.history_features = dict(history)
         self.known_grade, self.grade_range, self.use_mixture = known_grade, grade_range, mixture
+        self.level_grades: Tensor
+        grades = torch.linspace(*grade_range, num_levels) if level_grades is None else torch.tensor(level_grades)
+        self.register_buffer("level_grades", grades, persistent=False)
         self.position_corrected = position_corrected
         self.relevance = relevance
         self.mixture = LevelMixture()
@@ -143,7 +149,7 @@ class PRECTR(nn.Module):
         title = self.relevance.encode(batch.title_tokens)[batch.title_index]
         match = self.relevance.match_features(query_tokens, title_tokens)
         relevance = self.relevance(query, title, match)
-        log_pi = self._level_log_probabilities(relevance, batch.level)
+        log_pi = self._level_log_probabilities(relevance, batch)
 
         looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
         personal = self.personal(batch, looked_up, relevance.hidden)
@@ -159,11 +165,11 @@ class PRECTR(nn.Module):
         noised = self._noised(batch, query, title, match, noise, z) if noise is not None else None
         return PRECTROutput(logged, reference, relevance, z, personal, swapped, noised)
 
-    def _level_log_probabilities(self, relevance: Relevance, level: Tensor) -> Tensor:
+    def _level_log_probabilities(self, relevance: Relevance, batch: SearchInputs) -> Tensor:
         if not self.use_mixture:
-            return relevance.log_pi.new_zeros(level.shape[0], 1)
+            return relevance.log_pi.new_zeros(batch.level.shape[0], 1)
         if self.known_grade == "override":
-            return known_level_log_probabilities(relevance.log_pi, level)
+            return known_level_log_probabilities(relevance.log_pi, batch.level, batch.candidate_predicted)
         return relevance.log_pi
 
     def _swapped(
@@ -203,9 +209,10 @@ class PRECTR(nn.Module):
             dense.append(features if who == "item" else features[to_request])
         if self.level is not None:
             low, high = self.grade_range
-            missing = batch.relevance.isnan()
-            grade = ((batch.relevance - low) / (high - low)).masked_fill(missing, 0.0)
-            dense += [self.level(batch.level), grade.unsqueeze(1), missing.float().unsqueeze(1)]
+            missing, predicted = batch.relevance.isnan(), batch.candidate_predicted
+            grade = torch.where(missing, predicted @ (self.level_grades - low), batch.relevance - low) / (high - low)
+            level = self.level(batch.level) + predicted @ self.level.weight[1:]  # "no grade" marks a predicted one
+            dense += [level, grade.unsqueeze(1), missing.float().unsqueeze(1)]
         return dense
 
 

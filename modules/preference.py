@@ -40,8 +40,7 @@ class EventAttention(nn.Module):
 
     def forward(self, target: Tensor, events: Events) -> Tensor:
         """Args: target: (R, P, key_dim). Returns: (R, P, dim); the learned prior where there are no events."""
-        value = self.event(events.level, events.click, events.position, events.age)
-        return self.attention(target, events.vectors, value, events.lengths)
+        return self.attention(target, events.vectors, self.event(events), events.lengths)
 
 
 class PrecisionGate(nn.Module):
@@ -104,8 +103,8 @@ class RelevancePreference(nn.Module):
         self.intent = EventAttention(intent_dim, num_levels, **options) if own and intent_dim else None
         self.category = EventAttention(item_dim, num_levels, **options) if own and item_dim else None
         self.peers = EventAttention(item_dim, num_levels, **options) if peers and item_dim else None
-        self.own_statistics = nn.Linear(statistics_dim, dim) if own else None
-        self.peer_statistics = nn.Linear(2 * statistics_dim, dim) if peers else None
+        self.own_statistics = _perceptron(statistics_dim, dim) if own else None
+        self.peer_statistics = _perceptron(2 * statistics_dim, dim) if peers else None
         self.gate = PrecisionGate(dim, num_counts, gate)
 
     def forward(
@@ -140,3 +139,7 @@ class RelevancePreference(nn.Module):
             peers = peers + self.peer_statistics(peer_statistics)[to_request]
             there[:, 1] = peer_statistics.ne(0).any(1).to(items.dtype)[to_request]
         return self.gate(own, peers, there, counts[to_request])
+
+
+def _perceptron(in_dim: int, out_dim: int, hidden: int = 64) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, out_dim))

@@ -67,7 +67,7 @@ class Taste(nn.Module):
             (C,) each; 0 and 1 without history.
         """
         position = events.position.clamp(max=self.num_positions)
-        rate = (self.level_logit[events.level] + self.position_logit[position]).sigmoid()
+        rate = (events.by_level(self.level_logit) + self.position_logit[position]).sigmoid()
         real = torch.arange(position.shape[1], device=position.device) < events.lengths.unsqueeze(1)
         surplus, information = (events.click - rate) * real, rate * (1 - rate) * real
         found = self.posterior(events.vectors, surplus, information, slots.scatter(candidates))

@@ -77,6 +77,10 @@ def prepare(
     candidates: Annotated[
         Path | None, typer.Option(help="File of request_id, item_id: the same requests with these candidates and no labels.")
     ] = None,
+    relevance: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `prectr teach`: predicted levels of pairs without a grade. Several are averaged."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Turn a raw search log into request-major samples."""
@@ -84,7 +88,7 @@ def prepare(
     from prectr_torchrec.data.prepare import prepare
 
     run = load_config(config, overrides or ())
-    manifest = prepare(run.data, run.text, raw, out, candidates=candidates)
+    manifest = prepare(run.data, run.text, raw, out, candidates=candidates, relevance=relevance or ())
     for name, split in manifest["splits"].items():
         typer.echo(f"{out / name}: {split['requests']:,} requests, {split['candidates']:,} candidates")
     for what, count in manifest["dropped"].items():

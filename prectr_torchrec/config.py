@@ -6,6 +6,7 @@ Field docs stand under the fields; ``prectr config`` prints the resolved run wit
 from __future__ import annotations
 
 import difflib
+import itertools
 import typing
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,12 @@ class Levels(Section):
     def count(self) -> int:
         """K, the number of relevance levels."""
         return len(self.boundaries) + 1
+
+    @property
+    def grades(self) -> list[float]:
+        """(K,) the grade that stands for each level: the middle of its grades."""
+        edges = [self.grade_min, *self.boundaries, self.grade_max]
+        return [(low + high) / 2 for low, high in itertools.pairwise(edges)]
 
     @model_validator(mode="after")
     def _ascending_within_the_grades(self) -> Levels:

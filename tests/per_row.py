@@ -49,10 +49,10 @@ class RowDataset(IterableDataset[list[dict[str, Any]]]):
 
 
 class RowCollate:
-    """Rows -> `SearchBatch`."""
+    """Rows -> `SearchBatch`; `predicted`: the rows have predicted levels."""
 
-    def __init__(self, config: RunConfig, tokenizer: Path, requests: int, candidates: int) -> None:
-        self.config, self.requests, self.candidates = config, requests, candidates
+    def __init__(self, config: RunConfig, tokenizer: Path, requests: int, candidates: int, predicted: bool = False) -> None:
+        self.config, self.requests, self.candidates, self.predicted = config, requests, candidates, predicted
         self.tokenizer = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
         self.special = {0, *(i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)}
 
@@ -68,6 +68,7 @@ class RowCollate:
             [] for _ in range(10)
         )
         item_examined: list[float] = []
+        predicted: list[list[float]] = []
         preference = config.model.preference
         examined = preference.own or preference.peers or "group" in config.model.statistics
         for r, row in enumerate(rows):
@@ -82,6 +83,7 @@ class RowCollate:
                 level.append(self.level(grade))
                 shown.append(row["candidate_shown"][i])
                 clicked.append(row["candidate_clicked"][i])
+                predicted.append(self.probabilities(row["candidate_predicted"][i] if self.predicted else 0))
                 item_examined.append(row["candidate_examined"][i] if examined else 0.0)
                 title_index.append(title_row[row["candidate_title"][i]])
         real = len(item_id)
@@ -117,6 +119,7 @@ class RowCollate:
             click_weight=candidate(click_weight, 0, f32),
             relevance=candidate(relevance, math.nan, f32),
             level=candidate(level, 0, i64),
+            candidate_predicted=candidate(predicted, self.probabilities(0), f32),
             item_shown=candidate(shown, 0, f32),
             item_clicked=candidate(clicked, 0, f32),
             item_examined=candidate(item_examined, 0, f32),
@@ -136,6 +139,9 @@ class RowCollate:
             return 0
         return 1 + sum(grade > boundary + 1e-6 for boundary in self.config.data.levels.boundaries)
 
+    def probabilities(self, packed: int) -> list[float]:
+        return [(packed >> 8 * k & 255) / 128 for k in range(self.config.data.levels.count)]
+
     def events(self, row: dict[str, Any], name: str) -> list[Any]:
         """The events of a list column that are kept."""
         limit = {"history": self.config.data.history_length, "peer": self.config.data.peer_length}[name.split("_")[0]]
@@ -152,6 +158,7 @@ class RowCollate:
         if not read:
             none = {f"{family}_{name}": torch.zeros(self.requests, 0, dtype=torch.int64) for name in (*integers, "level")}
             lengths = torch.zeros(self.requests, dtype=torch.int64)
+            none[f"{family}_predicted"] = torch.zeros(self.requests, 0, self.config.data.levels.count)
             return none | {f"{family}_age": torch.zeros(self.requests, 0), f"{family}_lengths": lengths}
         width = self.config.data.history_length if family == "history" else self.config.data.peer_length
         levels = [[self.level(grade) for grade in self.events(row, f"{family}_relevance")] for row in rows]
@@ -159,6 +166,11 @@ class RowCollate:
         for name in (*integers, "age"):
             lists = [self.events(row, f"{family}_{name}") for row in rows]
             fields[name] = self.dense(lists, width, torch.float32 if name == "age" else torch.int64)
+        K = self.config.data.levels.count
+        fields["predicted"] = torch.zeros(self.requests, width if self.predicted else 0, K)
+        for r, row in enumerate(rows if self.predicted else []):
+            for i, packed in enumerate(self.events(row, f"{family}_predicted")):
+                fields["predicted"][r, i] = torch.tensor(self.probabilities(packed))
         fields["lengths"] = torch.tensor([len(x) for x in levels] + [0] * (self.requests - len(rows)), dtype=torch.int64)
         return {f"{family}_{name}": tensor for name, tensor in fields.items()}
 

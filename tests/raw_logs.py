@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.raw import hash_id
+from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, scores_schema
 
 Row = dict[str, Any]
 Raw = dict[str, list[Row]]
@@ -67,11 +69,38 @@ def read_split(folder: Path, split: str) -> list[Row]:
     return [row for path in sorted((folder / split).glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def reference_rows(raw: Raw, data: DataConfig) -> list[Row]:
+Predicted = dict[tuple[Any, Any], list[int]]
+"""Query and item id -> probabilities of the levels in units of 1/128."""
+
+
+def random_predictions(raw: Raw, data: DataConfig, seed: int = 0) -> Predicted:
+    """Of most pairs, graded or not."""
+    rng = np.random.default_rng(seed)
+    pairs = [(q["query_id"], i["item_id"]) for q in raw["queries"] for i in raw["items"] if rng.random() < 0.7]
+    return {pair: rng.multinomial(128, np.ones(data.levels.count) / data.levels.count).tolist() for pair in pairs}
+
+
+def write_scores(predicted: Predicted, data: DataConfig, folder: Path, *, parts: int = 2) -> Path:
+    """A folder as `prectr teach` leaves it."""
+    folder.mkdir(parents=True)
+    ids = np.array([[as_id(query), as_id(item)] for query, item in predicted], np.int64).reshape(-1, 2)
+    shares = np.array(list(predicted.values()), np.float32).reshape(-1, data.levels.count) / 128
+    names = [f"part-{number:05d}.parquet" for number in range(parts)]
+    for number, name in enumerate(names):
+        columns = [*ids[number::parts].T, fixed_size_lists(shares[number::parts])]
+        table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=scores_schema(data.levels.count, None))
+        pq.write_table(table, folder / name)
+    manifest = {"version": SCORES_VERSION, "boundaries": data.levels.boundaries, "files": names}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def reference_rows(raw: Raw, data: DataConfig, predicted: Predicted | None = None) -> list[Row]:
     """All requests of the log as samples, in order of time and request, by a loop over every pair of request and event."""
     items = {row["item_id"]: row for row in raw["items"]}
     queries = {row["query_id"]: row["query"] for row in raw["queries"]}
-    grades = {(row["query_id"], row["item_id"]): row["relevance"] for row in raw["judgments"]}
+    grades: dict[Any, Any] = dict(predicted or {})  # a list of units where predicted, a grade where judged
+    grades |= {(row["query_id"], row["item_id"]): row["relevance"] for row in raw["judgments"]}
     groups = {query: _group(query, raw["judgments"], items) for query in queries}
     ordered = sorted(raw["impressions"], key=lambda e: (e["timestamp"], e["request_id"], e["position"]))
     requests: dict[Any, list[Row]] = {}
@@ -133,6 +162,7 @@ def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades
         "query_id": [as_id(e["query_id"]) for e in events],
         **{a: [items[e["item_id"]][a] or 0 for e in events] for a in data.item_attributes},
         "relevance": [_float32(grades.get((e["query_id"], e["item_id"]))) for e in events],
+        "predicted": [_packed(grades.get((e["query_id"], e["item_id"]))) for e in events],
         "position": [e["position"] for e in events],
         "click": [e["click"] for e in events],
         "age": [time - e["timestamp"] for e in events],
@@ -144,8 +174,12 @@ def as_id(value: Any) -> int:
     return hash_id(value) if isinstance(value, str) else value
 
 
-def _float32(value: float | None) -> float | None:
-    return None if value is None else float(np.float32(value))
+def _float32(grade: Any) -> float | None:
+    return float(np.float32(grade)) if isinstance(grade, float) else None
+
+
+def _packed(grade: Any) -> int:
+    return int.from_bytes(grade, "little") if isinstance(grade, list) else 0
 
 
 def _examination(position: int, examination: list[float]) -> float:
@@ -155,9 +189,12 @@ def _examination(position: int, examination: list[float]) -> float:
 def _by_level(events: list[Row], grades: Any, data: DataConfig, examination: list[float]) -> list[float]:
     counts = [0.0] * (data.levels.count + 1)
     for e in events:
-        grade = grades.get((e["query_id"], e["item_id"]))
-        level = 0 if grade is None else 1 + sum(grade > bound for bound in data.levels.boundaries)
-        counts[level] += _examination(e["position"], examination)
+        grade, weight = grades.get((e["query_id"], e["item_id"])), _examination(e["position"], examination)
+        if isinstance(grade, list):
+            for level, units in enumerate(grade, 1):
+                counts[level] += weight * units / 128
+        else:
+            counts[0 if grade is None else 1 + sum(grade > bound for bound in data.levels.boundaries)] += weight
     return counts
 
 

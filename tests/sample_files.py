@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from prectr_torchrec.config import DataConfig
+from prectr_torchrec.data.predicted import pack_levels
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
 
 WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in ("", "er", "set", "kit", "top", "max")]
@@ -18,15 +19,18 @@ WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in
 
 def write_samples(
     folder: Path, data_config: DataConfig, *, requests: int = 200, seed: int = 0, split: str = "train", files: int = 2,
-    max_candidates: int = 9, items: int = 300, queries: int = 60, users: int = 40,
+    max_candidates: int = 9, items: int = 300, queries: int = 60, users: int = 40, predicted: bool = False,
 ) -> pa.Table:  # fmt: skip
     """Writes `folder/split/part-*.parquet` and, beside them, the tokenizer; returns the rows in file order.
 
     Requests have 1 to `max_candidates` candidates, one in five users has no history, one in six grades is missing, and
-    clicks depend on grade and position. `judgments` rows have no user, no history and no clicks; `candidates` no labels.
+    clicks depend on grade and position. `judgments` rows have no user, no history and no clicks; `candidates` no labels. With
+    `predicted`, most events and candidates without a grade have a predicted level.
     """
     rng = np.random.default_rng((seed, requests))
     table = _rows(rng, data_config, requests, split, max_candidates, items, queries, users)
+    if predicted:
+        table = _with_predictions(table, data_config)
     where = Path(folder) / split
     where.mkdir(parents=True, exist_ok=True)
     per_file = -(-requests // files)
@@ -96,6 +100,7 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
         "candidate_click": pa.array(rng.random(total) < chance).cast(pa.int8()) if split not in ("judgments", "candidates")
                            else pa.nulls(total, pa.int8()),
         "candidate_relevance": pa.array(grade, from_pandas=True) if split != "candidates" else pa.nulls(total, pa.float32()),
+        "candidate_predicted": np.zeros(total, np.int64),
         "candidate_shown": rng.poisson(4, total),
         "candidate_clicked": rng.poisson(1, total),
         "candidate_examined": rng.poisson(4, total) * 0.75,
@@ -116,6 +121,7 @@ def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int,
         f"{prefix}_query_id": rng.zipf(1.5, total) % queries * 104729 + 1,
         **{f"{prefix}_{a}": item % (11 + i) for i, a in enumerate(data.item_attributes)},
         f"{prefix}_relevance": pa.array(rng.choice([1.0, 1.67, 2.33, 3.0, np.nan], total), from_pandas=True),
+        f"{prefix}_predicted": np.zeros(total, np.int64),
         f"{prefix}_position": rng.integers(0, 10, total),
         f"{prefix}_click": rng.integers(0, 2, total),
         f"{prefix}_age": rng.integers(1, 10**6, total),
@@ -125,6 +131,18 @@ def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int,
     else:
         events["history_title"] = titles[item]
     return events
+
+
+def _with_predictions(table: pa.Table, data: DataConfig) -> pa.Table:
+    rng, K = np.random.default_rng(1), data.levels.count
+    for family in ("history", "peer", "candidate"):
+        grades = table[f"{family}_relevance"].combine_chunks()
+        total = len(grades.values)
+        packed = pack_levels(rng.dirichlet(np.ones(K), total) * (rng.random((total, 1)) < 0.8))
+        packed[grades.values.is_valid().to_numpy(zero_copy_only=False)] = 0
+        column = pa.ListArray.from_arrays(grades.offsets, pa.array(packed))
+        table = table.set_column(table.schema.get_field_index(f"{family}_predicted"), f"{family}_predicted", column)
+    return table.cast(sample_schema(data, predicted=True))
 
 
 def _lists(values: object, counts: np.ndarray) -> pa.Array:

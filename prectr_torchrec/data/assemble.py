@@ -15,15 +15,16 @@ from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config import RunConfig, nearest
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.columns import UNLABELLED, Columns, Texts, family_of
+from prectr_torchrec.data.columns import FAMILIES, UNLABELLED, Columns, Texts, family_of
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.predicted import unpack_levels
 from prectr_torchrec.data.schema import COUNTS, sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
 TITLE_TOKENS = "candidate_title_tokens"
 """The feature that is no sample column: a bag of the title's token ids, without the special ones."""
-_NO_IDS = ("request_id", "timestamp", "history_age", "peer_age")
+_NO_IDS = ("request_id", "timestamp", *(f"{family}_{what}" for family in FAMILIES for what in ("age", "predicted")))
 """64-bit sample columns that make no features."""
 
 _R, _C = "requests", "candidates"
@@ -46,7 +47,7 @@ class _Block:
     columns: tuple[str, ...]
 
 
-def _blocks(config: RunConfig) -> list[_Block]:
+def _blocks(config: RunConfig, predicted: bool) -> list[_Block]:
     statistics, history = (config.data.levels.count + 1,), (config.data.history_length,)
     counts = ("user_events", "user_query_events", "query_events")
     by_level = ("user_shown", "user_clicked", "query_shown", "query_clicked")
@@ -76,6 +77,10 @@ def _blocks(config: RunConfig) -> list[_Block]:
         _Block(_R, np.int64, peers, integers, columns),
         _Block(_R, np.float32, peers, ("peer_age",), ("peer_age",) if preference.peers else ()),
     ]
+    for family, side, events in (("history", _R, history), ("peer", _R, peers), ("candidate", _C, ())):
+        read = predicted and 0 not in events
+        shape = (*(events if read else (0,) * len(events)), config.data.levels.count)
+        blocks.append(_Block(side, np.float32, shape, (f"{family}_predicted",), (f"{family}_predicted",) if read else ()))
     return blocks
 
 
@@ -109,11 +114,18 @@ Piece = tuple[PreparedRows, int, int]
 class BatchBuilder:
     """Builds batches of `max_requests` requests and `max_candidates` candidates from sample columns.
 
+    Args:
+        config: `data`, `text`, `batch`, `tables`, `features` and `model` are used.
+        tokenizer: a folder in Hugging Face layout.
+        predicted: whether the samples have predicted levels.
+
     Raises:
         ValueError: a feature that is no column of ids, or token bags of titles in a table with sequences.
     """
 
-    def __init__(self, config: RunConfig, tokenizer: Path, max_requests: int, max_candidates: int) -> None:
+    def __init__(
+        self, config: RunConfig, tokenizer: Path, max_requests: int, max_candidates: int, *, predicted: bool = False
+    ) -> None:
         self._data = config.data
         self._max_requests, self._max_candidates = max_requests, max_candidates
         texts = TextTokenizer(tokenizer)
@@ -131,7 +143,7 @@ class BatchBuilder:
         if TITLE_TOKENS in self._tables:
             self._token_rows = texts.vocabulary_rows(self._tables[TITLE_TOKENS])  # -1: special
         self._taste, self._peers = config.model.preference.taste > 0, config.model.preference.peers
-        blocks = _blocks(config)
+        blocks = _blocks(config, predicted)
         self._blocks = [block for block in blocks if block.columns]
         self._unread = [block for block in blocks if not block.columns]
         texts_read = ["query", "candidate_title", *(["history_title"] if self._taste else [])]
@@ -150,6 +162,8 @@ class BatchBuilder:
             "relevance": values["candidate_relevance"], "level": grade_levels(values["candidate_relevance"], boundaries),
             **{f"item_{what}": values[f"candidate_{what}"] for what in COUNTS if f"candidate_{what}" in values},
         }  # fmt: skip
+        if "candidate_predicted" in values:
+            fields["candidate_predicted"] = unpack_levels(values["candidate_predicted"], self._data.levels.count)
         blocks = [np.stack([fields[name] for name in block.fields]) for block in self._blocks]
         ids = {name: table_rows(values[name], rows) for name, rows in self._tables.items() if name in values}
         none = np.zeros(0, dtype=np.int64)
@@ -163,6 +177,8 @@ class BatchBuilder:
         present = np.arange(self.limits[family]) < lengths[:, None]
         flat = {name: columns.values[f"{family}_{name}"] for name in names}
         flat["level"] = grade_levels(columns.values[f"{family}_relevance"], self._data.levels.boundaries)
+        if f"{family}_predicted" in columns.values:
+            flat["predicted"] = unpack_levels(columns.values[f"{family}_predicted"], self._data.levels.count)
         dense = {f"{family}_{name}": _left_aligned(events, present) for name, events in flat.items()}
         return dense | {f"{family}_lengths": lengths}
 
@@ -270,8 +286,8 @@ def _padded(block: _Block, place: int, size: int, parts: Sequence[Piece]) -> NDA
 
 
 def _left_aligned(events: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[Any]:
-    """(rows, L) with each row's events first, then zeros."""
-    dense = np.zeros(present.shape, dtype=events.dtype)
+    """(rows, L, ...) with each row's events (events, ...) first, then zeros."""
+    dense = np.zeros((*present.shape, *events.shape[1:]), dtype=events.dtype)
     dense[present] = events
     return dense
 

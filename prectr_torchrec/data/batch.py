@@ -65,6 +65,9 @@ class SearchBatch(Pipelineable):
     """(R, L) int64, 0: not logged."""
     history_age: Tensor
     """(R, L) float32 seconds."""
+    history_predicted: Tensor
+    """(R, L, K) float32: probabilities of the levels of events without a grade, zero where none is predicted; (R, 0, K) where
+    the samples have no predictions."""
     history_title_tokens: Tensor
     """(T2, W_t) int64 token ids of the distinct titles of the history, 0: padding; one row of zeros without taste vectors."""
     history_title_index: Tensor
@@ -81,6 +84,8 @@ class SearchBatch(Pipelineable):
     """(R, M) int64, 1: under another query of the query's group; these come first."""
     peer_age: Tensor
     """(R, M) float32 seconds."""
+    peer_predicted: Tensor
+    """(R, M, K) float32, or (R, 0, K), as `history_predicted`."""
     candidate_request: Tensor
     """(C,) int64: the row of the request that a candidate belongs to."""
     candidate_weight: Tensor
@@ -97,6 +102,8 @@ class SearchBatch(Pipelineable):
     """(C,) float32 raw grade, NaN where there is none."""
     level: Tensor
     """(C,) int64 in 0..K, 0: no grade."""
+    candidate_predicted: Tensor
+    """(C, K) float32: probabilities of the levels where there is no grade, zero where none is predicted."""
     item_shown: Tensor
     """(C,) float32: the item's strictly past impressions."""
     item_clicked: Tensor

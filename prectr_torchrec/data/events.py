@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.examination import position_weights, weights_at
+from prectr_torchrec.data.predicted import unpack_levels
 
 BATCH_ROWS = 65536
 Ints = NDArray[np.int64]
@@ -66,7 +67,8 @@ def write_order(
         columns: what is to be looked up, keys and timestamp included.
         keys: columns whose past is asked for.
         runs: columns of which `EventOrder.latest` may skip a value.
-        counts: `level`: running totals of shown, clicked and examined events by level, K + 1 each; `all`: one of each; "": none.
+        counts: `level`: running totals of shown, clicked and examined events by level, K + 1 each, predicted levels counting by
+            their probability; `all`: one of each; "": none.
         levels: K.
         examination: of positions 1, 2, ...
     """
@@ -79,14 +81,14 @@ def write_order(
     with _ColumnFiles(folder) as files:
         if bins:
             files.write("totals", total[None])
-        selected = ", ".join(dict.fromkeys([*columns, "click", "level", "position"]))
+        selected = ", ".join(dict.fromkeys([*columns, "click", "level", "position", "predicted"]))
         for batch in _batches(con, f"SELECT {selected} FROM {table} ORDER BY {order}"):
             for name, state in run_starts.items():
                 files.write(f"{name}_run", state.of([batch[key] for key in (*keys, name)]))
             if bins and len(batch["level"]):
-                level = batch["level"] if counts == "level" else np.zeros_like(batch["level"])
+                share = level_shares(batch["level"], batch["predicted"], levels) if counts == "level" else np.ones((1, 1))
                 weight = weights_at(weights, batch["position"])
-                totals = total + _running_totals(level, batch["click"], weight, bins)
+                totals = total + _running_totals(share, batch["click"], weight)
                 files.write("totals", totals)
                 total = totals[-1]
             files.append({name: batch[name] for name in columns})
@@ -182,14 +184,18 @@ def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...])
     return low
 
 
-def _running_totals(level: NDArray[np.int8], click: NDArray[np.int8], weight: Floats, bins: int) -> Floats:
-    """(N, 3 * bins): events up to and with each one by level, then the clicked ones, then all by their weight."""
-    rows = np.arange(len(level))
-    one = np.zeros((len(level), 3 * bins))
-    one[rows, level] = 1
-    one[rows, level + bins] = click
-    one[rows, level + 2 * bins] = weight
-    return np.cumsum(one, axis=0)
+def level_shares(level: NDArray[np.int8], predicted: Ints, levels: int) -> Floats:
+    """(N, K + 1): how much of each event is of each level; index 0: neither a grade nor a prediction."""
+    shares = np.zeros((len(level), levels + 1))
+    shares[:, 1:] = unpack_levels(predicted, levels)
+    rows = np.flatnonzero((level > 0) | (predicted == 0))
+    shares[rows, level[rows]] = 1
+    return shares
+
+
+def _running_totals(share: Floats, click: NDArray[np.int8], weight: Floats) -> Floats:
+    """(N, 3 * bins): events up to and with each one by their (N, bins) shares, then the clicked ones, then all by weight."""
+    return np.cumsum(np.concatenate([share * count[:, None] for count in (np.ones(len(click)), click, weight)], axis=1), axis=0)
 
 
 class _RunStarts:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.events import level_shares
 from prectr_torchrec.data.examination import position_weights, weights_at
 from prectr_torchrec.data.schema import COUNTS
 
@@ -39,7 +40,9 @@ class PreferenceStatistics:
         self._none = np.zeros((len(COUNTS), num_levels + 1))
         self._counts: dict[str, dict[Key, NDArray[np.float64]]] = {name: {} for name in _KEYS}
 
-    def add(self, user_id: int, query_id: int, group_id: int, item_id: int, level: int, position: int, click: int) -> None:
+    def add(
+        self, user_id: int, query_id: int, group_id: int, item_id: int, level: int, position: int, click: int, predicted: int = 0
+    ) -> None:
         """Counts a shown item.
 
         Args:
@@ -47,6 +50,7 @@ class PreferenceStatistics:
             level: in 0..K, 0: without a grade.
             position: from 1; 0: not logged.
             click: 0 or 1.
+            predicted: where the level is 0, a distribution over the levels as of `pack_levels`; 0: none.
 
         Raises:
             ValueError: a level, position or click that cannot be.
@@ -54,10 +58,11 @@ class PreferenceStatistics:
         if not (0 <= level <= self.num_levels and position >= 0 and click in (0, 1)):
             raise ValueError(f"level {level}, position {position}, click {click}: expected a level in 0..{self.num_levels}, "
                              "a position from 0 and a click of 0 or 1")  # fmt: skip
-        event = (1, click, float(weights_at(self._weights, np.array(position))))
+        share = level_shares(np.array([level]), np.array([predicted]), self.num_levels)[0]  # (K + 1,)
+        event = np.outer((1, click, float(weights_at(self._weights, np.array(position)))), share)
         for name, key in _keys(user_id, query_id, group_id, item_id).items():
             if group_id or not name.endswith("group"):
-                self._counts[name].setdefault(key, np.zeros_like(self._none))[:, level] += event
+                self._counts[name].setdefault(key, np.zeros_like(self._none))[...] += event
 
     def look_up(self, user_id: int, query_id: int, group_id: int) -> dict[str, NDArray[np.float32]]:
         """`user_*`, `query_*` and `group_*`, each (K + 1,), as sample columns; own events are in `user_*` alone."""

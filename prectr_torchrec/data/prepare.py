@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from prectr_torchrec.config import DataConfig, RawTable, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
+from prectr_torchrec.data.predicted import find_scores
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, quote
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
@@ -37,7 +38,14 @@ MAX_TEXTS = 500_000
 
 
 def prepare(
-    data: DataConfig, text: TextConfig, raw: Path, out: Path, *, candidates: Path | None = None, progress: bool = True
+    data: DataConfig,
+    text: TextConfig,
+    raw: Path,
+    out: Path,
+    *,
+    candidates: Path | None = None,
+    relevance: Sequence[Path] = (),
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Prepares samples from a raw log.
 
@@ -48,6 +56,8 @@ def prepare(
         out: folder to write; may hold an unfinished preparation with the same settings, which is then finished.
         candidates: a file or glob of `request_id, item_id`: builds the log's requests with these candidates and no labels;
             or of `query_id, item_id[, relevance]`: queries without users. Writes the split `candidates` alone, no tokenizer.
+        relevance: folders of `prectr teach`, averaged: predicted levels of the pairs without a grade, for history, counters and
+            candidates.
         progress: shows progress bars.
 
     Returns:
@@ -57,16 +67,17 @@ def prepare(
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
-        ValueError: `out` holds something else, or `data.memory` is too little.
+        ValueError: soft grades of other levels, or unfinished; `out` holds something else, or `data.memory` is too little.
     """
     raw, out = Path(raw), Path(out)
     given = find_files("candidates", RawTable(path=str(candidates.absolute())), raw) if candidates else ()
     with duckdb.connect() as con:
         sources = open_sources(con, data, raw)
-    settings = _settings(data, text, sources, given)
+    scores = find_scores(relevance, data.levels)
+    settings = _settings(data, text, sources, given, scores)
     if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
         return finished
-    job = _Job(data, text, sources, given, out, out / "work")
+    job = _Job(data, text, sources, given, scores, out, out / "work")
     with tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 9) as bar:
         try:
             report = job.sort(bar)
@@ -85,7 +96,7 @@ def prepare(
     return manifest
 
 
-EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance")
+EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
 ORDERS: dict[str, dict[str, Any]] = {
     "by_user": {"columns": EVENT, "keys": ("user_id",), "counts": "level"},
     "by_query": {"columns": EVENT, "keys": ("query",), "runs": ("user_id",), "counts": "level"},
@@ -106,6 +117,7 @@ class _Job:
     text: TextConfig
     sources: dict[str, Source]
     candidates: tuple[Path, ...]
+    scores: tuple[Path, ...]
     out: Path
     work: Path
 
@@ -157,13 +169,14 @@ class _Job:
     def _load(self, folder: Path) -> None:
         folder.mkdir()
         with self._connect(folder / "log.duckdb") as con:
-            report = load_tables(con, self.data, self.sources)
+            report = load_tables(con, self.data, self.sources, self.scores)
             if self.candidates:
                 load_candidates(con, self.candidates, report["id_kinds"], self.data.levels, report["dropped"])
             seen = {"users": "user_id", "queries": "query", "items": "item"}
             tables = {name: f"(SELECT DISTINCT {column} FROM events)" for name, column in seen.items()}
             tables |= {"events": "events", "requests": "requests"}
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
+            report["predicted"] = bool(self.scores)
             report["simulated"] = _is_simulated(self.sources["impressions"])
         (folder / "report.json").write_text(json.dumps(report))
 
@@ -175,16 +188,16 @@ class _Job:
         path.write_text(json.dumps(examination))
 
     def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, int]]:
-        """Split -> query for its rows (request columns, part, item, position, click, relevance); and where splits begin."""
+        """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and where splits begin."""
         request = "request_id, timestamp, user_id, query"
-        unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance"
+        unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted"
         if self.candidates:
             return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {}
         begins = split_times(con, self.data)
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance FROM events WHERE timestamp"
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted FROM events WHERE timestamp"
         least = self.data.train_minimum_grade
         narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
-        judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.* "
+        judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query"
         return {
             "train": f"{labelled} < {begins['validation']}{narrow}",
@@ -201,12 +214,12 @@ class _Job:
             added = ", ".join(f"coalesce(u.{theirs}, 0) AS {ours}" for theirs, ours in names.items())
             counted = f"SELECT c.*, {added} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
-        columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance"
+        columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted"
         write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
         step = self.data.requests_per_row_group
-        with pq.ParquetWriter(path, sample_schema(self.data), compression="zstd") as writer:
+        with pq.ParquetWriter(path, sample_schema(self.data, predicted=bool(self.scores)), compression="zstd") as writer:
             for start in range(first, last, step):
                 writer.write_table(build_rows(self.data, log, requests, start, min(start + step, last)), row_group_size=step)
 
@@ -270,7 +283,9 @@ def memory_bytes(memory: str) -> int:
     return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper())))
 
 
-def _settings(data: DataConfig, text: TextConfig, sources: dict[str, Source], candidates: tuple[Path, ...]) -> dict[str, Any]:
+def _settings(
+    data: DataConfig, text: TextConfig, sources: dict[str, Source], candidates: tuple[Path, ...], scores: tuple[Path, ...]
+) -> dict[str, Any]:
     """What the result depends on: everything but how much memory making it may take."""
     files = [file for source in sources.values() for file in source.files]
     return {
@@ -279,6 +294,7 @@ def _settings(data: DataConfig, text: TextConfig, sources: dict[str, Source], ca
         "text": {"vocab_size": text.vocab_size},
         "files": {str(file.absolute()): _stamp(file) for file in files},
         "candidates": {str(file.absolute()): _stamp(file) for file in candidates},
+        "relevance": {str(file.absolute()): _stamp(file) for file in scores},
     }
 
 

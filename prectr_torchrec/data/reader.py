@@ -22,7 +22,7 @@ from prectr_torchrec.data.assemble import BatchArrays, BatchBuilder, Piece, Prep
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.plan import Plan, Window, list_row_groups, plan_epoch, turns_after
-from prectr_torchrec.data.schema import sample_schema
+from prectr_torchrec.data.schema import PREDICTED_KEY, sample_schema
 
 _TEXTS = ["query", "candidate_title.list.element", "history_title.list.element"]
 
@@ -61,7 +61,10 @@ class SearchReader(IterableDataset[SearchBatch]):
         self._rank, self._world_size = rank, world_size
         self._seed = seed if shuffle else None
         self._row_groups = list_row_groups(Path(folder), split, sample_schema(config.data), self._batch.candidates)
-        self._builder = BatchBuilder(config, Path(tokenizer), self._batch.requests, self._batch.candidates)
+        self._builder = BatchBuilder(
+            config, Path(tokenizer), self._batch.requests, self._batch.candidates,
+            predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
+        )  # fmt: skip
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._plans: dict[tuple[int, int], Plan] = {}
         self._position = (0, 0)

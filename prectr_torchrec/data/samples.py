@@ -91,7 +91,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-EVENT = ("timestamp", "item", "query", "relevance", "position", "click")
+EVENT = ("timestamp", "item", "query", "relevance", "predicted", "position", "click")
 """Columns of an event that a history or a peer list shows."""
 
 
@@ -135,6 +135,7 @@ def _event_lists(
         "query_id": log.query["query_id"][events["query"]],
         **{name: log.item[name][events["item"]] for name in data.item_attributes},
         "relevance": pa.array(events["relevance"], from_pandas=True),
+        "predicted": events["predicted"],
         "position": events["position"],
         "click": events["click"],
         "age": np.repeat(time, lengths) - events["timestamp"],
@@ -155,6 +156,7 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
         "position": candidate["position"],
         "click": pa.array(candidate["click"], mask=candidate["click"] == UNLABELLED),
         "relevance": pa.array(candidate["relevance"], from_pandas=True),
+        "predicted": candidate["predicted"],
         **{what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)},
     }
     return {"num_candidates": lengths} | {f"candidate_{name}": _lists(column, lengths) for name, column in values.items()}

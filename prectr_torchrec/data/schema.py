@@ -1,6 +1,7 @@
 """The sample files: one row a request. What `prepare` writes, the reader, evaluation and serving read.
 
-K relevance levels; index 0 of every per-level list counts events without a grade, so such lists are K + 1 long.
+K relevance levels; index 0 of every per-level list counts events without a grade, so such lists are K + 1 long. Where levels
+were predicted for pairs without a grade, these count among 1..K by their probabilities.
 Everything but `candidate_*` labels is strictly older than `timestamp`.
 """
 
@@ -14,8 +15,10 @@ import pyarrow as pa
 
 from prectr_torchrec.config import DataConfig
 
-SAMPLE_VERSION = "2"
+SAMPLE_VERSION = "3"
 VERSION_KEY = b"prectr_samples"
+PREDICTED_KEY = b"prectr_predicted"
+"""In the metadata of files whose `*_predicted` may be other than 0."""
 COUNTS = ("shown", "clicked", "examined")
 """What the counters count; `examined` weights each event by the examination of its position."""
 MANIFEST = "prepared.json"
@@ -27,10 +30,11 @@ TOKENIZER = "tokenizer"
 """Sub-folder of a prepared folder in Hugging Face layout."""
 
 
-def sample_schema(data: DataConfig) -> pa.Schema:
+def sample_schema(data: DataConfig, *, predicted: bool = False) -> pa.Schema:
     """The Arrow schema of a sample file.
 
-    Grades (`*_relevance`) are raw grades, null where there is none. `*_age` is in seconds before the request, at least 1.
+    Grades (`*_relevance`) are raw grades, null where there is none; `*_predicted` is then a predicted distribution over the
+    levels, packed as in `predicted.py`, 0 where there is none. `*_age` is in seconds before the request, at least 1.
     `history_*` and `peer_*` run from the oldest to the newest event. Ids are 64-bit; attributes are 0 where unknown.
     """
     i64, i32, i16, i8, f32 = pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.float32()
@@ -55,6 +59,7 @@ def sample_schema(data: DataConfig) -> pa.Schema:
             (f"{prefix}_query_id", pa.list_(i64)),
             *((f"{prefix}_{a}", pa.list_(i64)) for a in data.item_attributes),
             (f"{prefix}_relevance", pa.list_(f32)),
+            (f"{prefix}_predicted", pa.list_(i64)),
             (f"{prefix}_position", pa.list_(i16)),  # 0: not logged
             (f"{prefix}_click", pa.list_(i8)),
             (f"{prefix}_age", pa.list_(i64)),
@@ -68,11 +73,12 @@ def sample_schema(data: DataConfig) -> pa.Schema:
         ("candidate_position", pa.list_(i16)),  # from 1; 0: not logged
         ("candidate_click", pa.list_(i8)),  # null: no label
         ("candidate_relevance", pa.list_(f32)),
+        ("candidate_predicted", pa.list_(i64)),
         ("candidate_shown", pa.list_(f32)),  # times this item was shown before, to anyone
         ("candidate_clicked", pa.list_(f32)),
         ("candidate_examined", pa.list_(f32)),
     ]
-    return pa.schema(fields, metadata={VERSION_KEY: SAMPLE_VERSION.encode()})
+    return pa.schema(fields, metadata={VERSION_KEY: SAMPLE_VERSION.encode(), **({PREDICTED_KEY: b"true"} if predicted else {})})
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:

@@ -4,7 +4,9 @@ Tables made here, all sorted and complete:
     items(item_id, title, <attributes>) and queries(query_id, query, group_id); their `rowid` is the dense number;
     users(user_id, <attributes>);
     judgments(query, item, relevance);
-    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level), relevance NaN without grade;
+    predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
+    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted), relevance NaN and
+        level 0 without grade, predicted 0 without prediction;
     requests(request_id, timestamp, user_id, query).
 """
 
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prectr_torchrec.config import DataConfig, Levels, RawTable, nearest
+from prectr_torchrec.data.predicted import load_predicted
 from prectr_torchrec.data.raw import (
     Check,
     Connection,
@@ -75,8 +78,14 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     return sources
 
 
-def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, Any]:
+def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], scores: Sequence[Path] = ()) -> dict[str, Any]:
     """Checks every row and makes the tables; returns what to report: id kinds, row counts, drops.
+
+    Args:
+        con: connection to fill.
+        data: the configuration.
+        sources: from `open_sources`.
+        scores: files of soft grades, from `find_scores`.
 
     Raises:
         RawLogError: a row that cannot be used; the message names it.
@@ -92,14 +101,19 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source]) -
     drops: dict[str, int] = {}
     rows["judgments"] = _load_judgments(con, sources.get("judgments"), kinds, data.levels, drops)
     _add_groups(con, data, from_column=bool(group))
+    predicted = load_predicted(con, scores, data.levels.count)
+    if scores and not predicted:
+        raise RawLogError(f"{scores[0].parent}: grades no pair of this log that has no grade; are these pairs of this log?")
+    if scores:
+        rows["predicted pairs"] = predicted
     rows["impressions"] = _load_events(con, sources["impressions"], kinds, data.levels, drops)
     return {"id_kinds": kinds, "rows": rows, "dropped": drops}
 
 
 def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, levels: Levels, drops: dict[str, int]) -> None:
-    """Makes table `candidates`(request_id, timestamp, user_id, query, part, item, relevance) from files of candidate sets.
+    """Makes table `candidates`(request_id, timestamp, user_id, query, part, item, relevance, predicted) from candidate sets.
 
-    They have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
+    Their files have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
 
     Raises:
         RawLogError: a row that cannot be used, or candidates of which more than half are unknown.
@@ -122,13 +136,14 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, leve
     owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
     _count_unknown(con, source, "given", {key: ("key", owner, key), "item_id": ("item_id", "items", "item_id")}, drops)
     if key == "request_id":
-        matched = """SELECT r.*, 0 AS part, i.rowid AS item, j.relevance
+        matched = """SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted
             FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id)
-            LEFT JOIN judgments j ON j.query = r.query AND j.item = i.rowid"""
+            LEFT JOIN judgments j ON j.query = r.query AND j.item = i.rowid
+            LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
     else:
         matched = f"""SELECT *, {PART} AS part FROM (
             SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
-                g.relevance::FLOAT AS relevance
+                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted
             FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
     con.execute(f"CREATE TABLE candidates AS {matched}")
     con.execute("DROP TABLE given")
@@ -226,9 +241,10 @@ def _load_events(con: Connection, source: Source, kinds: Kinds, levels: Levels, 
     con.execute(
         f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
             position::SMALLINT AS position, click::TINYINT AS click, coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
-            {_level("j.relevance", levels)}::TINYINT AS level
+            {_level("j.relevance", levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted
         FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
-        LEFT JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid"""
+        LEFT JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid
+        LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""
     )
     con.execute("DROP TABLE impressions")
     con.execute("CREATE TABLE requests AS SELECT DISTINCT request_id, timestamp, user_id, query FROM events")

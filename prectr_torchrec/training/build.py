@@ -100,6 +100,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         num_positions=model.position_count if model.position_bias else None,
         known_grade=model.known_grade,
         grade_range=(config.data.levels.grade_min, config.data.levels.grade_max),
+        level_grades=config.data.levels.grades,
         dropout=model.dropout,
     )
 

@@ -96,6 +96,7 @@ def test_shapes_are_the_documented_ones(batch: SearchBatch) -> None:
     }
     expected |= {f"peer_{name}": (R, M) for name in ("level", "click", "position", "in_group", "age")}
     expected |= {"query_tokens": (Q, 4), "title_tokens": (T, 5)}
+    expected |= {"history_predicted": (R, 0, K), "peer_predicted": (R, 0, K), "candidate_predicted": (C, K)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors(batch).items() if "features" not in name}
     assert {name: shape for name, shape in found.items() if name in expected} == expected
     assert {shape for name, shape in found.items() if name not in expected} == {(C,)}

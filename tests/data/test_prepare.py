@@ -10,12 +10,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from raw_logs import Raw, as_id, random_log, read_split, reference_rows, write_log, write_table
+from raw_logs import (
+    Raw,
+    as_id,
+    random_log,
+    random_predictions,
+    read_split,
+    reference_rows,
+    write_log,
+    write_scores,
+    write_table,
+)
 
-from prectr_torchrec.config import DataConfig, RawLog, RawTable, Split, TextConfig
+from prectr_torchrec.config import DataConfig, Levels, RawLog, RawTable, Split, TextConfig
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.preferences import PreferenceStatistics
 from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.data.raw import RawLogError
 from prectr_torchrec.data.schema import COUNTS, check_schema, sample_schema
 
 TEXT = TextConfig(vocab_size=300)
@@ -49,6 +60,53 @@ def test_every_field_equals_the_slow_reference(tmp_path: Path, text_ids: bool, o
     run(raw, tmp_path, data)
     for found, expected in zip(labelled_rows(tmp_path), reference_rows(raw, data), strict=True):
         assert found == expected
+
+
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_with_predicted_levels_every_field_equals_the_slow_reference(tmp_path: Path, text_ids: bool) -> None:
+    raw, data = random_log(5, text_ids=text_ids), DataConfig(**SMALL)
+    predicted = random_predictions(raw, data)
+    manifest = run(raw, tmp_path, data, relevance=[write_scores(predicted, data, tmp_path / "scores")])
+    judged = {(row["query_id"], row["item_id"]) for row in raw["judgments"]}
+    assert manifest["rows"]["predicted pairs"] == len(predicted.keys() - judged)
+    for found, expected in zip(labelled_rows(tmp_path), reference_rows(raw, data, predicted), strict=True):
+        assert found == expected
+
+
+def test_several_teachers_are_averaged(tmp_path: Path) -> None:
+    raw, data = random_log(5), DataConfig(**SMALL)
+    pairs = [(q["query_id"], i["item_id"]) for q in raw["queries"] for i in raw["items"]]
+    one, other = ({pair: units for pair in pairs} for units in ([128, 0, 0, 0], [0, 0, 64, 64]))
+    folders = [write_scores(predicted, data, tmp_path / name) for name, predicted in (("one", one), ("other", other))]
+    run(raw, tmp_path, data, relevance=folders)
+    packed = {value for row in labelled_rows(tmp_path) for value in row["candidate_predicted"]}
+    assert packed == {0, int.from_bytes([64, 0, 32, 32], "little")}
+
+
+def test_unshown_candidates_have_predicted_levels_too(tmp_path: Path) -> None:
+    raw, data = random_log(5), DataConfig(**SMALL)
+    predicted = random_predictions(raw, data)
+    wanted = [{"request_id": e["request_id"], "item_id": i["item_id"]} for e in raw["impressions"][:1] for i in raw["items"]]
+    write_table(wanted, tmp_path / "wanted.parquet")
+    scores = write_scores(predicted, data, tmp_path / "scores")
+    run(raw, tmp_path, data, relevance=[scores], candidates=tmp_path / "wanted.parquet")
+    (row,) = read_split(tmp_path / "out", "candidates")
+    judged = {row["item_id"] for row in raw["judgments"] if row["query_id"] == raw["impressions"][0]["query_id"]}
+    for item, packed in zip(row["candidate_item_id"], row["candidate_predicted"], strict=True):
+        units = predicted.get((raw["impressions"][0]["query_id"], item), [0] * 4)
+        assert packed == (0 if item in judged else int.from_bytes(units, "little"))
+
+
+def test_soft_grades_that_do_not_fit_the_log_are_refused(tmp_path: Path) -> None:
+    raw, data = random_log(5), DataConfig(**SMALL)
+    scores = write_scores({(-1, -1): [128, 0, 0, 0]}, data, tmp_path / "scores")
+    with pytest.raises(RawLogError, match=r"scores: grades no pair of this log that has no grade; are these pairs of this log"):
+        run(raw, tmp_path / "a", data, relevance=[scores])
+    other = data.model_copy(update={"levels": Levels(boundaries=[2.0])})
+    with pytest.raises(ValueError, match=r"levels bounded by \[1.5, 2.17, 2.84\], data.levels.boundaries is \[2.0\]"):
+        run(raw, tmp_path / "b", other, relevance=[scores])
+    with pytest.raises(ValueError, match=r"not \(wholly\) taught, teach.json is missing"):
+        run(raw, tmp_path / "c", data, relevance=[tmp_path])
 
 
 def test_a_log_without_history_or_peers_wanted_has_empty_lists(tmp_path: Path) -> None:
@@ -153,9 +211,11 @@ def test_examination_is_in_the_manifest_and_the_same_for_candidates(tmp_path: Pa
     assert scored["examination"] == manifest["examination"]
 
 
-def test_counters_kept_event_by_event_are_those_of_the_samples(tmp_path: Path) -> None:
-    data = DataConfig(**SMALL | {"examination": [1.0, 0.7, 0.3]})
-    run(random_log(20), tmp_path, data)
+@pytest.mark.parametrize("predicted", [False, True])
+def test_counters_kept_event_by_event_are_those_of_the_samples(tmp_path: Path, predicted: bool) -> None:
+    raw, data = random_log(20), DataConfig(**SMALL | {"examination": [1.0, 0.7, 0.3]})
+    scores = [write_scores(random_predictions(raw, data), data, tmp_path / "scores")] if predicted else []
+    run(raw, tmp_path, data, relevance=scores)
     rows = labelled_rows(tmp_path)
     statistics = PreferenceStatistics(data.levels.count, [1.0, 0.7, 0.3])
     for time, now in groupby(rows, key=lambda row: row["timestamp"]):
@@ -177,8 +237,8 @@ def test_counters_kept_event_by_event_are_those_of_the_samples(tmp_path: Path) -
 def add_events(statistics: PreferenceStatistics, row: dict[str, Any], data: DataConfig) -> None:
     grades = np.array(row["candidate_relevance"], np.float32)
     events = (row["candidate_item_id"], grade_levels(grades, data.levels.boundaries), row["candidate_position"])
-    for item, level, position, click in zip(*events, row["candidate_click"], strict=True):
-        statistics.add(row["user_id"], row["query_id"], row["group_id"], item, int(level), position, click)
+    for item, level, position, click, predicted in zip(*events, row["candidate_click"], row["candidate_predicted"], strict=True):
+        statistics.add(row["user_id"], row["query_id"], row["group_id"], item, int(level), position, click, predicted)
 
 
 def test_a_request_is_never_in_its_own_history(tmp_path: Path) -> None:

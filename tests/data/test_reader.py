@@ -111,6 +111,16 @@ def test_batches_equal_those_built_row_by_row_in_special_shapes(folder: Path, co
         assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
 
 
+@pytest.mark.parametrize("config", [CONFIG, PREFERENCE], ids=["plain", "preference"])
+def test_batches_of_samples_with_predicted_levels_equal_those_built_row_by_row(tmp_path: Path, config: RunConfig) -> None:
+    write_samples(tmp_path, CONFIG.data, requests=60, predicted=True)
+    rows, collate = sample_rows(tmp_path), RowCollate(config, tmp_path / TOKENIZER, 8, 40, predicted=True)
+    for batch in make_reader(tmp_path, config, shuffle=True).epoch(0):
+        assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
+        chance = batch.candidate_predicted.sum(1)
+        assert set(chance.tolist()) == {0.0, 1.0} and not chance[batch.level > 0].any()
+
+
 NEW = ["history_title", "peer_relevance", "peer_in_group", "user_examined", "group_shown", "candidate_examined"]
 
 

@@ -25,6 +25,11 @@ def run(tower: InterestTower, batch: dict[str, torch.Tensor | CandidateSlots]) -
     return tower(batch["candidate"], batch["slots"], history)
 
 
+def event(*, level: int, click: int, position: int, age: float, predicted: list[float] | None = None) -> Events:
+    happened = (torch.tensor([[value]]) for value in (level, click, position, age))
+    return Events(torch.zeros(1, 1, 0), torch.tensor([1]), *happened, None if predicted is None else torch.tensor([[predicted]]))
+
+
 def test_requests_do_not_see_each_other() -> None:
     tower, batch = interest([5, 3])
     both = run(tower, batch)
@@ -55,12 +60,24 @@ def test_event_embedding_tells_level_feedback_position_and_age_apart() -> None:
     embed = EventEmbedding(4, 3)
     base = {"level": 0, "click": 0, "position": 1, "age": 1.0}
     changes = [{}, {"level": 4}, {"click": 1}, {"position": 2}, {"age": 86_400.0}]
-    vectors = torch.cat([embed(**{k: torch.tensor([[v]]) for k, v in {**base, **c}.items()})[0] for c in changes])
+    vectors = torch.cat([embed(event(**{**base, **c}))[0] for c in changes])
     assert len({tuple(row.tolist()) for row in vectors}) == len(changes)
 
 
 def test_event_embedding_shares_deep_positions_and_old_ages() -> None:
     embed = EventEmbedding(4, 3)
-    zero = torch.tensor([[0]])
-    deep = embed(zero, zero, torch.tensor([[10]]), torch.tensor([[2.0**23]]))
-    torch.testing.assert_close(embed(zero, zero, torch.tensor([[999]]), torch.tensor([[2.0**40]])), deep)
+    deep = embed(event(level=0, click=0, position=10, age=2.0**23))
+    torch.testing.assert_close(embed(event(level=0, click=0, position=999, age=2.0**40)), deep)
+
+
+def test_a_predicted_level_is_the_mean_of_the_levels() -> None:
+    torch.manual_seed(0)
+    embed = EventEmbedding(2, 3)
+    for click in (0, 1):
+        one, two, soft, none = (
+            embed(event(level=level, click=click, position=1, age=1.0, predicted=predicted))
+            for level, predicted in ((1, [0.0, 0.0]), (2, [0.0, 0.0]), (0, [0.25, 0.75]), (0, [0.0, 0.0]))
+        )
+        torch.testing.assert_close(soft, 0.25 * one + 0.75 * two)
+        torch.testing.assert_close(none, embed(event(level=0, click=click, position=1, age=1.0)))
+        assert not torch.allclose(none, soft)

@@ -45,3 +45,13 @@ def test_known_level_replaces_the_prediction_and_a_missing_one_keeps_it() -> Non
     torch.testing.assert_close(known[1:].exp(), torch.eye(4)[[0, 3]], atol=1e-5, rtol=0)
     assert known.isfinite().all()
     torch.testing.assert_close(known.exp().sum(1), torch.ones(3))
+
+
+def test_a_distribution_stands_where_no_level_is_known() -> None:
+    log_pi = torch.randn(3, 4).log_softmax(1)
+    distribution = torch.tensor([[0.25, 0.25, 0.5, 0.0], [0.25, 0.25, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    known = known_level_log_probabilities(log_pi, torch.tensor([0, 2, 0]), distribution)
+    torch.testing.assert_close(known[0].exp(), distribution[0], atol=2e-3, rtol=0)
+    assert known[1].argmax() == 1 and known[1].exp().max() > 0.99 and known.isfinite().all()
+    torch.testing.assert_close(known[2], log_pi[2])
+    torch.testing.assert_close(known.exp().sum(1), torch.ones(3))

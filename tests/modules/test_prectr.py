@@ -152,11 +152,42 @@ def test_a_known_grade_overrides_the_predicted_level(data: Path) -> None:
     torch.testing.assert_close(out.reference_click.logit, out.level_logits[:, 2], atol=1e-3, rtol=1e-3)
 
 
+def test_a_predicted_distribution_replaces_the_towers_where_no_grade_is_known(data: Path) -> None:
+    config = small()
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    predicted = torch.tensor([0.5, 0.0, 0.25, 0.25]).repeat(len(batch.level), 1) * (batch.level == 0).unsqueeze(1)
+    out = run(task, dataclasses.replace(batch, candidate_predicted=predicted))
+    blind = batch.level == 0
+    mean = (out.level_logits.sigmoid() * torch.tensor([0.5, 0.0, 0.25, 0.25])).sum(1)
+    torch.testing.assert_close(out.reference_click.logit.sigmoid()[blind], mean[blind], atol=2e-3, rtol=0)
+    known = run(task, batch)
+    torch.testing.assert_close(out.reference_click.logit[~blind], known.reference_click.logit[~blind])
+    assert bool(blind.any()) and not torch.allclose(out.level_logits[blind], known.level_logits[blind])
+    torch.testing.assert_close(out.relevance.log_pi, known.relevance.log_pi)
+
+
+def test_predicted_levels_of_past_events_are_read(data: Path) -> None:
+    config = small()
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    nn.init.normal_(task.objective.prectr.personal.taste.level_logit)
+    before = run(task, batch).personal
+    for family in ("history", "peer"):
+        predicted = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*getattr(batch, f"{family}_level").shape, 4)
+        after = run(task, dataclasses.replace(batch, **{f"{family}_predicted": predicted})).personal
+        assert not torch.allclose(after.preference.vector, before.preference.vector)
+        assert torch.allclose(after.taste.mean, before.taste.mean) == (family == "peer")
+
+
 def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
     config = small(known_grade="none")
     task = build(config, data)
     batch = batches(config, data)[0]
-    blind = dataclasses.replace(batch, level=torch.zeros_like(batch.level), relevance=torch.full_like(batch.relevance, torch.nan))
+    blind = dataclasses.replace(
+        batch, level=torch.zeros_like(batch.level), relevance=torch.full_like(batch.relevance, torch.nan),
+        candidate_predicted=torch.full_like(batch.candidate_predicted, 0.25),
+    )  # fmt: skip
     torch.testing.assert_close(run(task, blind).reference_click.logit, run(task, batch).reference_click.logit)
 
 
