@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--checkpoint", default="best", help="best by the validation split, or last")
     parser.add_argument("--shuffled", action="store_true", help="also score with the own past of another request: a control")
+    parser.add_argument("--relevance", type=Path, action="append", default=[], help="soft grades, as of `prectr prepare`")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every configuration")
     arguments = parser.parse_args()
     machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")
@@ -67,7 +68,7 @@ def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[
     """
     overrides = [f"data.split.test_from={test_from}", *arguments.set]
     loaded = load_config(config, overrides)
-    settings = json.dumps([loaded.data.model_dump(mode="json"), loaded.text.vocab_size])
+    settings = json.dumps([loaded.data.model_dump(mode="json"), loaded.text.vocab_size, *map(str, arguments.relevance)])
     base = arguments.out / f"data-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     raw, evaluation = arguments.log / "raw", arguments.log / "eval"
     wanted: dict[str, Path | None] = {"samples": None, "candidates": evaluation / "oracle.parquet"}
@@ -75,6 +76,8 @@ def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[
     wanted |= {"unseen": unseen} if unseen.exists() else {}
     for name, candidates in wanted.items():
         extra = ["--candidates", str(candidates)] if candidates else []
+        if name != "unseen":  # no teacher's word where the tower itself is measured
+            extra += [word for folder in arguments.relevance for word in ("--relevance", str(folder))]
         prectr(["prepare", "--config", config, "--raw", str(raw), "--out", str(base / name), *extra, *sets(overrides)])
     if arguments.shuffled:
         shuffle_own_past(base / "candidates", base / "shuffled")
@@ -131,7 +134,9 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
     """What goes into the table."""
     expected = measured["candidates"]["oracle"]["expected_auc"]
     clicks, position = measured["samples"]["clicks"], measured["samples"]["clicks_at_position"]
-    segments = {s["segment"]: s for s in measured["candidates"]["segments"] if s["by"] == "user"}
+    segments, shown_segments = (
+        {(s["by"], s["segment"]): s for s in measured[part]["segments"]} for part in ("candidates", "samples")
+    )
     figures = {
         "expected AUC, shown": expected["shown"]["model"],
         "expected AUC, all": expected["all"]["model"],
@@ -142,7 +147,14 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
         "normalised entropy": position["normalized_entropy"],
         "calibration": position["calibration"],
     }
-    figures |= {f"all, users of {name}": segments.get(name, {}).get("expected_auc_all") for name in ACTIVITY}
+    for part in ("shown", "all"):
+        of_part = {f"{part}, users of {name}": ("user", name) for name in ACTIVITY} | {f"{part}, new queries": ("query", "new")}
+        figures |= {name: segments.get(key, {}).get(f"expected_auc_{part}") for name, key in of_part.items()}
+    calibrations = {f"calibration, users of {name}": shown_segments.get(("user", name), {}) for name in ACTIVITY}
+    figures |= {name: segment.get("calibration") for name, segment in calibrations.items()}
+    figures["rows with levels in order"] = measured["candidates"]["levels_in_order"]
+    slopes = measured["candidates"]["personal"].get("slope", {})
+    figures |= {f"slope and strictness, users of {n}": slopes.get(n, {}).get("correlation") for n in ("all", *ACTIVITY)}
     if "shuffled" in measured:
         shuffled = measured["shuffled"]["oracle"]["expected_auc"]
         figures |= {f"own past shuffled, {part}": shuffled[part]["model"] for part in ("shown", "all")}

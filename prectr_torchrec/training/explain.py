@@ -36,11 +36,12 @@ TITLE = 40
 EXPERTS = ("raise", "lower", "leave")
 SIDES = ("own", "peers", "prior")
 HEADINGS = {
-    "item_id": "item", "query_id": "query", "level_probabilities": "pi", "click_by_level": "p", "click_probability": "click",
-    "incentive": "tau", "expert_weight": "its weight", "taste_variance": "open",
+    "item_id": "item", "query_id": "query", "predicted_level": "predicted", "level_probabilities": "pi", "click_by_level": "p",
+    "click_probability": "click", "incentive": "tau", "expert_weight": "its weight", "taste_variance": "open",
 }  # fmt: skip
 SIGNED = ("incentive", "taste")
 LEGEND = {
+    "predicted": "level probabilities that the samples bring where there is no grade; zero where they bring none",
     "pi": "the relevance tower's level probabilities{known}",
     "p": "click probability at each level",
     "click": "what ranks, the position held at its reference",
@@ -161,7 +162,7 @@ def format_explanation(found: Row) -> str:
     table = [_cells(row) for row in found["candidates"]]
     lines += _table(table)
     names = {heading.removesuffix(" 1") for heading in table[0]}
-    known = "; a known level replaces them" if found["known_grade"] == "override" else ""
+    known = "; a known or predicted level replaces them" if found["known_grade"] == "override" else ""
     lines += ["", *(f"{name}: {meaning.format(known=known)}" for name, meaning in LEGEND.items() if name in names)]
     for name, title in (("own_history", "own history"), ("peers", "other users under the query and its group")):
         if name in found:
@@ -187,6 +188,8 @@ def _candidates(config: RunConfig, sample: Row, batch: SearchBatch, output: PREC
         "grade": sample["candidate_relevance"],
         "level": [level or None for level in batch.level.tolist()],
     }
+    if bool(batch.candidate_predicted.any()):
+        columns["predicted_level"] = batch.candidate_predicted.tolist()
     if config.model.mixture:
         columns["level_probabilities"] = output.relevance.log_pi.exp().tolist()
         columns["click_by_level"] = output.level_logits.sigmoid().tolist()
