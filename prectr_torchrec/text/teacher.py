@@ -82,6 +82,8 @@ class Teacher(ABC):
 
     left = False
     """Whether padding goes in front."""
+    padding: int
+    """Token id that fills up a batch; masked."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
         self.model, self.tokenizer, self.options = model, tokenizer, options
@@ -101,7 +103,7 @@ class Teacher(ABC):
         lengths = [len(ids) for ids in inputs["input_ids"]]
         order, probabilities, states = [], [], []
         for rows in token_batches(lengths, self.options.max_tokens):
-            batch = pad_batch(inputs, rows, self.tokenizer.pad_token_id or 0, left=self.left)
+            batch = pad_batch(inputs, rows, self.padding, left=self.left)
             batch = {name: values.to(self.model.device) for name, values in batch.items() if name in self.accepted}
             logits, pooled = self.forward(batch, hidden)
             order.append(rows)
@@ -125,6 +127,10 @@ class ClassifierTeacher(Teacher):
 
     The pooled hidden state is the mean of the last hidden states over the tokens.
     """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
+        super().__init__(model, tokenizer, options)
+        self.padding = tokenizer.pad_token_id or 0
 
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
         return tokenize_pairs(self.tokenizer, queries, titles, self.options.max_length)
@@ -151,6 +157,7 @@ class CausalTeacher(Teacher):
     """
 
     left = True
+    padding = 0  # any token of the vocabulary, to which a tokenizer's own padding need not belong
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions, prompt: Prompt

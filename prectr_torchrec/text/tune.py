@@ -94,7 +94,7 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
         device: None: the GPU if there is one.
 
     Returns:
-        What `out/tune.json` holds: `level_grades`, `steps`, `best_step`, `validation_loss` and the `settings`.
+        What `out/tune.json` holds: `level_grades`, `steps`, `steps_per_epoch`, `best_step`, `validation_loss` and the `settings`.
 
     Raises:
         ValueError: no grades to learn from, no such teacher, or `out` holds something else.
@@ -151,7 +151,12 @@ class _Tuner:
                 self._validate()
             if self.step % self.config.checkpoint_every == 0 or self.step == self.total:
                 self._save()
-        return {"steps": self.step, "best_step": self.best_step, "validation_loss": self.best_loss}
+        return {
+            "steps": self.step,
+            "steps_per_epoch": self.per_epoch,
+            "best_step": self.best_step,
+            "validation_loss": self.best_loss,
+        }
 
     def save(self, out: Path) -> None:
         self.model.load_state_dict(self.best)
