@@ -1,4 +1,4 @@
-"""TorchX components: `torchx run -s SCHEDULER prectr.train ...`, the same jobs as `prectr train` and `prectr evaluate`.
+"""TorchX components: `torchx run -s SCHEDULER prectr.train ...`, the same jobs as `prectr train`, `evaluate` and `teach`.
 
 TorchX builds its command line from the annotations and docstrings here: keep `typing.Optional`, `Dict` and `List`, and imports
 light.
@@ -105,6 +105,60 @@ def evaluate(
     app = dist.ddp(
         *(SEPARATOR, "--run", run, "--data", data, *script_args),
         m="prectr_torchrec.training.evaluate",
+        j=j,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=mem_mb,
+        h=h,
+        image=image,
+        name=name,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+        rdzv_port=rdzv_port,
+    )
+    return _finish(app, j)
+
+
+def teach(
+    *script_args: str,
+    teacher: str,
+    pairs: str,
+    out: str,
+    j: str = "1x1",
+    cpu: int = 2,
+    gpu: int = 0,
+    mem_mb: int = 8192,
+    h: Optional[str] = None,
+    image: str = torchx.IMAGE,
+    name: str = "prectr/teach",
+    max_retries: int = 3,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    rdzv_port: int = 29500,
+) -> specs.AppDef:
+    """Grades pairs softly with a teacher; a retried job goes on with the parts that are missing.
+
+    Args:
+        script_args: further arguments of the job, after `--`: `-- --hidden --prompt FILE`
+        teacher: folder of a causal language model or a sequence classifier, as the ranks see it
+        pairs: file of pairs, as the ranks see it
+        out: folder for the soft grades, on storage that all nodes share
+        j: [[min_nodes:]nodes x] ranks of each node, such as 2x8 or 8; with GPUs one rank a GPU
+        cpu: CPU cores of each node
+        gpu: GPUs of each node
+        mem_mb: memory of each node in MB
+        h: named resource, in place of cpu, gpu and mem_mb
+        image: container image with prectr-torchrec installed; local_cwd and slurm do not use it
+        name: experiment/job
+        max_retries: restarts by the scheduler after a failure
+        env: environment of the ranks, such as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job[,readonly]
+        rdzv_port: port of the first node where the nodes of a job meet
+    """
+    app = dist.ddp(
+        *(SEPARATOR, "--teacher", teacher, "--pairs", pairs, "--out", out, *script_args),
+        m="prectr_torchrec.text.teach",
         j=j,
         cpu=cpu,
         gpu=gpu,

@@ -14,7 +14,20 @@ from prectr_torchrec.training import launch
 from prectr_torchrec.training.evaluate import _parse
 
 PRECTR = str(Path(sys.executable).parent / "prectr")
-COMMANDS = ("simulate", "prepare", "train", "evaluate", "explain", "report", "demo", "config", "doctor")
+COMMANDS = (
+    "simulate",
+    "prepare",
+    "pairs",
+    "teacher-tune",
+    "teach",
+    "train",
+    "evaluate",
+    "explain",
+    "report",
+    "demo",
+    "config",
+    "doctor",
+)
 
 
 def prectr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -55,6 +68,9 @@ def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -
         (["simulate", "--out", "unused", "--requests", "0"], "error: requests is 0; it must be at least 1"),
         (["report", "nowhere"], "error: "),
         (["explain", "--run", "nowhere", "--data", "d", "--request", "1"], "error: nowhere: no run directory"),
+        (["pairs", "--config", "prectr_v2", "--raw", "nowhere", "--out", "unused"], "error: impressions: there is no file"),
+        (["teacher-tune", "--teacher", "t", "--pairs", "nowhere", "--out", "o"], "error: nowhere: there is no such file"),
+        (["teach", "--teacher", "t", "--pairs", "nowhere", "--out", "o"], "error: nowhere: there is no such file"),
         (["train", "--config", "nowhere", "--data", "d", "--run", "r"], "error: no configuration 'nowhere'"),
     ],
 )

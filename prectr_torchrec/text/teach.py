@@ -28,7 +28,7 @@ from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group
-from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
+from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher, quiet_transformers
 from prectr_torchrec.training.metrics import relevance_metrics
 
 
@@ -61,6 +61,9 @@ def teach(
         ValueError: no such teacher or pairs, they do not fit, or `out` holds something else.
     """
     options, source = options or TeacherOptions(), PairsFile.open(pairs)
+    model = None
+    if not (out / MANIFEST).is_file():  # a teacher that does not fit is refused before the folder is claimed for it
+        model = load_teacher(teacher, source.levels.count, options=options, prompt=load_prompt(prompt), device=process.device)
     names = [f"part-{shard:05d}.parquet" for shard in range(source.shards)]
     settings = {
         "hidden": hidden,
@@ -76,9 +79,8 @@ def teach(
     if agreed[0] is not None:
         return dict(agreed[0])
     mine = agreed[1][process.rank :: process.world_size]
-    if mine:
-        model = load_teacher(teacher, source.levels.count, options=options, prompt=load_prompt(prompt), device=process.device)
-        _grade_shards(model, source, {shard: out / names[shard] for shard in mine}, hidden, process)
+    assert model is not None
+    _grade_shards(model, source, {shard: out / names[shard] for shard in mine}, hidden, process)
     dist.barrier()
     if process.rank == 0:
         manifest = {
@@ -156,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", type=Path, default=PROMPT, help="prompt file of a causal model")
     for name, field in TeacherOptions.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=field.description)
+    quiet_transformers()
     given = vars(parser.parse_args(argv))
     options = TeacherOptions.model_validate({name: given.pop(name) for name in TeacherOptions.model_fields})
     # ranks wait at the end for the slowest, which may have a whole part more to do

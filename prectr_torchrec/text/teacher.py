@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from prectr_torchrec.config import ConfigError, Section
 from prectr_torchrec.text.batches import pad_batch, token_batches
@@ -261,8 +262,7 @@ def load_teacher(
         ValueError: neither kind, or another number of levels.
     """
     options, device = options or TeacherOptions(), device or torch.device("cpu")
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path}: no model here (config.json is missing); a teacher is a folder in Hugging Face layout")
+    check_model_folder(path)
     names = AutoConfig.from_pretrained(str(path)).architectures or []
     classifies, generates = (any(name.endswith(kind) for name in names) for kind in (CLASSIFIERS, CAUSAL))
     if not (classifies or generates):
@@ -285,6 +285,18 @@ def load_teacher(
     if len(prompt.answers) != levels:
         raise ValueError(f"the prompt has {len(prompt.answers)} answers, the pairs {levels} levels; write a prompt file for them")
     return CausalTeacher(model, tokenizer, options, prompt)
+
+
+def check_model_folder(path: Path) -> None:
+    """Raises ValueError where there is no model, before Hugging Face takes the path for a name on its hub."""
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path}: no model here (config.json is missing); a teacher is a folder in Hugging Face layout")
+
+
+def quiet_transformers() -> None:
+    """No progress bars and notes while weights are loaded; errors stay."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def tokenize_pairs(

@@ -28,7 +28,7 @@ from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, token_batches
-from prectr_torchrec.text.teacher import tokenize_pairs
+from prectr_torchrec.text.teacher import check_model_folder, quiet_transformers, tokenize_pairs
 
 MANIFEST = "tune.json"
 """Written last: a tuned folder without it is unfinished."""
@@ -100,11 +100,16 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
         ValueError: no grades to learn from, no such teacher, or `out` holds something else.
     """
     source = PairsFile.open(pairs)
+    check_model_folder(teacher)
+    quiet_transformers()
+    tuner = None
+    if not (out / MANIFEST).is_file():  # what cannot be tuned is refused before the folder is claimed for it
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tuner = _Tuner(teacher, source, out / "work" / "checkpoint.pt", config, device)
     settings = {"teacher": folder_digest(teacher), "pairs": file_digest(pairs), **config.model_dump(mode="json")}
     if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
         return finished
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tuner = _Tuner(teacher, source, out / "work" / "checkpoint.pt", config, device)
+    assert tuner is not None
     result = {**tuner.run(), "level_grades": source.level_grades().tolist(), "settings": settings}
     tuner.save(out)
     once(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1)))

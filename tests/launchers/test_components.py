@@ -39,13 +39,16 @@ class TestLinter(ComponentTestCase):
     def test_train_is_a_valid_component(self) -> None:
         self.validate(components, "train")
 
+    def test_teach_is_a_valid_component(self) -> None:
+        self.validate(components, "teach")
+
     def test_evaluate_is_a_valid_component(self) -> None:
         self.validate(components, "evaluate")
 
 
 def test_builtins_stay_visible_beside_ours(tmp_path: Path) -> None:
     listed = torchx("builtins", cwd=tmp_path)
-    assert all(name in listed for name in ("prectr.train", "prectr.evaluate", "dist.ddp", "utils.echo"))
+    assert all(name in listed for name in ("prectr.train", "prectr.evaluate", "prectr.teach", "dist.ddp", "utils.echo"))
 
 
 def test_help_documents_the_arguments(tmp_path: Path) -> None:
@@ -73,6 +76,11 @@ def test_torchrun_hands_every_argument_to_the_trainer() -> None:
 def test_torchrun_hands_every_argument_to_the_evaluation() -> None:
     app = components.evaluate("--oracle", "o", run="r", data="d", j="1x2")
     assert torchrun_arguments(app.roles[0].args[-1]) == ["--run", "r", "--data", "d", "--oracle", "o"]
+
+
+def test_torchrun_hands_every_argument_to_the_teacher() -> None:
+    app = components.teach("--hidden", teacher="t", pairs="p", out="o", j="1x2")
+    assert torchrun_arguments(app.roles[0].args[-1]) == ["--teacher", "t", "--pairs", "p", "--out", "o", "--hidden"]
 
 
 def test_slurm_gets_resources_retries_and_arguments(tmp_path: Path) -> None:
