@@ -46,10 +46,6 @@ class Prompt(Section):
     template_options: dict[str, Any] = Field(default_factory=dict)
     """Further variables of the tokenizer's chat template."""
 
-    def fill(self, query: str, title: str) -> str:
-        texts = {"{query}": query, "{title}": title}
-        return re.sub("{query}|{title}", lambda match: texts[match[0]], self.user)
-
 
 class TeacherOptions(Section):
     temperature: float = Field(1.0, gt=0)
@@ -108,11 +104,11 @@ class Teacher(ABC):
             batch = {name: values.to(self.model.device) for name, values in batch.items() if name in self.accepted}
             logits, pooled = self.forward(batch, hidden)
             order.append(rows)
-            probabilities.append((logits.float() / self.options.temperature).softmax(-1).cpu())
+            probabilities.append((logits.float() / self.options.temperature).softmax(-1))
             if pooled is not None:
-                states.append(pooled.half().cpu())
-        back = np.argsort(np.concatenate(order))
-        return Graded(torch.cat(probabilities).numpy()[back], torch.cat(states).numpy()[back] if hidden else None)
+                states.append(pooled.half())
+        back = np.argsort(np.concatenate(order))  # only now is a GPU waited for
+        return Graded(torch.cat(probabilities).cpu().numpy()[back], torch.cat(states).cpu().numpy()[back] if hidden else None)
 
     @abstractmethod
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
@@ -165,11 +161,12 @@ class CausalTeacher(Teacher):
     ) -> None:
         super().__init__(model, tokenizer, options)
         self.prompt = prompt
+        self.question = self._question()
         self.answers = torch.tensor(self._answer_tokens(), device=model.device)  # (K,)
 
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
         pairs = zip(self._cut(queries), self._cut(titles), strict=True)
-        return self._encode([self._render(query, title) for query, title in pairs])
+        return self._encode([self._fill(query, title) for query, title in pairs])
 
     def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
         extra: dict[str, Any] = {}
@@ -181,13 +178,17 @@ class CausalTeacher(Teacher):
         logits = output.logits[:, -1].index_select(1, self.answers.to(output.logits.device))  # (B, K)
         return logits, output.hidden_states[-1][:, -1] if hidden else None
 
-    def _render(self, query: str, title: str) -> str:
-        text = self.prompt.fill(query, title)
+    def _question(self) -> str:
+        """The prompt with its places still open, inside the chat template where there is one."""
         if not self.tokenizer.chat_template:
-            return text
-        message = [{"role": "user", "content": text}]
+            return self.prompt.user
+        message = [{"role": "user", "content": self.prompt.user}]
         options = {"tokenize": False, "add_generation_prompt": True, **self.prompt.template_options}
         return str(self.tokenizer.apply_chat_template(message, **options))
+
+    def _fill(self, query: str, title: str) -> str:
+        texts = {"{query}": query, "{title}": title}  # in one pass: a query may hold the word {title}
+        return re.sub("{query}|{title}", lambda place: texts[place[0]], self.question)
 
     def _encode(self, texts: list[str]) -> dict[str, list[list[int]]]:
         """A chat template writes the special tokens itself."""
@@ -203,7 +204,7 @@ class CausalTeacher(Teacher):
             yield text
 
     def _answer_tokens(self) -> list[int]:
-        text = self._render("query", "title")
+        text = self._fill("query", "title")
         asked = self._encode([text])["input_ids"][0]
         tokens = []
         for answer in self.prompt.answers:

@@ -88,11 +88,16 @@ def test_a_cut_pair_keeps_to_the_length(tmp_path: Path) -> None:
     assert len(ids) == 8
 
 
+def test_places_in_the_texts_stay_as_they_are(tmp_path: Path) -> None:
+    teacher = load_teacher(causal_teacher(tmp_path), 4, prompt=PROMPT)
+    (ids,) = teacher.tokenize(["{title}"], ["{query}"])["input_ids"]
+    assert teacher.tokenizer.decode(ids) == "<|user|>Rate {title} : {query}<|assistant|>"
+
+
 def test_the_shipped_prompt_asks_for_four_levels(tmp_path: Path) -> None:
     teacher = load_teacher(causal_teacher(tmp_path), 4)
     probabilities = teacher.grade(QUERIES, TITLES).probabilities
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    assert load_prompt().fill("{title}", "{query}").count("{title}") == 1
 
 
 @pytest.mark.parametrize(
