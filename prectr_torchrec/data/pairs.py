@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prectr_torchrec.config import DataConfig, Levels, PairsConfig, RawTable, nearest
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.prepare import open_database
-from prectr_torchrec.data.raw import Connection, RawLogError, check_rows, find_files, identifier, open_source, quote
+from prectr_torchrec.data.raw import Connection, RawLogError, check_rows, find_files, identifier, one_row, open_source, quote
 from prectr_torchrec.data.tables import Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.workspace import replacing
 
@@ -81,6 +81,7 @@ def write_pairs(
             _collect(con, given=candidates is not None)
             _draw(con, pairs)
             _split(con, pairs, report["id_kinds"], test_queries)
+            con.execute("CREATE VIEW pairs AS SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn")
             metadata = {_VERSION_KEY: PAIRS_VERSION, _LEVELS_KEY: data.levels.model_dump_json()}
             metadata[_SETTINGS_KEY] = pairs.model_dump_json()
             with replacing(out) as temporary:
@@ -133,7 +134,10 @@ class PairsFile:
 
 
 def _given_files(name: str, pattern: Path) -> tuple[Path, ...]:
-    return find_files(name, RawTable(path=str(pattern.absolute())), Path())
+    files = find_files(name, RawTable(path=str(pattern.absolute())), Path(), optional=True)
+    if not files:
+        raise RawLogError(f"{name}: there is no file {pattern}")
+    return files
 
 
 def _collect(con: Connection, *, given: bool) -> None:
@@ -199,6 +203,8 @@ def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path
         value, checks = identifier(source, "query_id", kinds["query_id"])
         check_rows(con, source, checks)
         con.execute(f"INSERT INTO held_out SELECT DISTINCT {value} FROM {source.scan()}")
+        if not one_row(con, "SELECT count(*) FROM held_out SEMI JOIN queries USING (query_id)")[0]:
+            raise RawLogError(f"{source.label}: none of its queries is among the log's")
     con.execute(
         f"""CREATE TABLE splits AS SELECT query,
             CASE WHEN bool_or(held_out) OVER (PARTITION BY text) OR share < {pairs.test_fraction} THEN 'test'
@@ -215,10 +221,9 @@ def _hash(text: str) -> str:
 
 def _write(con: Connection, path: Path, schema: pa.Schema, rows_per_row_group: int) -> None:
     names = " ".join(f"WHEN {n} THEN '{name}'" for n, name in enumerate(SOURCES))
-    both = "SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn"
     query = (
         f"SELECT q.query_id, i.item_id, q.query, i.title, relevance::FLOAT AS relevance, CASE origin {names} END AS source, "
-        f"split FROM ({both}) p JOIN splits USING (query) JOIN queries q ON q.rowid = p.query JOIN items i ON i.rowid = p.item "
+        "split FROM pairs p JOIN splits USING (query) JOIN queries q ON q.rowid = p.query JOIN items i ON i.rowid = p.item "
         "ORDER BY p.query, p.item"
     )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -233,10 +238,8 @@ def _write(con: Connection, path: Path, schema: pa.Schema, rows_per_row_group: i
 
 
 def _count(con: Connection) -> dict[str, Any]:
-    both = "SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn"
-    rows = con.execute(
-        f"SELECT origin, split, count(*), count(relevance) FROM ({both}) JOIN splits USING (query) GROUP BY ALL"
-    ).fetchall()
+    counted = "SELECT origin, split, count(*), count(relevance) FROM pairs JOIN splits USING (query) GROUP BY ALL"
+    rows = con.execute(counted).fetchall()
     return {
         "rows": sum(count for _, _, count, _ in rows),
         "by_source": {name: sum(count for o, _, count, _ in rows if SOURCES[o] == name) for name in SOURCES},

@@ -40,14 +40,15 @@ def read_scores_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_teacher_scores(paths: Sequence[Path]) -> pa.Table:
+def read_teacher_scores(paths: Sequence[Path], *, hidden: bool = True) -> pa.Table:
     """The soft grades of one teacher, or the mean of several teachers' of the same pairs.
 
     Args:
         paths: folders that `prectr teach` wrote, at least one.
+        hidden: whether to read the hidden states of a single teacher that has them.
 
     Returns:
-        `query_id`, `item_id`, `probabilities` and, of a single teacher that has them, `hidden`, in the order of the pairs.
+        `query_id`, `item_id`, `probabilities` and maybe `hidden`, in the order of the pairs.
         `level_grades` and `boundaries` are in the schema's metadata as JSON.
 
     Raises:
@@ -64,12 +65,13 @@ def read_teacher_scores(paths: Sequence[Path]) -> pa.Table:
             )
         if manifest["settings"]["pairs"] != first["settings"]["pairs"]:
             raise ValueError(f"{path} grades other pairs than {paths[0]}; teach both on the same file of pairs")
-    tables = [pa.concat_tables(pq.read_table(path / name) for name in first["files"]) for path in paths]
+    columns = ["query_id", "item_id", "probabilities"]
+    columns += ["hidden"] if hidden and len(paths) == 1 and first["hidden_size"] else []
+    tables = [pa.concat_tables(pq.read_table(path / name, columns=columns) for name in first["files"]) for path in paths]
     table = tables[0]
     if len(tables) > 1:
         mean = np.stack([probabilities(t) for t in tables]).mean(axis=0, dtype=np.float64)
-        columns = fixed_size_lists(mean.astype(np.float32))
-        table = table.select(["query_id", "item_id"]).append_column("probabilities", columns)
+        table = table.set_column(2, "probabilities", fixed_size_lists(mean.astype(np.float32)))
     return table.replace_schema_metadata({name: json.dumps(first[name]) for name in ("boundaries", "level_grades")})
 
 

@@ -181,6 +181,16 @@ def test_a_category_that_is_no_attribute_is_named(tmp_path: Path) -> None:
         write_pairs(DATA, pairs, write_log(shop(), tmp_path / "raw"), tmp_path / "p")
 
 
+def test_files_beside_the_log_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    log = write_log(shop(), tmp_path / "raw")
+    with pytest.raises(RawLogError, match=r"candidates: there is no file .*nowhere$"):
+        write_pairs(DATA, PAIRS, log, tmp_path / "p", candidates=tmp_path / "nowhere")
+    write_table([{"query_id": 5}], tmp_path / "other.csv")
+    with pytest.raises(RawLogError, match=r"other.csv: none of its queries is among the log's"):
+        write_pairs(DATA, PAIRS, log, tmp_path / "p", test_queries=tmp_path / "other.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "other.csv"}
+
+
 def test_held_out_parts_that_leave_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"pairs: validation_fraction and test_fraction, together 1.1, leave no query"):
         validate_config({"name": "x", "pairs": {"validation_fraction": 0.3, "test_fraction": 0.8}}, "file")

@@ -148,6 +148,10 @@ def test_teachers_are_averaged(folder: Path, tmp_path: Path) -> None:
     assert "hidden" not in both.column_names
 
 
+def test_hidden_states_need_not_be_read(folder: Path) -> None:
+    assert read_teacher_scores([folder / "whole"], hidden=False).column_names == ["query_id", "item_id", "probabilities"]
+
+
 def test_teachers_that_do_not_go_together_are_refused(folder: Path, tmp_path: Path) -> None:
     small_pairs(tmp_path, rows_per_row_group=500)
     teach.main([*arguments(folder, tmp_path / "other"), "--pairs", str(tmp_path / "pairs.parquet")])
