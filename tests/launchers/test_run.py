@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from small_run import small_config, write_small_data
+from teachers import classifier, small_pairs
 
 from prectr_torchrec.config_files import dump_config
 
@@ -82,3 +83,13 @@ def test_two_ranks_score_every_candidate_once_and_as_one_rank_does(trained: Path
     assert two["item_id"].equals(one["item_id"])
     difference = two["click_probability"].to_numpy() - one["click_probability"].to_numpy()
     assert abs(difference).max() < 1e-5
+
+
+def test_two_ranks_share_out_the_pairs_of_a_teacher(tmp_path: Path) -> None:
+    small_pairs(tmp_path)
+    classifier(tmp_path / "teacher")
+    said = torchx(tmp_path, "prectr.teach", "-j", "1x2", "--teacher", "teacher", "--pairs", "pairs.parquet", "--out", "out")
+    told = json.loads((tmp_path / "out" / "teach.json").read_text())
+    assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in told["files"]) == told["rows"]
+    assert "rank 0: part-00000.parquet" in said
+    assert "rank 1: part-00001.parquet" in said
