@@ -53,7 +53,7 @@ def small_pairs(folder: Path, rows_per_row_group: int = 100) -> Path:
     shown = [(query, item) for query in range(40) for item in rng.choice(100, 2, replace=False).tolist()]
     event = {"timestamp": 1, "user_id": 1, "click": 0}
     log: Raw = {
-        "items": [{"item_id": i, "title": title, "category_id": 1 + i % 3, "brand_id": 1} for i, title in enumerate(items)],
+        "items": [{"item_id": i, "title": title, "category_id": 1 + i % 30, "brand_id": 1} for i, title in enumerate(items)],
         "queries": [{"query_id": q, "query": f"{rng.choice(WORDS[4:])} {WORDS[4 + q % 10]} {q}"} for q in range(40)],
         "judgments": [{"query_id": q, "item_id": i, "relevance": (1.0, 2.0, 2.5, 3.0)[levels[i] - 1]} for q, i in judged],
         "impressions": [{"request_id": q, "query_id": q, "item_id": i, **event} for q, i in shown],

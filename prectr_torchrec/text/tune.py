@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -47,12 +49,15 @@ class TuneConfig(Section):
     clip_norm: float = Field(1.0, gt=0)
     max_length: int = Field(128, ge=8)
     """Tokens kept of a pair."""
+    negatives: float = Field(0.25, ge=0)
+    """Drawn pairs of other categories per graded pair, taken as level 1, if there are so many. What is graded was mostly found
+    relevant before: a teacher that saw nothing else hardly knows level 1 when it meets any other pair."""
     validations: int = Field(2, ge=1)
     """Measurements of the validation split per epoch; the best one's weights are kept."""
     patience: int = Field(3, ge=1)
     """Measurements without a better one after which it stops."""
     validation_pairs: int = Field(4096, ge=1)
-    """Graded pairs measured at most."""
+    """Pairs measured at most."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between two checkpoints."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -121,8 +126,8 @@ class _Tuner:
     def __init__(self, teacher: Path, pairs: PairsFile, checkpoint: Path, config: TuneConfig, device: torch.device) -> None:
         self.config, self.checkpoint, self.device = config, checkpoint, device
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(teacher))
-        self.train = _Graded(pairs, "train", self.tokenizer, config.max_length)
-        self.validation = _Graded(pairs, "validation", self.tokenizer, config.max_length, config.validation_pairs)
+        self.train = _Labelled(pairs, "train", self.tokenizer, config)
+        self.validation = _Labelled(pairs, "validation", self.tokenizer, config, config.validation_pairs)
         torch.manual_seed(config.seed)
         self.model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             str(teacher), num_labels=pairs.levels.count, ignore_mismatched_sizes=True, dtype=torch.float32
@@ -197,7 +202,7 @@ class _Tuner:
         self.optimizer.step()
         return loss.item()
 
-    def _loss(self, data: _Graded, rows: NDArray[np.int64]) -> Tensor:
+    def _loss(self, data: _Labelled, rows: NDArray[np.int64]) -> Tensor:
         padded = pad_batch(data.inputs, rows, self.tokenizer.pad_token_id or 0, left=False)
         batch = {name: values.to(self.device) for name, values in padded.items()}
         with self._autocast():
@@ -246,22 +251,29 @@ class _Tuner:
         print(f"step {self.step} of {self.total}  {text}", file=sys.stderr, flush=True)
 
 
-class _Graded:
-    """The graded pairs of a split, tokenised.
+class _Labelled:
+    """The graded pairs of a split and its negatives, tokenised.
 
     Args:
         limit: pairs at most, spread evenly over the split.
     """
 
     def __init__(
-        self, pairs: PairsFile, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int, limit: int | None = None
+        self, pairs: PairsFile, split: str, tokenizer: PreTrainedTokenizerBase, config: TuneConfig, limit: int | None = None
     ) -> None:
-        table = pairs.read(["query", "title", "relevance"], split)
-        table = table.filter(table["relevance"].is_valid())
-        if split == "train" and not table.num_rows:
+        table = pairs.read(["query", "title", "relevance", "source"], split)
+        graded = table.filter(table["relevance"].is_valid())
+        if split == "train" and not graded.num_rows:
             raise ValueError(f"{pairs.path}: no graded pair in the train split; a teacher is tuned on grades")
-        if limit is not None and table.num_rows > limit:
-            table = table.take(np.linspace(0, table.num_rows - 1, limit).astype(np.int64))
-        self.inputs = tokenize_pairs(tokenizer, table["query"].to_pylist(), table["title"].to_pylist(), max_length)
+        negatives = _spread(table.filter(pc.equal(table["source"], "other_category")), round(config.negatives * graded.num_rows))
+        lowest = pa.array(np.full(negatives.num_rows, pairs.levels.grade_min, np.float32))
+        table = pa.concat_tables([graded, negatives.set_column(2, "relevance", lowest)])
+        table = table if limit is None else _spread(table, limit)
+        self.inputs = tokenize_pairs(tokenizer, table["query"].to_pylist(), table["title"].to_pylist(), config.max_length)
         self.lengths = [len(ids) for ids in self.inputs["input_ids"]]
         self.targets = torch.from_numpy(grade_distributions(table["relevance"].to_numpy(), pairs.level_grades()))
+
+
+def _spread(table: pa.Table, count: int) -> pa.Table:
+    """`count` rows at most, evenly over the table."""
+    return table if table.num_rows <= count else table.take(np.linspace(0, table.num_rows - 1, count).astype(np.int64))

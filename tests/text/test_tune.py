@@ -20,11 +20,12 @@ from transformers import AutoModelForSequenceClassification
 from prectr_torchrec.config import ConfigError, DataConfig, PairsConfig
 from prectr_torchrec.data.pairs import PairsFile, write_pairs
 from prectr_torchrec.text.teacher import load_teacher
-from prectr_torchrec.text.tune import TuneConfig, tune_teacher, tuning_config
+from prectr_torchrec.text.tokenizer import load_tokenizer
+from prectr_torchrec.text.tune import TuneConfig, _Labelled, tune_teacher, tuning_config
 from prectr_torchrec.training.metrics import spearman
 
 CPU = torch.device("cpu")
-CONFIG = TuneConfig(epochs=2, batch_size=16, lr=1e-2, head_lr=1e-2, checkpoint_every=7, validations=3)
+CONFIG = TuneConfig(epochs=2, batch_size=16, lr=1e-2, head_lr=1e-2, negatives=0, checkpoint_every=7, validations=3)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,21 @@ def test_a_tuned_teacher_orders_the_pairs_of_unseen_queries(folder: Path) -> Non
     probabilities = teacher.grade(table["query"].to_pylist(), table["title"].to_pylist()).probabilities
     agreement = spearman(probabilities @ pairs.level_grades(), table["relevance"].to_numpy())
     assert agreement is not None and agreement > 0.8
+
+
+def test_drawn_pairs_of_other_categories_are_labelled_as_level_one(folder: Path) -> None:
+    pairs, tokenizer = PairsFile.open(folder / "pairs.parquet"), load_tokenizer(folder / "encoder")
+    table = pairs.read(split="train")
+    graded = table["relevance"].is_valid().to_numpy().sum()
+    drawn = (table["source"].to_numpy() == "other_category").sum()
+    assert 0 < drawn < graded
+    none, some, all_of_them = (
+        _Labelled(pairs, "train", tokenizer, CONFIG.model_copy(update={"negatives": share})).targets
+        for share in (0.0, drawn / graded / 2, 1.0)
+    )
+    assert [len(none), len(some), len(all_of_them)] == [graded, graded + round(drawn / 2), graded + drawn]
+    assert (all_of_them[graded:] == torch.tensor([1.0, 0, 0, 0])).all()
+    torch.testing.assert_close(all_of_them[:graded], none)
 
 
 def test_the_folder_tells_what_was_done(folder: Path) -> None:
