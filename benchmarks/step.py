@@ -130,7 +130,7 @@ def watch(trainer: Trainer, clock: Clock) -> None:
     clock.wrap(pipeline, "wait_sparse_data_dist", "input dist")
     clock.wrap(task.embeddings, "forward", "lookup and output dist", then=_wait)
     for name, module in {
-        "text encoder": prectr.relevance.encoder, "match features": prectr.relevance.match, "attention": prectr.interest,
+        "text encoder": getattr(prectr.relevance.interaction, "encoder", None), "match features": prectr.relevance.match, "attention": prectr.interest,
     }.items():  # fmt: skip
         if module is not None:
             clock.wrap(module, "forward", name)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prectr_torchrec.modules import Relevance, TextEncoder, TextMatch, TextRelevance
+from prectr_torchrec.modules import DualInteraction, Relevance, TextEncoder, TextMatch, TextRelevance
 
 
 def encoder(**settings: object) -> TextEncoder:
@@ -112,11 +112,11 @@ def test_special_tokens_never_match() -> None:
 
 
 def judge(model: TextRelevance, queries: torch.Tensor, titles: torch.Tensor) -> Relevance:
-    return model(model.encode(queries), model.encode(titles), model.match_features(queries, titles))
+    return model(model.pair(model.encode(queries), model.encode(titles)), model.match_features(queries, titles))
 
 
 def test_relevance_depends_on_the_pair_alone() -> None:
-    relevance = TextRelevance(encoder(), match(), [8], 4).eval()
+    relevance = TextRelevance(DualInteraction(encoder()), match(), [8], 4).eval()
     queries, titles = torch.tensor([[2, 10, 0], [2, 30, 41]]), torch.tensor([[2, 10, 30, 0], [2, 30, 41, 42]])
     both, one = judge(relevance, queries, titles), judge(relevance, queries[:1], titles[:1])
     torch.testing.assert_close(both.log_pi[:1], one.log_pi)
@@ -126,7 +126,7 @@ def test_relevance_depends_on_the_pair_alone() -> None:
 
 def test_relevance_without_the_encoder_or_without_match_features() -> None:
     tokens = torch.tensor([[2, 10, 30]])
-    for model in (TextRelevance(None, match(), [8], 4), TextRelevance(encoder(), None, [8], 4)):
+    for model in (TextRelevance(None, match(), [8], 4), TextRelevance(DualInteraction(encoder()), None, [8], 4)):
         assert judge(model, tokens, tokens).log_pi.shape == (1, 4)
 
 

@@ -6,8 +6,9 @@ from sample_files import write_tokenizer
 from small_run import small_config
 
 from prectr_torchrec.config import ConfigError
+from prectr_torchrec.text.build import build_match
 from prectr_torchrec.text.tokenizer import write_document_frequency
-from prectr_torchrec.training.build import build_match, build_prectr
+from prectr_torchrec.training.build import build_prectr
 
 
 @pytest.fixture
