@@ -102,15 +102,16 @@ class LateInteraction(Interaction):
         query = query.expand(title.shape[0], -1, -1).to(self.compare.weight.dtype)
         title = title.to(query.dtype)
         asked, said = query.any(2), title.any(2)  # (C, W): no kept state is zero
-        similarity = (query @ title.transpose(1, 2)).masked_fill(~said.unsqueeze(1), -torch.inf)  # (C, W_q, W_t)
-        nothing = self.nothing.expand(similarity.shape[0], similarity.shape[1], 1)
-        found = torch.cat([nothing, similarity * self.scale.exp()], dim=2).softmax(2)[..., 1:] @ title  # (C, W_q, D)
-        best = F.pad(similarity, (1, 0)).amax(2)  # (C, W_q), 0 where there is nothing
+        similarity = query @ title.transpose(1, 2)  # (C, W_q, W_t), 0 at padding
+        best = F.pad(similarity, (1, 0)).amax(2)  # (C, W_q), 0 where nothing is alike
+        logits = (similarity * self.scale.exp()).masked_fill(~said.unsqueeze(1), -torch.inf)
+        nothing = self.nothing.expand(logits.shape[0], logits.shape[1], 1)
+        found = torch.cat([nothing, logits], dim=2).softmax(2)[..., 1:] @ title  # (C, W_q, D)
         compared = torch.relu(self.compare(torch.cat([pairwise_text_features(query, found), best.unsqueeze(2)], dim=2)))
         compared = compared * asked.unsqueeze(2)
         weight = (self.weight(query).squeeze(2).exp() * asked).unsqueeze(2)  # (C, W_q, 1)
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-6)
-        answered = F.pad(similarity.masked_fill(~asked.unsqueeze(2), -torch.inf), (0, 0, 1, 0)).amax(1)  # (C, W_t)
+        answered = F.pad(similarity, (0, 0, 1, 0)).amax(1)  # (C, W_t)
         parts = [
             (compared * weight).sum(1),
             compared.amax(1),

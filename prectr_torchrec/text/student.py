@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.modules import TextEncoder, TextRelevance
+from prectr_torchrec.modules import Relevance, TextEncoder, TextRelevance
+from prectr_torchrec.text.pair_data import PairBatch, PairData
 
 STUDENT = "student.json"
 """What the student is: `text`, `levels`, `match`, `relevance_tower`, as in the configuration."""
@@ -85,13 +88,27 @@ def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: boo
             f"text.path: the relevance side of {folder} was made with {made}; set these, or text.start: encoder to take the "
             "encoder alone"
         )
-    _load(relevance, there)
+    relevance.load_state_dict(there, strict=False)
 
 
 def _levels(about: dict[str, Any]) -> int:
     return len(about["levels"]["boundaries"]) + 1
 
 
-def _load(relevance: TextRelevance, weights: dict[str, Tensor]) -> None:
-    loaded = relevance.load_state_dict(weights, strict=False)
-    assert not loaded.unexpected_keys
+def judge(relevance: TextRelevance, batch: PairBatch) -> Relevance:
+    """What a relevance side says of pairs; each distinct text is encoded once."""
+    query = relevance.encode(batch.query_tokens)[batch.query_index]
+    title = relevance.encode(batch.title_tokens)[batch.title_index]
+    match = relevance.match_features(batch.query_tokens[batch.query_index], batch.title_tokens[batch.title_index])
+    return relevance(relevance.pair(query, title), match)
+
+
+@torch.no_grad()
+def predict(relevance: TextRelevance, data: PairData, rows: NDArray[np.int64], batch_size: int = 512) -> NDArray[np.float32]:
+    """Level probabilities (len(rows), K) of pairs, without dropout."""
+    was_training = relevance.training
+    relevance.eval()
+    chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    found = [judge(relevance, data.batch(chunk)).log_pi.exp().cpu().numpy() for chunk in chunks]
+    relevance.train(was_training)
+    return np.concatenate([np.zeros((0, relevance.tower.head.out_features), np.float32), *found])
