@@ -31,7 +31,13 @@ class TextRelevance(nn.Module):
     """
 
     def __init__(
-        self, interaction: Interaction | None, match: TextMatch | None, hidden: list[int], num_levels: int, *, dropout: float = 0.0
+        self,
+        interaction: Interaction | None,
+        match: TextMatch | None,
+        hidden: list[int],
+        num_levels: int,
+        *,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if interaction is None and match is None:

@@ -158,8 +158,8 @@ class TextConfig(Section):
     late_dim: int = Field(32, ge=1)
     """Width of the token states that `late` keeps of a title."""
     path: str | None = None
-    """A folder to start from: one that `prectr distill` wrote, or any Hugging Face encoder (`AutoModel.from_pretrained`); replaces
-    `encoder`. `prectr prepare` then takes its tokenizer in place of training one."""
+    """A folder to start from: one that `prectr distill` wrote, or any Hugging Face encoder (`AutoModel.from_pretrained`). It
+    replaces `encoder`, and `prectr prepare` takes its tokenizer in place of training one."""
     start: Literal["relevance", "encoder"] = "relevance"
     """What is taken from `path`: all of the relevance side that is there and fits, or the encoder alone."""
     frozen: bool = False

@@ -1,9 +1,9 @@
 """`prectr distill`: a small text side learns relevance from a teacher's soft grades, then from grades.
 
 Stage 1, on the pairs that a teacher scored: `T^2 * KL(teacher_T || student_T)`, optionally with the cosine distance of a
-projection to the teacher's hidden state. Stage 2, on graded pairs: cross-entropy on the level. After each epoch the pairs of the
-validation queries are measured, and the best epoch is kept. It is a plain loop with checkpoints, as training is, and not a Hugging
-Face `Trainer`: two stages, early stopping on a ranking measure and bit-for-bit resumption on several ranks are shorter so.
+projection to the teacher's hidden state. Stage 2, on graded pairs: cross-entropy on the level. After each epoch the pairs of
+the validation queries are measured, and the best epoch is kept. It is a plain loop with checkpoints, as training is, and no
+Hugging Face `Trainer`: two stages, early stopping on a ranking measure and exact resumption on several ranks are shorter so.
 """
 
 from __future__ import annotations

@@ -3,23 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from text_modules import encoder, match
 
 from prectr_torchrec.modules import DualInteraction, Relevance, TextEncoder, TextMatch, TextRelevance
-
-
-def encoder(**settings: object) -> TextEncoder:
-    torch.manual_seed(0)
-    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return TextEncoder.from_config(model_type="bert", **{**small, **settings}).eval()
-
-
-def match() -> TextMatch:
-    idf = torch.full((50,), 2.0)
-    idf[30] = 6.0
-    is_number = torch.zeros(50, dtype=torch.bool)
-    is_number[40:] = True
-    return TextMatch(idf, is_number)
-
 
 NAMES = """coverage met missed rarest_met rarest_missed commonest_met commonest_missed last last_weight rarest numbers has_number
 number_missed pairs first_place last_place span title_coverage share all hits misses query_length title_length""".split()
