@@ -24,7 +24,7 @@ from prectr_torchrec.modules import (
     TextRelevance,
 )
 from prectr_torchrec.text.student import load_relevance, read_student
-from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
+from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 
 NGRAM = "ngram"
 """The `model_type` of `NgramEncoder`."""
@@ -105,8 +105,7 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     frequency = torch.zeros(len(tokens)).index_add(0, torch.tensor(stem), torch.tensor(counts["frequency"], dtype=torch.float32))
     idf = (math.log1p(counts["documents"]) - frequency.clamp(max=counts["documents"]).log1p()).clamp(min=0.01)
     is_number = torch.tensor([token.removeprefix("##").isdigit() for token in tokens])
-    special = tuple(sorted({0, *vocabulary.all_special_ids}))
-    return TextMatch(idf[stem], is_number, torch.tensor(stem), special_tokens=special)
+    return TextMatch(idf[stem], is_number, torch.tensor(stem), special_tokens=special_ids(vocabulary))
 
 
 def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path) -> TextEncoder | NgramEncoder:
@@ -128,8 +127,8 @@ def _fresh_encoder(settings: dict[str, Any], vocabulary: PreTrainedTokenizerFast
     if settings.get("model_type") == NGRAM:
         known = set(inspect.signature(NgramEncoder).parameters) - {"special_tokens"}
         _check_keys(settings, {"model_type", *known})
-        own = {key: tuple(v) if key == "hidden" else v for key, v in settings.items() if key != "model_type"}
-        return NgramEncoder(**own, special_tokens=tuple(sorted({0, *vocabulary.all_special_ids})))
+        own: dict[str, Any] = {key: tuple(v) if key == "hidden" else v for key, v in settings.items() if key != "model_type"}
+        return NgramEncoder(**own, special_tokens=special_ids(vocabulary))
     settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **settings}
     if settings.get("model_type") not in CONFIG_MAPPING:
         raise ConfigError(

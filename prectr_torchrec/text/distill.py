@@ -134,7 +134,9 @@ class Distiller:
         self.config, self.settings, self.data, self.process, self.out = config, config.distill, data, process, out
         self.teacher, self.hidden = teacher, hidden
         self.level = grade_levels(data.grade, config.data.levels.boundaries)
-        self.scored = np.zeros(len(data), dtype=bool) if teacher is None else ~np.isnan(teacher).any(1)
+        self.scored: NDArray[np.bool_] = np.zeros(len(data), dtype=bool)
+        if teacher is not None:
+            self.scored = ~np.isnan(teacher[:, 0])
         self.stages = self._stages()
         torch.manual_seed(self.settings.seed)  # the same student on all ranks
         self.relevance = build_relevance(config, out / "work" / "tokenizer").to(process.device)

@@ -12,7 +12,7 @@ from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings
 from prectr_torchrec.text.build import build_relevance
-from prectr_torchrec.text.tokenizer import load_tokenizer
+from prectr_torchrec.text.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.training.objectives import Objective
 
 _DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -76,6 +76,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
     request = {n: d for n, d in dims.items() if n not in candidate and not n.startswith(("history_", "peer_"))}
     peers = {n: _target(n, dims) for n in dims if n.startswith("peer_")}
     _check_events(config, history, peers)
+    vocabulary = load_tokenizer(tokenizer)
     return PRECTR(
         num_levels=config.data.levels.count,
         request_dims=request,
@@ -83,7 +84,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         history=history,
         peers=peers,
         preference=PreferenceParts(
-            **model.preference.model_dump(), vocab_size=len(load_tokenizer(tokenizer)) if model.preference.taste else 0
+            **model.preference.model_dump(), vocab_size=len(vocabulary), special_tokens=special_ids(vocabulary)
         ),
         relevance=build_relevance(config, tokenizer),
         statistics=list(model.statistics),
