@@ -10,6 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sample_files import WORDS
 
+from prectr_torchrec.config import Levels
+from prectr_torchrec.data.pairs import PAIRS_VERSION
+from prectr_torchrec.data.teacher_scores import SCORES_VERSION, fixed_size_lists
+
+MIDDLES = np.array([1.25, 1.835, 2.505, 2.92])
 SPLITS = ["train"] * 7 + ["validation"] + ["test"] * 2
 
 
@@ -31,7 +36,9 @@ def write_pairs(path: Path, queries: int = 120, titles: int = 8, seed: int = 0) 
     true = np.array(columns.pop("true"), dtype=np.float32)
     columns["relevance"] = pa.array(np.where(graded, true, np.nan), pa.float32(), from_pandas=True)
     columns["source"] = np.where(graded, "graded", "shown").tolist()
-    table = pa.table(columns).select(["query_id", "item_id", "query", "title", "relevance", "source", "split"])
+    metadata = {"prectr_pairs": PAIRS_VERSION, "levels": Levels().model_dump_json(), "settings": "{}"}
+    names = ["query_id", "item_id", "query", "title", "relevance", "source", "split"]
+    table = pa.table(columns).select(names).replace_schema_metadata(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return table.append_column("true", pa.array(true))
@@ -40,19 +47,26 @@ def write_pairs(path: Path, queries: int = 120, titles: int = 8, seed: int = 0) 
 def write_teacher_scores(folder: Path, pairs: pa.Table, hidden: int = 0, files: int = 2) -> Path:
     """Soft grades near the true ones, for four levels."""
     true = pairs["true"].to_numpy()
-    logits = -2 * np.abs(np.linspace(1.25, 2.92, 4) - true[:, None])
+    logits = -2 * np.abs(MIDDLES - true[:, None])
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     table = pairs.select(["query_id", "item_id"])
-    table = table.append_column("probabilities", fixed(probabilities.astype(np.float32)))
+    table = table.append_column("probabilities", fixed_size_lists(probabilities.astype(np.float32)))
     if hidden:
         states = np.random.default_rng(0).normal(size=(4, hidden))[np.round(true).astype(int)]
-        table = table.append_column("hidden", fixed(states.astype(np.float16)))
+        table = table.append_column("hidden", fixed_size_lists(states.astype(np.float16)))
     folder.mkdir(parents=True)
-    for number in range(files):
-        pq.write_table(table.take(np.arange(number, len(table), files)), folder / f"part-{number:05d}.parquet")
-    (folder / "teach.json").write_text(json.dumps({"teacher": "by words", "pairs": len(table)}))
+    names = [f"part-{number:05d}.parquet" for number in range(files)]
+    for number, name in enumerate(names):
+        pq.write_table(table.take(np.arange(number, len(table), files)), folder / name)
+    manifest = {
+        "version": SCORES_VERSION,
+        "levels": 4,
+        "boundaries": Levels().boundaries,
+        "level_grades": MIDDLES.tolist(),
+        "rows": len(table),
+        "files": names,
+        "agreement": {"test": {"spearman": 1.0}},
+        "settings": {"pairs": "generated"},
+    }
+    (folder / "teach.json").write_text(json.dumps(manifest))
     return folder
-
-
-def fixed(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])

@@ -7,7 +7,6 @@ what is missing. `prepared.json` is written last.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
 
 BLOCK = 2**20
@@ -285,18 +285,6 @@ def memory_bytes(memory: str) -> int:
     if not match:
         raise ValueError(f"data.memory: {memory!r} is no size; write it like 2GB or 500MB")
     return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper())))
-
-
-def tokenizer_digest(folder: Path) -> str:
-    """A name for a tokenizer's content, wherever it lies.
-
-    Raises:
-        ValueError: there is no tokenizer in the folder.
-    """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise ValueError(f"text.path: {folder} holds no tokenizer (tokenizer.json is missing)")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _settings(

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prectr_torchrec.data.teacher_scores import probabilities
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
-COLUMNS = ("query_id", "item_id", "query", "title", "relevance", "split")
 KEYS = ["query_id", "item_id"]
 
 
@@ -35,7 +34,7 @@ class PairData:
     """The pairs of a file, each distinct text tokenised once.
 
     Args:
-        pairs: columns of `COLUMNS`.
+        pairs: what `PairsFile.read` gives.
         tokenizer: its folder.
         query_tokens, title_tokens: W_q and W_t, tokens kept of a text.
         device: where batches go.
@@ -68,32 +67,12 @@ class PairData:
         return PairBatch(*(torch.from_numpy(part.astype(np.int64)).to(self._device) for part in parts))
 
 
-def read_pairs(path: Path) -> pa.Table:
-    """The columns of `COLUMNS` of a pairs file, as `prectr pairs` writes it.
-
-    Raises:
-        ValueError: it is missing, lacks a column, or has an empty cell where there may be none.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file of pairs; `prectr pairs` writes one")
-    with pq.ParquetFile(path) as file:
-        missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
-        if missing:
-            raise ValueError(f"{path}: column {missing[0]!r} is missing; pairs have {', '.join(COLUMNS)}")
-        pairs = file.read(columns=list(COLUMNS))
-    for name in COLUMNS:
-        if name != "relevance" and pairs[name].null_count:
-            row = pairs[name].is_null().index(True).as_py()
-            raise ValueError(f"{path}: column {name!r}, row {row}: empty; only relevance may be")
-    return pairs
-
-
 def teacher_targets(pairs: pa.Table, scores: pa.Table, num_levels: int) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
     """What the teacher says of each pair.
 
     Args:
         pairs: n rows.
-        scores: `query_id`, `item_id`, `probabilities`, optionally `hidden`.
+        scores: what `read_teacher_scores` gives.
         num_levels: K.
 
     Returns:
@@ -103,12 +82,15 @@ def teacher_targets(pairs: pa.Table, scores: pa.Table, num_levels: int) -> tuple
         ValueError: the teacher knows another number of levels.
     """
     row = teacher_rows(pairs, scores)
-    levels = scores.schema.field("probabilities").type.list_size
-    if levels != num_levels:
-        raise ValueError(f"the teacher's scores have {levels} levels, data.levels has {num_levels}; teach with these levels")
-    probabilities = _matrix(scores["probabilities"])[row].astype(np.float32)
-    probabilities[row < 0] = np.nan
-    return probabilities, _matrix(scores["hidden"])[row] if "hidden" in scores.column_names else None
+    given = probabilities(scores)
+    if given.shape[1] != num_levels:
+        raise ValueError(f"the teacher's scores have {given.shape[1]} levels, data.levels has {num_levels}: teach with these")
+    targets = given[row]
+    targets[row < 0] = np.nan
+    if "hidden" not in scores.column_names:
+        return targets, None
+    hidden = scores["hidden"].combine_chunks()
+    return targets, hidden.flatten().to_numpy(zero_copy_only=False).reshape(len(hidden), -1)[row]
 
 
 def teacher_rows(pairs: pa.Table, scores: pa.Table) -> NDArray[np.int64]:
@@ -119,12 +101,6 @@ def teacher_rows(pairs: pa.Table, scores: pa.Table) -> NDArray[np.int64]:
     row = np.full(len(pairs), -1, dtype=np.int64)
     row[met["pair"].to_numpy()] = met["score"].to_numpy()
     return row
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
-    """(rows, list size) of a fixed-size list column."""
-    lists = column.combine_chunks()
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(lists), -1)
 
 
 def _tokenise(column: pa.ChunkedArray, cache: TokenCache) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

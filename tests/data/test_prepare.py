@@ -404,5 +404,5 @@ def test_the_tokenizer_of_a_given_encoder_is_taken_and_document_frequencies_are_
     counted = json.loads((tmp_path / "out" / "tokenizer" / DOCUMENT_FREQUENCY).read_text())
     assert len(counted["frequency"]) == len(theirs["model"]["vocab"]) and counted["documents"] > 0
     prepare(DataConfig(**SMALL), given, raw, tmp_path / "out", progress=False)  # a rerun knows it for finished
-    with pytest.raises(ValueError, match=r"text\.path: .* holds no tokenizer \(tokenizer\.json is missing\)"):
+    with pytest.raises(ValueError, match=r"no tokenizer\.json here; a tokenizer in Hugging Face layout is needed"):
         prepare(DataConfig(**SMALL), TextConfig(path=str(tmp_path)), raw, tmp_path / "other", progress=False)
