@@ -161,7 +161,8 @@ def measure(folder: Path, graded: Graded) -> dict[str, Any]:
     batches = [data.batch(rows) for rows in np.array_split(np.arange(len(data)), max(len(data) // 512, 1))]
     with torch.no_grad():
         probabilities = torch.cat([judge(relevance, batch).log_pi.exp() for batch in batches]).numpy()
-        rate = len(data) / seconds(lambda: [judge(relevance, batch) for batch in batches[:8]], repeats=3) * 8 / len(batches)
+        timed = batches[:8]
+        rate = sum(len(b.query_index) for b in timed) / seconds(lambda: [judge(relevance, b) for b in timed], repeats=3)
         costs = request_costs(relevance, data, config)
     found = graded.measure(probabilities, np.array(about["level_grades"]))
     return found | costs | {"pairs_per_second": rate, "parameters": about["parameters"], "validation": about["measures"]}
@@ -175,7 +176,8 @@ def request_costs(relevance: TextRelevance, data: PairData, config: RunConfig) -
     kept = relevance.encode(titles)
 
     def request() -> Any:
-        pair = relevance.pair(relevance.encode(query).expand(CANDIDATES, *kept.shape[1:]), kept)
+        asked = relevance.encode(query)
+        pair = relevance.pair(asked.expand(CANDIDATES, *asked.shape[1:]), kept)
         return relevance(pair, relevance.match_features(query.expand(CANDIDATES, -1), titles))
 
     costs = {"request_ms": 1e3 * seconds(request, repeats=9)}

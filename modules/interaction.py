@@ -99,8 +99,8 @@ class LateInteraction(Interaction):
 
     def pair(self, query: Tensor, title: Tensor) -> Tensor:
         """Args: query: (C, W_q, D), or (1, W_q, D) for one query of all titles; title: (C, W_t, D)."""
-        query = query.expand(title.shape[0], -1, -1).to(self.compare.weight.dtype)
-        title = title.to(query.dtype)
+        query, title = (_trim(states).to(self.compare.weight.dtype) for states in (query, title))
+        query = query.expand(title.shape[0], -1, -1)
         asked, said = query.any(2), title.any(2)  # (C, W): no kept state is zero
         similarity = query @ title.transpose(1, 2)  # (C, W_q, W_t), 0 at padding
         best = F.pad(similarity, (1, 0)).amax(2)  # (C, W_q), 0 where nothing is alike
@@ -162,6 +162,11 @@ class CrossInteraction(Interaction):
         order = (tokens == 0).long().argsort(dim=1, stable=True)
         tokens = tokens.gather(1, order)
         return tokens, types.gather(1, order) * (tokens != 0)
+
+
+def _trim(states: Tensor) -> Tensor:
+    """States (C, W, D) without the columns, on the right, that are padding in all rows; one at least."""
+    return states[:, : max(int(states.any(2).sum(1).max()), 1)]
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
