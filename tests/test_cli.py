@@ -14,7 +14,7 @@ from prectr_torchrec.training import launch
 from prectr_torchrec.training.evaluate import _parse
 
 PRECTR = str(Path(sys.executable).parent / "prectr")
-COMMANDS = ("simulate", "prepare", "train", "evaluate", "explain", "report", "demo", "config", "doctor")
+COMMANDS = ("simulate", "prepare", "distill", "train", "evaluate", "explain", "report", "demo", "config", "doctor")
 
 
 def prectr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -56,6 +56,7 @@ def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -
         (["report", "nowhere"], "error: "),
         (["explain", "--run", "nowhere", "--data", "d", "--request", "1"], "error: nowhere: no run directory"),
         (["train", "--config", "nowhere", "--data", "d", "--run", "r"], "error: no configuration 'nowhere'"),
+        (["distill", "--config", "student", "--pairs", "nowhere", "--out", "unused"], "error: nowhere: there is no such file"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_two(arguments: list[str], message: str) -> None:

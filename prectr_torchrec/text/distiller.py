@@ -247,7 +247,7 @@ class Distiller:
             self.best = {"measure": measure, "weights": copy.deepcopy(self.relevance.state_dict())}
         self.position["stale"] = 0 if better else self.position["stale"] + 1
         if self.log is not None:
-            numbers = {name: value for name, value in figures.items() if value is not None}
+            numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
             self.log.write({"step": self.position["step"], "validation": numbers})
 
     def rows(self, split: str) -> NDArray[np.int64]:
