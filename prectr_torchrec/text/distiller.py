@@ -138,7 +138,7 @@ class Distiller:
 
     def train(self) -> TextRelevance:
         """Runs what is left of the stages and returns the best student."""
-        saved = torch.load(self.checkpoint, weights_only=False) if self.checkpoint.exists() else None
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=False) if self.checkpoint.exists() else None
         if saved is not None:
             self.position, self.best = saved["position"], saved["best"]
         total = sum(stage.epochs * self._batches(stage) for stage in self.stages)
@@ -240,8 +240,10 @@ class Distiller:
         """Measures the validation queries and keeps the student if it is the best yet."""
         predicted = self.predict(self.validation)
         figures = self.measure(self.validation, predicted)
-        # graded pairs speak for themselves; without any, the teacher does
-        measure = figures["spearman"] if figures["spearman"] is not None else -figures["divergence"]
+        # graded pairs speak for themselves; without any, or all of one grade, the teacher does
+        measure = figures["spearman"] if figures["spearman"] is not None else -figures.get("divergence", math.nan)
+        if math.isnan(measure):
+            raise ValueError("the graded pairs of the validation split are all of one grade, and no teacher has scored them")
         better = measure > self.best["measure"]
         if better:
             self.best = {"measure": measure, "weights": copy.deepcopy(self.relevance.state_dict())}
