@@ -130,8 +130,10 @@ def watch(trainer: Trainer, clock: Clock) -> None:
     clock.wrap(pipeline, "wait_sparse_data_dist", "input dist")
     clock.wrap(task.embeddings, "forward", "lookup and output dist", then=_wait)
     for name, module in {
-        "text encoder": prectr.relevance.encoder, "match features": prectr.relevance.match, "attention": prectr.interest,
-    }.items():  # fmt: skip
+        "text encoder": getattr(prectr.relevance.interaction, "encoder", None),
+        "match features": prectr.relevance.match,
+        "attention": prectr.interest,
+    }.items():
         if module is not None:
             clock.wrap(module, "forward", name)
     clock.wrap(pipeline, "_model_fwd", "towers and the rest of the forward")

@@ -5,6 +5,7 @@ from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
 from .incentive import Incentive, RelevanceIncentive, load_balance
 from .inputs import Events, LookedUp, SearchInputs, counters, past_events
+from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
@@ -14,7 +15,7 @@ from .preference import EventAttention, GateKind, PrecisionGate, Preference, Rel
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
 from .taste import Taste, TitleBag
-from .text_encoder import TextEncoder, pairwise_text_features
+from .text_encoder import NgramEncoder, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
 from .text_match import TextMatch
 from .towers import ClickTower, Relevance, RelevanceTower
 
@@ -23,16 +24,21 @@ __all__ = [
     "CandidateSlots",
     "ClickProbability",
     "ClickTower",
+    "CrossInteraction",
+    "DualInteraction",
     "EventAttention",
     "EventEmbedding",
     "Events",
     "GateKind",
     "GaussianPosterior",
     "Incentive",
+    "Interaction",
     "InterestTower",
+    "LateInteraction",
     "LevelMixture",
     "LevelStatistics",
     "LookedUp",
+    "NgramEncoder",
     "OtherTexts",
     "PRECTROutput",
     "Personal",
@@ -46,6 +52,7 @@ __all__ = [
     "RelevanceIncentive",
     "RelevancePreference",
     "RelevanceTower",
+    "ReplicatedEmbeddingBagCollection",
     "SearchEmbeddings",
     "SearchInputs",
     "TargetAttention",

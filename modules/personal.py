@@ -28,6 +28,8 @@ class PreferenceParts(NamedTuple):
     """Width of the taste vectors."""
     vocab_size: int = 0
     """Of the title tokens, for taste."""
+    special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Ids of title tokens that are no words; 0 is padding."""
     dim: int = 32
     heads: int = 2
 
@@ -83,7 +85,7 @@ class PersonalSide(nn.Module):
             values = num_levels if parts.incentive == "per_level" and mixture else 1
             self.incentive = RelevanceIncentive(relevance_dim, parts.dim, values)
         if parts.taste:
-            self.taste = Taste(parts.vocab_size, dim=parts.taste, num_levels=num_levels)
+            self.taste = Taste(parts.vocab_size, dim=parts.taste, num_levels=num_levels, special_tokens=parts.special_tokens)
         self.num_features = 2 * (self.taste is not None) + parts.dim * (self.preference is not None)
 
     def forward(self, batch: SearchInputs, looked_up: LookedUp, relevance: Tensor) -> Personal:

@@ -112,7 +112,7 @@ class PRECTR(nn.Module):
             item_dim = sum(dims[target] for target in history.values())
             self.interest = InterestTower(item_dim, num_levels, dim=attention_dim, num_heads=attention_heads)
             in_dim += attention_dim
-        self.title = nn.Linear(relevance.text_dim, 32) if relevance.text_dim else None
+        self.title = nn.Linear(relevance.title_dim, 32) if relevance.title_dim else None
         in_dim += 32 if self.title is not None else 0
         counted = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in statistics}
         self.statistics = nn.ModuleDict(counted)
@@ -145,10 +145,11 @@ class PRECTR(nn.Module):
         to_request = batch.candidate_request
         query_tokens = batch.query_tokens[batch.query_index[to_request]]
         title_tokens = batch.title_tokens[batch.title_index]
-        query = self.relevance.encode(batch.query_tokens)[batch.query_index][to_request]  # (C, D)
+        query = self.relevance.encode(batch.query_tokens)[batch.query_index[to_request]]
         title = self.relevance.encode(batch.title_tokens)[batch.title_index]
+        pair = self.relevance.pair(query, title)  # (C, P)
         match = self.relevance.match_features(query_tokens, title_tokens)
-        relevance = self.relevance(query, title, match)
+        relevance = self.relevance(pair, match)
         log_pi = self._level_log_probabilities(relevance, batch)
 
         looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
@@ -156,13 +157,13 @@ class PRECTR(nn.Module):
         dense = [looked_up.rows((*self.request_features, *self.candidate_features))]
         dense += self._interest(looked_up) + self._dense(batch) + [relevance.hidden, match, personal.features]
         if self.title is not None:
-            dense.append(self.title(title))
+            dense.append(self.title(self.relevance.title_vector(pair)))
         z = self.click_tower(torch.cat(dense, dim=1)) + personal.shift  # (C, K)
 
         reference = self.mixture(log_pi, z)
         logged = self.mixture(log_pi, z + self.position(batch.position)) if self.position is not None else reference
         swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z) if swap_titles else None
-        noised = self._noised(batch, query, title, match, noise, z) if noise is not None else None
+        noised = self._noised(batch, pair, match, noise, z) if noise is not None else None
         return PRECTROutput(logged, reference, relevance, z, personal, swapped, noised)
 
     def _level_log_probabilities(self, relevance: Relevance, batch: SearchInputs) -> Tensor:
@@ -179,16 +180,16 @@ class PRECTR(nn.Module):
         match = self.relevance.match_features(query_tokens, title_tokens[other])
         query_of = batch.query_index[batch.candidate_request]
         foreign = (query_of != query_of[other]) & (batch.candidate_weight > 0)
-        return self._other(query, title[other], match, foreign, z)
+        return self._other(self.relevance.pair(query, title[other]), match, foreign, z)
 
-    def _noised(self, batch: SearchInputs, query: Tensor, title: Tensor, match: Tensor, noise: Tensor, z: Tensor) -> OtherTexts:
+    def _noised(self, batch: SearchInputs, pair: Tensor, match: Tensor, noise: Tensor, z: Tensor) -> OtherTexts:
         real = batch.candidate_weight > 0
-        query, title, match = (_with_noise(text, noise, real) for text in (query, title, match))
-        return self._other(query, title, match, real, z)
+        pair, match = (_with_noise(text, noise, real) for text in (pair, match))
+        return self._other(pair, match, real, z)
 
-    def _other(self, query: Tensor, title: Tensor, match: Tensor, foreign: Tensor, z: Tensor) -> OtherTexts:
+    def _other(self, pair: Tensor, match: Tensor, foreign: Tensor, z: Tensor) -> OtherTexts:
         """The text reaches the score through the level distribution alone: the click tower sees the logged candidate."""
-        log_pi = self.relevance(query, title, match).log_pi
+        log_pi = self.relevance(pair, match).log_pi
         logit = self.mixture(log_pi, z).logit if self.use_mixture else z.squeeze(1)
         return OtherTexts(log_pi, foreign, logit)
 

@@ -45,12 +45,16 @@ class Taste(nn.Module):
         dim: width of the title vectors.
         num_levels: K.
         num_positions: positions with an examination of their own; 0 is "not logged".
+        special_tokens: ids that are no words; 0 is padding.
     """
 
-    def __init__(self, vocab_size: int, *, dim: int, num_levels: int, num_positions: int = 10) -> None:
+    def __init__(
+        self, vocab_size: int, *, dim: int, num_levels: int, num_positions: int = 10,
+        special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.num_positions = num_positions
-        self.title = TitleBag(vocab_size, dim)
+        self.title = TitleBag(vocab_size, dim, special_tokens=special_tokens)
         self.level_logit = nn.Parameter(torch.full((num_levels + 1,), -1.4))
         self.position_logit = nn.Parameter(torch.zeros(num_positions + 1))
         self.posterior = GaussianPosterior()

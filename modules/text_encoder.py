@@ -1,4 +1,4 @@
-"""A small Hugging Face encoder as one more tower."""
+"""Text encoders: a small Hugging Face model, or hashed n-grams, as one more tower."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor
+from torchrec.modules.embedding_configs import PoolingType
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 
@@ -27,6 +30,7 @@ class TextEncoder(nn.Module):
         self.model = model
         self.length_groups = length_groups
         self.dim: int = model.config.hidden_size
+        self.has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
 
     @classmethod
     def from_config(cls, *, model_type: str, **settings: Any) -> TextEncoder:
@@ -45,26 +49,108 @@ class TextEncoder(nn.Module):
             model.pooler = None
         return cls(model)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Args: tokens: (N, W) int64, N >= 1, 0 is padding. Returns: (N, dim) float; a row of nothing but padding gives zero.
+    def forward(self, tokens: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """Returns: (N, dim) float, of `token_states`' arguments; a row of nothing but padding gives zero."""
+        count = (tokens != 0).sum(1, keepdim=True).clamp(min=1)
+        return self.token_states(tokens, token_types).sum(1) / count
+
+    def token_states(self, tokens: Tensor, token_types: Tensor | None = None) -> Tensor:
+        """The last hidden states.
 
         Texts of like length are encoded together, so that little is spent on padding.
+
+        Args:
+            tokens: (N, W) int64, N >= 1, 0 is padding, on the right.
+            token_types: (N, W) int64; None: all 0. Left out where the architecture has none.
+
+        Returns:
+            (N, W, dim) float, zero at padding.
         """
         lengths = (tokens != 0).sum(1)
         order = lengths.argsort(stable=True)
         groups = order.chunk(max(1, min(self.length_groups, tokens.shape[0] // 32)))
-        encoded = torch.cat([self._encode(tokens[rows, : max(int(lengths[rows[-1]]), 1)]) for rows in groups])
-        return encoded[order.argsort()]
+        states = []
+        for rows in groups:
+            width = max(int(lengths[rows[-1]]), 1)
+            types = token_types[rows, :width] if token_types is not None and self.has_token_types else None
+            states.append(F.pad(self._encode(tokens[rows, :width], types), (0, 0, 0, tokens.shape[1] - width)))
+        return torch.cat(states)[order.argsort()]
 
-    def _encode(self, tokens: Tensor) -> Tensor:
+    def _encode(self, tokens: Tensor, token_types: Tensor | None) -> Tensor:
         mask = tokens != 0  # (N, W)
         attended = mask.clone()
         attended[:, 0] = True  # attention over no token at all is undefined
-        hidden = self.model(input_ids=tokens, attention_mask=attended.long()).last_hidden_state  # (N, W, dim)
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+        types = {} if token_types is None else {"token_type_ids": token_types}
+        hidden = self.model(input_ids=tokens, attention_mask=attended.long(), **types).last_hidden_state  # (N, W, dim)
+        return hidden * mask.unsqueeze(-1).to(hidden.dtype)
+
+
+class NgramEncoder(nn.Module):
+    r"""BERT2DNN (arXiv 2010.10442): a bag of hashed n-grams and an MLP, in place of a transformer.
+
+    The n-grams of token ids, :math:`n = 1..N`, are hashed to the rows of one table; the means of each order, side by side, go
+    through an MLP. The table lies in a TorchRec `EmbeddingBagCollection` that is replicated and trained as a dense parameter,
+    see `ReplicatedEmbeddingBagCollection`.
+
+    Args:
+        rows: of the table; n-grams share rows by chance.
+        embedding_dim: width of the table, a multiple of 4.
+        hidden: widths of the MLP; the last one is that of a text vector.
+        max_n: N, the longest n-grams.
+        special_tokens: ids that are no words; 0 is padding.
+    """
+
+    def __init__(
+        self, *, rows: int = 30_000, embedding_dim: int = 64, hidden: tuple[int, ...] = (128, 128), max_n: int = 3,
+        special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.rows, self.special_tokens = rows, special_tokens
+        self.orders = list(range(1, max_n + 1))
+        table = EmbeddingBagConfig(
+            name="ngram", num_embeddings=rows, embedding_dim=embedding_dim, pooling=PoolingType.MEAN,
+            feature_names=[f"{n}_gram" for n in self.orders],
+        )  # fmt: skip
+        self.bags = ReplicatedEmbeddingBagCollection(tables=[table])
+        nn.init.normal_(self.bags.embedding_bags["ngram"].weight, std=embedding_dim**-0.5)
+        layers: list[nn.Module] = []
+        width = embedding_dim * max_n
+        for out in hidden:
+            layers += [nn.ReLU()] * bool(layers) + [nn.Linear(width, out)]
+            width = out
+        self.mlp = nn.Sequential(*layers)
+        self.dim = width
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Args: tokens: (N, W) int64, N >= 1, 0 is padding, on the right. Returns: (N, dim) float."""
+        special = torch.tensor(self.special_tokens, device=tokens.device)
+        word = ~torch.isin(tokens, special)
+        values, lengths = [], []
+        for n in self.orders:
+            rows, there = self._hash(tokens, word, n)
+            values.append(rows[there])
+            lengths.append(there.sum(1))
+        features = KeyedJaggedTensor([f"{n}_gram" for n in self.orders], torch.cat(values), lengths=torch.cat(lengths))
+        return self.mlp(self.bags(features).values())
+
+    def _hash(self, tokens: Tensor, word: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Rows (N, W - n + 1) of the n-grams that begin at each token, and which of them are whole."""
+        width = max(tokens.shape[1] - n + 1, 0)
+        key, there = torch.full_like(tokens[:, :width], n), torch.ones_like(word[:, :width])
+        for offset in range(n):
+            key = (key * 1_000_003 + tokens[:, offset : offset + width]) % 2_147_483_647  # a prime: products stay within int64
+            there = there & word[:, offset : offset + width]
+        return (key * 40_503 % 2_147_483_647) % self.rows, there
+
+
+class ReplicatedEmbeddingBagCollection(EmbeddingBagCollection):
+    """A collection that every rank holds whole.
+
+    TorchRec's planner and `DistributedModelParallel` know what to shard by its exact class, so that this one stays as it is: its
+    tables are dense parameters, averaged by DistributedDataParallel and stepped by the optimizer of the towers.
+    """
 
 
 def pairwise_text_features(query: Tensor, title: Tensor) -> Tensor:
-    """What a tower reads of two texts (C, D) each: both, their product and their distance, (C, 4 D)."""
-    return torch.cat([query, title, query * title, (query - title).abs()], dim=1)
+    """What a tower reads of two texts (..., D) each: both, their product and their distance, (..., 4 D)."""
+    return torch.cat([query, title, query * title, (query - title).abs()], dim=-1)

@@ -185,6 +185,27 @@ def train(
 
 
 @app.command()
+def distill(
+    config: Config,
+    pairs: Annotated[Path, typer.Option(help="File of pairs.")],
+    out: Annotated[Path, typer.Option(help="Result folder, to be `text.path`; an unfinished one is gone on with.")],
+    teacher_scores: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a teacher's scores; several are averaged, none: grades alone.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer; default: one trained on the pairs.")] = None,
+    nproc: Nproc = 1,
+    overrides: Overrides = None,
+) -> None:
+    """Distil a small text encoder and relevance tower from a teacher's scores and from grades."""
+    from prectr_torchrec.training.launch import launch
+
+    words = [word for folder in teacher_scores or () for word in ("--teacher-scores", str(folder))]
+    words += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []
+    words += [word for override in overrides or () for word in ("--set", override)]
+    launch("distill", ["--config", config, "--pairs", str(pairs), "--out", str(out), *words], nproc)
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Option(help="Run directory.")],
     data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],

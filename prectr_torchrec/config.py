@@ -150,10 +150,20 @@ class TextConfig(Section):
         "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 128,
     }  # fmt: skip
-    """A Hugging Face configuration to build the encoder from; vocab_size and pad_token_id come from the tokenizer."""
+    """A Hugging Face configuration to build the encoder from; vocab_size and pad_token_id come from the tokenizer. Or
+    `{model_type: ngram, rows, embedding_dim, hidden, max_n}`: hashed n-grams and an MLP (BERT2DNN)."""
+    interaction: Literal["dual", "late", "cross"] = "dual"
+    """Query and title read apart (`dual`), apart and compared token by token (`late`), or together (`cross`). Title vectors can
+    be kept with the first two; an encoder of n-grams reads texts apart."""
+    late_dim: int = Field(32, ge=1)
+    """Width of the token states that `late` keeps of a title."""
     path: str | None = None
-    """A pretrained encoder folder (`AutoModel.from_pretrained`); replaces `encoder`."""
+    """A folder to start from: one that `prectr distill` wrote, or any Hugging Face encoder (`AutoModel.from_pretrained`). It
+    replaces `encoder`, and `prectr prepare` takes its tokenizer in place of training one."""
+    start: Literal["relevance", "encoder"] = "relevance"
+    """What is taken from `path`: all of the relevance side that is there and fits, or the encoder alone."""
     frozen: bool = False
+    """Keeps the encoder as it is; what stands on it is trained."""
 
 
 class BatchConfig(Section):
@@ -299,6 +309,36 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class DistillConfig(Section):
+    """The student of `prectr distill`: what it is comes from `text`, `model.match` and `model.relevance_tower`."""
+
+    seed: int = 1
+    batch_size: int = Field(128, ge=1)
+    """Pairs of a step of every rank."""
+    teacher_epochs: int = Field(3, ge=0)
+    """Stage 1: epochs over the train pairs with teacher scores."""
+    grade_epochs: int = Field(2, ge=0)
+    """Stage 2: epochs over the train pairs with a grade."""
+    patience: int = Field(2, ge=1)
+    """A stage ends after so many epochs without gain on the validation queries; the best epoch of all is kept."""
+    temperature: float = Field(2.0, gt=0)
+    """T of the teacher's and the student's distribution in stage 1."""
+    hidden_weight: float = Field(0.0, ge=0)
+    """Weight of the cosine distance of a projection to the teacher's hidden state, where the teacher's scores have one."""
+    teacher_weight: float = Field(0.0, ge=0)
+    """Weight of the teacher's distribution in stage 2, for the graded pairs that have it."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak rate of AdamW in stage 1."""
+    grade_lr: float = Field(1e-4, gt=0)
+    """In stage 2; without teacher scores `lr` holds there too."""
+    warmup_steps: int = Field(200, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    log_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between two checkpoints; one is also saved after each epoch."""
+
+
 class RunConfig(Section):
     name: str
     data: DataConfig = DataConfig()
@@ -311,6 +351,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
+    distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:

@@ -20,6 +20,7 @@ COMMANDS = (
     "pairs",
     "teacher-tune",
     "teach",
+    "distill",
     "train",
     "evaluate",
     "explain",
@@ -72,6 +73,7 @@ def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -
         (["teacher-tune", "--teacher", "t", "--pairs", "nowhere", "--out", "o"], "error: nowhere: there is no such file"),
         (["teach", "--teacher", "t", "--pairs", "nowhere", "--out", "o"], "error: nowhere: there is no such file"),
         (["train", "--config", "nowhere", "--data", "d", "--run", "r"], "error: no configuration 'nowhere'"),
+        (["distill", "--config", "student", "--pairs", "nowhere", "--out", "unused"], "error: nowhere: there is no such file"),
     ],
 )
 def test_a_users_mistake_is_one_message_and_exit_code_two(arguments: list[str], message: str) -> None:

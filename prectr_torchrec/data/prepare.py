@@ -1,8 +1,8 @@
 """`prectr prepare`: a raw search log becomes request-major samples, out of core and in steps that a kill cannot spoil.
 
-The steps: check the log and load it into DuckDB, sort its events and its requests into column files, train the tokenizer,
-build the shards. Each writes under a temporary name and renames, so that running again redoes only what is missing.
-`prepared.json` is written last.
+The steps: check the log and load it into DuckDB, sort its events and its requests into column files, train the tokenizer (or
+take that of `text.path`), build the shards. Each writes under a temporary name and renames, so that running again redoes only
+what is missing. `prepared.json` is written last.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
 
 BLOCK = 2**20
@@ -51,7 +52,7 @@ def prepare(
 
     Args:
         data: what the log's files are and what to make of them.
-        text: the vocabulary size of the tokenizer.
+        text: the vocabulary size of the tokenizer, or `path`, a folder to take it from; document frequencies are the log's own.
         raw: folder of the raw log.
         out: folder to write; may hold an unfinished preparation with the same settings, which is then finished.
         candidates: a file or glob of `request_id, item_id`: builds the log's requests with these candidates and no labels;
@@ -224,10 +225,13 @@ class _Job:
                 writer.write_table(build_rows(self.data, log, requests, start, min(start + step, last)), row_group_size=step)
 
     def _write_tokenizer(self, con: Connection, folder: Path) -> None:
-        from prectr_torchrec.text.tokenizer import train_tokenizer, write_document_frequency
+        from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
         queries, titles = "SELECT DISTINCT query AS text FROM queries", "SELECT DISTINCT title AS text FROM items"
-        train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, self.text.vocab_size)
+        if self.text.path is None:
+            train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, self.text.vocab_size)
+        else:
+            load_tokenizer(Path(self.text.path)).save_pretrained(str(folder))
         write_document_frequency(_texts(con, titles), folder)
 
     def _connect(self, database: Path) -> Connection:
@@ -291,7 +295,7 @@ def _settings(
     return {
         "version": SAMPLE_VERSION,
         "data": data.model_dump(mode="json", exclude={"memory"}),
-        "text": {"vocab_size": text.vocab_size},
+        "text": {"vocab_size": text.vocab_size} if text.path is None else {"tokenizer": tokenizer_digest(Path(text.path))},
         "files": {str(file.absolute()): _stamp(file) for file in files},
         "candidates": {str(file.absolute()): _stamp(file) for file in candidates},
         "relevance": {str(file.absolute()): _stamp(file) for file in scores},

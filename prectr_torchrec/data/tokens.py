@@ -12,6 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from prectr_torchrec.data.workspace import file_digest
+
 _SPACE, _PUNCTUATION, _WORD = 0, 1, 2
 _KIND = np.full(256, _WORD, dtype=np.uint8)
 """Of a byte of UTF-8. ASCII punctuation is a word by itself to BERT; the brackets of a literal [MASK] stay with it."""
@@ -178,6 +180,18 @@ class TextTokenizer:
         assert len(starts) == len(plain)
         other_ids, other_offsets = _ragged(self._tokenizer, others, False)
         return [*plain, *others], np.concatenate([ids, other_ids]), np.concatenate([starts, other_offsets + len(ids)])
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """A name for a tokenizer's content, wherever it lies.
+
+    Raises:
+        ValueError: there is no tokenizer in the folder.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{folder}: no tokenizer.json here; a tokenizer in Hugging Face layout is needed")
+    return file_digest(path)
 
 
 def _words_are_independent(tokenizer: Tokenizer) -> bool:

@@ -56,8 +56,8 @@ def process_group(
 
 
 def _quiet_libraries() -> None:
-    """Notes between PyTorch's and TorchRec's own parts, which no user of a job can act on; their errors stay."""
+    """Notes between PyTorch's, TorchRec's and Transformers' own parts, which no user of a job can act on; their errors stay."""
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")
-    for name in ("torchrec", "torch.fx._symbolic_trace"):
+    for name in ("torchrec", "torch.fx._symbolic_trace", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

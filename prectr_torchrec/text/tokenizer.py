@@ -66,6 +66,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(str(path))
 
 
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """Ids of the tokens that are no words, padding first."""
+    return tuple(sorted({0, *tokenizer.all_special_ids}))
+
+
 def write_document_frequency(titles: Iterable[str], folder: Path) -> None:
     """Counts, for each token of the folder's tokenizer, the titles that contain it; `titles` are distinct."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

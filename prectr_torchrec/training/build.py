@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 
-import snowballstemmer
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
-from transformers import CONFIG_MAPPING, AutoConfig
 
-from prectr_torchrec.config import ConfigError, RunConfig, nearest
+from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
-from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
+from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings
+from prectr_torchrec.text.build import build_relevance
+from prectr_torchrec.text.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.training.objectives import Objective
 
 _DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
@@ -79,6 +76,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
     request = {n: d for n, d in dims.items() if n not in candidate and not n.startswith(("history_", "peer_"))}
     peers = {n: _target(n, dims) for n in dims if n.startswith("peer_")}
     _check_events(config, history, peers)
+    vocabulary = load_tokenizer(tokenizer)
     return PRECTR(
         num_levels=config.data.levels.count,
         request_dims=request,
@@ -86,7 +84,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         history=history,
         peers=peers,
         preference=PreferenceParts(
-            **model.preference.model_dump(), vocab_size=len(load_tokenizer(tokenizer)) if model.preference.taste else 0
+            **model.preference.model_dump(), vocab_size=len(vocabulary), special_tokens=special_ids(vocabulary)
         ),
         relevance=build_relevance(config, tokenizer),
         statistics=list(model.statistics),
@@ -103,67 +101,6 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         level_grades=config.data.levels.grades,
         dropout=model.dropout,
     )
-
-
-def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
-    """The text side: encoder, match features and relevance tower."""
-    encoder = _build_encoder(config, tokenizer) if config.model.text else None
-    if encoder is not None and config.text.frozen:
-        encoder.requires_grad_(False)
-    match = build_match(tokenizer, config.text.stemmer) if config.model.match else None
-    if encoder is None and match is None:
-        raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
-    return TextRelevance(encoder, match, config.model.relevance_tower, config.data.levels.count, dropout=config.model.dropout)
-
-
-def _build_encoder(config: RunConfig, tokenizer: Path) -> TextEncoder:
-    vocabulary = load_tokenizer(tokenizer)
-    if config.text.path:
-        if load_tokenizer(Path(config.text.path)).get_vocab() != vocabulary.get_vocab():
-            raise ConfigError(
-                f"text.path: {config.text.path} has another vocabulary than {tokenizer}: its encoder would read noise"
-            )
-        encoder = TextEncoder.from_pretrained(config.text.path)
-    else:
-        settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **config.text.encoder}
-        if settings.get("model_type") not in CONFIG_MAPPING:
-            raise ConfigError(
-                f"text.encoder.model_type: {settings.get('model_type')!r} is no Hugging Face architecture; try bert"
-            )
-        known = AutoConfig.for_model(settings["model_type"]).to_dict()
-        for key in settings:
-            if key not in known:
-                raise ConfigError(f"text.encoder.{key}: unknown to {settings['model_type']}{nearest(key, known)}")
-        encoder = TextEncoder.from_config(**settings)
-    longest, limit = max(config.text.query_tokens, config.text.title_tokens), encoder.model.config.max_position_embeddings
-    if longest > limit:
-        raise ConfigError(
-            f"text.title_tokens and text.query_tokens may be at most {limit}, the encoder's positions; got {longest}"
-        )
-    return encoder
-
-
-def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
-    """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it.
-
-    Args:
-        tokenizer: tokenizer folder.
-        stemmer: a Snowball language, so that "screws" meets "screw"; None: tokens meet only themselves.
-
-    Raises:
-        ConfigError: Snowball has no such language.
-    """
-    if stemmer and stemmer not in snowballstemmer.algorithms():
-        raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
-    counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text())
-    tokens = load_tokenizer(tokenizer).convert_ids_to_tokens(list(range(len(counts["frequency"]))))
-    stem_word = snowballstemmer.stemmer(stemmer).stemWord if stemmer else str
-    first: dict[str, int] = {}  # stem -> the first token that has it; the inner pieces of words have no stem
-    stem = [first.setdefault(token if token.startswith("##") else stem_word(token), i) for i, token in enumerate(tokens)]
-    frequency = torch.zeros(len(tokens)).index_add(0, torch.tensor(stem), torch.tensor(counts["frequency"], dtype=torch.float32))
-    idf = (math.log1p(counts["documents"]) - frequency.clamp(max=counts["documents"]).log1p()).clamp(min=0.01)
-    is_number = torch.tensor([token.removeprefix("##").isdigit() for token in tokens])
-    return TextMatch(idf[stem], is_number, torch.tensor(stem))
 
 
 def _check_events(config: RunConfig, history: dict[str, str], peers: dict[str, str]) -> None:

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-Program = Literal["train", "evaluate", "teach"]
+Program = Literal["train", "evaluate", "teach", "distill"]
 PROGRAMS: dict[Program, str] = {
     "train": "prectr_torchrec.training.main",
     "evaluate": "prectr_torchrec.training.evaluate",
     "teach": "prectr_torchrec.text.teach",
+    "distill": "prectr_torchrec.text.distill",
 }
 
 

@@ -14,7 +14,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 
-_PARTS = {".relevance.encoder.": "encoder", ".relevance.": "relevance", ".taste.title.": "taste"}
+_PARTS = {".relevance.interaction.encoder.": "encoder", ".relevance.": "relevance", ".taste.title.": "taste"}
 """Where in a parameter's name its group shows, the first one that does; all others are towers."""
 
 

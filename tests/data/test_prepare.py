@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from raw_logs import (
     write_scores,
     write_table,
 )
+from sample_files import write_tokenizer
 
 from prectr_torchrec.config import DataConfig, Levels, RawLog, RawTable, Split, TextConfig
 from prectr_torchrec.data.levels import grade_levels
@@ -28,6 +30,7 @@ from prectr_torchrec.data.preferences import PreferenceStatistics
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.raw import RawLogError
 from prectr_torchrec.data.schema import COUNTS, check_schema, sample_schema
+from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY
 
 TEXT = TextConfig(vocab_size=300)
 SMALL: dict[str, Any] = {
@@ -390,3 +393,16 @@ def test_the_manifest_says_what_a_simulated_log_says(tmp_path: Path) -> None:
     path = folder / "impressions.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata({"simulated": "true"}), path)
     assert prepare(DataConfig(**SMALL), TEXT, folder, tmp_path / "out", progress=False)["simulated"] is True
+
+
+def test_the_tokenizer_of_a_given_encoder_is_taken_and_document_frequencies_are_the_logs(tmp_path: Path) -> None:
+    raw = write_log(random_log(0), tmp_path / "raw")
+    given = TextConfig(path=str(write_tokenizer(tmp_path / "encoder")))
+    prepare(DataConfig(**SMALL), given, raw, tmp_path / "out", progress=False)
+    ours, theirs = (json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("out/tokenizer", "encoder"))
+    assert ours["model"]["vocab"] == theirs["model"]["vocab"]
+    counted = json.loads((tmp_path / "out" / "tokenizer" / DOCUMENT_FREQUENCY).read_text())
+    assert len(counted["frequency"]) == len(theirs["model"]["vocab"]) and counted["documents"] > 0
+    prepare(DataConfig(**SMALL), given, raw, tmp_path / "out", progress=False)  # a rerun knows it for finished
+    with pytest.raises(ValueError, match=r"no tokenizer\.json here; a tokenizer in Hugging Face layout is needed"):
+        prepare(DataConfig(**SMALL), TextConfig(path=str(tmp_path)), raw, tmp_path / "other", progress=False)

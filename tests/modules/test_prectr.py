@@ -15,6 +15,8 @@ from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import PRECTROutput
 from prectr_torchrec.training.build import RankingTask, build_task
 
+NGRAMS = {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [8]}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,6 +73,18 @@ def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, m
     assert loss.isfinite() and report["logit"].shape == (config.batch.candidates,)
     silent = [n for n, p in task.named_parameters() if p.grad is None]
     assert silent == []
+
+
+@pytest.mark.parametrize("negatives", ["noise", "swap"])
+@pytest.mark.parametrize("text", [{"interaction": "late"}, {"interaction": "cross"}, {"encoder": NGRAMS}], ids=str)
+def test_the_text_side_may_read_texts_in_any_way(data: Path, text: dict[str, Any], negatives: str) -> None:
+    config = small_config(text=text, objective={"debias": {"weight": 0.5, "negatives": negatives}})
+    task = build(config, data).train()
+    loss, report = task(batches(config, data)[0])
+    loss.backward()
+    assert loss.isfinite() and report["debias"] >= 0 and report["random_negatives"] > 0
+    assert [n for n, p in task.named_parameters() if p.grad is None] == []
+    assert (task.objective.prectr.title is None) == (text.get("interaction") == "cross")
 
 
 @pytest.mark.parametrize("negatives", ["noise", "swap"])

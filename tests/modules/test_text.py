@@ -3,23 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from text_modules import encoder, match
 
-from prectr_torchrec.modules import Relevance, TextEncoder, TextMatch, TextRelevance
-
-
-def encoder(**settings: object) -> TextEncoder:
-    torch.manual_seed(0)
-    small = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return TextEncoder.from_config(model_type="bert", **{**small, **settings}).eval()
-
-
-def match() -> TextMatch:
-    idf = torch.full((50,), 2.0)
-    idf[30] = 6.0
-    is_number = torch.zeros(50, dtype=torch.bool)
-    is_number[40:] = True
-    return TextMatch(idf, is_number)
-
+from prectr_torchrec.modules import DualInteraction, Relevance, TextEncoder, TextMatch, TextRelevance
 
 NAMES = """coverage met missed rarest_met rarest_missed commonest_met commonest_missed last last_weight rarest numbers has_number
 number_missed pairs first_place last_place span title_coverage share all hits misses query_length title_length""".split()
@@ -112,11 +98,11 @@ def test_special_tokens_never_match() -> None:
 
 
 def judge(model: TextRelevance, queries: torch.Tensor, titles: torch.Tensor) -> Relevance:
-    return model(model.encode(queries), model.encode(titles), model.match_features(queries, titles))
+    return model(model.pair(model.encode(queries), model.encode(titles)), model.match_features(queries, titles))
 
 
 def test_relevance_depends_on_the_pair_alone() -> None:
-    relevance = TextRelevance(encoder(), match(), [8], 4).eval()
+    relevance = TextRelevance(DualInteraction(encoder()), match(), [8], 4).eval()
     queries, titles = torch.tensor([[2, 10, 0], [2, 30, 41]]), torch.tensor([[2, 10, 30, 0], [2, 30, 41, 42]])
     both, one = judge(relevance, queries, titles), judge(relevance, queries[:1], titles[:1])
     torch.testing.assert_close(both.log_pi[:1], one.log_pi)
@@ -126,7 +112,7 @@ def test_relevance_depends_on_the_pair_alone() -> None:
 
 def test_relevance_without_the_encoder_or_without_match_features() -> None:
     tokens = torch.tensor([[2, 10, 30]])
-    for model in (TextRelevance(None, match(), [8], 4), TextRelevance(encoder(), None, [8], 4)):
+    for model in (TextRelevance(None, match(), [8], 4), TextRelevance(DualInteraction(encoder()), None, [8], 4)):
         assert judge(model, tokens, tokens).log_pi.shape == (1, 4)
 
 

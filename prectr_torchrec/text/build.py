@@ -1,0 +1,144 @@
+"""A configuration becomes the text side of a model: encoder, interaction, match features and relevance tower."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import snowballstemmer
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
+
+from prectr_torchrec.config import ConfigError, RunConfig, nearest
+from prectr_torchrec.modules import (
+    CrossInteraction,
+    DualInteraction,
+    Interaction,
+    LateInteraction,
+    NgramEncoder,
+    TextEncoder,
+    TextMatch,
+    TextRelevance,
+)
+from prectr_torchrec.text.student import load_relevance, read_student
+from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
+
+NGRAM = "ngram"
+"""The `model_type` of `NgramEncoder`."""
+
+
+def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
+    """The text side: interaction over an encoder, match features and relevance tower; started from `text.path` where it is set.
+
+    Args:
+        config: reads `text`, `data.levels`, and of `model` what concerns the relevance tower.
+        tokenizer: tokenizer folder with document frequencies.
+
+    Raises:
+        ConfigError: settings that do not fit together, the tokenizer, or what is in `text.path`.
+    """
+    model, text = config.model, config.text
+    interaction = build_interaction(config, load_tokenizer(tokenizer), tokenizer) if model.text else None
+    match = build_match(tokenizer, text.stemmer) if model.match else None
+    if interaction is None and match is None:
+        raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
+    relevance = TextRelevance(interaction, match, model.relevance_tower, config.data.levels.count, dropout=model.dropout)
+    if text.path and interaction is not None:
+        load_relevance(Path(text.path), relevance, encoder_alone=text.start == "encoder")
+    if text.frozen and interaction is not None:
+        interaction.encoder.requires_grad_(False)
+    return relevance
+
+
+def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path) -> Interaction:
+    """The encoder and how it reads a pair.
+
+    Args:
+        config: the run.
+        vocabulary: the tokenizer.
+        source: where it came from, for messages.
+    """
+    text = config.text
+    if vocabulary.pad_token_id != 0:
+        raise ConfigError(f"{source}: the padding token's id is {vocabulary.pad_token_id}; texts are padded with 0 here")
+    encoder = _build_encoder(config, vocabulary, source)
+    if isinstance(encoder, NgramEncoder):
+        if text.interaction != "dual":
+            raise ConfigError(f"text.interaction: an encoder of n-grams reads texts apart: dual, not {text.interaction}")
+        return DualInteraction(encoder)
+    longest, limit = max(text.query_tokens, text.title_tokens), encoder.model.config.max_position_embeddings
+    if text.interaction == "cross":
+        longest = text.query_tokens + text.title_tokens + 1  # two [CLS] less, [CLS] and two [SEP] more
+    if longest > limit:
+        raise ConfigError(
+            f"text.title_tokens and text.query_tokens may be at most {limit}{' together' * (text.interaction == 'cross')}, the "
+            f"encoder's positions; got {longest}"
+        )
+    if text.interaction == "cross":
+        if vocabulary.cls_token_id is None or vocabulary.sep_token_id is None:
+            raise ConfigError(f"text.interaction: cross needs a tokenizer with [CLS] and [SEP]; {source} lacks one of them")
+        return CrossInteraction(encoder, cls_token=vocabulary.cls_token_id, sep_token=vocabulary.sep_token_id)
+    return LateInteraction(encoder, dim=text.late_dim) if text.interaction == "late" else DualInteraction(encoder)
+
+
+def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
+    """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it.
+
+    Args:
+        tokenizer: tokenizer folder.
+        stemmer: a Snowball language, so that "screws" meets "screw"; None: tokens meet only themselves.
+
+    Raises:
+        ConfigError: Snowball has no such language.
+    """
+    if stemmer and stemmer not in snowballstemmer.algorithms():
+        raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
+    counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text())
+    vocabulary = load_tokenizer(tokenizer)
+    tokens = vocabulary.convert_ids_to_tokens(list(range(len(counts["frequency"]))))
+    stem_word = snowballstemmer.stemmer(stemmer).stemWord if stemmer else str
+    first: dict[str, int] = {}  # stem -> the first token that has it; the inner pieces of words have no stem
+    stem = [first.setdefault(token if token.startswith("##") else stem_word(token), i) for i, token in enumerate(tokens)]
+    frequency = torch.zeros(len(tokens)).index_add(0, torch.tensor(stem), torch.tensor(counts["frequency"], dtype=torch.float32))
+    idf = (math.log1p(counts["documents"]) - frequency.clamp(max=counts["documents"]).log1p()).clamp(min=0.01)
+    is_number = torch.tensor([token.removeprefix("##").isdigit() for token in tokens])
+    return TextMatch(idf[stem], is_number, torch.tensor(stem), special_tokens=special_ids(vocabulary))
+
+
+def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path) -> TextEncoder | NgramEncoder:
+    path = config.text.path
+    if path is None:
+        return _fresh_encoder(config.text.encoder, vocabulary)
+    if load_tokenizer(Path(path)).get_vocab() != vocabulary.get_vocab():
+        raise ConfigError(
+            f"text.path: {path} has another vocabulary than {source}: its encoder would read noise; prepare the samples with "
+            "this text.path"
+        )
+    student = read_student(Path(path))
+    if student is not None and student["text"]["encoder"]["model_type"] == NGRAM:
+        return _fresh_encoder(student["text"]["encoder"], vocabulary)  # its weights lie beside the tower's
+    return TextEncoder.from_pretrained(path)
+
+
+def _fresh_encoder(settings: dict[str, Any], vocabulary: PreTrainedTokenizerFast) -> TextEncoder | NgramEncoder:
+    if settings.get("model_type") == NGRAM:
+        known = set(inspect.signature(NgramEncoder).parameters) - {"special_tokens"}
+        _check_keys(settings, {"model_type", *known})
+        own: dict[str, Any] = {key: tuple(v) if key == "hidden" else v for key, v in settings.items() if key != "model_type"}
+        return NgramEncoder(**own, special_tokens=special_ids(vocabulary))
+    settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **settings}
+    if settings.get("model_type") not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"text.encoder.model_type: {settings.get('model_type')!r} is no Hugging Face architecture, nor {NGRAM}; try bert"
+        )
+    _check_keys(settings, AutoConfig.for_model(settings["model_type"]).to_dict())
+    return TextEncoder.from_config(**settings)
+
+
+def _check_keys(settings: dict[str, Any], known: Any) -> None:
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"text.encoder.{key}: unknown to {settings['model_type']}{nearest(key, known)}")

@@ -1,0 +1,158 @@
+"""`prectr distill`: a small text side learns relevance from a teacher's soft grades, then from grades.
+
+One rank of the job: `torchrun -m prectr_torchrec.text.distill --config C --pairs FILE --teacher-scores DIR --out DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_files import load_config
+from prectr_torchrec.data import teacher_scores as scores_files
+from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
+from prectr_torchrec.data.tokens import tokenizer_digest
+from prectr_torchrec.data.workspace import claim, file_digest, once
+from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.text.build import build_relevance
+from prectr_torchrec.text.distiller import Distiller
+from prectr_torchrec.text.pair_data import PairData, teacher_targets
+from prectr_torchrec.text.student import save_student
+from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
+
+MANIFEST = "distill.json"
+"""Written last: `measures` of the splits, `parameters`, the teachers' agreement with the grades, and the `settings`."""
+
+
+def distill(
+    config: RunConfig, pairs: Path, out: Path, process: Process, *, teacher_scores: Sequence[Path] = (),
+    tokenizer: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Distils a student; collective. A folder that holds an unfinished one is gone on with.
+
+    Args:
+        config: the run; reads `distill`, `text`, `data.levels` and the relevance tower of `model`.
+        pairs: file of pairs.
+        out: result folder: encoder and tokenizer in Hugging Face layout, the relevance side, `distill.json`, `metrics.jsonl`.
+        process: this rank.
+        teacher_scores: folders of `prectr teach`, averaged; none: grades alone.
+        tokenizer: folder to take the tokenizer from; None: that of `text.path`, or one trained on the pairs.
+
+    Returns:
+        What `distill.json` holds.
+
+    Raises:
+        ValueError: unusable pairs or scores, or `out` holds something else.
+    """
+    work, source = out / "work", PairsFile.open(pairs)
+    if source.levels != config.data.levels:
+        raise ConfigError(f"data.levels: {pairs} was made with boundaries {source.levels.boundaries}; use these or make it anew")
+    given = tokenizer or (Path(config.text.path) if config.text.path else None)
+    settings = _settings(config, pairs, teacher_scores, given, process.world_size)
+    answer: list[Any] = [_attempt(lambda: claim(out, work, out / MANIFEST, settings)) if process.rank == 0 else None]
+    dist.broadcast_object_list(answer)
+    if isinstance(answer[0], ValueError):
+        raise answer[0]
+    if answer[0] is not None:
+        return dict(answer[0])
+    table = source.read()
+    if process.rank == 0:
+        once(work / "tokenizer", lambda folder: _write_tokenizer(table, given, config.text.vocab_size, folder))
+    dist.barrier()
+    scored = read_teacher_scores(teacher_scores) if teacher_scores else None
+    teacher, hidden = teacher_targets(table, scored, source.levels.count) if scored is not None else (None, None)
+    data = PairData(table, work / "tokenizer", config.text.query_tokens, config.text.title_tokens, process.device)
+    torch.manual_seed(config.distill.seed)  # the same student on all ranks
+    relevance = build_relevance(config, work / "tokenizer").to(process.device)
+    distiller = Distiller(config, relevance, data, source.level_grades(), teacher, hidden, out, process)
+    student = distiller.train()
+    found = {
+        "measures": {
+            split: distiller.measure(rows, distiller.predict(rows))
+            for split, rows in ((split, distiller.rows(split)) for split in ("validation", "test"))
+        },
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "level_grades": distiller.level_grades.tolist(),
+        "teachers": {str(folder): read_scores_manifest(folder)["agreement"] for folder in teacher_scores},
+        "settings": settings,
+    }
+    if process.rank == 0:
+        shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
+        save_student(out, student, config)
+        once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1)))
+        shutil.rmtree(work)
+    dist.barrier()
+    return found
+
+
+def _attempt(work: Callable[[], Any]) -> Any:
+    """The outcome, or the user's mistake as a value, so that it reaches all ranks."""
+    try:
+        return work()
+    except ValueError as error:
+        return error
+
+
+def _write_tokenizer(pairs: pa.Table, given: Path | None, vocab_size: int, folder: Path) -> None:
+    """Trained on the train queries' pairs, whose titles are also counted for document frequencies."""
+    train = pairs.filter(pairs["split"].to_numpy(zero_copy_only=False) == "train")
+    queries, titles = (sorted(set(train[name].to_pylist())) for name in ("query", "title"))
+    if given is None:
+        train_tokenizer([*queries, *titles], folder, vocab_size)
+    else:
+        load_tokenizer(given).save_pretrained(str(folder))
+    write_document_frequency(titles, folder)
+
+
+def _settings(
+    config: RunConfig, pairs: Path, scores: Sequence[Path], tokenizer: Path | None, world_size: int
+) -> dict[str, Any]:  # fmt: skip
+    """What the student depends on."""
+    dumped = config.model_dump(mode="json")
+    for folder in scores:
+        read_scores_manifest(folder)
+    return {
+        "distill": dumped["distill"],
+        "text": dumped["text"],
+        "model": {name: dumped["model"][name] for name in ("text", "match", "relevance_tower", "dropout")},
+        "pairs": file_digest(pairs),
+        "teacher_scores": [file_digest(folder / scores_files.MANIFEST) for folder in scores],
+        "tokenizer": tokenizer_digest(tokenizer) if tokenizer else None,
+        "ranks": world_size,
+    }
+
+
+@record
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="YAML file or the name of a shipped configuration")
+    parser.add_argument("--pairs", required=True, type=Path, help="file of pairs")
+    parser.add_argument("--teacher-scores", action="append", default=[], type=Path, help="folder of `prectr teach`")
+    parser.add_argument("--out", required=True, type=Path, help="result folder; an unfinished one is gone on with")
+    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer, such as that of prepared samples")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.set)
+    with process_group(config.train.device) as process:
+        found = distill(
+            config, arguments.pairs, arguments.out, process, teacher_scores=arguments.teacher_scores,
+            tokenizer=arguments.tokenizer,
+        )  # fmt: skip
+        if process.rank == 0:
+            test = {name: value for name, value in found["measures"]["test"].items() if value is not None}
+            print(f"{arguments.out}: {found['parameters']:,} parameters; test queries: {json.dumps(test)}")
+
+
+if __name__ == "__main__":
+    main()

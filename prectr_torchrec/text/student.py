@@ -1,0 +1,114 @@
+"""The folder of a distilled text side: a Hugging Face encoder and tokenizer, and beside them the rest of the relevance side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.modules import Relevance, TextEncoder, TextRelevance
+from prectr_torchrec.text.pair_data import PairBatch, PairData
+
+STUDENT = "student.json"
+"""What the student is: `text`, `levels`, `match`, `relevance_tower`, as in the configuration."""
+WEIGHTS = "relevance.safetensors"
+"""The relevance side's weights but for those of a Hugging Face encoder, which are in `model.safetensors`."""
+_HUGGING_FACE = "interaction.encoder.model."
+_MATCH = "match."
+"""Buffers made from the tokenizer and its document frequencies."""
+
+
+def save_student(folder: Path, relevance: TextRelevance, config: RunConfig) -> None:
+    """Writes encoder, weights and `student.json` into a folder, where the tokenizer goes too."""
+    weights = {name: weight.contiguous() for name, weight in relevance.state_dict().items() if not name.startswith(_MATCH)}
+    encoder = relevance.interaction.encoder if relevance.interaction is not None else None
+    if isinstance(encoder, TextEncoder):
+        encoder.model.save_pretrained(str(folder))
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(_HUGGING_FACE)}
+    save_file(weights, str(folder / WEIGHTS))
+    text = config.text.model_dump(mode="json", exclude={"path", "start", "frozen"})
+    about = {
+        "text": text,
+        "levels": config.data.levels.model_dump(mode="json"),
+        "encoder": config.model.text,
+        "match": config.model.match,
+        "relevance_tower": config.model.relevance_tower,
+    }
+    (folder / STUDENT).write_text(json.dumps(about, indent=1))
+
+
+def read_student(folder: Path) -> dict[str, Any] | None:
+    """`student.json`, or None where the folder has none, as one of Hugging Face's has not."""
+    path = folder / STUDENT
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def student_config(folder: Path) -> RunConfig:
+    """A configuration that builds the student of a folder from this folder.
+
+    Raises:
+        ValueError: no student is there.
+    """
+    about = read_student(folder)
+    if about is None:
+        raise ValueError(f"{folder}: no distilled student here ({STUDENT} is missing); `prectr distill` makes one")
+    model = {"text": about["encoder"], "match": about["match"], "relevance_tower": about["relevance_tower"]}
+    text = {**about["text"], "path": str(folder)}
+    return RunConfig.model_validate({"name": folder.name, "text": text, "data": {"levels": about["levels"]}, "model": model})
+
+
+def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: bool = False) -> None:
+    """Loads what a distilled student has beside a Hugging Face encoder; nothing where the folder is no student's.
+
+    Args:
+        folder: of the student.
+        relevance: the module to load into; a Hugging Face encoder in it is left as it is.
+        encoder_alone: of an encoder of n-grams the weights, else nothing.
+
+    Raises:
+        ConfigError: the weights are of another shape than the module's.
+    """
+    if not (folder / WEIGHTS).is_file():
+        return
+    there = load_file(str(folder / WEIGHTS))
+    here = {n: w for n, w in relevance.state_dict().items() if not n.startswith((_MATCH, _HUGGING_FACE))}
+    if encoder_alone:
+        there, here = ({n: w for n, w in part.items() if n.startswith("interaction.encoder.")} for part in (there, here))
+    if {n: w.shape for n, w in there.items()} != {n: w.shape for n, w in here.items()}:
+        about = read_student(folder) or {}
+        made = f"text.interaction {about['text']['interaction']}, text.late_dim {about['text']['late_dim']}, model.match "
+        made += f"{str(about['match']).lower()}, model.relevance_tower {about['relevance_tower']}, {_levels(about)} levels"
+        raise ConfigError(
+            f"text.path: the relevance side of {folder} was made with {made}; set these, or text.start: encoder to take the "
+            "encoder alone"
+        )
+    relevance.load_state_dict(there, strict=False)
+
+
+def _levels(about: dict[str, Any]) -> int:
+    return len(about["levels"]["boundaries"]) + 1
+
+
+def judge(relevance: TextRelevance, batch: PairBatch) -> Relevance:
+    """What a relevance side says of pairs; each distinct text is encoded once."""
+    query = relevance.encode(batch.query_tokens)[batch.query_index]
+    title = relevance.encode(batch.title_tokens)[batch.title_index]
+    match = relevance.match_features(batch.query_tokens[batch.query_index], batch.title_tokens[batch.title_index])
+    return relevance(relevance.pair(query, title), match)
+
+
+@torch.no_grad()
+def predict(relevance: TextRelevance, data: PairData, rows: NDArray[np.int64], batch_size: int = 512) -> NDArray[np.float32]:
+    """Level probabilities (len(rows), K) of pairs, without dropout."""
+    was_training = relevance.training
+    relevance.eval()
+    chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    found = [judge(relevance, data.batch(chunk)).log_pi.exp().cpu().numpy() for chunk in chunks]
+    relevance.train(was_training)
+    return np.concatenate([np.zeros((0, relevance.tower.head.out_features), np.float32), *found])

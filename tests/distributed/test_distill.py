@@ -1,0 +1,66 @@
+"""Distillation on two ranks: the same result whether it was killed or not."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pair_files import write_pairs, write_teacher_scores
+from ranks import kill_all
+from small_run import small_config
+
+from prectr_torchrec.config_files import dump_config
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("distill")
+    write_teacher_scores(root / "scores", write_pairs(root / "pairs.parquet"), hidden=6)
+    config = small_config(
+        text={"vocab_size": 300, "query_tokens": 5, "title_tokens": 8, "interaction": "late"},
+        model={"relevance_tower": [16], "dropout": 0.2},
+        distill={"batch_size": 16, "warmup_steps": 5, "lr": 0.005, "grade_lr": 0.001, "teacher_epochs": 4, "grade_epochs": 3,
+                 "hidden_weight": 0.3, "checkpoint_every": 3, "log_every": 4},
+    )  # fmt: skip
+    (root / "config.yaml").write_text(dump_config(config))
+    return root
+
+
+def start(root: Path, out: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "prectr_torchrec.cli", "distill", "--config", str(root / "config.yaml"), "--nproc", "2"]
+    command += ["--pairs", str(root / "pairs.parquet"), "--teacher-scores", str(root / "scores"), "--out", str(root / out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output[-6000:]
+
+
+def kill_after(process: subprocess.Popen[str], folder: Path, lines: int) -> None:
+    """SIGKILL to all ranks once the metrics have as many lines."""
+    path, deadline = folder / "metrics.jsonl", time.monotonic() + 240
+    while not path.exists() or path.read_text().count("\n") < lines:
+        assert process.poll() is None, process.communicate()[0][-6000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill_all(process)
+
+
+def test_a_killed_distillation_goes_on_to_the_same_student(root: Path) -> None:
+    finish(start(root, "whole"))
+    whole = (root / "whole" / "metrics.jsonl").read_text().splitlines()
+    for lines in sorted(random.sample(range(1, len(whole) * 2 // 3), 2)):
+        kill_after(start(root, "killed"), root / "killed", lines)
+        assert not (root / "killed" / "distill.json").exists()
+    finish(start(root, "killed"))
+    for name in ("model.safetensors", "relevance.safetensors", "tokenizer.json"):
+        assert (root / "killed" / name).read_bytes() == (root / "whole" / name).read_bytes(), name
+    found, expected = (json.loads((root / out / "distill.json").read_text()) for out in ("killed", "whole"))
+    assert found["measures"] == expected["measures"]
+    assert found["measures"]["test"]["spearman"] > 0.5
+    steps = [json.loads(line)["step"] for line in (root / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(line)["step"] for line in whole]
