@@ -167,6 +167,15 @@ class BatchConfig(Section):
     """Reader processes per rank; 0 reads in the training process."""
 
 
+class CacheConfig(Section):
+    """What a table outside of HBM keeps in it."""
+
+    load_factor: float = Field(0.2, gt=0, lt=1)
+    """Share of the table's rows."""
+    algorithm: Literal["lru", "lfu"] = "lru"
+    """What makes room: the row not used for longest, or least often."""
+
+
 class TableConfig(Section):
     rows: int = Field(ge=1)
     dim: int = Field(ge=4, multiple_of=4)
@@ -175,7 +184,10 @@ class TableConfig(Section):
     """`hashed`: row = mix64(id) % rows."""
     sharding: list[Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]] = ["row_wise", "table_wise", "column_wise"]
     """Sharding types the planner may choose among."""
-    kernel: Literal["fused"] = "fused"
+    kernel: Literal["fused", "fused_uvm", "fused_uvm_caching", "dram_virtual_table", "ssd_virtual_table"] = "fused"
+    """Where the rows live: in the device's own memory; in host memory read over the bus, plain or behind a cache in HBM; or made
+    when first trained on, in host memory or on SSD behind a cache in HBM. All but `fused` need CUDA."""
+    cache: CacheConfig = CacheConfig()
     optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
     """`rowwise_adagrad` keeps one number a row (and column shard), `adagrad` one an element: dim times the memory."""
 
