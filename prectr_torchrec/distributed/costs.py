@@ -13,10 +13,11 @@ from typing import NamedTuple
 from torchrec.distributed.planner.types import SharderDataMap, ShardEstimator, ShardingOption, Storage
 
 from prectr_torchrec.config import RunConfig, TableConfig
+from prectr_torchrec.config_tables import INT8_ROW
 
 ID_BYTES = 8
-VALUE_BYTES = 4
-"""Of a looked-up number: kernels return fp32."""
+VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1 + 8 / INT8_ROW}
+"""Of a looked-up number on its way; kernels return and take fp32."""
 CACHE_BYTES_PER_ROW, CACHE_BYTES_PER_SLOT = 4, 16
 """FBGEMM's bookkeeping of a cached table: an int32 for each row, id and age (int64) for each slot."""
 
@@ -72,7 +73,7 @@ def table_inputs(config: RunConfig, name: str) -> list[Input]:
 
 def weight_bytes(table: TableConfig, rows: int, columns: int) -> int:
     """Bytes of a block of a table."""
-    return rows * columns * {"fp32": 4, "fp16": 2}[table.dtype]
+    return rows * (columns + 8) if table.dtype == "int8" else rows * columns * {"fp32": 4, "fp16": 2}[table.dtype]
 
 
 def state_bytes(table: TableConfig, rows: int, columns: int) -> int:
@@ -90,8 +91,9 @@ def shard_cost(config: RunConfig, name: str, size: Sequence[int], *, kernel: str
     vectors = ranks * sum(i.rows for i in inputs) if name in config.bag_tables() else lookups
     values = vectors * columns
     away = (ranks - 1) / ranks
-    communication = away * (ID_BYTES * lookups + 2 * VALUE_BYTES * values)
-    buffers = round(2 * ID_BYTES * lookups + 2 * VALUE_BYTES * values)  # two batches of ids in the pipeline; vectors, gradients
+    moved = VALUE_BYTES[config.communication.forward] + VALUE_BYTES[config.communication.backward]
+    communication = away * (ID_BYTES * lookups + moved * values)
+    buffers = round(2 * ID_BYTES * lookups + 2 * 4 * values)  # two batches of ids in the pipeline; vectors, gradients
     return ShardCost(weights, state, _by_tier(table, rows, weights, state, buffers, kernel, device), lookups, communication)
 
 

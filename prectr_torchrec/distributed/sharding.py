@@ -14,21 +14,29 @@ from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import (
+    CacheAlgorithm,
+    CacheParams,
+    CommOp,
     EmbeddingModuleShardingPlan,
+    KeyValueParams,
     ModuleSharder,
     ParameterSharding,
+    QuantizedCommCodecs,
     ShardingPlan,
     ShardingType,
 )
 
 from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig
 from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
+from prectr_torchrec.distributed.device import check_device
 
 Plan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
@@ -45,23 +53,44 @@ class CpuEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
         return list(dict.fromkeys([*super().sharding_types(compute_device_type), *row_wise]))
 
 
-def sharders() -> list[ModuleSharder[nn.Module]]:
+def sharders(config: RunConfig, device: str) -> list[ModuleSharder[nn.Module]]:
     """The sharders of both collections. Data-parallel is never among the constraints: the planner must not choose it, since
     such tables ignore an optimizer applied in backward."""
-    return [CpuEmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+    codecs = _codecs(config.communication, device)
+    bags = CpuEmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs)
+    return [bags, EmbeddingCollectionSharder(qcomm_codecs_registry=codecs)]
+
+
+def _codecs(communication: CommunicationConfig, device: str) -> dict[str, QuantizedCommCodecs] | None:
+    """How vectors and gradients are packed for each collective; None: as they are."""
+    forward, backward = CommType(communication.forward), CommType(communication.backward)
+    if forward == backward == CommType.FP32:
+        return None
+    packed = QCommsConfig(forward_precision=forward, backward_precision=backward)
+    int8_as_fp16 = [CommType.FP16 if precision == CommType.INT8 else precision for precision in (forward, backward)]
+    summed = QCommsConfig(*int8_as_fp16)  # packed int8 rows cannot be added up on their way
+    exchanges = [CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL, CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL]
+    where = torch.device(device)
+    codecs = get_qcomm_codecs_registry(packed, exchanges, where) or {}
+    return codecs | (get_qcomm_codecs_registry(summed, [CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER], where) or {})
 
 
 def constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
     """Planner constraints by table."""
     found = {}
     for name, table in config.tables.items():
-        inputs = table_inputs(config, name)
+        inputs, outside = table_inputs(config, name), table.kernel not in ("fused", "fused_uvm")
+        cache = CacheParams(CacheAlgorithm[table.cache.algorithm.upper()], table.cache.load_factor) if outside else None
         found[name] = ParameterConstraints(
             sharding_types=list(table.sharding),
             compute_kernels=[table.kernel],
             pooling_factors=[float(i.length) for i in inputs],
             batch_sizes=[i.rows for i in inputs],
-            min_partition=4,
+            min_partition=INT8_ROW if "int8" in (config.communication.forward, config.communication.backward) else 4,
+            cache_params=cache,
+            stochastic_rounding=table.stochastic_rounding,
+            key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if table.kernel in VIRTUAL else None,
+            use_virtual_table=table.kernel in VIRTUAL,
         )
     return found
 
@@ -90,7 +119,7 @@ def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> Shard
         storage_reservation=FixedPercentageStorageReservation(RESERVED_HBM),
         stats=[],
     )
-    return planner.plan(module, sharders())
+    return planner.plan(module, sharders(config, hardware.device))
 
 
 def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, plan: Plan | None = None) -> ShardingPlan:
@@ -103,6 +132,7 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, pl
         ValueError: the planner found no plan; carries its reason and the tables' constraints.
         ConfigError: `plan` is for other tables, settings or ranks.
     """
+    check_device(config, device.type, dist.get_world_size())
     if plan is not None:
         return plan_from_dict(plan, module, config, here(device))
     outcome: list[Any] = [None]
@@ -173,7 +203,7 @@ def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: H
     needed = max((rank for tables in plan.values() for table in tables.values() for rank in table["ranks"]), default=-1) + 1
     if needed > hardware.ranks:
         raise ConfigError(f"the plan is for {needed} ranks; here are {hardware.ranks}: make one with --gpus {hardware.ranks}")
-    made = {sharder.module_type: sharder for sharder in sharders()}
+    made = {sharder.module_type: sharder for sharder in sharders(config, hardware.device)}
     paths = {path: made[type(part)].shardable_parameters(part) for path, part in module.named_modules() if type(part) in made}
     limits = constraints(config)
     found: dict[str, Any] = {}

@@ -9,16 +9,17 @@ from pathlib import Path
 import snowballstemmer
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest
+from prectr_torchrec.config_tables import VIRTUAL
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
 from prectr_torchrec.training.objectives import Objective
 
-_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
+_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.INT8}
 
 
 class RankingTask(nn.Module):
@@ -55,12 +56,16 @@ def build_embeddings(config: RunConfig, device: torch.device | None = None) -> S
     bag_tables: list[EmbeddingBagConfig] = []
     for name, table in config.tables.items():
         kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
+        virtual = table.kernel in VIRTUAL
         made = kind(
             name=name,
             num_embeddings=table.rows,
             embedding_dim=table.dim,
             feature_names=[f for f, feature in config.features.items() if feature.table == name],
             data_type=_DTYPES[table.dtype],
+            use_virtual_table=virtual,
+            total_num_buckets=table.buckets if virtual else None,
+            virtual_table_eviction_policy=NoEvictionPolicy() if virtual else None,
         )
         (bag_tables if name in bag_names else tables).append(made)
     return SearchEmbeddings(tables, bag_tables, device=device)

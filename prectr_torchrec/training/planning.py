@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,9 @@ from torch import nn
 from torchrec.distributed.planner.types import PlannerError
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_tables import TableConfig
 from prectr_torchrec.distributed.costs import Hardware, shard_cost, state_bytes, weight_bytes
+from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, plan_to_dict
 from prectr_torchrec.training.build import build_embeddings
@@ -74,6 +77,7 @@ def plan_run(config: RunConfig, hardware: Hardware) -> Plan | None:
         ValueError: the tables cannot be sharded so on any size of machine; carries the planner's reason.
     """
     quiet_libraries()
+    check_device(config, hardware.device, hardware.ranks)
     # built as `train` builds it, so that the plan names the modules as training does
     module = nn.ModuleDict({"embeddings": build_embeddings(config, torch.device("meta"))})
     try:
@@ -113,23 +117,32 @@ def find_changes(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
     wide = [name for name in by_size if config.tables[name].dtype == "fp32"]
     inside = [name for name in by_size if config.tables[name].kernel == "fused" and hardware.device == "cuda"]
     virtual = [name for name in inside if "row_wise" in config.tables[name].sharding]
-    yield from _least("fp16 rows", wide, {"dtype": "fp16"}, config, hardware)
-    yield from _least("rows in host memory, a cache in HBM", inside, {"kernel": "fused_uvm_caching"}, config, hardware)
+    yield from _least("fp16 rows", wide, lambda table: {"dtype": "fp16"}, config, hardware)
+    yield from _least("rows in host memory, a cache in HBM", inside, lambda _: {"kernel": "fused_uvm_caching"}, config, hardware)
     yield from _more_hosts(config, hardware)
-    ssd = {"kernel": "ssd_virtual_table", "sharding": ["row_wise"]}
-    for change in _least("rows on SSD", virtual, ssd, config, hardware if hardware.ssd else hardware._replace(ssd=10**18)):
+
+    def on_ssd(table: TableConfig) -> dict[str, Any]:
+        buckets = math.lcm(table.buckets, hardware.ranks)
+        rows = -(-table.rows // buckets) * buckets
+        return {"kernel": "ssd_virtual_table", "sharding": ["row_wise"], "buckets": buckets, "rows": rows}
+
+    for change in _least("rows on SSD", virtual, on_ssd, config, hardware if hardware.ssd else hardware._replace(ssd=10**18)):
         needed = max(load.ssd for load in rank_loads(change.config, change.plan, hardware)) if change.plan else 0
-        each = format_bytes(needed * hardware.ranks_per_host)
-        yield change._replace(what=f"{change.what}, {each} a host" if needed else change.what, hardware=hardware)
+        what = f"{change.what}, {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else change.what
+        resets = [number for number, stage in enumerate(config.train.stages) if stage.reset_tables]
+        settings = change.settings + [f"train.stages.{number}.reset_tables=false" for number in resets]
+        yield change._replace(what=what, settings=settings, hardware=hardware)
 
 
-def _least(what: str, tables: list[str], values: dict[str, Any], config: RunConfig, hardware: Hardware) -> Iterator[Change]:
+def _least(
+    what: str, tables: list[str], change: Callable[[TableConfig], dict[str, Any]], config: RunConfig, hardware: Hardware
+) -> Iterator[Change]:
     """Changes one table after the other, the largest first, until the run fits."""
     changed = config.model_copy(deep=True)
     settings: list[str] = []
     plan = None
     for name in tables:
-        for key, value in values.items():
+        for key, value in change(changed.tables[name]).items():
             if getattr(changed.tables[name], key) != value:
                 setattr(changed.tables[name], key, value)
                 settings.append(f"tables.{name}.{key}={value}".replace("'", ""))

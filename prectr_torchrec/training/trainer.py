@@ -22,6 +22,7 @@ from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
+from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.training.build import build_task
@@ -48,6 +49,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: Plan | None = None) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
+        check_device(config, process.device.type, process.world_size)  # before anything is written
         manifest = read_manifest(data, config.data)
         self._open_run_directory()
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
@@ -148,7 +150,8 @@ class Trainer:
             )
 
     def _reset_tables(self, epoch: int) -> None:
-        reset_tables(self.model, self.optimizers, self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank)
+        seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
+        reset_tables(self.model, self.optimizers, seed, keep=self.config.virtual_tables())
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None and values:
@@ -194,7 +197,7 @@ def build_sharded(
     apply_table_optimizers(task.embeddings, config)
     task.objective.to(process.device)
     sharding = plan_sharding(task, config, process.device, plan)
-    model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders())
+    model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders(config, process.device.type))
     return model, Optimizers(model, config.train), plan_to_dict(sharding)
 
 

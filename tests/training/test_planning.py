@@ -52,11 +52,13 @@ def test_eight_gpus_are_too_few_for_billions_and_each_change_was_tried() -> None
     assert "8 ranks have 544 GB of HBM" in text and "fp16 rows: does not fit either" in text
 
 
-def test_the_settings_of_a_change_make_the_run_fit() -> None:
-    config, hardware = load_config("billion_ids"), cluster(8)
-    cached = next(change for change in find_changes(config, hardware) if "host memory" in change.what)
-    changed = load_config("billion_ids", cached.settings)
-    assert changed.tables == cached.config.tables and plan_run(changed, hardware) is not None
+@pytest.mark.parametrize("kind", ["host memory", "SSD"])
+def test_the_settings_of_a_change_make_the_run_fit(kind: str) -> None:
+    settings = ["tables.item.rows=9000000001", "train.stages.0.reset_tables=true"]
+    config, hardware = load_config("billion_ids", settings), cluster(8, ssd="4TB")
+    change = next(change for change in find_changes(config, hardware) if kind in change.what)
+    changed = load_config("billion_ids", [*settings, *change.settings])
+    assert changed.tables == change.config.tables and plan_run(changed, hardware) is not None
 
 
 def test_half_the_rows_bytes_is_the_first_change_where_it_is_enough() -> None:
