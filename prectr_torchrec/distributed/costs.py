@@ -54,8 +54,10 @@ class ShardCost(NamedTuple):
     weights: int
     state: int
     """Of the optimizer."""
+    ids: int
+    """Of managed ids: which id has which row, and when or how often it was seen."""
     storage: Storage
-    """By tier: weights, state, cache and the buffers of a step."""
+    """By tier: weights, state, ids, cache and the buffers of a step."""
     lookups: float
     communication: float
     """Bytes to and from other ranks: ids, vectors forward, gradients backward."""
@@ -81,6 +83,15 @@ def state_bytes(table: TableConfig, rows: int, columns: int) -> int:
     return 4 * rows * (1 if table.optimizer == "rowwise_adagrad" else columns)
 
 
+def id_bytes(table: TableConfig, rows: int) -> int:
+    """Bytes of what gives managed ids their rows: id and row, and counts or steps (both for `distance_lfu`), int64 each."""
+    if table.ids == "hashed":
+        return 0
+    if table.managed.algorithm == "multi_probe":
+        return 12 * rows  # id, and an int32 of its age
+    return 8 * rows * (4 if table.managed.eviction == "distance_lfu" else 3)
+
+
 def shard_cost(config: RunConfig, name: str, size: Sequence[int], *, kernel: str, ranks: int, device: str) -> ShardCost:
     """The cost of a shard of `size` rows and columns of table `name`, looked up by `ranks` ranks."""
     table, inputs = config.tables[name], table_inputs(config, name)
@@ -94,16 +105,18 @@ def shard_cost(config: RunConfig, name: str, size: Sequence[int], *, kernel: str
     moved = VALUE_BYTES[config.communication.forward] + VALUE_BYTES[config.communication.backward]
     communication = away * (ID_BYTES * lookups + moved * values)
     buffers = round(2 * ID_BYTES * lookups + 2 * 4 * values)  # two batches of ids in the pipeline; vectors, gradients
-    return ShardCost(weights, state, _by_tier(table, rows, weights, state, buffers, kernel, device), lookups, communication)
+    ids = id_bytes(table, rows)
+    storage = _by_tier(table, rows, weights, state, ids + buffers, kernel, device)
+    return ShardCost(weights, state, ids, storage, lookups, communication)
 
 
-def _by_tier(table: TableConfig, rows: int, weights: int, state: int, buffers: int, kernel: str, device: str) -> Storage:
+def _by_tier(table: TableConfig, rows: int, weights: int, state: int, work: int, kernel: str, device: str) -> Storage:
     if device == "cpu":
-        return Storage(hbm=0, ddr=weights + state + buffers)
+        return Storage(hbm=0, ddr=weights + state + work)
     if kernel == "fused":
-        return Storage(hbm=weights + state + buffers, ddr=0)
+        return Storage(hbm=weights + state + work, ddr=0)
     beside_rows = 0 if table.optimizer == "rowwise_adagrad" else state  # row-wise state stays in HBM
-    hbm = buffers + state - beside_rows
+    hbm = work + state - beside_rows
     if kernel == "fused_uvm_caching":
         share = table.cache.load_factor
         hbm += round(share * weights + rows * (CACHE_BYTES_PER_ROW + share * CACHE_BYTES_PER_SLOT))
@@ -111,9 +124,9 @@ def _by_tier(table: TableConfig, rows: int, weights: int, state: int, buffers: i
         return Storage(hbm=hbm, ddr=weights + beside_rows)
     cache = round(table.cache.load_factor * weights)
     if kernel == "dram_virtual_table":
-        return Storage(hbm=buffers + cache, ddr=weights + state)
+        return Storage(hbm=work + cache, ddr=weights + state)
     assert kernel == "ssd_virtual_table", kernel
-    return Storage(hbm=buffers + cache, ddr=0, ssd=weights + state)
+    return Storage(hbm=work + cache, ddr=0, ssd=weights + state)
 
 
 class StorageEstimator(ShardEstimator):

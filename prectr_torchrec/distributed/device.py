@@ -21,7 +21,9 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
                 problems.append(f"tables.{name}.dtype: 'int8' rows cannot be trained without CUDA; use 'fp16' or 'fp32'")
             if table.stochastic_rounding:
                 problems.append(f"tables.{name}.stochastic_rounding: true needs CUDA; use null or false")
-        if table.kernel in VIRTUAL and table.buckets % ranks:
+            if table.ids == "managed" and table.managed.algorithm == "multi_probe":
+                problems.append(f"tables.{name}.managed.algorithm: 'multi_probe' needs CUDA; use 'sorted'")
+        if (table.kernel in VIRTUAL or table.ids == "managed") and table.buckets % ranks:
             problems.append(f"tables.{name}.buckets: {table.buckets} must be a multiple of the {ranks} ranks")
     for way in ("forward", "backward"):
         if device == "cpu" and getattr(config.communication, way) == "bf16":

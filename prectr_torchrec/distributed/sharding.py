@@ -37,6 +37,7 @@ from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig
 from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
 from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
 
 Plan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
@@ -54,11 +55,11 @@ class CpuEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
 
 
 def sharders(config: RunConfig, device: str) -> list[ModuleSharder[nn.Module]]:
-    """The sharders of both collections. Data-parallel is never among the constraints: the planner must not choose it, since
+    """The sharders of all collections. Data-parallel is never among the constraints: the planner must not choose it, since
     such tables ignore an optimizer applied in backward."""
     codecs = _codecs(config.communication, device)
-    bags = CpuEmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs)
-    return [bags, EmbeddingCollectionSharder(qcomm_codecs_registry=codecs)]
+    bags, sequences = CpuEmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs), EmbeddingCollectionSharder(None, codecs)
+    return [bags, sequences, ManagedBagsSharder(bags), ManagedSequencesSharder(sequences)]
 
 
 def _codecs(communication: CommunicationConfig, device: str) -> dict[str, QuantizedCommCodecs] | None:
@@ -204,7 +205,10 @@ def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: H
     if needed > hardware.ranks:
         raise ConfigError(f"the plan is for {needed} ranks; here are {hardware.ranks}: make one with --gpus {hardware.ranks}")
     made = {sharder.module_type: sharder for sharder in sharders(config, hardware.device)}
-    paths = {path: made[type(part)].shardable_parameters(part) for path, part in module.named_modules() if type(part) in made}
+    found_in = {
+        path: part for path, part in module.named_modules() if type(part) in made and not path.endswith("._embedding_module")
+    }
+    paths = {path: made[type(part)].shardable_parameters(part) for path, part in found_in.items()}
     limits = constraints(config)
     found: dict[str, Any] = {}
     for path, parameters in paths.items():

@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from prectr_torchrec.config import ConfigError, RunConfig, nearest
 from prectr_torchrec.config_tables import VIRTUAL
 from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.distributed.managed import make_managed
 from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings, TextEncoder, TextMatch, TextRelevance
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer
 from prectr_torchrec.training.objectives import Objective
@@ -68,7 +69,9 @@ def build_embeddings(config: RunConfig, device: torch.device | None = None) -> S
             virtual_table_eviction_policy=NoEvictionPolicy() if virtual else None,
         )
         (bag_tables if name in bag_names else tables).append(made)
-    return SearchEmbeddings(tables, bag_tables, device=device)
+    where = device or torch.device("cpu")
+    managed = {name: make_managed(name, table, where) for name, table in config.tables.items() if table.ids == "managed"}
+    return SearchEmbeddings(tables, bag_tables, managed=managed, device=device)
 
 
 def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:

@@ -24,6 +24,8 @@ def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> N
     """To be called before sharding: each table updates itself in backward, by the optimizer that `tables.*.optimizer` names."""
     rate = config.train.stages[0].table_lr if config.train.stages else 0.01
     for name, parameter in embeddings.named_parameters():
+        if not parameter.requires_grad:  # the ids of a managed table
+            continue
         table = name.split(".")[-2]  # sequences.embeddings.<table>.weight
         optimizer = RowWiseAdagrad if config.tables[table].optimizer == "rowwise_adagrad" else torch.optim.Adagrad
         apply_optimizer_in_backward(optimizer, [parameter], {"lr": rate, "eps": 1e-8})

@@ -16,7 +16,7 @@ from torchrec.distributed.planner.types import PlannerError
 
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_tables import TableConfig
-from prectr_torchrec.distributed.costs import Hardware, shard_cost, state_bytes, weight_bytes
+from prectr_torchrec.distributed.costs import Hardware, id_bytes, shard_cost, state_bytes, weight_bytes
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, plan_to_dict
@@ -31,7 +31,7 @@ class RankLoad(NamedTuple):
 
     rank: int
     tables: int
-    """Bytes of weights and optimizer state, wherever they lie."""
+    """Bytes of weights, optimizer state and managed ids, wherever they lie."""
     hbm: int
     ddr: int
     ssd: int
@@ -96,7 +96,7 @@ def rank_loads(config: RunConfig, plan: Plan, hardware: Hardware) -> list[RankLo
             cost = shard_cost(config, name, size, kernel=table["compute_kernel"], ranks=hardware.ranks, device=hardware.device)
             storage, old = cost.storage, loads[rank]
             loads[rank] = RankLoad(
-                rank, old.tables + cost.weights + cost.state, old.hbm + storage.hbm, old.ddr + storage.ddr, old.ssd + storage.ssd,
+                rank, old.tables + cost.weights + cost.state + cost.ids, old.hbm + storage.hbm, old.ddr + storage.ddr, old.ssd + storage.ssd,
                 old.lookups + cost.lookups, old.communication + cost.communication,
             )  # fmt: skip
     return loads
@@ -116,6 +116,7 @@ def find_changes(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
     by_size = sorted(config.tables, key=lambda name: -_table_bytes(config, name))
     wide = [name for name in by_size if config.tables[name].dtype == "fp32"]
     inside = [name for name in by_size if config.tables[name].kernel == "fused" and hardware.device == "cuda"]
+    inside = [name for name in inside if config.tables[name].ids == "hashed"]  # managed ids need rows in the device's memory
     virtual = [name for name in inside if "row_wise" in config.tables[name].sharding]
     yield from _least("fp16 rows", wide, lambda table: {"dtype": "fp16"}, config, hardware)
     yield from _least("rows in host memory, a cache in HBM", inside, lambda _: {"kernel": "fused_uvm_caching"}, config, hardware)
@@ -241,7 +242,7 @@ def format_bytes(count: float) -> str:
 
 def _table_bytes(config: RunConfig, name: str) -> int:
     table = config.tables[name]
-    return weight_bytes(table, table.rows, table.dim) + state_bytes(table, table.rows, table.dim)
+    return weight_bytes(table, table.rows, table.dim) + state_bytes(table, table.rows, table.dim) + id_bytes(table, table.rows)
 
 
 def _tables(plan: Plan) -> list[tuple[str, dict[str, Any]]]:

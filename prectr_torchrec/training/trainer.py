@@ -23,6 +23,7 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.training.build import build_task
@@ -30,6 +31,7 @@ from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
+from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import ValidationMetrics
 
 
@@ -134,6 +136,8 @@ class Trainer:
         self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
 
     def _save(self, validation_ne: float | None = None) -> None:
+        flush_managed(self.model)
+        self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
         self.checkpoints.save(
             self.model,
             self.optimizers,

@@ -41,17 +41,20 @@ def print_bytes(data: str, run: str, plan: str) -> None:
         fused = trainer.optimizers.fused.state_dict()["state"]
         state = [value for values in fused.values() for value in values.values()]
         tables = [value for name, value in trainer.model.state_dict().items() if name in fused]
+        state += [value for name, value in trainer.model.state_dict().items() if "_mch_" in name]
         held = sum(shard.tensor.nbytes for value in (*tables, *state) for shard in value.local_shards())
         print(f"rank {process.rank}: {held} bytes")
 
 
 def planned_config() -> RunConfig:
-    """Tables of every sharding type, fp16 and element-wise Adagrad among them."""
+    """Tables of every sharding type, fp16, element-wise Adagrad and managed ids among them."""
     config = small_config()
     for number, table in enumerate(config.tables.values()):
         table.rows = 20_001 + 1_000 * number
     config.tables["item"].dtype = "fp16"
     config.tables["user"].optimizer = "adagrad"
+    title_token = config.tables["title_token"].model_copy(update={"ids": "managed", "rows": 8_400})
+    config.tables["title_token"] = title_token
     return config
 
 

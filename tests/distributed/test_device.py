@@ -5,6 +5,7 @@ import pytest
 from small_run import small_config, write_small_data
 
 from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_tables import ManagedConfig
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.trainer import Trainer
@@ -42,6 +43,16 @@ def test_int8_communication_needs_wide_tables() -> None:
         ConfigError, match=r"communication.forward: 'int8' needs widths that are multiples of 32; tables.\w+.dim is 8"
     ):
         check_device(changed(forward="int8"), "cuda", 2)
+
+
+def test_multi_probe_ids_need_cuda_and_buckets_for_all_ranks() -> None:
+    managed = {"ids": "managed", "rows": 8400, "sharding": ["row_wise"]}
+    probed = managed | {"managed": ManagedConfig(algorithm="multi_probe", eviction="lru")}
+    check_device(changed(managed), "cpu", 2)
+    with pytest.raises(ConfigError, match=r"tables.item.managed.algorithm: 'multi_probe' needs CUDA; use 'sorted'"):
+        check_device(changed(probed), "cpu", 2)
+    with pytest.raises(ConfigError, match=r"tables.item.buckets: 840 must be a multiple of the 16 ranks"):
+        check_device(changed(managed), "cpu", 16)
 
 
 def test_buckets_of_a_virtual_table_are_shared_out_among_the_ranks() -> None:
