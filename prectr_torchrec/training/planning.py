@@ -94,11 +94,9 @@ def rank_loads(config: RunConfig, plan: Plan, hardware: Hardware) -> list[RankLo
     for name, table in _tables(plan):
         for size, rank in zip(table["shards"], table["ranks"], strict=True):
             cost = shard_cost(config, name, size, kernel=table["compute_kernel"], ranks=hardware.ranks, device=hardware.device)
-            storage, old = cost.storage, loads[rank]
-            loads[rank] = RankLoad(
-                rank, old.tables + cost.weights + cost.state + cost.ids, old.hbm + storage.hbm, old.ddr + storage.ddr, old.ssd + storage.ssd,
-                old.lookups + cost.lookups, old.communication + cost.communication,
-            )  # fmt: skip
+            tables, storage = cost.weights + cost.state + cost.ids, cost.storage
+            own = RankLoad(rank, tables, storage.hbm, storage.ddr, storage.ssd, cost.lookups, cost.communication)
+            loads[rank] = RankLoad(rank, *(sum(pair) for pair in zip(loads[rank][1:], own[1:], strict=True)))
     return loads
 
 
