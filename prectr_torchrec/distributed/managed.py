@@ -35,6 +35,7 @@ from torchrec.modules.mc_modules import (
 )
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from prectr_torchrec.config import ConfigError
 from prectr_torchrec.config_tables import MANAGED_IDS, TableConfig
 
 
@@ -84,6 +85,20 @@ class SortedIds(MCHManagedCollisionModule):
         self.lookups = self.hits = self.evictions = 0
         rows = self._zch_size - 1
         return {**counts, "used": rows - int(self.open_slots()), "rows": rows}
+
+    def validate_state(self) -> None:
+        """Called when a state was loaded.
+
+        Raises:
+            ConfigError: it was saved by ranks whose shards this rank's rows are no union of.
+        """
+        start, saved = self._output_global_offset, self._output_segments_tensor
+        if start not in saved or start + self._zch_size not in saved:
+            ranks = int((saved >= 0).sum()) - 1
+            raise ConfigError(
+                f"the managed ids of table {self._name} were saved by {ranks} ranks; load them on {ranks} or on a divisor of it"
+            )
+        super().validate_state()
 
     def _update_and_evict(self, uniq_ids: Tensor, uniq_ids_counts: Tensor, uniq_ids_metadata: dict[str, Tensor]) -> None:
         assert not self._evicted, "evictions are carried out in the step or flush that makes them"

@@ -13,6 +13,7 @@ from ranks import run_ranks
 from small_run import write_small_data
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from prectr_torchrec.config import ConfigError
 from prectr_torchrec.config_tables import ManagedConfig, TableConfig
 from prectr_torchrec.distributed.managed import SortedIds, make_managed
 from prectr_torchrec.training import evaluate
@@ -86,6 +87,15 @@ def test_a_flush_admits_what_the_interval_has_seen() -> None:
     assert rows_of(module, 8) != [3]
 
 
+def test_ids_saved_by_fewer_ranks_are_refused() -> None:
+    whole = sorted_ids(rows=16)
+    of_two = whole.rebuild_with_output_id_range((0, 8), [0, 8, 16])
+    of_four = whole.rebuild_with_output_id_range((4, 8), [0, 4, 8, 12, 16])
+    saved = of_four.state_dict() | {"_output_segments_tensor": of_two.state_dict()["_output_segments_tensor"]}
+    with pytest.raises(ConfigError, match="table item were saved by 2 ranks; load them on 2 or on a divisor of it"):
+        of_four.load_state_dict(saved)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """Data, a run with managed sequence and bag tables over it, and what its ranks printed."""
@@ -115,6 +125,17 @@ def test_a_managed_run_is_evaluated_on_another_number_of_ranks(trained: tuple[Pa
     data, run, _ = trained
     evaluate.main(["--run", str(run), "--data", str(data), "--metrics", str(tmp_path / "metrics.json")])
     assert 0 < json.loads((tmp_path / "metrics.json").read_text())["clicks"]["auc"] < 1
+
+
+def test_a_stream_through_fifty_times_the_rows_keeps_going_on_cleared_rows() -> None:
+    output = run_ranks(2, "distributed.managed_worker:drift", rows=40, times=50)
+    drifted = [json.loads(line) for line in re.findall(r"drifted (\{.*\})", output)]
+    assert len(drifted) == 2
+    for rank in drifted:
+        assert rank["counts"].keys() == {"item", "brand"}
+        for counts in rank["counts"].values():
+            assert counts["used"] == counts["rows"] == 19 and counts["evictions"] > 10 * counts["rows"]
+        assert rank["used"] > 100  # rows with optimizer state, all found cleared
 
 
 def test_killed_and_resumed_a_managed_run_ends_the_same(tmp_path: Path) -> None:
