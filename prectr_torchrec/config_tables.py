@@ -35,9 +35,9 @@ class ManagedConfig(Section):
 
     algorithm: Literal["sorted", "multi_probe"] = "sorted"
     """`sorted` keeps a sorted list of the ids (24 to 32 bytes a row); `multi_probe` a hash table on the GPU, which needs CUDA."""
-    eviction: Literal["lru", "lfu", "distance_lfu"] = "distance_lfu"
+    eviction: Literal["lru", "lfu", "distance_lfu"] = "lru"
     """Who makes room: the id not seen for longest, seen least often, or with the fewest lookups for each step since it was last
-    seen. `multi_probe` has `lru` only."""
+    seen. `lfu` never lets go of what was frequent once. `multi_probe` has `lru` only."""
     interval: int = Field(10, ge=1)
     """Steps between two rounds of admission and eviction; each sorts the table."""
     admission: int = Field(1, ge=1)

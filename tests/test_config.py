@@ -74,8 +74,8 @@ def test_managed_ids_are_fused_and_row_wise(minimal: str) -> None:
     assert load_config(minimal, managed).tables["item"].id_range == 2**62
     assert "sharding must be [row_wise]" in error(minimal, managed[0], managed[2])
     assert "ids 'managed' needs kernel 'fused' and dtype fp32 or fp16" in error(minimal, *managed, "tables.item.dtype=int8")
-    probed = "tables.item.managed.algorithm=multi_probe"
-    assert "'multi_probe' has eviction 'lru' only; got 'distance_lfu'" in error(minimal, *managed, probed)
+    probed = "tables.item.managed={algorithm: multi_probe, eviction: lfu}"
+    assert "'multi_probe' has eviction 'lru' only; got 'lfu'" in error(minimal, *managed, probed)
 
 
 def test_descending_level_boundaries_are_refused(minimal: str) -> None:

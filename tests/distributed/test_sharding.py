@@ -9,9 +9,11 @@ from ranks import run_ranks
 from small_run import small_config, write_small_data
 
 from prectr_torchrec.config import ConfigError
+from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.distributed.costs import Hardware
 from prectr_torchrec.distributed.sharding import plan_from_dict, plan_to_dict, read_plan
 from prectr_torchrec.training.build import build_embeddings
+from prectr_torchrec.training.main import main
 from prectr_torchrec.training.planning import plan_run, rank_loads, save_plan
 
 GPUS = Hardware(ranks=2, ranks_per_host=2, hbm=10**9, ddr=10**10)
@@ -78,6 +80,17 @@ def test_a_plan_for_something_else_is_refused(ranks: int, settings: dict[str, An
     module = torch.nn.ModuleDict({"embeddings": build_embeddings(config, torch.device("meta"))})
     with pytest.raises(ConfigError, match=re.escape(message)):
         plan_from_dict(plan, module, config, GPUS._replace(ranks=ranks))
+
+
+def test_training_takes_the_plan_and_refuses_one_for_more_ranks(tmp_path: Path) -> None:
+    config = planned_config()
+    plan = plan_run(config, GPUS)
+    assert plan is not None
+    save_plan(plan, tmp_path / "plan.json")
+    (tmp_path / "small.yaml").write_text(dump_config(config))
+    files = {"config": tmp_path / "small.yaml", "data": write_small_data(tmp_path / "data", config), "run": tmp_path / "run"}
+    with pytest.raises(ConfigError, match="the plan is for 2 ranks; here are 1"):
+        main([word for name, path in {**files, "plan": tmp_path / "plan.json"}.items() for word in (f"--{name}", str(path))])
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
