@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection, JaggedTensor, KeyedJaggedTensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection, ManagedCollisionEmbeddingCollection
+from torchrec.modules.mc_modules import ManagedCollisionCollection, ManagedCollisionModule
 
 
 class SearchEmbeddings(nn.Module):
@@ -16,15 +21,41 @@ class SearchEmbeddings(nn.Module):
     Args:
         tables: sequence tables, looked up with stride R in the EmbeddingCollection.
         bag_tables: tables of candidate-level bags, summed with stride C in the EmbeddingBagCollection.
+        managed: by table, what gives raw ids rows of their own; these tables have collections of their own, since TorchRec's
+            collections manage all of their tables or none.
         device: `meta` leaves the memory to the sharder.
     """
 
     def __init__(
-        self, tables: list[EmbeddingConfig], bag_tables: list[EmbeddingBagConfig], *, device: torch.device | None = None
+        self,
+        tables: list[EmbeddingConfig],
+        bag_tables: list[EmbeddingBagConfig],
+        *,
+        managed: Mapping[str, ManagedCollisionModule] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self.sequences = EmbeddingCollection(tables=tables, device=device) if tables else None
-        self.bags = EmbeddingBagCollection(tables=bag_tables, device=device) if bag_tables else None
+        of = managed or {}
+        plain, raw = [t for t in tables if t.name not in of], [t for t in tables if t.name in of]
+        plain_bags, raw_bags = [t for t in bag_tables if t.name not in of], [t for t in bag_tables if t.name in of]
+        self.sequences = EmbeddingCollection(tables=plain, device=device) if plain else None
+        self.bags = EmbeddingBagCollection(tables=plain_bags, device=device) if plain_bags else None
+        self.managed_sequences = (
+            ManagedCollisionEmbeddingCollection(
+                EmbeddingCollection(tables=raw, device=device),
+                ManagedCollisionCollection({t.name: of[t.name] for t in raw}, raw),
+            )
+            if raw
+            else None
+        )
+        self.managed_bags = (
+            ManagedCollisionEmbeddingBagCollection(
+                EmbeddingBagCollection(tables=raw_bags, device=device),
+                ManagedCollisionCollection({t.name: of[t.name] for t in raw_bags}, raw_bags),
+            )
+            if raw_bags
+            else None
+        )
 
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor
@@ -32,4 +63,13 @@ class SearchEmbeddings(nn.Module):
         """Returns the jagged vectors of each request feature (stride R) and the pooled (C, dim) of each candidate bag."""
         sequences = self.sequences(request_features) if self.sequences is not None else {}
         bags = self.bags(candidate_features).to_dict() if self.bags is not None else {}
+        if self.managed_sequences is not None:
+            sequences = _joined(sequences, self.managed_sequences(request_features)[0])
+        if self.managed_bags is not None:
+            bags = _joined(bags, self.managed_bags(candidate_features)[0].to_dict())
         return sequences, bags
+
+
+@torch.fx.wrap
+def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {**one, **other}

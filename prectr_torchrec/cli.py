@@ -24,6 +24,11 @@ Nproc = Annotated[int, typer.Option(min=1, help="Ranks on this machine.")]
 Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
 
 
+class Device(str, Enum):
+    cuda = "cuda"
+    cpu = "cpu"
+
+
 class Checkpoint(str, Enum):
     best = "best"
     last = "last"
@@ -174,6 +179,7 @@ def train(
     config: Config,
     data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
     run: Annotated[Path, typer.Option(help="Run directory; a run that is there already goes on.")],
+    plan: Annotated[Path | None, typer.Option(help="Sharding plan of `prectr plan --save`; else it is planned here.")] = None,
     nproc: Nproc = 1,
     overrides: Overrides = None,
 ) -> None:
@@ -181,7 +187,35 @@ def train(
     from prectr_torchrec.training.launch import launch
 
     sets = [word for override in overrides or () for word in ("--set", override)]
-    launch("train", ["--config", config, "--data", str(data), "--run", str(run), *sets], nproc)
+    planned = ["--plan", str(plan)] if plan else []
+    launch("train", ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets], nproc)
+
+
+@app.command()
+def plan(
+    config: Config,
+    gpus: Annotated[int, typer.Option(min=1, help="Ranks of the job.")],
+    gpus_per_host: Annotated[int, typer.Option(min=1)] = 8,
+    hbm: Annotated[str, typer.Option(help="Memory of each GPU.")] = "80GB",
+    ddr: Annotated[str, typer.Option(help="Memory of each host.")] = "1TB",
+    ssd: Annotated[str, typer.Option(help="SSD of each host for tables.")] = "0GB",
+    device: Annotated[Device, typer.Option(help="cpu: ranks without a GPU.")] = Device.cuda,
+    save: Annotated[Path | None, typer.Option(help="JSON file to write the plan to, for `prectr train --plan`.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show where each table would lie on machines that need not be at hand, or what would make the tables fit."""
+    from prectr_torchrec.config_files import load_config
+    from prectr_torchrec.training import planning
+
+    hardware = planning.make_hardware(gpus, gpus_per_host, hbm=hbm, ddr=ddr, ssd=ssd, device=device.value)
+    run = load_config(config, overrides or ())
+    found = planning.plan_run(run, hardware)
+    if found is None:
+        typer.echo(planning.format_misfit(run, hardware))
+        raise typer.Exit(1)
+    typer.echo(planning.format_plan(run, found, hardware))
+    if save is not None:
+        planning.save_plan(found, save)
 
 
 @app.command()

@@ -5,20 +5,15 @@ Field docs stand under the fields; ``prectr config`` prints the resolved run wit
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import typing
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the key, the value and what would be right."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+from prectr_torchrec.config_base import ConfigError as ConfigError
+from prectr_torchrec.config_base import Section, nearest
+from prectr_torchrec.config_tables import VIRTUAL, CommunicationConfig, FeatureConfig, TableConfig
 
 
 class RawTable(Section):
@@ -177,26 +172,6 @@ class BatchConfig(Section):
     """Reader processes per rank; 0 reads in the training process."""
 
 
-class TableConfig(Section):
-    rows: int = Field(ge=1)
-    dim: int = Field(ge=4, multiple_of=4)
-    dtype: Literal["fp32", "fp16"] = "fp32"
-    ids: Literal["hashed"] = "hashed"
-    """`hashed`: row = mix64(id) % rows."""
-    sharding: list[Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]] = ["row_wise", "table_wise", "column_wise"]
-    """Sharding types the planner may choose among."""
-    kernel: Literal["fused"] = "fused"
-    optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
-    """`rowwise_adagrad` keeps one number a row (and column shard), `adagrad` one an element: dim times the memory."""
-
-
-class FeatureConfig(Section):
-    table: str
-    sequence: Literal["history", "peer", "candidate"] | None = None
-    """The list that this feature belongs to; must agree with the column's prefix. `candidate_*` features whose table has no
-    sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
-
-
 class PreferenceConfig(Section):
     """Who wants relevance, and what else they want: the personal and the cross-user parts of PRECTR-V2."""
 
@@ -348,6 +323,7 @@ class RunConfig(Section):
     tables: dict[str, TableConfig] = {}
     features: dict[str, FeatureConfig] = {}
     """Sample column -> the table its ids are looked up in."""
+    communication: CommunicationConfig = CommunicationConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
@@ -368,21 +344,18 @@ class RunConfig(Section):
         for name in self.tables:
             if not any(f.table == name for f in self.features.values()):
                 raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
+        if any(stage.reset_tables for stage in self.train.stages) and (virtual := self.virtual_tables()):
+            raise ValueError(f"train.stages.*.reset_tables: the kernel makes the rows of tables.{min(virtual)}; set it to false")
         return self
+
+    def virtual_tables(self) -> set[str]:
+        """Tables whose kernel makes their rows when they are first trained on."""
+        return {name for name, table in self.tables.items() if table.kernel in VIRTUAL}
 
     def bag_tables(self) -> set[str]:
         """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
         sequences = {f.table for n, f in self.features.items() if f.sequence or not n.startswith("candidate_")}
         return set(self.tables) - sequences
-
-
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or the valid names, or nothing."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=1)
-    if close:
-        return f" (did you mean {close[0]!r}?)"
-    return f" (valid: {', '.join(sorted(valid))})" if valid else ""
 
 
 def validate_config(tree: dict[str, Any], source: str) -> RunConfig:

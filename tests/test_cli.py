@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prectr_torchrec.cli import app
+from prectr_torchrec.distributed.sharding import read_plan
 from prectr_torchrec.training import launch
 from prectr_torchrec.training.evaluate import _parse
 
@@ -21,6 +22,7 @@ COMMANDS = (
     "teacher-tune",
     "teach",
     "distill",
+    "plan",
     "train",
     "evaluate",
     "explain",
@@ -31,7 +33,7 @@ COMMANDS = (
 )
 
 
-def prectr(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def prectr(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PRECTR, *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
@@ -89,6 +91,22 @@ def test_a_failing_ranks_own_message_comes_last(tmp_path: Path) -> None:
     last = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
     assert "ConfigError: no configuration 'nowhere'" in last
     assert done.stderr.rstrip().endswith(last)
+
+
+def test_a_plan_that_does_not_fit_says_what_would_and_exits_with_one() -> None:
+    done = prectr("plan", "--config", "billion_ids", "--gpus", 8, "--hbm", "80GB", "--ddr", "2TB")
+    assert done.returncode == 1 and "does not fit" in done.stdout and "--set tables.item.kernel=" in done.stdout
+
+
+def test_a_saved_plan_reaches_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    launched: list[list[str]] = []
+    monkeypatch.setattr(launch, "launch", lambda program, args, nproc: launched.append(args))
+    saved = str(tmp_path / "plans" / "two.json")
+    assert CliRunner().invoke(app, ["plan", "--config", "demo", "--gpus", "2", "--save", saved]).exit_code == 0
+    assert read_plan(Path(saved)).keys() == {"embeddings.sequences", "embeddings.bags"}
+    options = ["--config", "demo", "--data", "d", "--run", "r", "--plan", saved]
+    assert CliRunner().invoke(app, ["train", *options]).exit_code == 0
+    assert launched[0][-2:] == ["--plan", saved]
 
 
 def test_every_option_of_evaluate_reaches_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,22 @@ def test_sequence_must_agree_with_the_column(minimal: str) -> None:
     assert "features.candidate_item_id.sequence: 'history' needs a column named history_*" in message
 
 
+def test_a_virtual_table_needs_rows_in_whole_buckets_and_row_wise(minimal: str) -> None:
+    virtual = ("tables.item.kernel=dram_virtual_table", "tables.item.sharding=[row_wise]")
+    assert "rows must be a multiple of buckets 840, such as 840, for kernel 'dram_virtual_table'" in error(minimal, *virtual)
+    assert "sharding must be [row_wise]" in error(minimal, "tables.item.rows=1680", virtual[0])
+    assert load_config(minimal, [virtual[1], "tables.item.rows=1680", virtual[0]]).tables["item"].rows == 1680
+
+
+def test_managed_ids_are_fused_and_row_wise(minimal: str) -> None:
+    managed = ("tables.item.ids=managed", "tables.item.sharding=[row_wise]", "tables.item.rows=1680")
+    assert load_config(minimal, managed).tables["item"].id_range == 2**62
+    assert "sharding must be [row_wise]" in error(minimal, managed[0], managed[2])
+    assert "ids 'managed' needs kernel 'fused' and dtype fp32 or fp16" in error(minimal, *managed, "tables.item.dtype=int8")
+    probed = "tables.item.managed={algorithm: multi_probe, eviction: lfu}"
+    assert "'multi_probe' has eviction 'lru' only; got 'lfu'" in error(minimal, *managed, probed)
+
+
 def test_descending_level_boundaries_are_refused(minimal: str) -> None:
     assert "strictly ascending" in error(minimal, "data.levels.boundaries=[2, 1]")
 

@@ -131,7 +131,7 @@ class BatchBuilder:
         texts = TextTokenizer(tokenizer)
         self._queries = TokenCache(texts, config.text.query_tokens)
         self._titles = TokenCache(texts, config.text.title_tokens)
-        self._tables = {name: config.tables[feature.table].rows for name, feature in config.features.items()}
+        self._tables = {name: config.tables[feature.table].id_range for name, feature in config.features.items()}
         _check_features(config)
         bags = config.bag_tables()
         self._bag_features = [name for name, f in config.features.items() if f.table in bags]
@@ -141,7 +141,9 @@ class BatchBuilder:
         """Events kept of a row by family, for `to_columns`."""
         plain = [name for name in self._tables if name != TITLE_TOKENS]
         if TITLE_TOKENS in self._tables:
-            self._token_rows = texts.vocabulary_rows(self._tables[TITLE_TOKENS])  # -1: special
+            table = config.tables[config.features[TITLE_TOKENS].table]
+            rows = texts.vocabulary_rows(table.id_range)  # -1: special
+            self._token_rows = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if table.ids == "managed" else rows
         self._taste, self._peers = config.model.preference.taste > 0, config.model.preference.peers
         blocks = _blocks(config, predicted)
         self._blocks = [block for block in blocks if block.columns]

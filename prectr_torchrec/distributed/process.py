@@ -33,7 +33,7 @@ def process_group(
     Raises:
         ValueError: `cuda` is asked for with fewer GPUs than ranks.
     """
-    _quiet_libraries()
+    quiet_libraries()
     ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if device == "cuda" and gpus < ranks:
         raise ValueError(f"train.device: 'cuda' needs a GPU a rank; here are {ranks} ranks and {gpus} GPUs; use 'cpu' or 'auto'")
@@ -55,7 +55,7 @@ def process_group(
         dist.destroy_process_group()
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Notes between PyTorch's, TorchRec's and Transformers' own parts, which no user of a job can act on; their errors stay."""
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")

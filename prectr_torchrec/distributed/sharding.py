@@ -1,19 +1,49 @@
-"""Sharders that admit row-wise on the CPU, and the plan from the configuration's constraints."""
+"""Sharders that admit row-wise on the CPU, the plan from the configuration's constraints, and plans as plain values."""
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharding_spec import EnumerableShardingSpec
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.shard_estimators import EmbeddingPerfEstimator
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import (
+    CacheAlgorithm,
+    CacheParams,
+    CommOp,
+    EmbeddingModuleShardingPlan,
+    KeyValueParams,
+    ModuleSharder,
+    ParameterSharding,
+    QuantizedCommCodecs,
+    ShardingPlan,
+    ShardingType,
+)
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig
+from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
+from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
+
+Plan = dict[str, dict[str, dict[str, Any]]]
+"""A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
+
+RESERVED_HBM = 0.15
+"""Share of each GPU's memory left to towers, activations and fragmentation."""
 
 
 class CpuEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
@@ -24,66 +54,113 @@ class CpuEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
         return list(dict.fromkeys([*super().sharding_types(compute_device_type), *row_wise]))
 
 
-def sharders() -> list[ModuleSharder[nn.Module]]:
-    """The sharders of both collections. Data-parallel is never among the constraints: the planner must not choose it, since
+def sharders(config: RunConfig, device: str) -> list[ModuleSharder[nn.Module]]:
+    """The sharders of all collections. Data-parallel is never among the constraints: the planner must not choose it, since
     such tables ignore an optimizer applied in backward."""
-    return [CpuEmbeddingBagCollectionSharder(), EmbeddingCollectionSharder()]
+    codecs = _codecs(config.communication, device)
+    bags, sequences = CpuEmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs), EmbeddingCollectionSharder(None, codecs)
+    return [bags, sequences, ManagedBagsSharder(bags), ManagedSequencesSharder(sequences)]
+
+
+def _codecs(communication: CommunicationConfig, device: str) -> dict[str, QuantizedCommCodecs] | None:
+    """How vectors and gradients are packed for each collective; None: as they are."""
+    forward, backward = CommType(communication.forward), CommType(communication.backward)
+    if forward == backward == CommType.FP32:
+        return None
+    packed = QCommsConfig(forward_precision=forward, backward_precision=backward)
+    int8_as_fp16 = [CommType.FP16 if precision == CommType.INT8 else precision for precision in (forward, backward)]
+    summed = QCommsConfig(*int8_as_fp16)  # packed int8 rows cannot be added up on their way
+    exchanges = [CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL, CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL]
+    where = torch.device(device)
+    codecs = get_qcomm_codecs_registry(packed, exchanges, where) or {}
+    return codecs | (get_qcomm_codecs_registry(summed, [CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER], where) or {})
 
 
 def constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
-    """Planner constraints by table; pooling factors are the most lookups a request that the batch shape allows."""
-    per_request = config.batch.candidates / config.batch.requests
-    lengths = {"history": config.data.history_length, "peer": config.data.peer_length, "candidate": per_request}
+    """Planner constraints by table."""
     found = {}
     for name, table in config.tables.items():
-        features = [f for f, feature in config.features.items() if feature.table == name]
-        pooling = [
-            lengths.get(f.split("_")[0], 1.0) * (config.text.title_tokens if f == "candidate_title_tokens" else 1)
-            for f in features
-        ]
+        inputs, outside = table_inputs(config, name), table.kernel not in ("fused", "fused_uvm")
+        cache = CacheParams(CacheAlgorithm[table.cache.algorithm.upper()], table.cache.load_factor) if outside else None
         found[name] = ParameterConstraints(
-            sharding_types=list(table.sharding), compute_kernels=[table.kernel], pooling_factors=pooling, min_partition=4
+            sharding_types=list(table.sharding),
+            compute_kernels=[table.kernel],
+            pooling_factors=[float(i.length) for i in inputs],
+            batch_sizes=[i.rows for i in inputs],
+            min_partition=INT8_ROW if "int8" in (config.communication.forward, config.communication.backward) else 4,
+            cache_params=cache,
+            stochastic_rounding=table.stochastic_rounding,
+            key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if table.kernel in VIRTUAL else None,
+            use_virtual_table=table.kernel in VIRTUAL,
         )
     return found
 
 
-def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device) -> ShardingPlan:
+def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> ShardingPlan:
+    """Plans for any hardware; needs neither it nor a process group.
+
+    Args:
+        module: unsharded collections, on `meta` at will.
+
+    Raises:
+        PlannerError, RuntimeError: the planner found no plan.
+    """
+    storage = hardware.per_rank
+    topology = Topology(
+        world_size=hardware.ranks, local_world_size=hardware.ranks_per_host, compute_device=hardware.device,
+        hbm_cap=storage.hbm, ddr_cap=storage.ddr, ssd_cap=storage.ssd,
+    )  # fmt: skip
+    limits, batch = constraints(config), config.batch.requests
+    estimators = [EmbeddingPerfEstimator(topology, limits), StorageEstimator(config, hardware)]
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=batch,
+        constraints=limits,
+        enumerator=EmbeddingEnumerator(topology, batch, limits, estimator=estimators),
+        storage_reservation=FixedPercentageStorageReservation(RESERVED_HBM),
+        stats=[],
+    )
+    return planner.plan(module, sharders(config, hardware.device))
+
+
+def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, plan: Plan | None = None) -> ShardingPlan:
     """Plans on rank 0 and sends the outcome to all ranks, a failure too: no rank waits for a plan that never comes.
+
+    Args:
+        plan: where there is one already, it is taken.
 
     Raises:
         ValueError: the planner found no plan; carries its reason and the tables' constraints.
+        ConfigError: `plan` is for other tables, settings or ranks.
     """
+    check_device(config, device.type, dist.get_world_size())
+    if plan is not None:
+        return plan_from_dict(plan, module, config, here(device))
     outcome: list[Any] = [None]
     if dist.get_rank() == 0:
-        world_size = dist.get_world_size()
-        planner = EmbeddingShardingPlanner(
-            topology=_topology(world_size, device),
-            batch_size=config.batch.requests,
-            constraints=constraints(config),
-        )
         try:
-            outcome = [planner.plan(module, sharders())]
+            outcome = [make_plan(module, config, here(device))]
         except Exception as error:  # sent on: the other ranks wait in the broadcast below
             tables = ", ".join(f"{n}: {'|'.join(t.sharding)}" for n, t in config.tables.items())
-            outcome = [f"no sharding plan for {world_size} ranks on {device.type} with tables.*.sharding {{{tables}}}: {error}"]
+            found = f"{dist.get_world_size()} ranks on {device.type} with tables.*.sharding {{{tables}}}"
+            outcome = [f"no sharding plan for {found}: {error}"]
     dist.broadcast_object_list(outcome, src=0)
     if isinstance(outcome[0], str):
         raise ValueError(outcome[0])
     return cast(ShardingPlan, outcome[0])
 
 
-def _topology(world_size: int, device: torch.device) -> Topology:
+def here(device: torch.device) -> Hardware:
     """The machines as they are, where TorchRec's defaults are somebody else's."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    ranks = dist.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     hbm = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-    return Topology(
-        world_size=world_size, local_world_size=local, compute_device=device.type, ddr_cap=memory // local, hbm_cap=hbm or None
-    )
+    return Hardware(ranks, local, hbm, memory, device=device.type)
 
 
-def plan_to_dict(plan: ShardingPlan) -> dict[str, dict[str, dict[str, Any]]]:
-    """A plan as plain values: module -> table -> sharding type, kernel, ranks, shard sizes."""
+def plan_to_dict(plan: ShardingPlan) -> Plan:
+    """A plan as plain values."""
     return {
         path: {
             table: {
@@ -96,3 +173,78 @@ def plan_to_dict(plan: ShardingPlan) -> dict[str, dict[str, dict[str, Any]]]:
         }
         for path, module_plan in plan.plan.items()
     }
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from the file that `prectr plan --save` or a run wrote.
+
+    Raises:
+        ConfigError: the file is no plan.
+    """
+    try:
+        plan = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    keys = {"sharding_type", "compute_kernel", "ranks", "shards"}
+    tables = [table for part in plan.values() for table in part.values()] if isinstance(plan, dict) else []
+    if not tables or not all(isinstance(table, dict) and keys <= table.keys() for table in tables):
+        raise ConfigError(f"{path}: no sharding plan; write one with `prectr plan --save`")
+    return cast(Plan, plan)
+
+
+def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: Hardware) -> ShardingPlan:
+    """The plan that `plan_to_dict` made plain, for these ranks.
+
+    Args:
+        module: unsharded collections, whose tables the plan must name.
+
+    Raises:
+        ConfigError: the plan is for other tables, settings or ranks; names the table.
+    """
+    needed = max((rank for tables in plan.values() for table in tables.values() for rank in table["ranks"]), default=-1) + 1
+    if needed > hardware.ranks:
+        raise ConfigError(f"the plan is for {needed} ranks; here are {hardware.ranks}: make one with --gpus {hardware.ranks}")
+    made = {sharder.module_type: sharder for sharder in sharders(config, hardware.device)}
+    found_in = {
+        path: part for path, part in module.named_modules() if type(part) in made and not path.endswith("._embedding_module")
+    }
+    paths = {path: made[type(part)].shardable_parameters(part) for path, part in found_in.items()}
+    limits = constraints(config)
+    found: dict[str, Any] = {}
+    for path, parameters in paths.items():
+        planned = plan.get(path, {})
+        if planned.keys() != parameters.keys():
+            raise ConfigError(
+                f"the plan of {path} has the tables {sorted(planned)}; the configuration has {sorted(parameters)}: plan again"
+            )
+        tables = {name: _sharding(name, planned[name], p.shape, config, limits[name], hardware) for name, p in parameters.items()}
+        found[path] = EmbeddingModuleShardingPlan(tables)
+    return ShardingPlan(found)
+
+
+def _sharding(
+    name: str, planned: dict[str, Any], shape: torch.Size, config: RunConfig, limits: ParameterConstraints, hardware: Hardware
+) -> ParameterSharding:
+    kind, kernel, sizes, table = planned["sharding_type"], planned["compute_kernel"], planned["shards"], config.tables[name]
+    if kind not in table.sharding or kernel != table.kernel:
+        raise ConfigError(
+            f"tables.{name}: the plan has sharding {kind} and kernel {kernel}; the configuration allows "
+            f"{'|'.join(table.sharding)} and {table.kernel}: plan again"
+        )
+    by_rows = sizes[0][1] == shape[1]
+    whole = [sum(s[0] for s in sizes), shape[1]] if by_rows else [shape[0], sum(s[1] for s in sizes)]
+    if whole != list(shape):
+        raise ConfigError(f"tables.{name}: the plan has {whole[0]} rows x {whole[1]}; the configuration has "
+                          f"{shape[0]} x {shape[1]}: plan again")  # fmt: skip
+    if kind == ShardingType.ROW_WISE.value and len(sizes) != hardware.ranks:
+        raise ConfigError(f"tables.{name}: the plan is for {len(sizes)} ranks; here are {hardware.ranks}: plan again")
+    shards, start = [], [0, 0]
+    for size, rank in zip(sizes, planned["ranks"], strict=True):
+        where = placement(hardware.device, rank, hardware.ranks_per_host)
+        shards.append(ShardMetadata(shard_offsets=list(start), shard_sizes=list(size), placement=where))
+        start[0 if by_rows else 1] += size[0 if by_rows else 1]
+    return ParameterSharding(
+        sharding_spec=EnumerableShardingSpec(shards), sharding_type=kind, compute_kernel=kernel, ranks=list(planned["ranks"]),
+        cache_params=limits.cache_params, stochastic_rounding=limits.stochastic_rounding,
+        key_value_params=limits.key_value_params,
+    )  # fmt: skip

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy
 
 from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_tables import VIRTUAL
 from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.distributed.managed import make_managed
 from prectr_torchrec.modules import PRECTR, PreferenceParts, SearchEmbeddings
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.training.objectives import Objective
 
-_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
+_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.INT8}
 
 
 class RankingTask(nn.Module):
@@ -52,15 +54,21 @@ def build_embeddings(config: RunConfig, device: torch.device | None = None) -> S
     bag_tables: list[EmbeddingBagConfig] = []
     for name, table in config.tables.items():
         kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
+        virtual = table.kernel in VIRTUAL
         made = kind(
             name=name,
             num_embeddings=table.rows,
             embedding_dim=table.dim,
             feature_names=[f for f, feature in config.features.items() if feature.table == name],
             data_type=_DTYPES[table.dtype],
+            use_virtual_table=virtual,
+            total_num_buckets=table.buckets if virtual else None,
+            virtual_table_eviction_policy=NoEvictionPolicy() if virtual else None,
         )
         (bag_tables if name in bag_names else tables).append(made)
-    return SearchEmbeddings(tables, bag_tables, device=device)
+    where = device or torch.device("cpu")
+    managed = {name: make_managed(name, table, where) for name, table in config.tables.items() if table.ids == "managed"}
+    return SearchEmbeddings(tables, bag_tables, managed=managed, device=device)
 
 
 def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:

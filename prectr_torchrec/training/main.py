@@ -10,6 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.distributed.sharding import read_plan
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -21,10 +22,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torchrun takes a bare `--run` for an abbreviation of its own `--run-path`
     parser.add_argument("--run-dir", "--run", required=True, type=Path, help="run directory; resumed if it has a checkpoint")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    parser.add_argument("--plan", type=Path, help="sharding plan that `prectr plan --save` wrote; default: planned here")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
+    plan = read_plan(arguments.plan) if arguments.plan else None
     with process_group(config.train.device) as process:
-        Trainer(config, arguments.data, arguments.run_dir, process).train()
+        Trainer(config, arguments.data, arguments.run_dir, process, plan).train()
 
 
 if __name__ == "__main__":

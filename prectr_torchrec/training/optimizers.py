@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
@@ -22,6 +24,8 @@ def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> N
     """To be called before sharding: each table updates itself in backward, by the optimizer that `tables.*.optimizer` names."""
     rate = config.train.stages[0].table_lr if config.train.stages else 0.01
     for name, parameter in embeddings.named_parameters():
+        if not parameter.requires_grad:  # the ids of a managed table
+            continue
         table = name.split(".")[-2]  # sequences.embeddings.<table>.weight
         optimizer = RowWiseAdagrad if config.tables[table].optimizer == "rowwise_adagrad" else torch.optim.Adagrad
         apply_optimizer_in_backward(optimizer, [parameter], {"lr": rate, "eps": 1e-8})
@@ -87,24 +91,40 @@ class Optimizers:
 
 
 @torch.no_grad()
-def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: int) -> None:
+def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: int, keep: Collection[str] = ()) -> None:
     """Starts the sparse tables afresh, weights and optimizer state; the towers keep what they learned.
 
     Several epochs overfit id tables long before the towers are done; see `train.stages[].reset_tables`.
 
     Args:
         seed: of this rank's rows; the same seed and sharding give the same rows.
+        keep: tables to leave as they are.
     """
     generators: dict[torch.device, torch.Generator] = {}
     fused = optimizers.fused.state_dict()["state"]
     for name, table in sorted(model.state_dict().items()):
-        if name not in fused:
+        if name not in fused or name.split(".")[-2] in keep:
             continue
         bound = table.metadata().size[0] ** -0.5
         for shard in table.local_shards():
             device = shard.tensor.device
             generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))
-            shard.tensor.uniform_(-bound, bound, generator=generator)  # in place: a table may fill the machine
+            fill_uniform(shard.tensor, bound, generator)
         for state in fused[name].values():
             for shard in state.local_shards():
                 shard.tensor.zero_()
+
+
+def fill_uniform(rows: Tensor, bound: float, generator: torch.Generator) -> None:
+    """Fills a table with numbers in [-bound, bound), in place, since it may fill the machine.
+
+    Args:
+        rows: (rows, dim) floating point, or (rows, dim + 8) uint8 as FBGEMM keeps int8 rows.
+    """
+    if rows.dtype != torch.uint8:
+        rows.uniform_(-bound, bound, generator=generator)
+        return
+    for block in rows.split(1 << 20):
+        values = torch.empty(block.shape[0], block.shape[1] - 8, device=rows.device)
+        values.uniform_(-bound, bound, generator=generator)
+        block.copy_(torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(values))

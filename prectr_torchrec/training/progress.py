@@ -93,6 +93,8 @@ class MetricsLog:
         self.board.close()
 
     def _show(self, values: dict[str, Any]) -> None:
+        if "tables" in values:  # many, and slow to change
+            return
         if "validation" in values:
             text = "  ".join(f"{name} {value:.4f}" for name, value in values["validation"].items())
             print(f"{self._start()}step {values['step']}  validation  {text}", file=sys.stderr)

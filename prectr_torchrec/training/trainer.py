@@ -22,13 +22,16 @@ from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
+from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process
-from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, sharders
+from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
+from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import ValidationMetrics
 
 
@@ -40,19 +43,21 @@ class Trainer:
         data: prepared folder.
         run: run directory, made if absent.
         process: this rank.
+        plan: sharding plan to use in place of the planner's.
 
     Raises:
-        ConfigError: the run directory was started with another configuration.
+        ConfigError: the run directory was started with another configuration, or the plan is not for this run and its ranks.
     """
 
-    def __init__(self, config: RunConfig, data: Path, run: Path, process: Process) -> None:
+    def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: Plan | None = None) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
+        check_device(config, process.device.type, process.world_size)  # before anything is written
         manifest = read_manifest(data, config.data)
         self._open_run_directory()
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
-        self.model, self.optimizers, plan = build_sharded(config, run, process)
+        self.model, self.optimizers, used = build_sharded(config, run, process, plan)
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
-        self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": plan}
+        self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device)
         self.checkpoints = Checkpoints(run)
@@ -131,6 +136,8 @@ class Trainer:
         self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
 
     def _save(self, validation_ne: float | None = None) -> None:
+        flush_managed(self.model)
+        self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
         self.checkpoints.save(
             self.model,
             self.optimizers,
@@ -147,7 +154,8 @@ class Trainer:
             )
 
     def _reset_tables(self, epoch: int) -> None:
-        reset_tables(self.model, self.optimizers, self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank)
+        seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
+        reset_tables(self.model, self.optimizers, seed, keep=self.config.virtual_tables())
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None and values:
@@ -186,15 +194,15 @@ class Trainer:
 
 
 def build_sharded(
-    config: RunConfig, run: Path, process: Process
-) -> tuple[DistributedModelParallel, Optimizers, dict[str, dict[str, dict[str, Any]]]]:
-    """Plans, shards and builds the model and its optimizers; collective. The plan comes as plain values."""
+    config: RunConfig, run: Path, process: Process, plan: Plan | None = None
+) -> tuple[DistributedModelParallel, Optimizers, Plan]:
+    """Plans, where no plan is given, shards and builds the model and its optimizers; collective."""
     task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"))
     apply_table_optimizers(task.embeddings, config)
     task.objective.to(process.device)
-    plan = plan_sharding(task, config, process.device)
-    model = DistributedModelParallel(task, device=process.device, plan=plan, sharders=sharders())
-    return model, Optimizers(model, config.train), plan_to_dict(plan)
+    sharding = plan_sharding(task, config, process.device, plan)
+    model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders(config, process.device.type))
+    return model, Optimizers(model, config.train), plan_to_dict(sharding)
 
 
 def evaluate_batches(

@@ -9,8 +9,9 @@ import torch.distributed as dist
 from small_run import small_config
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from prectr_torchrec.config import RunConfig
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict
+from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, read_plan
 from prectr_torchrec.training.build import build_embeddings
 from prectr_torchrec.training.trainer import Trainer
 
@@ -31,6 +32,30 @@ def check_plan() -> None:
         plan = plan_to_dict(plan_sharding(build_embeddings(config, torch.device("meta")), config, process.device))
         kinds = {table: sharding["sharding_type"] for module in plan.values() for table, sharding in module.items()}
         print(f"rank {process.rank}: {dict(sorted(kinds.items()))}")
+
+
+def print_bytes(data: str, run: str, plan: str) -> None:
+    """Prints the bytes of this rank's shards and of their optimizer state in a run with a saved plan."""
+    with process_group("cpu") as process:
+        trainer = Trainer(planned_config(), Path(data), Path(run), process, read_plan(Path(plan)))
+        fused = trainer.optimizers.fused.state_dict()["state"]
+        state = [value for values in fused.values() for value in values.values()]
+        tables = [value for name, value in trainer.model.state_dict().items() if name in fused]
+        state += [value for name, value in trainer.model.state_dict().items() if "_mch_" in name]
+        held = sum(shard.tensor.nbytes for value in (*tables, *state) for shard in value.local_shards())
+        print(f"rank {process.rank}: {held} bytes")
+
+
+def planned_config() -> RunConfig:
+    """Tables of every sharding type, fp16, element-wise Adagrad and managed ids among them."""
+    config = small_config()
+    for number, table in enumerate(config.tables.values()):
+        table.rows = 20_001 + 1_000 * number
+    config.tables["item"].dtype = "fp16"
+    config.tables["user"].optimizer = "adagrad"
+    title_token = config.tables["title_token"].model_copy(update={"ids": "managed", "rows": 8_400})
+    config.tables["title_token"] = title_token
+    return config
 
 
 def check_first_rows(data: str, run: str) -> None:

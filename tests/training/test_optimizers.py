@@ -14,7 +14,7 @@ from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.optimizers import Optimizers, reset_tables
+from prectr_torchrec.training.optimizers import Optimizers, fill_uniform, reset_tables
 from prectr_torchrec.training.trainer import build_sharded
 
 STAGE = StageConfig(epochs=1, lr=0.01, encoder_lr=0.001, table_lr=0.1, warmup_steps=4)
@@ -169,3 +169,11 @@ def test_half_a_checkpoint_is_never_loaded(small: Small) -> None:
 def test_no_checkpoint_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no 'best' checkpoint; has `prectr train` run"):
         Checkpoints(tmp_path).path("best")
+
+
+def test_int8_rows_are_filled_as_fbgemm_keeps_them() -> None:
+    rows = torch.zeros(500, 16 + 8, dtype=torch.uint8)
+    fill_uniform(rows, 0.1, torch.Generator().manual_seed(1))
+    values = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(rows)
+    assert values.shape == (500, 16) and values.abs().max() <= 0.1001
+    assert values.mean().abs() < 2e-3 and values.std() == pytest.approx(0.2 / 12**0.5, rel=0.05)

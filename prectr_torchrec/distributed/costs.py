@@ -1,0 +1,149 @@
+"""What the shards of a table cost: memory by tier, lookups and communication of a step.
+
+The planner plans with these costs and `prectr plan` shows them, so that both agree with what a job then allocates. TorchRec's
+own estimate takes the optimizer state to be of the rows' dtype (half of what row-wise Adagrad keeps beside fp16) and to lie
+beside the rows, where FBGEMM leaves row-wise state in HBM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torchrec.distributed.planner.types import SharderDataMap, ShardEstimator, ShardingOption, Storage
+
+from prectr_torchrec.config import RunConfig, TableConfig
+from prectr_torchrec.config_tables import INT8_ROW
+
+ID_BYTES = 8
+VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1 + 8 / INT8_ROW}
+"""Of a looked-up number on its way; kernels return and take fp32."""
+CACHE_BYTES_PER_ROW, CACHE_BYTES_PER_SLOT = 4, 16
+"""FBGEMM's bookkeeping of a cached table: an int32 for each row, id and age (int64) for each slot."""
+
+
+class Hardware(NamedTuple):
+    """Equal ranks on equal hosts; bytes."""
+
+    ranks: int
+    ranks_per_host: int
+    hbm: int
+    """Of each GPU; 0 on CPU ranks."""
+    ddr: int
+    """Of each host."""
+    ssd: int = 0
+    """Of each host."""
+    device: str = "cuda"
+
+    @property
+    def per_rank(self) -> Storage:
+        """A rank's share of the three tiers."""
+        return Storage(hbm=self.hbm, ddr=self.ddr // self.ranks_per_host, ssd=self.ssd // self.ranks_per_host)
+
+
+class Input(NamedTuple):
+    """A feature's most lookups in a step of one rank: `rows` rows of `length` ids."""
+
+    rows: int
+    length: float
+
+
+class ShardCost(NamedTuple):
+    """Bytes of one shard on the rank that holds it, and its work in a step."""
+
+    weights: int
+    state: int
+    """Of the optimizer."""
+    ids: int
+    """Of managed ids: which id has which row, and when or how often it was seen."""
+    storage: Storage
+    """By tier: weights, state, ids, cache and the buffers of a step."""
+    lookups: float
+    communication: float
+    """Bytes to and from other ranks: ids, vectors forward, gradients backward."""
+
+
+def table_inputs(config: RunConfig, name: str) -> list[Input]:
+    """The lookups of each feature of a table, as many as the batch shape allows."""
+    R, C = config.batch.requests, config.batch.candidates
+    lengths = {"history": config.data.history_length, "peer": config.data.peer_length, "candidate": C / R}
+    features = [f for f, feature in config.features.items() if feature.table == name]
+    if name in config.bag_tables():
+        return [Input(C, config.text.title_tokens if f == "candidate_title_tokens" else 1) for f in features]
+    return [Input(R, lengths.get(f.split("_")[0], 1)) for f in features]
+
+
+def weight_bytes(table: TableConfig, rows: int, columns: int) -> int:
+    """Bytes of a block of a table."""
+    return rows * (columns + 8) if table.dtype == "int8" else rows * columns * {"fp32": 4, "fp16": 2}[table.dtype]
+
+
+def state_bytes(table: TableConfig, rows: int, columns: int) -> int:
+    """Bytes of the optimizer's state of a block of a table: fp32 whatever the rows are."""
+    return 4 * rows * (1 if table.optimizer == "rowwise_adagrad" else columns)
+
+
+def id_bytes(table: TableConfig, rows: int) -> int:
+    """Bytes of what gives managed ids their rows: id and row, and counts or steps (both for `distance_lfu`), int64 each."""
+    if table.ids == "hashed":
+        return 0
+    if table.managed.algorithm == "multi_probe":
+        return 12 * rows  # id, and an int32 of its age
+    return 8 * rows * (4 if table.managed.eviction == "distance_lfu" else 3)
+
+
+def shard_cost(config: RunConfig, name: str, size: Sequence[int], *, kernel: str, ranks: int, device: str) -> ShardCost:
+    """The cost of a shard of `size` rows and columns of table `name`, looked up by `ranks` ranks."""
+    table, inputs = config.tables[name], table_inputs(config, name)
+    rows, columns = size
+    weights, state = weight_bytes(table, rows, columns), state_bytes(table, rows, columns)
+    lookups = ranks * sum(i.rows * i.length for i in inputs) * rows / table.rows
+    # a bag is summed where its rows are: one vector for each row of the batch, from each block of rows
+    vectors = ranks * sum(i.rows for i in inputs) if name in config.bag_tables() else lookups
+    values = vectors * columns
+    away = (ranks - 1) / ranks
+    moved = VALUE_BYTES[config.communication.forward] + VALUE_BYTES[config.communication.backward]
+    communication = away * (ID_BYTES * lookups + moved * values)
+    buffers = round(2 * ID_BYTES * lookups + 2 * 4 * values)  # two batches of ids in the pipeline; vectors, gradients
+    ids = id_bytes(table, rows)
+    storage = _by_tier(table, rows, weights, state, ids + buffers, kernel, device)
+    return ShardCost(weights, state, ids, storage, lookups, communication)
+
+
+def _by_tier(table: TableConfig, rows: int, weights: int, state: int, work: int, kernel: str, device: str) -> Storage:
+    if device == "cpu":
+        return Storage(hbm=0, ddr=weights + state + work)
+    if kernel == "fused":
+        return Storage(hbm=weights + state + work, ddr=0)
+    beside_rows = 0 if table.optimizer == "rowwise_adagrad" else state  # row-wise state stays in HBM
+    hbm = work + state - beside_rows
+    if kernel == "fused_uvm_caching":
+        share = table.cache.load_factor
+        hbm += round(share * weights + rows * (CACHE_BYTES_PER_ROW + share * CACHE_BYTES_PER_SLOT))
+    if kernel in ("fused_uvm", "fused_uvm_caching"):
+        return Storage(hbm=hbm, ddr=weights + beside_rows)
+    cache = round(table.cache.load_factor * weights)
+    if kernel == "dram_virtual_table":
+        return Storage(hbm=work + cache, ddr=weights + state)
+    assert kernel == "ssd_virtual_table", kernel
+    return Storage(hbm=work + cache, ddr=0, ssd=weights + state)
+
+
+class StorageEstimator(ShardEstimator):
+    """Tells TorchRec's planner the memory of every shard that it considers.
+
+    Args:
+        config: tables, features and the batch's shape.
+        hardware: how many ranks look up, and on which device.
+    """
+
+    def __init__(self, config: RunConfig, hardware: Hardware) -> None:
+        self._config, self._hardware = config, hardware
+
+    def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
+        for option in sharding_options:
+            for shard in option.shards:
+                shard.storage = shard_cost(
+                    self._config, option.name, shard.size, kernel=option.compute_kernel, ranks=self._hardware.ranks,
+                    device=self._hardware.device,
+                ).storage  # fmt: skip

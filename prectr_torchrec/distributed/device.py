@@ -1,0 +1,38 @@
+"""What the tables ask for against what the job's devices can do, before anything starts."""
+
+from __future__ import annotations
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL
+
+
+def check_device(config: RunConfig, device: str, ranks: int) -> None:
+    """Refuses a configuration that cannot run on `ranks` ranks of `device`, `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: names every key that asks for too much, and what would be right.
+    """
+    problems = []
+    for name, table in config.tables.items():
+        if device == "cpu":
+            if table.kernel != "fused":
+                problems.append(f"tables.{name}.kernel: {table.kernel!r} needs CUDA; use 'fused'")
+            if table.dtype == "int8":
+                problems.append(f"tables.{name}.dtype: 'int8' rows cannot be trained without CUDA; use 'fp16' or 'fp32'")
+            if table.stochastic_rounding:
+                problems.append(f"tables.{name}.stochastic_rounding: true needs CUDA; use null or false")
+            if table.ids == "managed" and table.managed.algorithm == "multi_probe":
+                problems.append(f"tables.{name}.managed.algorithm: 'multi_probe' needs CUDA; use 'sorted'")
+        if (table.kernel in VIRTUAL or table.ids == "managed") and table.buckets % ranks:
+            problems.append(f"tables.{name}.buckets: {table.buckets} must be a multiple of the {ranks} ranks")
+    for way in ("forward", "backward"):
+        if device == "cpu" and getattr(config.communication, way) == "bf16":
+            problems.append(f"communication.{way}: 'bf16' needs CUDA, gloo does not send it; use 'fp16'")
+        if getattr(config.communication, way) == "int8":
+            narrow = {name: table.dim for name, table in config.tables.items() if table.dim % INT8_ROW}
+            problems += [
+                f"communication.{way}: 'int8' needs widths that are multiples of {INT8_ROW}; tables.{name}.dim is {dim}"
+                for name, dim in narrow.items()
+            ]
+    if problems:
+        raise ConfigError(f"this job's {ranks} ranks run on {device}: " + "; ".join(problems))

@@ -1,0 +1,70 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_run import small_config, write_small_data
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_tables import ManagedConfig
+from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.training.trainer import Trainer
+
+
+def changed(table: dict[str, Any] | None = None, **communication: str) -> RunConfig:
+    config = small_config(communication=communication)
+    config.tables["item"] = config.tables["item"].model_copy(update=table or {})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kernel": "fused_uvm_caching"}, "tables.item.kernel: 'fused_uvm_caching' needs CUDA; use 'fused'"),
+        ({"dtype": "int8"}, "tables.item.dtype: 'int8' rows cannot be trained without CUDA; use 'fp16' or 'fp32'"),
+        ({"stochastic_rounding": True}, "tables.item.stochastic_rounding: true needs CUDA; use null or false"),
+    ],
+)
+def test_what_the_cpu_cannot_do_names_its_key_and_what_would_be_right(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_device(changed(table), "cpu", 2)
+    assert f"this job's 2 ranks run on cpu: {message}" == str(caught.value)
+    check_device(changed(table), "cuda", 2)
+
+
+def test_gloo_sends_no_bf16() -> None:
+    with pytest.raises(ConfigError, match=r"communication.backward: 'bf16' needs CUDA, gloo does not send it; use 'fp16'"):
+        check_device(changed(backward="bf16"), "cpu", 2)
+    check_device(changed(backward="bf16"), "cuda", 2)
+
+
+def test_int8_communication_needs_wide_tables() -> None:
+    with pytest.raises(
+        ConfigError, match=r"communication.forward: 'int8' needs widths that are multiples of 32; tables.\w+.dim is 8"
+    ):
+        check_device(changed(forward="int8"), "cuda", 2)
+
+
+def test_multi_probe_ids_need_cuda_and_buckets_for_all_ranks() -> None:
+    managed = {"ids": "managed", "rows": 8400, "sharding": ["row_wise"]}
+    probed = managed | {"managed": ManagedConfig(algorithm="multi_probe", eviction="lru")}
+    check_device(changed(managed), "cpu", 2)
+    with pytest.raises(ConfigError, match=r"tables.item.managed.algorithm: 'multi_probe' needs CUDA; use 'sorted'"):
+        check_device(changed(probed), "cpu", 2)
+    with pytest.raises(ConfigError, match=r"tables.item.buckets: 840 must be a multiple of the 16 ranks"):
+        check_device(changed(managed), "cpu", 16)
+
+
+def test_buckets_of_a_virtual_table_are_shared_out_among_the_ranks() -> None:
+    virtual = {"kernel": "dram_virtual_table", "rows": 8400, "sharding": ["row_wise"]}
+    check_device(changed(virtual), "cuda", 8)
+    with pytest.raises(ConfigError, match=r"tables.item.buckets: 840 must be a multiple of the 16 ranks"):
+        check_device(changed(virtual), "cuda", 16)
+
+
+def test_a_job_that_cannot_run_writes_nothing(tmp_path: Path) -> None:
+    config = changed({"kernel": "fused_uvm"})
+    data = write_small_data(tmp_path / "data", config)
+    with process_group("cpu") as process, pytest.raises(ConfigError, match="needs CUDA"):
+        Trainer(config, data, tmp_path / "run", process)
+    assert not (tmp_path / "run").exists()
