@@ -6,20 +6,41 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import torch
+from transformers import AutoConfig, AutoModel
+
+from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import load_config
+from prectr_torchrec.data.pairs import PairsFile, write_pairs
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.data.workspace import once
+from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer
+from prectr_torchrec.text.tune import tune_teacher, tuning_config
+from prectr_torchrec.training.launch import launch
 from prectr_torchrec.training.report import write_report
 
 RUNS = {"prectr_v2": "demo", "prectr_v1": "demo_v1", "din": "demo_din", "dnn": "demo_dnn"}
 """Name in the report -> shipped configuration."""
+WITH_TEXT = ("prectr_v2", "prectr_v1")
 RANKS = 2
+TEACHER = {
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 64,
+}
+"""The teacher's encoder: where no large model can be had, a BERT that begins from nothing."""
+TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
 
 
 def demo(out: Path) -> None:
-    """Simulates a log, prepares it, trains PRECTR-V2, V1 and two baselines on two ranks through TorchX, evaluates, reports.
+    """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1 and two baselines on two ranks
+    through TorchX, evaluates, reports.
 
     Finished steps are skipped, so that repeating it is quick.
 
@@ -27,30 +48,59 @@ def demo(out: Path) -> None:
         out: folder of everything it writes.
 
     Raises:
-        RuntimeError: a TorchX job failed.
+        RuntimeError: a job failed.
     """
     log, samples, candidates, report = out / "log", out / "samples", out / "candidates", out / "report.html"
-    _say(f"1/5  simulated search log -> {log}")
+    _say(f"1/7  simulated search log -> {log}")
     if not (log / "meta.json").exists():
         simulate(log)
-    _say(f"2/5  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
     config, oracle = load_config(RUNS["prectr_v2"]), log / "eval" / "oracle.parquet"
     config.data.split.test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
+    student = distil(out, config)
+    config.text.path = str(student)  # whose vocabulary the samples are made for
+    _say(f"4/7  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
     prepare(config.data, config.text, log / "raw", samples)
     prepare(config.data, config.text, log / "raw", candidates, candidates=oracle)
     runs = {name: out / "runs" / name for name in RUNS}
     for name, run in runs.items():
-        _say(f"3/5  train {name} on {RANKS} ranks through TorchX -> {run}")
+        _say(f"5/7  train {name} on {RANKS} ranks through TorchX -> {run}")
         if not (run / "metrics-candidates.json").exists():
-            _torchx(out, "prectr.train", "--config", RUNS[name], "--data", str(samples), "--run", str(run))
-        _say(f"4/5  evaluate {name} on logged clicks and, against the oracle, on all candidates")
+            text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
+            _torchx(out, "prectr.train", "--config", RUNS[name], "--data", str(samples), "--run", str(run), *text)
+        _say(f"6/7  evaluate {name} on logged clicks and, against the oracle, on all candidates")
         if not (run / "metrics-candidates.json").exists():
             for data in (samples, candidates):
                 arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples))
                 _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments)
-    _say(f"5/5  report -> {report}")
+    _say(f"7/7  report -> {report}")
     write_report(report, runs, title="PRECTR on a simulated search log")
     _say(f"done: open {report}; curves: tensorboard --logdir {out / 'runs'}")
+
+
+def distil(out: Path, config: RunConfig) -> Path:
+    """From the log to a student: pairs, a teacher tuned on their grades, its soft grades, and what learns from them."""
+    pairs, encoder, teacher, scores, student = (
+        out / "text" / name for name in ("pairs.parquet", "encoder", "teacher", "scores", "student")
+    )
+    _say(f"2/7  teacher: pairs, a cross-encoder tuned on their grades, its soft grades of all -> {scores}")
+    if not pairs.exists():
+        write_pairs(config.data, config.pairs, out / "log" / "raw", pairs)
+    once(encoder, partial(_write_encoder, pairs, config.text.vocab_size))
+    tune_teacher(encoder, pairs, teacher, tuning_config(TUNING))
+    if not (scores / "teach.json").exists():
+        _torchx(out, "prectr.teach", "--teacher", str(teacher), "--pairs", str(pairs), "--out", str(scores))
+    _say(f"3/7  student: encoder and relevance tower from soft grades, then grades -> {student}")
+    if not (student / "distill.json").exists():
+        arguments = ["--config", RUNS["prectr_v2"], "--pairs", str(pairs), "--teacher-scores", str(scores), "--out", str(student)]
+        launch("distill", arguments, RANKS)
+    return student
+
+
+def _write_encoder(pairs: Path, vocab_size: int, folder: Path) -> None:
+    table = PairsFile.open(pairs).read(["query", "title"], "train")
+    train_tokenizer(sorted({*table["query"].to_pylist(), *table["title"].to_pylist()}), folder, vocab_size)
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(load_tokenizer(folder)), **TEACHER)).save_pretrained(folder)
 
 
 def _torchx(out: Path, component: str, *arguments: str) -> None:
