@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -360,16 +360,24 @@ class RunConfig(Section):
 
 def validate_config(tree: dict[str, Any], source: str) -> RunConfig:
     """Checks a tree of plain values; `source` is named in errors."""
+    return validate_section(RunConfig, tree, source)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def validate_section(section: type[AnySection], tree: dict[str, Any], source: str) -> AnySection:
+    """The same for one section that stands by itself."""
     try:
-        return RunConfig.model_validate(tree)
+        return section.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(source, e) for e in error.errors())) from None
+        raise ConfigError("\n".join(_explain(section, source, e) for e in error.errors())) from None
 
 
-def _explain(source: str, error: Any) -> str:
+def _explain(root: type[Section], source: str, error: Any) -> str:
     location = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        section = _section_at(RunConfig, error["loc"][:-1])
+        section = _section_at(root, error["loc"][:-1])
         hint = nearest(str(error["loc"][-1]), section.model_fields) if section else ""
         return f"{source}: {location}: unknown key{hint}"
     message = error["msg"].removeprefix("Value error, ")

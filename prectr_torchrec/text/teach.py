@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from prectr_torchrec.config import validate_section
 from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=field.description)
     quiet_transformers()
     given = vars(parser.parse_args(argv))
-    options = TeacherOptions.model_validate({name: given.pop(name) for name in TeacherOptions.model_fields})
+    options = validate_section(TeacherOptions, {name: given.pop(name) for name in TeacherOptions.model_fields}, "teach")
     # ranks wait at the end for the slowest, which may have a whole part more to do
     with process_group(timeout=timedelta(days=1)) as process:
         manifest = teach(**given, process=process, options=options)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from prectr_torchrec.config import ConfigError, Section
+from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.text.batches import pad_batch, token_batches
 
 PROMPT = Path(__file__).with_name("prompt.yaml")
@@ -230,12 +230,10 @@ def load_prompt(path: Path = PROMPT) -> Prompt:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such prompt file")
     try:
-        prompt = Prompt.model_validate(yaml.safe_load(path.read_text()))
+        tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    except ValidationError as error:
-        lines = (f"{path}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError("\n".join(lines)) from None
+    prompt = validate_section(Prompt, tree, str(path))
     for name in ("{query}", "{title}"):
         if name not in prompt.user:
             raise ConfigError(f"{path}: user: {name} is missing; the question must say where the texts go")

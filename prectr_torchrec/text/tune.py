@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prectr_torchrec.config import ConfigError, Section, nearest
+from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
@@ -76,14 +76,8 @@ def tuning_config(overrides: Sequence[str]) -> TuneConfig:
         key, separator, value = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override!r}: write it as key=value")
-        if key not in TuneConfig.model_fields:
-            raise ConfigError(f"--set {override!r}: unknown key{nearest(key, TuneConfig.model_fields)}")
         values[key] = value
-    try:
-        return TuneConfig.model_validate(values)
-    except ValidationError as error:
-        (first, *_) = error.errors()
-        raise ConfigError(f"--set {first['loc'][0]}: {first['msg']}; got {first['input']!r}") from None
+    return validate_section(TuneConfig, values, "--set")
 
 
 def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, device: torch.device | None = None) -> dict[str, Any]:

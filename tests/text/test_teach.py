@@ -18,6 +18,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from teachers import causal_teacher, classifier, small_pairs
 
+from prectr_torchrec.config import ConfigError
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import expected_grades, probabilities, read_teacher_scores
 from prectr_torchrec.text import teach
@@ -161,6 +162,11 @@ def test_teachers_that_do_not_go_together_are_refused(folder: Path, tmp_path: Pa
     (tmp_path / "other" / "teach.json").write_text(json.dumps(told | {"boundaries": [1.2, 1.5, 2.0]}))
     with pytest.raises(ValueError, match=r"has levels bounded by \[1.2, 1.5, 2.0\].*only teachers of the same levels"):
         read_teacher_scores([folder / "whole", tmp_path / "other"])
+
+
+def test_a_wrong_option_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teach: temperature: Input should be greater than 0; got '0'"):
+        teach.main([*arguments(folder, tmp_path / "out"), "--temperature", "0"])
 
 
 def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:

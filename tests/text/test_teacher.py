@@ -118,7 +118,10 @@ def test_answers_that_cannot_be_asked_for_are_named(tmp_path: Path, answers: lis
     [
         ("user: '{query} {title}'", "answers: Field required"),
         ("user: '{query}'\nanswers: [a, b]", "user: {title} is missing"),
-        ("user: '{query} {title}'\nanswers: [a, b]\nsystem: be kind", "system: Extra inputs are not permitted"),
+        (
+            "user: '{query} {title}'\nanswers: [a, b]\nsystem: be kind",
+            "system: unknown key .valid: answers, template_options, user",
+        ),
         ("user: [", "not valid YAML"),
         ("user: '{query} {title}'\nanswers: [1, 2]", "answers.0: Input should be a valid string"),
     ],

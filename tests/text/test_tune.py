@@ -134,10 +134,10 @@ def test_overrides_reach_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("learning=1", "--set 'learning=1': unknown key .valid: "),
-        ("epoch=1", r"--set 'epoch=1': unknown key .did you mean 'epochs'\?"),
+        ("learning=1", "--set: learning: unknown key .valid: "),
+        ("epoch=1", r"--set: epoch: unknown key .did you mean 'epochs'\?"),
         ("epochs", "--set 'epochs': write it as key=value"),
-        ("lr=fast", "--set lr: Input should be a valid number.*; got 'fast'"),
+        ("lr=fast", "--set: lr: Input should be a valid number.*; got 'fast'"),
     ],
 )
 def test_wrong_overrides_are_named(override: str, message: str) -> None:
