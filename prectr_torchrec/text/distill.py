@@ -32,7 +32,7 @@ from prectr_torchrec.text.student import save_student
 from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
 MANIFEST = "distill.json"
-"""Written last: `measures` of the splits, `parameters`, the teachers' agreement with the grades, and the `settings`."""
+"""Written last: `measures` of the splits, `grades_from`, `parameters`, `level_grades` and the `settings`."""
 
 
 def distill(
@@ -82,9 +82,14 @@ def distill(
             split: distiller.measure(rows, distiller.predict(rows))
             for split, rows in ((split, distiller.rows(split)) for split in ("validation", "test"))
         },
+        "grades_from": {
+            "pairs": str(pairs),
+            "train_pairs_graded": int(distiller.graded[data.split == "train"].sum()),
+            "train_pairs_scored": int(distiller.scored[data.split == "train"].sum()),
+            "teachers": {str(folder): read_scores_manifest(folder)["agreement"] for folder in teacher_scores},
+        },
         "parameters": sum(p.numel() for p in student.parameters()),
         "level_grades": distiller.level_grades.tolist(),
-        "teachers": {str(folder): read_scores_manifest(folder)["agreement"] for folder in teacher_scores},
         "settings": settings,
     }
     if process.rank == 0:

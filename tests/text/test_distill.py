@@ -57,7 +57,7 @@ def test_a_student_learns_relevance_of_queries_it_never_saw(root: Path, interact
     found = run(small({"interaction": interaction}, hidden_weight=0.2), root, interaction)
     assert found["measures"]["test"]["spearman"] > 0.5
     assert found["measures"]["test"]["queries"] == 24
-    assert list(found["teachers"].values()) == [{"test": {"spearman": 1.0}}]
+    assert list(found["grades_from"]["teachers"].values()) == [{"test": {"spearman": 1.0}}]
 
 
 def test_match_features_alone_and_ngrams_can_be_distilled(root: Path) -> None:
@@ -69,7 +69,7 @@ def test_match_features_alone_and_ngrams_can_be_distilled(root: Path) -> None:
 
 def test_without_a_teacher_grades_alone_teach(root: Path) -> None:
     found = run(small({"interaction": "cross"}, grade_epochs=4), root, "grades", scores=False)
-    assert found["measures"]["test"]["spearman"] > 0.5 and found["teachers"] == {}
+    assert found["measures"]["test"]["spearman"] > 0.5 and found["grades_from"]["teachers"] == {}
     stages = {json.loads(line).get("stage") for line in (root / "grades" / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"grades", None}
 
@@ -97,6 +97,10 @@ def test_a_student_of_ngrams_loads_with_its_weights(root: Path) -> None:
     config = student_config(root / "short")
     one, other = build_relevance(config, root / "short"), build_relevance(config, root / "short")
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    again = small({"path": str(root / "short")}, teacher_epochs=1, grade_epochs=0)
+    run(again, root, "longer")
+    longer = build_relevance(student_config(root / "longer"), root / "longer")
+    assert {n: w.shape for n, w in longer.state_dict().items()} == {n: w.shape for n, w in one.state_dict().items()}
 
 
 def test_the_students_tokenizer_can_be_given(root: Path) -> None:
