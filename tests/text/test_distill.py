@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -149,7 +150,7 @@ def bad_pairs(tmp_path: Path, pairs: pa.Table, **settings: Any) -> str:
 def test_unusable_pairs_are_refused_by_name(tmp_path: Path, root: Path) -> None:
     pairs = pq.read_table(root / "pairs.parquet")
     assert "pairs version none, this release reads" in bad_pairs(tmp_path, pairs.replace_schema_metadata())
-    train = pairs.filter(pa.compute.equal(pairs["split"], "train"))
+    train = pairs.filter(pc.equal(pairs["split"], "train"))
     assert "no pair of the validation split" in bad_pairs(tmp_path / "v", train)
     ungraded = pairs.set_column(pairs.schema.get_field_index("relevance"), "relevance", pa.nulls(len(pairs), pa.float32()))
     assert "nothing to learn from" in bad_pairs(tmp_path / "u", ungraded)
@@ -159,7 +160,7 @@ def test_scores_of_other_pairs_or_levels_are_refused(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.parquet", queries=20)
     with pytest.raises(ValueError, match=r"teach\.json is missing"):
         run(small(), tmp_path, "none")
-    elsewhere = pairs.set_column(0, "query_id", pa.compute.add(pairs["query_id"], 10_000))
+    elsewhere = pairs.set_column(0, "query_id", pc.add(pairs["query_id"], 10_000))
     write_teacher_scores(tmp_path / "scores", elsewhere)
     with pytest.raises(ValueError, match="scored none of the train pairs"):
         run(small(), tmp_path, "elsewhere")
@@ -167,6 +168,8 @@ def test_scores_of_other_pairs_or_levels_are_refused(tmp_path: Path) -> None:
     two.data.levels.boundaries = [2.0]
     with pytest.raises(ConfigError, match=r"data\.levels: .*pairs\.parquet was made with boundaries \[1\.5, 2\.17, 2\.84\]"):
         run(two, tmp_path, "two")
+    with pytest.raises(ConfigError, match=r"distill\.hidden_weight: 0\.5 needs hidden states of one teacher"):
+        run(small(hidden_weight=0.5), tmp_path, "hidden")
     with pytest.raises(ValueError, match=r"scores have 4 levels, data\.levels has 3"):
         teacher_targets(pairs, read_teacher_scores([tmp_path / "scores"]), 3)
 
