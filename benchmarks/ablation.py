@@ -68,9 +68,8 @@ def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[
     """
     overrides = [f"data.split.test_from={test_from}", *arguments.set]
     loaded = load_config(config, overrides)
-    settings = json.dumps(
-        [loaded.data.model_dump(mode="json"), loaded.text.path or loaded.text.vocab_size, *map(str, arguments.relevance)]
-    )
+    tokenizer = loaded.text.path or loaded.text.vocab_size
+    settings = json.dumps([loaded.data.model_dump(mode="json"), tokenizer, *map(str, arguments.relevance)])
     base = arguments.out / f"data-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     raw, evaluation = arguments.log / "raw", arguments.log / "eval"
     wanted: dict[str, Path | None] = {"samples": None, "candidates": evaluation / "oracle.parquet"}

@@ -65,6 +65,7 @@ def write_teacher_scores(folder: Path, pairs: pa.Table, hidden: int = 0, files: 
         "level_grades": MIDDLES.tolist(),
         "rows": len(table),
         "files": names,
+        "hidden_size": hidden or None,
         "agreement": {"test": {"spearman": 1.0}},
         "settings": {"pairs": "generated"},
     }

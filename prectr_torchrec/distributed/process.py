@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
 
 
 class Process(NamedTuple):
@@ -61,3 +62,4 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")
     for name in ("torchrec", "torch.fx._symbolic_trace", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    disable_progress_bar()  # of Transformers, for files of a moment

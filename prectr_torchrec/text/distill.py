@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from prectr_torchrec.config import ConfigError, RunConfig
@@ -32,7 +34,7 @@ from prectr_torchrec.text.student import save_student
 from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
 MANIFEST = "distill.json"
-"""Written last: `measures` of the splits, `parameters`, the teachers' agreement with the grades, and the `settings`."""
+"""Written last: `measures` of the splits, `grades_from`, `parameters`, `level_grades` and the `settings`."""
 
 
 def distill(
@@ -60,33 +62,23 @@ def distill(
         raise ConfigError(f"data.levels: {pairs} was made with boundaries {source.levels.boundaries}; use these or make it anew")
     given = tokenizer or (Path(config.text.path) if config.text.path else None)
     settings = _settings(config, pairs, teacher_scores, given, process.world_size)
+    table = source.read()
+    teacher, hidden = _read_scores(config, table, teacher_scores)
     answer: list[Any] = [_attempt(lambda: claim(out, work, out / MANIFEST, settings)) if process.rank == 0 else None]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], ValueError):
         raise answer[0]
     if answer[0] is not None:
         return dict(answer[0])
-    table = source.read()
     if process.rank == 0:
         once(work / "tokenizer", lambda folder: _write_tokenizer(table, given, config.text.vocab_size, folder))
     dist.barrier()
-    scored = read_teacher_scores(teacher_scores) if teacher_scores else None
-    teacher, hidden = teacher_targets(table, scored, source.levels.count) if scored is not None else (None, None)
     data = PairData(table, work / "tokenizer", config.text.query_tokens, config.text.title_tokens, process.device)
     torch.manual_seed(config.distill.seed)  # the same student on all ranks
     relevance = build_relevance(config, work / "tokenizer").to(process.device)
     distiller = Distiller(config, relevance, data, source.level_grades(), teacher, hidden, out, process)
     student = distiller.train()
-    found = {
-        "measures": {
-            split: distiller.measure(rows, distiller.predict(rows))
-            for split, rows in ((split, distiller.rows(split)) for split in ("validation", "test"))
-        },
-        "parameters": sum(p.numel() for p in student.parameters()),
-        "level_grades": distiller.level_grades.tolist(),
-        "teachers": {str(folder): read_scores_manifest(folder)["agreement"] for folder in teacher_scores},
-        "settings": settings,
-    }
+    found = _describe(distiller, pairs, teacher_scores) | {"settings": settings}
     if process.rank == 0:
         shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
         save_student(out, student, config)
@@ -94,6 +86,39 @@ def distill(
         shutil.rmtree(work)
     dist.barrier()
     return found
+
+
+def _read_scores(
+    config: RunConfig, pairs: pa.Table, scores: Sequence[Path]
+) -> tuple[NDArray[np.float32] | None, NDArray[Any] | None]:
+    """What `teacher_targets` gives, or nothing without scores."""
+    if not scores:
+        return None, None
+    weight = config.distill.hidden_weight
+    scored = read_teacher_scores(scores, hidden=weight > 0)
+    if weight and "hidden" not in scored.column_names:
+        raise ConfigError(f"distill.hidden_weight: {weight} needs hidden states of one teacher; teach with --hidden, or set 0")
+    return teacher_targets(pairs, scored, config.data.levels.count)
+
+
+def _describe(distiller: Distiller, pairs: Path, scores: Sequence[Path]) -> dict[str, Any]:
+    """What `distill.json` tells of the student; collective."""
+    train = distiller.data.split == "train"
+    measures = {}
+    for split in ("validation", "test"):
+        rows = distiller.rows(split)
+        measures[split] = distiller.measure(rows, distiller.predict(rows))
+    return {
+        "measures": measures,
+        "grades_from": {
+            "pairs": str(pairs),
+            "train_pairs_graded": int(distiller.graded[train].sum()),
+            "train_pairs_scored": int(distiller.scored[train].sum()),
+            "teachers": {str(folder): read_scores_manifest(folder)["agreement"] for folder in scores},
+        },
+        "parameters": sum(p.numel() for p in distiller.relevance.parameters()),
+        "level_grades": distiller.level_grades.tolist(),
+    }
 
 
 def _attempt(work: Callable[[], Any]) -> Any:

@@ -33,6 +33,8 @@ def save_student(folder: Path, relevance: TextRelevance, config: RunConfig) -> N
         weights = {name: weight for name, weight in weights.items() if not name.startswith(_HUGGING_FACE)}
     save_file(weights, str(folder / WEIGHTS))
     text = config.text.model_dump(mode="json", exclude={"path", "start", "frozen"})
+    if config.text.path and (began := read_student(Path(config.text.path))) is not None:
+        text["encoder"] = began["text"]["encoder"]
     about = {
         "text": text,
         "levels": config.data.levels.model_dump(mode="json"),

@@ -1,7 +1,5 @@
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import kill_all
 from small_run import small_config, write_small_data
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
@@ -40,9 +39,7 @@ def start(config: RunConfig, data: Path, run: Path, ranks: int = 2) -> subproces
         "--run",
         str(run),
     ]
-    return subprocess.Popen(
-        [*command, "--nproc", str(ranks)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    return subprocess.Popen([*command, "--nproc", str(ranks)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -102,8 +99,7 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     while process.poll() is None and not reached(run, at):
         time.sleep(0.02)
     assert process.poll() is None, f"the run ended before it was killed at step {at}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_all(process)
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
     finish(start(config_with_dropout(), data, run))
     assert_same_run(run, whole)

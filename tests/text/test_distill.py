@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_a_student_learns_relevance_of_queries_it_never_saw(root: Path, interact
     found = run(small({"interaction": interaction}, hidden_weight=0.2), root, interaction)
     assert found["measures"]["test"]["spearman"] > 0.5
     assert found["measures"]["test"]["queries"] == 24
-    assert list(found["teachers"].values()) == [{"test": {"spearman": 1.0}}]
+    assert list(found["grades_from"]["teachers"].values()) == [{"test": {"spearman": 1.0}}]
 
 
 def test_match_features_alone_and_ngrams_can_be_distilled(root: Path) -> None:
@@ -69,7 +70,7 @@ def test_match_features_alone_and_ngrams_can_be_distilled(root: Path) -> None:
 
 def test_without_a_teacher_grades_alone_teach(root: Path) -> None:
     found = run(small({"interaction": "cross"}, grade_epochs=4), root, "grades", scores=False)
-    assert found["measures"]["test"]["spearman"] > 0.5 and found["teachers"] == {}
+    assert found["measures"]["test"]["spearman"] > 0.5 and found["grades_from"]["teachers"] == {}
     stages = {json.loads(line).get("stage") for line in (root / "grades" / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"grades", None}
 
@@ -97,6 +98,10 @@ def test_a_student_of_ngrams_loads_with_its_weights(root: Path) -> None:
     config = student_config(root / "short")
     one, other = build_relevance(config, root / "short"), build_relevance(config, root / "short")
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
+    again = small({"path": str(root / "short")}, teacher_epochs=1, grade_epochs=0)
+    run(again, root, "longer")
+    longer = build_relevance(student_config(root / "longer"), root / "longer")
+    assert {n: w.shape for n, w in longer.state_dict().items()} == {n: w.shape for n, w in one.state_dict().items()}
 
 
 def test_the_students_tokenizer_can_be_given(root: Path) -> None:
@@ -145,7 +150,7 @@ def bad_pairs(tmp_path: Path, pairs: pa.Table, **settings: Any) -> str:
 def test_unusable_pairs_are_refused_by_name(tmp_path: Path, root: Path) -> None:
     pairs = pq.read_table(root / "pairs.parquet")
     assert "pairs version none, this release reads" in bad_pairs(tmp_path, pairs.replace_schema_metadata())
-    train = pairs.filter(pa.compute.equal(pairs["split"], "train"))
+    train = pairs.filter(pc.equal(pairs["split"], "train"))
     assert "no pair of the validation split" in bad_pairs(tmp_path / "v", train)
     ungraded = pairs.set_column(pairs.schema.get_field_index("relevance"), "relevance", pa.nulls(len(pairs), pa.float32()))
     assert "nothing to learn from" in bad_pairs(tmp_path / "u", ungraded)
@@ -155,7 +160,7 @@ def test_scores_of_other_pairs_or_levels_are_refused(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.parquet", queries=20)
     with pytest.raises(ValueError, match=r"teach\.json is missing"):
         run(small(), tmp_path, "none")
-    elsewhere = pairs.set_column(0, "query_id", pa.compute.add(pairs["query_id"], 10_000))
+    elsewhere = pairs.set_column(0, "query_id", pc.add(pairs["query_id"], 10_000))
     write_teacher_scores(tmp_path / "scores", elsewhere)
     with pytest.raises(ValueError, match="scored none of the train pairs"):
         run(small(), tmp_path, "elsewhere")
@@ -163,6 +168,8 @@ def test_scores_of_other_pairs_or_levels_are_refused(tmp_path: Path) -> None:
     two.data.levels.boundaries = [2.0]
     with pytest.raises(ConfigError, match=r"data\.levels: .*pairs\.parquet was made with boundaries \[1\.5, 2\.17, 2\.84\]"):
         run(two, tmp_path, "two")
+    with pytest.raises(ConfigError, match=r"distill\.hidden_weight: 0\.5 needs hidden states of one teacher"):
+        run(small(hidden_weight=0.5), tmp_path, "hidden")
     with pytest.raises(ValueError, match=r"scores have 4 levels, data\.levels has 3"):
         teacher_targets(pairs, read_teacher_scores([tmp_path / "scores"]), 3)
 
