@@ -51,6 +51,18 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kills a job with its ranks, which torchrun starts in sessions of their own: a signal to its group does not reach them."""
+    for pid in [*_descendants(process.pid), process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [grandchild for child in children for grandchild in (*_descendants(child), child)]
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.endswith("_per_second") and k != "seconds_left"} for line in lines]
@@ -102,8 +114,7 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     while process.poll() is None and not reached(run, at):
         time.sleep(0.02)
     assert process.poll() is None, f"the run ended before it was killed at step {at}"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
     finish(start(config_with_dropout(), data, run))
     assert_same_run(run, whole)
