@@ -29,12 +29,16 @@ def run_ranks(ranks: int, target: str, **arguments: Any) -> str:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to a launcher and to its ranks, which torchrun puts into sessions of their own."""
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    for pid in (process.pid, *map(int, ranks)):
+    """SIGKILL to a launcher and to its ranks, which torchrun puts into sessions of their own: a signal to its group misses them."""
+    for pid in (process.pid, *_descendants(process.pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [found for child in children for found in (child, *_descendants(child))]
 
 
 if __name__ == "__main__":
