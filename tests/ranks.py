@@ -29,7 +29,7 @@ def run_ranks(ranks: int, target: str, **arguments: Any) -> str:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to a launcher and to its ranks, which torchrun puts into sessions of their own: a signal to its group misses them."""
+    """SIGKILL to a launcher and its ranks, which torchrun puts into sessions of their own: a signal to its group misses them."""
     for pid in (process.pid, *_descendants(process.pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
