@@ -174,6 +174,60 @@ def teach(
     return _finish(app, j)
 
 
+def distill(
+    *script_args: str,
+    config: str,
+    pairs: str,
+    out: str,
+    j: str = "1x1",
+    cpu: int = 2,
+    gpu: int = 0,
+    mem_mb: int = 8192,
+    h: Optional[str] = None,
+    image: str = torchx.IMAGE,
+    name: str = "prectr/distill",
+    max_retries: int = 3,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
+    rdzv_port: int = 29500,
+) -> specs.AppDef:
+    """Distils a text encoder and relevance tower; a retried job goes on from its last checkpoint.
+
+    Args:
+        script_args: further arguments of the job, after `--`: `-- --teacher-scores DIR --set=distill.seed=2`
+        config: YAML file, or the name of a shipped configuration such as student
+        pairs: file of pairs, as the ranks see it
+        out: result folder, on storage that all nodes share
+        j: [[min_nodes:]nodes x] ranks of each node, such as 2x8 or 8; with GPUs one rank a GPU
+        cpu: CPU cores of each node
+        gpu: GPUs of each node
+        mem_mb: memory of each node in MB
+        h: named resource, in place of cpu, gpu and mem_mb
+        image: container image with prectr-torchrec installed; local_cwd and slurm do not use it
+        name: experiment/job
+        max_retries: restarts by the scheduler after a failure
+        env: environment of the ranks, such as A=1,B=2
+        mounts: as type=bind,src=/host,dst=/job[,readonly]
+        rdzv_port: port of the first node where the nodes of a job meet
+    """
+    app = dist.ddp(
+        *(SEPARATOR, "--config", config, "--pairs", pairs, "--out", out, *script_args),
+        m="prectr_torchrec.text.distill",
+        j=j,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=mem_mb,
+        h=h,
+        image=image,
+        name=name,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+        rdzv_port=rdzv_port,
+    )
+    return _finish(app, j)
+
+
 def _finish(app: specs.AppDef, j: str) -> specs.AppDef:
     """Names the role after the job and shares the node's cores among its ranks."""
     (role,) = app.roles

@@ -20,7 +20,6 @@ from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.data.workspace import once
 from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer
 from prectr_torchrec.text.tune import tune_teacher, tuning_config
-from prectr_torchrec.training.launch import launch
 from prectr_torchrec.training.report import write_report
 
 RUNS = {"prectr_v2": "demo", "prectr_v1": "demo_v1", "din": "demo_din", "dnn": "demo_dnn"}
@@ -91,8 +90,8 @@ def distil(out: Path, config: RunConfig) -> Path:
         _torchx(out, "prectr.teach", "--teacher", str(teacher), "--pairs", str(pairs), "--out", str(scores))
     _say(f"3/7  student: encoder and relevance tower from soft grades, then grades -> {student}")
     if not (student / "distill.json").exists():
-        arguments = ["--config", RUNS["prectr_v2"], "--pairs", str(pairs), "--teacher-scores", str(scores), "--out", str(student)]
-        launch("distill", arguments, RANKS)
+        given = ("--config", RUNS["prectr_v2"], "--pairs", str(pairs), "--out", str(student))
+        _torchx(out, "prectr.distill", *given, "--", "--teacher-scores", str(scores))
     return student
 
 

@@ -42,13 +42,18 @@ class TestLinter(ComponentTestCase):
     def test_teach_is_a_valid_component(self) -> None:
         self.validate(components, "teach")
 
+    def test_distill_is_a_valid_component(self) -> None:
+        self.validate(components, "distill")
+
     def test_evaluate_is_a_valid_component(self) -> None:
         self.validate(components, "evaluate")
 
 
 def test_builtins_stay_visible_beside_ours(tmp_path: Path) -> None:
     listed = torchx("builtins", cwd=tmp_path)
-    assert all(name in listed for name in ("prectr.train", "prectr.evaluate", "prectr.teach", "dist.ddp", "utils.echo"))
+    assert all(
+        name in listed for name in ("prectr.train", "prectr.evaluate", "prectr.teach", "prectr.distill", "dist.ddp", "utils.echo")
+    )
 
 
 def test_help_documents_the_arguments(tmp_path: Path) -> None:
@@ -76,6 +81,12 @@ def test_torchrun_hands_every_argument_to_the_trainer() -> None:
 def test_torchrun_hands_every_argument_to_the_evaluation() -> None:
     app = components.evaluate("--oracle", "o", run="r", data="d", j="1x2")
     assert torchrun_arguments(app.roles[0].args[-1]) == ["--run", "r", "--data", "d", "--oracle", "o"]
+
+
+def test_torchrun_hands_every_argument_to_the_distillation() -> None:
+    app = components.distill("--teacher-scores", "s", config="c", pairs="p", out="o", j="1x2")
+    given = ["--config", "c", "--pairs", "p", "--out", "o", "--teacher-scores", "s"]
+    assert torchrun_arguments(app.roles[0].args[-1]) == given and "prectr_torchrec.text.distill" in app.roles[0].args[-1]
 
 
 def test_torchrun_hands_every_argument_to_the_teacher() -> None:
