@@ -5,7 +5,7 @@
 `--log` is a folder with `raw/`, `meta.json` and `eval/oracle.parquet`, which has `relevance`, `user_strictness`,
 `query_strictness`, `taste` and `quality`. The first table adds each true part of the oracle's logit to the score, with the weight
 that fits the true logit best. The second takes titles and brands as bags of vectors, users as Gaussian, and clicks as linear in
-their product: `known` fits the vectors to the oracle's taste itself, so that only the users are inferred from the training clicks;
+their product: `known` fits the vectors to the oracle's taste itself, so that only users are inferred from the training clicks;
 `learned` fits them to these clicks too, by expectation maximisation with a precision for each token. A measurement; nothing of it
 enters a model.
 """
