@@ -34,6 +34,11 @@ class Checkpoint(str, Enum):
     last = "last"
 
 
+class Quantize(str, Enum):
+    int8 = "int8"
+    fp16 = "fp16"
+
+
 @app.callback()
 def check(context: typer.Context) -> None:
     if context.invoked_subcommand != "doctor":
@@ -284,6 +289,22 @@ def explain(
     typer.echo(format_explanation(found))
     if json_file is not None:
         write_json(found, json_file)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Run directory.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not be there.")],
+    quantize: Annotated[Quantize | None, typer.Option(help="Precision of the tables' rows; default: as trained.")] = None,
+    checkpoint: Checkpoint = Checkpoint.best,
+) -> None:
+    """Write a trained ranker to a folder that serves without the run, table by table whatever their size."""
+    from prectr_torchrec.serving.export import export
+
+    about = export(run, out, quantize=quantize.value if quantize else None, checkpoint=checkpoint.value)
+    for name, table in about["tables"].items():
+        typer.echo(f"{name}: {table['rows']:,} rows x {table['dim']}, {table['precision']}, {table['bytes'] / 1e6:,.1f} MB")
+    typer.echo(f"{out}: {about['run']}, checkpoint {about['checkpoint']}")
 
 
 @app.command()

@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "explain",
+    "export",
     "report",
     "demo",
     "config",

@@ -22,9 +22,10 @@ from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.modules import PRECTR, EventAttention, InterestTower, PRECTROutput, TargetAttention
+from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.evaluate import aligned
-from prectr_torchrec.training.scoring import default_split, load_run
+from prectr_torchrec.training.scoring import default_split
 from prectr_torchrec.training.trainer import build_sharded
 
 Row = dict[str, Any]
