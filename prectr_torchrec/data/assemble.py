@@ -18,8 +18,7 @@ from prectr_torchrec.config import RunConfig, nearest
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import FAMILIES, UNLABELLED, Columns, Texts, family_of
 from prectr_torchrec.data.hashing import table_rows
-from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.data.predicted import unpack_levels
+from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.schema import COUNTS, sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 

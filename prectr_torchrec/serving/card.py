@@ -23,7 +23,8 @@ def model_card(config: RunConfig, about: dict[str, Any]) -> str:
         "",
         "    from prectr_torchrec import Ranker",
         "",
-        '    scores = Ranker.load("THIS FOLDER").score({"query": "red lamp", "candidates": [{"item_id": 7, "title": "Red oak lamp"}]})',
+        '    ranker = Ranker.load("THIS FOLDER")',
+        '    scores = ranker.score({"query": "red lamp", "candidates": [{"item_id": 7, "title": "Red oak lamp"}]})',
         "",
         "`schema.json` says what a request may hold. `text/` is a tokenizer"
         + (" and an encoder" if config.model.text else "")

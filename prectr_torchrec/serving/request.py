@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config import DataConfig, nearest
 from prectr_torchrec.data.columns import FAMILIES, family_of
-from prectr_torchrec.data.predicted import pack_levels
-from prectr_torchrec.data.raw import hash_id
+from prectr_torchrec.data.hashing import hash_id
+from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import COUNTS, sample_schema
 
 Request = Mapping[str, Any]
@@ -198,21 +198,18 @@ class RequestSchema:
 
     def _column(self, field: _Field, values: list[Any], place: Callable[[int], str]) -> pa.Array:
         """Values as an array, each read and within its bounds; `place(i)` names the i-th in errors."""
-        kind = field.kind
-        types = set(map(type, values))
+        kind, types = field.kind, set(map(type, values))
+        integers, floats = pa.types.is_integer(field.type), pa.types.is_floating(field.type)
         try:
-            if (types <= {int} and pa.types.is_integer(field.type)) or (types <= {float, int} and pa.types.is_floating(field.type)):
-                numbers = np.array(values, dtype=np.int64 if pa.types.is_integer(field.type) else np.float64)
-            elif types <= {str} and pa.types.is_string(field.type):
+            if types <= {str} and pa.types.is_string(field.type):
                 return pa.array(values, pa.string())
-            else:
-                numbers = None
+            if (integers and types <= {int}) or (floats and types <= {int, float}):  # nothing to convert
+                numbers = np.array(values, dtype=np.int64 if integers else np.float64)
+                if not _outside(numbers, kind).any():
+                    return pa.array(numbers).cast(field.type)
         except (OverflowError, UnicodeEncodeError):
-            numbers = None
-        if numbers is None or _outside(numbers, kind).any():
-            values = [_read(value, kind, place, i) for i, value in enumerate(values)]
-            return pa.array(values, field.type)
-        return pa.array(numbers).cast(field.type)
+            pass  # one by one it shows which value it was
+        return pa.array([_read(value, kind, place, i) for i, value in enumerate(values)], field.type)
 
     def _check_column(self, field: _Field, column: pa.Array) -> None:
         per_level = pa.types.is_list(field.type)
