@@ -29,14 +29,14 @@ from prectr_torchrec.runs import checkpoint_path, load_run
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.request import RequestSchema
 from prectr_torchrec.serving.saved import SavedTensors
-from prectr_torchrec.serving.tables import Precision, write_table
+from prectr_torchrec.serving.tables import Precision, write_ids, write_table
 from prectr_torchrec.text.student import read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
 EXPORT_VERSION = 1
 ENCODER = "relevance.interaction.encoder.model."
 """Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
-_TOWERS, _EMBEDDINGS = "model.objective.prectr.", "model.embeddings."
+_TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings.", "_mch_sorted_raw_ids"
 
 
 def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = None, checkpoint: str = "best") -> dict[str, Any]:
@@ -92,8 +92,8 @@ def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
         ConfigError: they are not plain rows.
     """
     table = config.tables[name]
-    if table.ids == "managed":
-        raise ConfigError(f"tables.{name}.ids: 'managed' tables cannot be exported yet; train with 'hashed'")
+    if table.ids == "managed" and table.managed.algorithm != "sorted":
+        raise ConfigError(f"tables.{name}.managed.algorithm: {table.managed.algorithm!r} cannot be exported; 'sorted' can")
     found = [key for key in saved.names(_EMBEDDINGS) if key.endswith(f".{name}.weight")]
     plain = len(found) == 1 and saved.shape(found[0]) == (table.rows, table.dim)
     if not plain or saved.dtype(found[0]) not in (torch.float32, torch.float16):
@@ -111,7 +111,20 @@ def _write_table(
     table, precision = config.tables[name], quantize or trained
     path = folder / TABLES / f"{name}.safetensors"
     write_table(path, saved.pieces(source), table.rows, table.dim, precision)
+    if table.ids == "managed":
+        (ids,) = (key for key in saved.names(_EMBEDDINGS) if key.endswith(f"_modules.{name}.{_SORTED_IDS}"))
+        modules = ids.removesuffix(_SORTED_IDS)
+        segments = saved.load(f"{modules}_output_segments_tensor")[""]
+        write_ids(
+            ids_path(folder, name), lambda: saved.pieces(ids), lambda: saved.pieces(f"{modules}_mch_remapped_ids_mapping"),
+            segments[segments > 0] - 1,
+        )  # fmt: skip
     return {"rows": table.rows, "dim": table.dim, "precision": precision, "bytes": path.stat().st_size}
+
+
+def ids_path(folder: Path, table: str) -> Path:
+    """The map of a managed table."""
+    return folder / TABLES / f"{table}.ids.safetensors"
 
 
 def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensors) -> RunConfig:

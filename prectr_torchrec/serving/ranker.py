@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,8 +23,9 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.plan import cut_batches
 from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.modules import PRECTR, CrossInteraction
-from prectr_torchrec.serving.export import ABOUT, CONFIG, EXPORT_VERSION, TABLES, TEXT, TOWERS
+from prectr_torchrec.explanation import observe, take_apart
+from prectr_torchrec.modules import PRECTR, CrossInteraction, PRECTROutput
+from prectr_torchrec.serving.export import ABOUT, CONFIG, EXPORT_VERSION, TABLES, TEXT, TOWERS, ids_path
 from prectr_torchrec.serving.request import Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.titles import TitleVectors
@@ -45,6 +46,8 @@ class Scores:
     """(n,), the position held at its reference: what ranks."""
     relevance_probabilities: NDArray[np.float32]
     """(n, K), the relevance tower's own word, before any known grade."""
+    explanation: dict[str, Any] | None = None
+    """Where asked for: `explanation.take_apart`'s plain values."""
 
     def ranking(self) -> NDArray[np.int64]:
         """(n,) the candidates' places in the request, best first."""
@@ -96,7 +99,10 @@ class Ranker:
         lacking = prectr.load_state_dict(load_file(str(folder / TOWERS)), strict=False)
         assert not lacking.unexpected_keys, lacking.unexpected_keys
         prectr.eval().requires_grad_(False)
-        tables = {name: Table(folder / TABLES / f"{name}.safetensors", resident) for name in config.tables}
+        tables = {
+            name: Table(folder / TABLES / f"{name}.safetensors", ids_path(folder, name) if t.ids == "managed" else None, resident)
+            for name, t in config.tables.items()
+        }
         interaction = prectr.relevance.interaction
         kept = interaction is not None and not isinstance(interaction, CrossInteraction)
         return cls(
@@ -105,20 +111,23 @@ class Ranker:
         )  # fmt: skip
 
     @overload
-    def score(self, requests: Request) -> Scores: ...
+    def score(self, requests: Request, *, explain: bool = ...) -> Scores: ...
 
     @overload
-    def score(self, requests: Sequence[Request]) -> list[Scores]: ...
+    def score(self, requests: Sequence[Request], *, explain: bool = ...) -> list[Scores]: ...
 
     @overload
     def score(self, requests: pa.Table) -> pa.Table: ...
 
-    def score(self, requests: Request | Sequence[Request] | pa.Table) -> Scores | list[Scores] | pa.Table:
+    def score(
+        self, requests: Request | Sequence[Request] | pa.Table, *, explain: bool = False
+    ) -> Scores | list[Scores] | pa.Table:
         """Scores the candidates of one request, of many, or of a table of samples.
 
         Args:
             requests: a mapping as `schema.describe()` says, a sequence of them, or an Arrow table with columns of the sample
                 schema, of which all but `query` and `candidate_item_id` may be missing.
+            explain: also take each request apart, of mappings; takes a pass for each.
 
         Returns:
             `Scores`, a list of them, or a table with a row for each candidate: request_id, item_id, click_probability,
@@ -130,8 +139,20 @@ class Ranker:
         if isinstance(requests, pa.Table):
             return _to_table(self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
         if isinstance(requests, Mapping):
-            return self._score(self.schema.from_plain([requests], name=None))[0]
-        return self._score(self.schema.from_plain(requests))
+            return self._plain(self.schema.from_plain([requests], name=None), explain)[0]
+        return self._plain(self.schema.from_plain(requests), explain)
+
+    def _plain(self, samples: pa.Table, explain: bool) -> list[Scores]:
+        scores = self._score(samples)
+        return [replace(s, explanation=self._explain(samples.slice(i, 1))) for i, s in enumerate(scores)] if explain else scores
+
+    def _explain(self, sample: pa.Table) -> dict[str, Any]:
+        row = sample.to_pylist()[0]
+        if not row["num_candidates"]:
+            return {"candidates": []}
+        batch = self._batch(sample, row["num_candidates"])
+        with torch.inference_mode():
+            return take_apart(self.config, row, batch, observe(self._prectr, lambda: self._run(batch)))
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -166,7 +187,7 @@ class Ranker:
             arrays = builder.build_arrays([(rows, 0, samples.num_rows)])
         return builder.to_batch(arrays)
 
-    def _run(self, batch: SearchBatch) -> Any:
+    def _run(self, batch: SearchBatch) -> PRECTROutput:
         sequences, bags = self._embeddings(batch.request_features, batch.candidate_features)
         titles = self.titles(batch.title_tokens) if self.titles is not None else None
         return self._prectr(batch, sequences, bags, titles=titles)

@@ -200,6 +200,8 @@ class RequestSchema:
         """Values as an array, each read and within its bounds; `place(i)` names the i-th in errors."""
         kind, types = field.kind, set(map(type, values))
         integers, floats = pa.types.is_integer(field.type), pa.types.is_floating(field.type)
+        if types == {type(None)}:
+            return pa.array([kind.read(None)] * len(values), field.type)
         try:
             if types <= {str} and pa.types.is_string(field.type):
                 return pa.array(values, pa.string())

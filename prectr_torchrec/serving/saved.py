@@ -57,8 +57,8 @@ class SavedTensors:
         return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
     def pieces(self, name: str, nbytes: int = 2**24) -> Iterator[Tensor]:
-        """A matrix as runs of whole rows, in order; no more than about `nbytes` of it are in memory."""
-        rows, columns = self.shape(name)
+        """A matrix as runs of whole rows, in order; no more than about `nbytes` of it are in memory. A vector is one column."""
+        rows, columns = (*self.shape(name), 1)[:2]
         dtype = self.dtype(name)
         width = columns * dtype.itemsize
         step, shards = max(nbytes // width, 1), self._shards(name)
@@ -78,7 +78,8 @@ class SavedTensors:
             assert not info.transform_descriptors, "the trainer does not compress its checkpoints"
             path = self._folder / info.relative_path
             offset = info.offset + _offset_of_numbers(path, info.offset, info.length, tuple(chunk.sizes))
-            shards.append(_Shard(*chunk.offsets, *chunk.sizes, path, offset))
+            (row, column), (rows, columns) = (*chunk.offsets, 0)[:2], (*chunk.sizes, 1)[:2]
+            shards.append(_Shard(row, column, rows, columns, path, offset))
         return shards
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import fbgemm_gpu  # noqa: F401 - its operators pack and unpack int8 rows
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_tables import MANAGED_IDS
 
 Precision = Literal["fp32", "fp16", "int8"]
 INT8_EXTRA = 8
 """Bytes at the end of an int8 row: its scale and its offset, fp32 each."""
-WEIGHT = "weight"
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
+WEIGHT, IDS, ROWS, SHARED = "weight", "ids", "rows", "shared"
+NO_ID = torch.iinfo(torch.int64).max
+"""Fills the places of a managed table that no id has."""
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 
@@ -33,17 +37,67 @@ def write_table(path: Path, pieces: Iterable[Tensor], rows: int, dim: int, preci
         precision: of the file.
     """
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.uint8}[precision]
-    width = dim + INT8_EXTRA * (precision == "int8")
-    size = rows * width * dtype.itemsize
-    tensors = {WEIGHT: {"dtype": _NAMES[dtype], "shape": [rows, width], "data_offsets": [0, size]}}
-    header = json.dumps({"__metadata__": {"precision": precision, "dim": str(dim)}, **tensors}).encode()
-    header += b" " * (-len(header) % 64)
+    packed = (_pack(piece) if precision == "int8" else piece.to(dtype) for piece in pieces)
+    write_tensors(path, {WEIGHT: Pieces(dtype, (rows, dim + INT8_EXTRA * (precision == "int8")), packed)})
+
+
+def write_ids(path: Path, ids: Callable[[], Iterable[Tensor]], rows: Callable[[], Iterable[Tensor]], shared: Tensor) -> None:
+    """Writes the map of a managed table: `ids` (n,) ascending, the `rows` (n,) that they have, and the `shared` row of the ids
+    that have none, of each of the equal parts that the range of ids was split into.
+
+    Args:
+        path: the file.
+        ids, rows: each call goes through the pieces anew; places without an id are `NO_ID`.
+        shared: (parts,) int64.
+    """
+    count = sum(int((piece != NO_ID).sum()) for piece in ids())
+    kept = (row[piece != NO_ID] for piece, row in zip(ids(), rows(), strict=True))
+    there = (piece[piece != NO_ID] for piece in ids())
+    write_tensors(path, {
+        IDS: Pieces(torch.int64, (count,), _ascending(there)),
+        ROWS: Pieces(torch.int64, (count,), kept),
+        SHARED: Pieces(torch.int64, (len(shared),), [shared]),
+    })  # fmt: skip
+
+
+class Pieces(NamedTuple):
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    pieces: Iterable[Tensor]
+
+
+def write_tensors(path: Path, tensors: dict[str, Pieces]) -> None:
+    """Writes a safetensors file, one piece at a time."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % 64)
     with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for piece in pieces:
-            packed = _pack(piece) if precision == "int8" else piece.to(dtype).contiguous()
-            file.write(memoryview(packed.numpy()).cast("B"))
-        assert file.tell() == 8 + len(header) + size
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            for piece in tensor.pieces:
+                piece.contiguous().numpy().tofile(file)
+        assert file.tell() == 8 + len(text) + end
+
+
+def map_tensors(path: Path, resident: int) -> dict[str, Tensor]:
+    """The tensors of a safetensors file of ours; read into memory if the file has fewer bytes than `resident`, else mapped."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, as torch wants it, and never written
+    on_disk = path.stat().st_size >= resident
+    if on_disk and hasattr(mmap, "MADV_RANDOM"):
+        mapped.madvise(mmap.MADV_RANDOM)  # a row at a time: reading ahead would fill memory with its neighbours
+    tensors = {}
+    for name, about in header.items():
+        shape, (start, end) = about["shape"], about["data_offsets"]
+        dtype = _DTYPES[about["dtype"]]
+        flat = torch.frombuffer(mapped, dtype=dtype, offset=8 + length + start, count=(end - start) // dtype.itemsize)
+        tensors[name] = (flat if on_disk else flat.clone()).view(shape)
+    return tensors
 
 
 class Table:
@@ -51,27 +105,28 @@ class Table:
 
     Args:
         path: file of `write_table`.
-        resident: bytes; a smaller table is read into memory, a larger one stays on disk and is mapped.
+        ids: file of `write_ids`, of managed tables.
+        resident: bytes; a smaller file is read into memory, a larger one stays on disk and is mapped.
     """
 
-    def __init__(self, path: Path, resident: int) -> None:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            about = header[WEIGHT]
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, as torch wants it, and never written
-        self.precision: str = header["__metadata__"]["precision"]
-        rows, width = about["shape"]
-        flat = torch.frombuffer(mapped, dtype=_DTYPES[about["dtype"]], offset=8 + length, count=rows * width)
-        self.on_disk = flat.numel() * flat.element_size() >= resident
-        if self.on_disk and hasattr(mmap, "MADV_RANDOM"):
-            mapped.madvise(mmap.MADV_RANDOM)  # a row at a time: reading ahead would fill memory with its neighbours
-        self.weight = (flat if self.on_disk else flat.clone()).view(rows, width)
+    def __init__(self, path: Path, ids: Path | None, resident: int) -> None:
+        self.weight = map_tensors(path, resident)[WEIGHT]
+        self._map = map_tensors(ids, resident) if ids is not None else None
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Args: rows: (N,) int64. Returns: (N, dim) float32."""
-        found = self.weight[rows]
-        return _unpack(found) if self.precision == "int8" else found.float()
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Args: ids: (N,) int64, table rows, or mixed ids of a managed table. Returns: (N, dim) float32."""
+        found = self.weight[ids if self._map is None else self._rows_of(ids, self._map)]
+        return _unpack(found) if found.dtype == torch.uint8 else found.float()
+
+    @staticmethod
+    def _rows_of(ids: Tensor, map_: dict[str, Tensor]) -> Tensor:
+        known, shared = map_[IDS], map_[SHARED]
+        part = -(-MANAGED_IDS // len(shared))
+        rows = shared[ids.div(part, rounding_mode="floor")]
+        if not len(known):
+            return rows
+        place = torch.searchsorted(known, ids).clamp(max=len(known) - 1)
+        return torch.where(known[place] == ids, map_[ROWS][place], rows)
 
 
 class ServedEmbeddings(nn.Module):
@@ -82,7 +137,7 @@ class ServedEmbeddings(nn.Module):
         tables: by name.
     """
 
-    def __init__(self, config: RunConfig, tables: dict[str, Any]) -> None:
+    def __init__(self, config: RunConfig, tables: dict[str, Table]) -> None:
         super().__init__()
         bags = config.bag_tables()
         self._tables = tables
@@ -111,3 +166,12 @@ def _pack(rows: Tensor) -> Tensor:
 
 def _unpack(rows: Tensor) -> Tensor:
     return torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(rows)
+
+
+def _ascending(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    last = -1
+    for piece in pieces:
+        if len(piece):
+            assert last < int(piece[0]) and bool((piece[1:] > piece[:-1]).all()), "the ranks' ids are sorted"
+            last = int(piece[-1])
+        yield piece
