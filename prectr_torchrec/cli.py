@@ -308,6 +308,33 @@ def export(
 
 
 @app.command()
+def index(
+    model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")],
+    items: Annotated[Path, typer.Option(help="Parquet file with a column of titles, the most wanted first.")],
+    column: Annotated[str, typer.Option(help="Of the titles.")] = "title",
+) -> None:
+    """Encode the titles of a catalogue ahead, for an exported ranker to start with."""
+    from prectr_torchrec.serving.index import index_titles
+    from prectr_torchrec.serving.ranker import Ranker
+
+    count = index_titles(Ranker.load(model), model, items, column)
+    typer.echo(f"{model}: {count:,} titles are encoded")
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")],
+    data: Annotated[Path, typer.Option(help="Folder of sample files, such as a split of a prepared folder.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; an unfinished job there goes on.")],
+    nproc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Score the candidates of sample files with an exported ranker."""
+    from prectr_torchrec.serving.batch import score_files
+
+    typer.echo(f"{out}: {score_files(model, data, out, nproc=nproc):,} candidates")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories; the first one leads.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),

@@ -27,6 +27,8 @@ COMMANDS = (
     "evaluate",
     "explain",
     "export",
+    "index",
+    "score",
     "report",
     "demo",
     "config",

@@ -23,7 +23,8 @@ from prectr_torchrec.build import build_prectr
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.data.workspace import once
+from prectr_torchrec.data.workspace import file_digest, once
+from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.modules import PRECTR, TextEncoder
 from prectr_torchrec.runs import checkpoint_path, load_run
 from prectr_torchrec.serving.card import model_card
@@ -33,6 +34,7 @@ from prectr_torchrec.serving.tables import Precision, write_ids, write_table
 from prectr_torchrec.text.student import read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
+TITLES = "titles.safetensors"
 EXPORT_VERSION = 1
 ENCODER = "relevance.interaction.encoder.model."
 """Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
@@ -74,7 +76,9 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         about["tables"] = {}
         for name, source in tables.items():
             about["tables"][name] = _write_table(partial, name, source, saved, config, quantize)
-        served = _write_towers(partial, run, config, saved)
+        with quiet_transformers():
+            served = _write_towers(partial, run, config, saved)
+        about["towers_sha256"] = file_digest(partial / TOWERS)
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
         _write_json(partial / SCHEMA, RequestSchema(served.data).describe())
         _write_json(partial / ABOUT, about)

@@ -22,10 +22,11 @@ from prectr_torchrec.data.assemble import BatchBuilder
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.plan import cut_batches
-from prectr_torchrec.distributed.process import quiet_libraries
+from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.explanation import observe, take_apart
-from prectr_torchrec.modules import PRECTR, CrossInteraction, PRECTROutput
-from prectr_torchrec.serving.export import ABOUT, CONFIG, EXPORT_VERSION, TABLES, TEXT, TOWERS, ids_path
+from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
+from prectr_torchrec.serving.export import ABOUT, CONFIG, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path
+from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.titles import TitleVectors
@@ -72,6 +73,16 @@ class Ranker:
         self._prectr, self._embeddings, self._builder = prectr, embeddings, builder
         self._building = threading.Lock()
 
+    @property
+    def relevance(self) -> TextRelevance:
+        """The text side."""
+        return self._prectr.relevance
+
+    @property
+    def columns(self) -> list[str]:
+        """The sample columns that scores depend on, and `request_id`."""
+        return list(dict.fromkeys(["request_id", *self._builder.sized(1, 1, predicted=True).columns]))
+
     @classmethod
     def load(cls, path: str | Path, *, resident: int = RESIDENT, title_vectors: int = 200_000) -> Ranker:
         """Opens a folder that `prectr export` wrote.
@@ -91,11 +102,11 @@ class Ranker:
         about = json.loads((folder / ABOUT).read_text())
         if about["version"] != EXPORT_VERSION:
             raise ValueError(f"{folder}: export version {about['version']}, this release reads {EXPORT_VERSION}; export again")
-        quiet_libraries()
         config = load_config(folder / CONFIG)
         encoder = {"path": str(folder / TEXT)} if (folder / TEXT / "config.json").is_file() else {}
         building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
-        prectr = build_prectr(building, folder / TEXT)
+        with quiet_transformers():
+            prectr = build_prectr(building, folder / TEXT)
         lacking = prectr.load_state_dict(load_file(str(folder / TOWERS)), strict=False)
         assert not lacking.unexpected_keys, lacking.unexpected_keys
         prectr.eval().requires_grad_(False)
@@ -103,12 +114,10 @@ class Ranker:
             name: Table(folder / TABLES / f"{name}.safetensors", ids_path(folder, name) if t.ids == "managed" else None, resident)
             for name, t in config.tables.items()
         }
-        interaction = prectr.relevance.interaction
-        kept = interaction is not None and not isinstance(interaction, CrossInteraction)
-        return cls(
-            config, prectr, ServedEmbeddings(config, tables), BatchBuilder(config, folder / TEXT, 1, 1),
-            TitleVectors(prectr.relevance.encode, title_vectors) if kept and title_vectors else None,
-        )  # fmt: skip
+        titles = TitleVectors(prectr.relevance.encode, title_vectors) if keeps_titles(prectr) and title_vectors else None
+        if titles is not None and (folder / TITLES).is_file():
+            warm(titles, folder / TITLES)
+        return cls(config, prectr, ServedEmbeddings(config, tables), BatchBuilder(config, folder / TEXT, 1, 1), titles)
 
     @overload
     def score(self, requests: Request, *, explain: bool = ...) -> Scores: ...

@@ -23,7 +23,7 @@ INT8_EXTRA = 8
 WEIGHT, IDS, ROWS, SHARED = "weight", "ids", "rows", "shared"
 NO_ID = torch.iinfo(torch.int64).max
 """Fills the places of a managed table that no id has."""
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8", torch.int64: "I64"}
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 

@@ -33,7 +33,7 @@ class TitleVectors:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Args: tokens: (T, W) int64, distinct rows. Returns: (T, ...)."""
-        keys = _keys(tokens)
+        keys = token_keys(tokens)
         with self._lock:
             known = [self._places.get(key, -1) for key in keys]
             for key, place in zip(keys, known, strict=True):
@@ -55,7 +55,7 @@ class TitleVectors:
         return vectors
 
     def add(self, keys: list[bytes], vectors: Tensor) -> None:
-        """Keeps vectors (N, ...) by their keys; of more than `capacity` the last ones."""
+        """Keeps vectors (N, ...) by the keys (`token_keys`) of their titles; of more than `capacity` the last ones."""
         keys, vectors = keys[-self.capacity :], vectors[-self.capacity :]
         with self._lock:
             if self._vectors is None:
@@ -71,6 +71,7 @@ class TitleVectors:
             self._vectors[torch.tensor(places, dtype=torch.long)] = vectors
 
 
-def _keys(tokens: Tensor) -> list[bytes]:
+def token_keys(tokens: Tensor) -> list[bytes]:
+    """What a title of tokens (N, W) is known by."""
     rows = np.ascontiguousarray(tokens.numpy().astype(np.int32))
-    return [row.tobytes() for row in rows]
+    return rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel().tolist()
