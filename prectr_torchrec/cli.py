@@ -335,6 +335,38 @@ def score(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="Folder of `prectr export`, or a link to one; SIGHUP loads it anew.")],
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8080,
+    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds; what takes longer is refused with 503.")] = 1.0,
+    capacity: Annotated[int, typer.Option(min=1, help="Requests at a time; more are refused with 503.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Requests scored together.")] = 16,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 4 * 2**20,
+    max_candidates: Annotated[int, typer.Option(min=1, help="Of a request.")] = 10_000,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that clients must send.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: its own choice.")] = 0,
+) -> None:
+    """Serve an exported ranker over HTTP: /v1/rank, /healthz, /readyz, /metrics, /docs."""
+    try:
+        from prectr_torchrec.serving.server import ServerSettings, serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; pip install 'prectr-torchrec[serve]'") from None
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    token = token_file.read_text().strip() if token_file else None
+    if token == "":
+        raise ValueError(f"{token_file}: there is no token in this file")
+    settings = ServerSettings(
+        deadline=deadline, capacity=capacity, batch_requests=batch, max_bytes=max_bytes, max_candidates=max_candidates,
+        token=token,
+    )  # fmt: skip
+    serve(model, host, port, settings)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Evaluated run directories; the first one leads.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),

@@ -29,6 +29,7 @@ COMMANDS = (
     "export",
     "index",
     "score",
+    "serve",
     "report",
     "demo",
     "config",

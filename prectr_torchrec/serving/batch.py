@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 
 from prectr_torchrec.data.workspace import once, replacing
+from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.serving.export import ABOUT
 from prectr_torchrec.serving.ranker import Ranker
 
@@ -79,6 +80,7 @@ def _claim(parts: Path, out: Path, settings: dict[str, object]) -> None:
 
 def _start(model: Path, workers: int) -> None:
     global _worker
+    quiet_libraries()
     if workers > 1:
         torch.set_num_threads(1)
     _worker = Ranker.load(model)

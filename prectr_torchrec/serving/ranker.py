@@ -148,12 +148,15 @@ class Ranker:
         if isinstance(requests, pa.Table):
             return _to_table(self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
         if isinstance(requests, Mapping):
-            return self._plain(self.schema.from_plain([requests], name=None), explain)[0]
-        return self._plain(self.schema.from_plain(requests), explain)
+            return self.score_samples(self.schema.from_plain([requests], name=None), [explain])[0]
+        return self.score_samples(self.schema.from_plain(requests), [explain] * len(requests))
 
-    def _plain(self, samples: pa.Table, explain: bool) -> list[Scores]:
+    def score_samples(self, samples: pa.Table, explain: Sequence[bool] = ()) -> list[Scores]:
+        """Scores rows that `schema` made; `explain` says of which to take apart, of none where it is empty."""
         scores = self._score(samples)
-        return [replace(s, explanation=self._explain(samples.slice(i, 1))) for i, s in enumerate(scores)] if explain else scores
+        for i in np.flatnonzero(explain).tolist():
+            scores[i] = replace(scores[i], explanation=self._explain(samples.slice(i, 1)))
+        return scores
 
     def _explain(self, sample: pa.Table) -> dict[str, Any]:
         row = sample.to_pylist()[0]
