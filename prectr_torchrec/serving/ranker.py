@@ -25,7 +25,7 @@ from prectr_torchrec.data.plan import cut_batches
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.explanation import observe, take_apart
 from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
-from prectr_torchrec.serving.export import ABOUT, CONFIG, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path
+from prectr_torchrec.serving.export import ABOUT, CONFIG, ENCODER, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path
 from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
@@ -94,7 +94,7 @@ class Ranker:
 
         Raises:
             FileNotFoundError: there is no exported ranker.
-            ValueError: it was exported by another release.
+            ValueError: it was exported by another release, or its files do not belong together.
         """
         folder = Path(path)
         if not (folder / ABOUT).is_file():
@@ -107,8 +107,12 @@ class Ranker:
         building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
         with quiet_transformers():
             prectr = build_prectr(building, folder / TEXT)
-        lacking = prectr.load_state_dict(load_file(str(folder / TOWERS)), strict=False)
-        assert not lacking.unexpected_keys, lacking.unexpected_keys
+        found = prectr.load_state_dict(load_file(str(folder / TOWERS)), strict=False)
+        elsewhere = ENCODER if encoder else None
+        missing = [name for name in found.missing_keys if elsewhere is None or not name.startswith(elsewhere)]
+        if missing or found.unexpected_keys:
+            raise ValueError(f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
+                             f"{found.unexpected_keys}; export again")  # fmt: skip
         prectr.eval().requires_grad_(False)
         tables = {
             name: Table(folder / TABLES / f"{name}.safetensors", ids_path(folder, name) if t.ids == "managed" else None, resident)
@@ -146,6 +150,8 @@ class Ranker:
             RequestError: a field is missing, unknown, or not what it should be.
         """
         if isinstance(requests, pa.Table):
+            if explain:
+                raise ValueError("explain: the scores of a table have no room for it; send mappings")
             return _to_table(self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
         if isinstance(requests, Mapping):
             return self.score_samples(self.schema.from_plain([requests], name=None), [explain])[0]

@@ -357,14 +357,10 @@ def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.Array:
 
 
 def _default_lists(field: _Field, example: pa.Array | None, rows: int) -> pa.Array:
-    offsets = pa.array(np.zeros(rows + 1, np.int32)) if example is None else example.offsets
-    length = 0 if example is None else len(example.flatten())
-    lists = pa.ListArray.from_arrays(offsets, pa.array([_packed(field.default, field)] * length, field.type))
-    return lists
-
-
-def _packed(value: Any, field: _Field) -> Any:
-    return 0 if field.key == "predicted" else value
+    lengths = np.zeros(rows, np.int32) if example is None else pa.compute.list_value_length(example).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    default = 0 if field.key == "predicted" else field.default
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array([default] * int(offsets[-1]), field.type))
 
 
 def _outside(numbers: NDArray[Any], kind: _Kind) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import ClientDisconnect
@@ -74,7 +75,7 @@ class RankingServer:
 
     def __init__(self, model: Path, settings: ServerSettings) -> None:
         self._model, self._settings = model, settings
-        self.ranker = Ranker.load(model)
+        self.ranker = _load(model)
         self._metrics = _Metrics()
         self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan)
         self._add_routes(self.app, self.ranker.schema)
@@ -83,7 +84,7 @@ class RankingServer:
         """Loads the folder anew; requests in the works end with the ranker that they began with. What fails to load changes
         nothing."""
         try:
-            self.ranker = await asyncio.to_thread(Ranker.load, self._model)
+            self.ranker = await asyncio.to_thread(_load, self._model)
         except Exception as error:
             self._metrics.reloads.labels("failed").inc()
             _LOG.error("%s was not reloaded, the ranker in use stays: %s", self._model, error)
@@ -114,6 +115,12 @@ class RankingServer:
         async def rank(request: Request, explain: bool = False) -> Response:
             """Ranks the candidates of a request."""
             return await self._rank(request, explain)
+
+        @app.exception_handler(RequestValidationError)
+        async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
+            first = error.errors()[0]
+            field, got = ".".join(map(str, first["loc"])), repr(first["input"])
+            return JSONResponse(Refused(422, f"{field}: got {got}; {first['msg']}", field=field, got=got).body, 422)
 
         @app.get("/healthz")
         async def healthz() -> dict[str, str]:
@@ -225,6 +232,12 @@ async def _run(http: uvicorn.Server, server: RankingServer, listening: Any) -> N
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     await http.serve(sockets=[listening])
+
+
+def _load(model: Path) -> Ranker:
+    ranker = Ranker.load(model)
+    ranker.score({"query": "", "candidates": [{"item_id": 0}]})  # what is made at the first call is not to keep a client waiting
+    return ranker
 
 
 class _Metrics:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
+from small_run import small_config
 from transformers import AutoModel, AutoTokenizer
 
 from prectr_torchrec import Ranker
+from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.runs import checkpoint_path
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.saved import SavedTensors
+from prectr_torchrec.training.evaluate import main as evaluate
+from prectr_torchrec.training.trainer import Trainer
 
 KEYS = [("request_id", "ascending"), ("item_id", "ascending")]
 
@@ -46,6 +52,34 @@ def test_quantised_tables_score_nearly_the_same(exported: Any, tmp_path: Path, p
     assert abs(aucs[0] - aucs[1]) <= 0.001
     sizes = {p.name: p.stat().st_size for p in (tmp_path / precision / "tables").iterdir()}
     assert all(size < (exported.folder / "tables" / name).stat().st_size for name, size in sizes.items())
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "late": {"text": {"interaction": "late", "late_dim": 8}},
+    "cross": {"text": {"interaction": "cross"}},
+    "ngram": {"text": {"encoder": {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [16], "max_n": 2}}},
+    "no text": {"model": {"text": False, "mixture": False, "known_grade": "none", "preference": {}}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_towers_score_the_same_too(exported: Any, tmp_path: Path, variant: str) -> None:
+    sections = {name: {**getattr(small_config(), name).model_dump(), **values} for name, values in VARIANTS[variant].items()}
+    config = small_config(train={"stages": [{"split": "train", "epochs": 1, "lr": 0.003}]}, **sections)
+    with process_group("cpu") as process:
+        Trainer(config, exported.data, tmp_path / "run", process).train()
+    evaluate(["--run", str(tmp_path / "run"), "--data", str(exported.data)])
+    export(tmp_path / "run", tmp_path / "exported")
+    scored = Ranker.load(tmp_path / "exported").score(exported.samples)
+    assert max(differences(scored, pq.read_table(tmp_path / "run" / "predictions-test.parquet"))) < 1e-5
+
+
+def test_towers_of_another_model_are_refused(exported: Any, tmp_path: Path) -> None:
+    shutil.copytree(exported.folder, tmp_path / "mixed")
+    text = (tmp_path / "mixed" / "config.yaml").read_text()
+    (tmp_path / "mixed" / "config.yaml").write_text(text.replace("position_bias: true", "position_bias: false"))
+    with pytest.raises(ValueError, match="these weights are not the model's"):
+        Ranker.load(tmp_path / "mixed")
 
 
 def test_tables_that_stay_on_disk_score_the_same(exported: Any, ranker: Ranker) -> None:

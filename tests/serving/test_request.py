@@ -90,6 +90,15 @@ def test_samples_survive_the_way_through_plain_requests(exported: Any) -> None:
     assert SCHEMA.from_arrow(samples).equals(samples.combine_chunks())
 
 
+def test_a_part_of_a_table_is_filled_up_like_the_whole(exported: Any) -> None:
+    part = exported.samples.slice(7, 5)
+    lacking = part.drop_columns(["candidate_shown", "history_click", *(n for n in part.column_names if n.startswith("peer_"))])
+    filled = SCHEMA.from_arrow(lacking)
+    assert filled["candidate_item_id"].to_pylist() == part["candidate_item_id"].to_pylist()
+    assert filled["candidate_shown"].to_pylist() == [[0.0] * n for n in part["num_candidates"].to_pylist()]
+    assert filled["peer_age"].to_pylist() == [[]] * 5
+
+
 def test_predicted_levels_are_packed_as_in_samples() -> None:
     table = SCHEMA.from_plain([{"query": "q", "candidates": [{"item_id": 1, "predicted": [0.5, 0.5, 0, 0]}]}])
     assert table["candidate_predicted"].to_pylist() == [[64 + 64 * 256]]

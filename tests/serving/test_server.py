@@ -115,6 +115,11 @@ def test_a_bad_request_is_answered_with_what_is_wrong(server: Server, body: byte
     assert found == status and answer["error"]["message"].startswith(message)
 
 
+def test_a_wrong_parameter_is_named(server: Server) -> None:
+    status, answer = server.rank({"query": "q", "candidates": []}, "?explain=perhaps")
+    assert status == 422 and answer["error"]["field"] == "query.explain" and answer["error"]["got"] == "'perhaps'"
+
+
 def test_without_the_token_nothing_is_ranked(server: Server) -> None:
     for token in (None, "another"):
         assert server.call("/v1/rank", b"{}", token)[0] == 401
