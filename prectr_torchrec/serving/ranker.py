@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -195,7 +196,7 @@ class Ranker:
         return [Scores(*row) for row in zip(ids, *parts, strict=True)]
 
     def _batch(self, samples: pa.Table, candidates: int) -> SearchBatch:
-        predicted = any(pa.compute.any(samples[f"{f}_predicted"].combine_chunks().flatten().cast(pa.bool_())).as_py()
+        predicted = any(pc.any(samples[f"{f}_predicted"].combine_chunks().flatten().cast(pa.bool_())).as_py()
                         for f in ("history", "peer", "candidate"))  # fmt: skip
         builder = self._builder.sized(samples.num_rows, candidates, predicted=predicted)
         columns = to_columns([samples], ["requests"], builder.columns, limits=builder.limits)
