@@ -17,6 +17,8 @@ from prectr_torchrec.data.schema import COUNTS
 
 REQUIRED = ("query", "candidate_item_id")
 """Sample columns that a request cannot do without."""
+MOST = 10**12
+"""Of a counter: sums of such still are far from what fp32 cannot hold."""
 DOCS = {
     "request_id": "Comes back with the scores.",
     "user_id": "0: nobody known.",
@@ -101,14 +103,19 @@ def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[fl
         schema = {"type": ["integer", "boolean", *["null"] * optional], "minimum": 0, "maximum": 1}
         return Kind("0 or 1", _flag, schema, 0, 1), None if optional else 0
     if family_of(name) is None and pa.types.is_list(type_):
-        schema = {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": levels + 1, "maxItems": levels + 1}
-        expected = f"{levels + 1} numbers of at least 0: without a grade, then by level"
-        return Kind(expected, lambda v: _counts(v, levels + 1), schema, 0, np.finfo(np.float32).max), [0.0] * (levels + 1)
+        schema = {
+            "type": "array",
+            "items": {"type": "number", "minimum": 0, "maximum": MOST},
+            "minItems": levels + 1,
+            "maxItems": levels + 1,
+        }
+        expected = f"{levels + 1} numbers from 0 to {MOST}: without a grade, then by level"
+        return Kind(expected, lambda v: _counts(v, levels + 1), schema, 0, MOST), [0.0] * (levels + 1)
     if pa.types.is_string(value):
         return Kind("a text", _text, {"type": "string"}), ""
     if pa.types.is_floating(value):
-        schema = {"type": "number", "minimum": 0}
-        return Kind("a number of at least 0", _number, schema, 0, np.finfo(np.float32).max), 0.0
+        schema = {"type": "number", "minimum": 0, "maximum": MOST}
+        return Kind(f"a number from 0 to {MOST}", _number, schema, 0, MOST), 0.0
     counts = {"position": (0, 2**15 - 1), "age": (1, 2**62), "timestamp": (-(2**63), 2**63 - 1)}
     if key in counts or key.endswith("_events"):
         low, high = counts.get(key, (0, 2**31 - 1))
@@ -167,7 +174,7 @@ def _text(value: Any) -> str:
 
 def _counts(value: Any, length: int) -> list[float]:
     numbers = _numbers(value, length)
-    if not np.isfinite(numbers).all():
+    if not all(number <= MOST for number in numbers):
         raise ValueError
     return numbers
 

@@ -142,7 +142,8 @@ class RequestSchema:
         try:
             if types <= {str} and pa.types.is_string(field.type):
                 return pa.array(values, pa.string())
-            if (integers and types <= {int}) or (floats and types <= {int, float}):  # nothing to convert
+            plain = (integers and types <= {int}) or (floats and types <= {int, float})
+            if plain and kind.low is not None:  # nothing to convert
                 numbers = np.array(values, dtype=np.int64 if integers else np.float64)
                 if not outside(numbers, kind).any():
                     return pa.array(numbers).cast(field.type)
@@ -201,6 +202,9 @@ def _add_rows(rows: Any, fields: list[Field], values: dict[str, list[Any]], wher
 def _add_columns(rows: Mapping[str, Any], fields: list[Field], values: dict[str, list[Any]], where: str) -> int:
     """Adds the values of an object of lists of equal length; returns that."""
     _check_keys(rows, [field.key for field in fields], f"{where}.")
+    for field in fields:
+        if field.column in REQUIRED and field.key not in rows:
+            raise RequestError(f"{where}.{field.key}", "nothing", f"a list, each {field.kind.expected}")
     lists: dict[str, list[Any]] = {}
     for key, column in rows.items():
         if isinstance(column, np.ndarray):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import ClientDisconnect
 
@@ -133,7 +133,7 @@ class RankingServer:
             ready = not self._running.done()
             return JSONResponse({"status": "ready" if ready else "stopped"}, 200 if ready else 503)
 
-        @app.get("/metrics")
+        @app.get("/metrics", response_class=PlainTextResponse)
         async def metrics() -> Response:
             """Figures for Prometheus."""
             return Response(self._metrics.text(self.ranker), media_type=CONTENT_TYPE_LATEST)
@@ -267,7 +267,7 @@ class _Metrics:
 def _render(plain: dict[str, Any], scores: Scores) -> bytes:
     """Candidates best first, with the ids that the client sent."""
     sent = plain["candidates"]
-    ids = sent.get("item_id", []) if isinstance(sent, dict) else [row["item_id"] for row in sent]
+    ids = sent["item_id"] if isinstance(sent, dict) else [row["item_id"] for row in sent]
     click, relevance = (
         np.round(x.astype(np.float64), 8).tolist() for x in (scores.click_probability, scores.relevance_probabilities)
     )

@@ -60,6 +60,15 @@ def test_the_least_of_a_request_is_enough(ranker: Ranker) -> None:
     np.testing.assert_allclose(table["click_probability"].to_numpy(), scores.click_probability, atol=1e-6)
 
 
+def test_the_largest_counters_still_give_a_probability(ranker: Ranker) -> None:
+    counters = {f"{who}_{what}": [10**12] * 5 for who in ("user", "query", "group") for what in ("shown", "clicked", "examined")}
+    events = [{"item_id": 1, "relevance": 3, "click": 1, "age": 2**62, "position": 2**15 - 1}] * 4
+    rows = [{"item_id": -(2**63), "shown": 10**12, "clicked": 0}, {"item_id": 2**63 - 1, "clicked": 10**12, "examined": 10**12}]
+    request = {"query": "red", "user_events": 2**31 - 1, **counters, "history": events, "peers": events, "candidates": rows}
+    scores = ranker.score(request)
+    assert np.isfinite(scores.click_probability).all() and np.isfinite(scores.relevance_probabilities).all()
+
+
 def test_requests_without_candidates_get_empty_scores(ranker: Ranker) -> None:
     one = {"query": "red", "candidates": [{"item_id": 1}]}
     scores = ranker.score([{"query": "red", "candidates": []}, one, {"query": "oak", "candidates": []}])
