@@ -63,7 +63,7 @@ class Kind(NamedTuple):
         expected: in words.
         read: a plain value as it stands in the column; raises ValueError or TypeError.
         schema: JSON Schema.
-        low, high: bounds, both ends included.
+        low, high: bounds, both ends included; none where a value does not stand in the column as it is.
     """
 
     expected: str
@@ -182,10 +182,10 @@ def _counts(value: Any, length: int) -> list[float]:
 def _distribution(value: Any, levels: int) -> int:
     if value is None:
         return 0
-    numbers = np.array(_numbers(value, levels))
-    if not abs(numbers.sum() - 1) < 0.01:
+    numbers = _numbers(value, levels)
+    if not abs(sum(numbers) - 1) < 0.01:
         raise ValueError
-    return int(pack_levels(numbers))
+    return int(pack_levels(np.array(numbers)))
 
 
 def _numbers(value: Any, length: int) -> list[float]:

@@ -45,7 +45,8 @@ class RequestSchema:
             shape = {"type": "object", "properties": rows, "required": required, "additionalProperties": False}
             listed = {key: {"type": "array", "items": row} for key, row in rows.items()}
             of_lists = {**shape, "properties": listed, "description": "The same as lists of equal length by field."}
-            properties[key] = {"anyOf": [{"type": "array", "items": shape}, of_lists], "description": DOCS[key]}
+            nothing = [{"type": "null"}] if family != "candidate" else []
+            properties[key] = {"anyOf": [{"type": "array", "items": shape}, of_lists, *nothing], "description": DOCS[key]}
         required = [*(name for name in REQUIRED if family_of(name) is None), GROUPS["candidate"]]
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SearchRequest", "type": "object",

@@ -41,6 +41,8 @@ ONE = {"item_id": 1, "title": "red"}
          "candidates[0].shown: got nan (float); expected a number from 0 to 1000000000000"),
         ({"query": "q", "candidates": [{"item_id": 1, "predicted": [1, 0]}]},
          "candidates[0].predicted: got [1, 0] (list); expected null or 4 probabilities that add up to 1"),
+        ({"query": "q", "candidates": [{"item_id": 1, "predicted": 0}]},
+         "candidates[0].predicted: got 0 (int); expected null or 4 probabilities that add up to 1"),
         ({"query": "q", "candidates": {"item_id": [1, 2], "title": ["x"]}},
          "candidates: got lists of 2 item_id, 1 title; expected lists of equal length"),
         ({"query": "q", "candidates": {"title": []}}, "candidates.item_id: got nothing; expected a list, each a 64-bit integer"),
