@@ -70,11 +70,12 @@ class RankingServer:
 
     Attributes:
         app: the ASGI application.
+        model: the folder.
         ranker: what scores; `reload` changes it between two requests.
     """
 
     def __init__(self, model: Path, settings: ServerSettings) -> None:
-        self._model, self._settings = model, settings
+        self.model, self._settings = model, settings
         self.ranker = _load(model)
         self._metrics = _Metrics()
         self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan)
@@ -84,13 +85,13 @@ class RankingServer:
         """Loads the folder anew; requests in the works end with the ranker that they began with. What fails to load changes
         nothing."""
         try:
-            self.ranker = await asyncio.to_thread(_load, self._model)
+            self.ranker = await asyncio.to_thread(_load, self.model)
         except Exception as error:
             self._metrics.reloads.labels("failed").inc()
-            _LOG.error("%s was not reloaded, the ranker in use stays: %s", self._model, error)
+            _LOG.error("%s was not reloaded, the ranker in use stays: %s", self.model, error)
         else:
             self._metrics.reloads.labels("done").inc()
-            _LOG.warning("%s was reloaded", self._model)
+            _LOG.warning("%s was reloaded", self.model)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -216,8 +217,7 @@ def serve(model: Path, host: str, port: int, settings: ServerSettings) -> None:
         timeout_graceful_shutdown=max(int(2 * settings.deadline), 1), timeout_keep_alive=30,
     )  # fmt: skip
     listening = config.bind_socket()
-    listening.listen()  # from the line below on nobody is turned away
-    print(f"serving {model} on http://{host}:{listening.getsockname()[1]}", flush=True)
+    listening.listen()  # once the line is printed nobody is turned away
     asyncio.run(_run(uvicorn.Server(config), server, listening))
 
 
@@ -231,6 +231,8 @@ async def _run(http: uvicorn.Server, server: RankingServer, listening: Any) -> N
 
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    host, port = listening.getsockname()[:2]
+    print(f"serving {server.model} on http://{host}:{port}", flush=True)
     await http.serve(sockets=[listening])
 
 
