@@ -131,7 +131,7 @@ class PRECTR(nn.Module):
 
     def forward(
         self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: bool = False,
-        noise: Tensor | None = None,
+        noise: Tensor | None = None, titles: Tensor | None = None,
     ) -> PRECTROutput:  # fmt: skip
         """Scores every candidate.
 
@@ -141,12 +141,13 @@ class PRECTR(nn.Module):
             bags: (C, dim) vectors by feature.
             swap_titles: also judge each query with a title of another request.
             noise: (C,) also judge each pair with Gaussian noise on its text side, in standard deviations over the batch.
+            titles: (T, ...) `relevance.encode` of the title tokens, where the caller kept it.
         """
         to_request = batch.candidate_request
         query_tokens = batch.query_tokens[batch.query_index[to_request]]
         title_tokens = batch.title_tokens[batch.title_index]
         query = self.relevance.encode(batch.query_tokens)[batch.query_index[to_request]]
-        title = self.relevance.encode(batch.title_tokens)[batch.title_index]
+        title = (self.relevance.encode(batch.title_tokens) if titles is None else titles)[batch.title_index]
         pair = self.relevance.pair(query, title)  # (C, P)
         match = self.relevance.match_features(query_tokens, title_tokens)
         relevance = self.relevance(pair, match)

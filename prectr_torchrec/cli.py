@@ -34,6 +34,11 @@ class Checkpoint(str, Enum):
     last = "last"
 
 
+class Quantize(str, Enum):
+    int8 = "int8"
+    fp16 = "fp16"
+
+
 @app.callback()
 def check(context: typer.Context) -> None:
     if context.invoked_subcommand != "doctor":
@@ -284,6 +289,81 @@ def explain(
     typer.echo(format_explanation(found))
     if json_file is not None:
         write_json(found, json_file)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Run directory.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not be there.")],
+    quantize: Annotated[Quantize | None, typer.Option(help="Precision of the tables' rows; default: as trained.")] = None,
+    checkpoint: Checkpoint = Checkpoint.best,
+) -> None:
+    """Write a trained ranker to a folder that serves without the run, table by table whatever their size."""
+    from prectr_torchrec.serving.export import export
+
+    about = export(run, out, quantize=quantize.value if quantize else None, checkpoint=checkpoint.value)
+    for name, table in about["tables"].items():
+        typer.echo(f"{name}: {table['rows']:,} rows x {table['dim']}, {table['precision']}, {table['bytes'] / 1e6:,.1f} MB")
+    typer.echo(f"{out}: {about['run']}, checkpoint {about['checkpoint']}")
+
+
+@app.command()
+def index(
+    model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")],
+    items: Annotated[Path, typer.Option(help="Parquet file with a column of titles, the most wanted first.")],
+    column: Annotated[str, typer.Option(help="Of the titles.")] = "title",
+) -> None:
+    """Encode the titles of a catalogue ahead, for an exported ranker to start with."""
+    from prectr_torchrec.serving.index import index_titles
+    from prectr_torchrec.serving.ranker import Ranker
+
+    count = index_titles(Ranker.load(model), model, items, column)
+    typer.echo(f"{model}: {count:,} titles are encoded")
+
+
+@app.command()
+def score(
+    model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")],
+    data: Annotated[Path, typer.Option(help="Folder of sample files, such as a split of a prepared folder.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write; an unfinished job there goes on.")],
+    nproc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+) -> None:
+    """Score the candidates of sample files with an exported ranker."""
+    from prectr_torchrec.serving.batch import score_files
+
+    typer.echo(f"{out}: {score_files(model, data, out, nproc=nproc):,} candidates")
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Option(help="Folder of `prectr export`, or a link to one; SIGHUP loads it anew.")],
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8080,
+    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds; what takes longer is refused with 503.")] = 1.0,
+    capacity: Annotated[int, typer.Option(min=1, help="Requests at a time; more are refused with 503.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Requests scored together.")] = 16,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 4 * 2**20,
+    max_candidates: Annotated[int, typer.Option(min=1, help="Of a request.")] = 10_000,
+    token_file: Annotated[Path | None, typer.Option(help="File with the token that clients must send.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: its own choice.")] = 0,
+) -> None:
+    """Serve an exported ranker over HTTP: /v1/rank, /healthz, /readyz, /metrics, /docs."""
+    try:
+        from prectr_torchrec.serving.server import ServerSettings, serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed; pip install 'prectr-torchrec[serve]'") from None
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    token = token_file.read_text().strip() if token_file else None
+    if token == "":
+        raise ValueError(f"{token_file}: there is no token in this file")
+    settings = ServerSettings(
+        deadline=deadline, capacity=capacity, batch_requests=batch, max_bytes=max_bytes, max_candidates=max_candidates,
+        token=token,
+    )  # fmt: skip
+    serve(model, host, port, settings)
 
 
 @app.command()

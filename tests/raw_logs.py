@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from prectr_torchrec.config import DataConfig
-from prectr_torchrec.data.raw import hash_id
+from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, scores_schema
 
 Row = dict[str, Any]

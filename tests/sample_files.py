@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from prectr_torchrec.config import DataConfig
-from prectr_torchrec.data.predicted import pack_levels
+from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
 
 WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in ("", "er", "set", "kit", "top", "max")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,7 @@ from prectr_torchrec.config import RunConfig, nearest
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import FAMILIES, UNLABELLED, Columns, Texts, family_of
 from prectr_torchrec.data.hashing import table_rows
-from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.data.predicted import unpack_levels
+from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.schema import COUNTS, sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
@@ -145,11 +145,22 @@ class BatchBuilder:
             rows = texts.vocabulary_rows(table.id_range)  # -1: special
             self._token_rows = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if table.ids == "managed" else rows
         self._taste, self._peers = config.model.preference.taste > 0, config.model.preference.peers
-        blocks = _blocks(config, predicted)
-        self._blocks = [block for block in blocks if block.columns]
-        self._unread = [block for block in blocks if not block.columns]
-        texts_read = ["query", "candidate_title", *(["history_title"] if self._taste else [])]
-        self.columns = list(dict.fromkeys([*(name for block in self._blocks for name in block.columns), *texts_read, *plain]))
+        self._all_blocks = {known: _blocks(config, known) for known in (False, True)}
+        self._not_in_blocks = ["query", "candidate_title", *(["history_title"] if self._taste else []), *plain]
+        self._read(predicted)
+
+    def sized(self, max_requests: int, max_candidates: int, *, predicted: bool) -> BatchBuilder:
+        """The same for batches of another size, at no cost; the token caches are shared."""
+        other = copy.copy(self)
+        other._max_requests, other._max_candidates = max_requests, max_candidates
+        other._read(predicted)
+        return other
+
+    def _read(self, predicted: bool) -> None:
+        self._blocks = [block for block in self._all_blocks[predicted] if block.columns]
+        self._unread = [block for block in self._all_blocks[predicted] if not block.columns]
+        of_blocks = (name for block in self._blocks for name in block.columns)
+        self.columns = list(dict.fromkeys([*of_blocks, *self._not_in_blocks]))
         """The sample columns that a batch is made of."""
 
     def prepare(self, columns: Columns) -> PreparedRows:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.examination import position_weights, weights_at
-from prectr_torchrec.data.predicted import unpack_levels
+from prectr_torchrec.data.levels import unpack_levels
 
 BATCH_ROWS = 65536
 Ints = NDArray[np.int64]

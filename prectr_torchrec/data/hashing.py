@@ -1,6 +1,8 @@
-"""From raw 64-bit ids to table rows, the same way in training and in serving."""
+"""From ids of a log to 64-bit ids and to table rows, the same way in training and in serving."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,3 +35,8 @@ def mix64(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     z *= np.uint64(0x94D049BB133111EB)
     z ^= np.right_shift(z, np.uint64(31), out=shifted)
     return z
+
+
+def hash_id(value: str) -> int:
+    """The 63-bit id of a text id: the lower half of its MD5, as `prepare` computes it inside DuckDB."""
+    return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)

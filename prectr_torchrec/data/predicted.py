@@ -1,24 +1,15 @@
-"""Predicted levels: a relevance service's word on pairs without a grade, eight bytes a pair.
-
-Byte k - 1 is the probability of level k in units of 2**-7; they add up to one, so sums of them are exact. 0: no prediction.
-"""
+"""Predicted levels: a relevance service's word on pairs without a grade, packed as in `levels.py`."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from prectr_torchrec.config import Levels
+from prectr_torchrec.data.levels import MAX_LEVELS, PACKED_UNITS
 from prectr_torchrec.data.raw import Connection, one_row
 from prectr_torchrec.data.teacher_scores import read_scores_manifest
-
-MAX_LEVELS = 8
-_UNITS = 2**7
 
 
 def find_scores(folders: Sequence[Path], levels: Levels) -> tuple[Path, ...]:
@@ -57,7 +48,7 @@ def load_predicted(con: Connection, files: Sequence[Path], levels: int) -> int:
         return 0
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     sums = ", ".join(f"sum(probabilities[{k}]::DOUBLE) AS p{k}" for k in range(1, levels + 1))
-    below = ["0", *(f"round({_UNITS} * ({_plus(k)}) / ({_plus(levels)}))::BIGINT" for k in range(1, levels + 1))]
+    below = ["0", *(f"round({PACKED_UNITS} * ({_plus(k)}) / ({_plus(levels)}))::BIGINT" for k in range(1, levels + 1))]
     packed = " + ".join(f"(({high}) - ({low})) * {256**k}" for k, (low, high) in enumerate(itertools.pairwise(below)))
     con.execute(
         f"""INSERT INTO predicted SELECT q.rowid AS query, i.rowid AS item, {packed} AS predicted
@@ -66,22 +57,6 @@ def load_predicted(con: Connection, files: Sequence[Path], levels: int) -> int:
         ANTI JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid ORDER BY 1, 2"""
     )
     return int(one_row(con, "SELECT count(*) FROM predicted")[0])
-
-
-def unpack_levels(packed: NDArray[np.int64], levels: int) -> NDArray[np.float32]:
-    """Probabilities (..., K) of packed predictions (...); zeros where there is none."""
-    parts = np.ascontiguousarray(packed).astype("<i8", copy=False).view(np.uint8).reshape(*packed.shape, MAX_LEVELS)
-    return parts[..., :levels].astype(np.float32) * np.float32(1 / _UNITS)
-
-
-def pack_levels(probabilities: NDArray[Any]) -> NDArray[np.int64]:
-    """Packed predictions (...) of distributions (..., K); zeros stay zero."""
-    total = probabilities.sum(axis=-1, keepdims=True, dtype=np.float64)
-    below = np.round(_UNITS * np.cumsum(probabilities, axis=-1, dtype=np.float64) / np.where(total > 0, total, 1)).astype(
-        np.int64
-    )
-    units = np.diff(below, axis=-1, prepend=0)
-    return np.asarray((units << (8 * np.arange(units.shape[-1]))).sum(axis=-1), dtype=np.int64)
 
 
 def _plus(levels: int) -> str:

@@ -6,7 +6,6 @@ Every check is one aggregate over the whole table; only when one fails are the f
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,11 +217,6 @@ def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str])
     for column in columns:
         kinds[column] = "integer" if all(_holds_integers(con, s, column) for s in sources if column in s) else "text"
     return kinds
-
-
-def hash_id(value: str) -> int:
-    """The 63-bit id of a text id: the lower half of its MD5, as `prepare` computes it inside DuckDB."""
-    return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)
 
 
 def wrong_type(source: Source, column: str, expected: str) -> RawLogError:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 
 class Process(NamedTuple):
@@ -56,10 +56,24 @@ def process_group(
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Neither bars nor notes while a folder is loaded or written; afterwards Transformers speaks as before."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
 def quiet_libraries() -> None:
     """Notes between PyTorch's, TorchRec's and Transformers' own parts, which no user of a job can act on; their errors stay."""
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")
     for name in ("torchrec", "torch.fx._symbolic_trace", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    disable_progress_bar()  # of Transformers, for files of a moment
+    transformers_logging.disable_progress_bar()  # of Transformers, for files of a moment

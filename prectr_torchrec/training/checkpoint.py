@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_path
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
 
@@ -28,23 +29,15 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path) -> None:
-        self.folder = run / "checkpoints"
+        self._run, self.folder = run, run / CHECKPOINTS
 
     def index(self) -> dict[str, Any]:
-        """`{"last": name, "best": name, "best_ne": float}`: no best before a validation, empty before the first checkpoint."""
-        path = self.folder / "index.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        """As `runs.checkpoint_index`."""
+        return checkpoint_index(self._run)
 
     def path(self, which: str) -> Path:
-        """The folder of the `last` or `best` checkpoint; without any validation the last one is the best.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
-        index = self.index()
-        if "last" not in index:
-            raise FileNotFoundError(f"{self.folder}: no {which!r} checkpoint; has `prectr train` run with this --run directory?")
-        return self.folder / str(index.get(which, index["last"]))
+        """As `runs.checkpoint_path`."""
+        return checkpoint_path(self._run, which)
 
     def progress(self) -> dict[str, Any]:
         """What was saved as progress with the last checkpoint, empty before the first one."""

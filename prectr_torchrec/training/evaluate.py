@@ -22,11 +22,12 @@ from tqdm import tqdm
 from prectr_torchrec.config import Levels, RunConfig
 from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.runs import load_run
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.personal import personal_measures
-from prectr_torchrec.training.scoring import default_split, load_run, score
+from prectr_torchrec.training.scoring import default_split, score
 
 ACTIVITY = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}
 """Segments by a user's training impressions, both ends included."""

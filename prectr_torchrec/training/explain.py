@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
 
 from prectr_torchrec.config import BatchConfig, RunConfig
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.plan import list_row_groups
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.modules import PRECTR, EventAttention, InterestTower, PRECTROutput, TargetAttention
+from prectr_torchrec.explanation import Row, observe, take_apart
+from prectr_torchrec.modules import PRECTR
+from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.evaluate import aligned
-from prectr_torchrec.training.scoring import default_split, load_run
+from prectr_torchrec.training.scoring import default_split
 from prectr_torchrec.training.trainer import build_sharded
 
-Row = dict[str, Any]
-
-EVENTS = 10
-"""Past events told of each list."""
 TITLE = 40
 """Characters of a title in the tables."""
-EXPERTS = ("raise", "lower", "leave")
-SIDES = ("own", "peers", "prior")
 HEADINGS = {
     "item_id": "item", "query_id": "query", "predicted_level": "predicted", "level_probabilities": "pi", "click_by_level": "p",
     "click_probability": "click", "incentive": "tau", "expert_weight": "its weight", "taste_variance": "open",
@@ -51,13 +43,6 @@ LEGEND = {
     "taste": "in logits, within p",
     "open": "share of the taste's variance that the own past leaves open",
 }
-
-
-class Observed(NamedTuple):
-    output: PRECTROutput
-    attention: dict[str, Tensor]
-    """`interest`, `intent`, `category`, `peers`, where the run has them -> (L + 1,) weights, the prior's first; means over heads
-    and candidates."""
 
 
 def explain(run: Path, data: Path, request_id: int, *, split: str | None = None, checkpoint: str = "best") -> Row:
@@ -86,18 +71,18 @@ def explain(run: Path, data: Path, request_id: int, *, split: str | None = None,
         batch = build_batch(config, sample, run / TOKENIZER)
         model, _, _ = build_sharded(config, run, process)
         Checkpoints(run).load(checkpoint, model, None)
-        observed = observe(model, batch.to(process.device))
+        here = batch.to(process.device)
+        prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
+        with torch.no_grad():
+            observed = observe(prectr, lambda: model.eval()(here))
     row = sample.to_pylist()[0]
-    own, by_peers = ({n: w for n, w in observed.attention.items() if (n == "peers") == peers} for peers in (False, True))
     return {
         "run": config.name,
         "checkpoint": checkpoint,
         "known_grade": config.model.known_grade,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
-        "candidates": _candidates(config, row, batch, observed.output),
-        **({"own_history": _events(config, row, "history", own)} if own else {}),
-        **({"peers": _events(config, row, "peer", by_peers)} if by_peers else {}),
+        **take_apart(config, row, batch, observed),
     }
 
 
@@ -129,29 +114,6 @@ def build_batch(config: RunConfig, sample: pa.Table, tokenizer: Path) -> SearchB
         return next(SearchReader(config.model_copy(update={"batch": alone}), Path(folder), "request", tokenizer).epoch(0))
 
 
-def observe(model: nn.Module, batch: SearchBatch) -> Observed:
-    """Runs a model that holds a PRECTR over the batch of one request and notes what happens inside."""
-    prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
-    outputs: list[PRECTROutput] = []
-    weights: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            target, key, _, lengths = inputs
-            assert isinstance(module, TargetAttention)
-            weights[name] = module.weights(target, key, lengths)[0].mean((0, 1)).cpu()
-
-        return hook
-
-    with contextlib.ExitStack() as hooks, torch.no_grad():
-        hooks.enter_context(prectr.register_forward_hook(lambda module, inputs, output: outputs.append(output)))
-        for name, attention in _attentions(prectr).items():
-            hooks.enter_context(attention.register_forward_pre_hook(note(name)))
-        model.eval()
-        model(batch)
-    return Observed(outputs[0], weights)
-
-
 def format_explanation(found: Row) -> str:
     """`explain`'s findings as aligned tables of plain text."""
     lines = [
@@ -172,66 +134,6 @@ def format_explanation(found: Row) -> str:
             lines += ["", f"{title}: {counted}; attention on none of them: {nothing}"]
             lines += _table([_cells(row) for row in events["strongest"]])
     return "\n".join(lines)
-
-
-def _attentions(prectr: PRECTR) -> dict[str, TargetAttention]:
-    parts: dict[str, InterestTower | EventAttention | None] = {"interest": prectr.interest}
-    if (preference := prectr.personal.preference) is not None:
-        parts |= {"intent": preference.intent, "category": preference.category, "peers": preference.peers}
-    return {name: part.attention for name, part in parts.items() if part is not None}
-
-
-def _candidates(config: RunConfig, sample: Row, batch: SearchBatch, output: PRECTROutput) -> list[Row]:
-    columns = {
-        "item_id": sample["candidate_item_id"],
-        "title": sample["candidate_title"],
-        "grade": sample["candidate_relevance"],
-        "level": [level or None for level in batch.level.tolist()],
-    }
-    if bool(batch.candidate_predicted.any()):
-        columns["predicted_level"] = batch.candidate_predicted.tolist()
-    if config.model.mixture:
-        columns["level_probabilities"] = output.relevance.log_pi.exp().tolist()
-        columns["click_by_level"] = output.level_logits.sigmoid().tolist()
-    columns["click_probability"] = output.reference_click.logit.sigmoid().tolist()
-    if (incentive := output.personal.incentive) is not None:
-        weight, leading = incentive.gate.max(1)
-        columns["incentive"] = incentive.tau.tolist()
-        columns |= {"expert": [EXPERTS[i] for i in leading.tolist()], "expert_weight": weight.tolist()}
-    if output.personal.preference is not None:
-        preference = config.model.preference
-        there = {"own": preference.own, "peers": preference.peers, "prior": True}
-        columns |= {n: w.tolist() for n, w in zip(SIDES, output.personal.preference.weights.T, strict=True) if there[n]}
-    if output.personal.taste is not None:
-        columns |= {"taste": output.personal.taste.mean.tolist(), "taste_variance": output.personal.taste.variance.tolist()}
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return sorted(rows, key=lambda row: -row["click_probability"])
-
-
-def _events(config: RunConfig, sample: Row, family: str, weights: dict[str, Tensor]) -> Row:
-    limit = config.data.history_length if family == "history" else config.data.peer_length
-    fields = ("item_id", "relevance", "click", "position", "age", "query_id")
-    events = {name: sample[f"{family}_{name}"][-limit:] if limit else [] for name in fields}  # the reader keeps the latest
-    titles: dict[int, str] = {}  # samples have none for the events of peers: of these only items seen elsewhere have one
-    for prefix in ("candidate", "history"):
-        titles.update(zip(sample[f"{prefix}_item_id"], sample[f"{prefix}_title"], strict=True))
-    levels = grade_levels(np.array(events["relevance"], dtype=np.float32), config.data.levels.boundaries).tolist()
-    rows = [
-        {
-            "item_id": item,
-            "title": titles.get(item),
-            "level": levels[j] or None,
-            "feedback": "clicked" if events["click"][j] else "skipped",
-            "position": events["position"][j] or None,
-            "age": events["age"][j],
-            "query_id": events["query_id"][j],
-            **{name: float(weight[j + 1]) for name, weight in weights.items()},
-        }
-        for j, item in enumerate(events["item_id"])
-    ]
-    rows.sort(key=lambda row: -sum(row[name] for name in weights))
-    nothing = {name: float(weight[0]) for name, weight in weights.items()}
-    return {"events": len(rows), "nothing_fits": nothing, "strongest": rows[:EVENTS]}
 
 
 def _table(rows: list[dict[str, str]]) -> list[str]:

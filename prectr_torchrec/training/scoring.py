@@ -12,26 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.predictions import PARTS, WEIGHTS
 from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
-
-
-def load_run(run: Path) -> RunConfig:
-    """The configuration of a run.
-
-    Raises:
-        FileNotFoundError: it is no run directory.
-    """
-    if not (run / "config.yaml").is_file():
-        raise FileNotFoundError(f"{run}: no run directory (config.yaml is missing); `prectr train` makes one")
-    return load_config(run / "config.yaml")
 
 
 def default_split(data: Path) -> str:

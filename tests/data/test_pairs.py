@@ -14,8 +14,9 @@ import pytest
 from raw_logs import Raw, Row, as_id, random_log, write_log, write_table
 
 from prectr_torchrec.config import ConfigError, DataConfig, PairsConfig, validate_config
+from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.pairs import DRAWS, PairsFile, write_pairs
-from prectr_torchrec.data.raw import RawLogError, hash_id
+from prectr_torchrec.data.raw import RawLogError
 
 DATA = DataConfig()
 PAIRS = PairsConfig(same_category=0.5, other_category=0.3, validation_fraction=0.2, test_fraction=0.3, rows_per_row_group=32)

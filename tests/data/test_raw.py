@@ -15,8 +15,9 @@ import pytest
 from raw_logs import Raw, random_log, read_split, write_log, write_table
 
 from prectr_torchrec.config import DataConfig, RawLog, RawTable, TextConfig
+from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.prepare import prepare
-from prectr_torchrec.data.raw import RawLogError, hash_id
+from prectr_torchrec.data.raw import RawLogError
 
 TEXT = TextConfig(vocab_size=300)
 

@@ -5,9 +5,9 @@ import pytest
 from sample_files import write_tokenizer
 from small_run import small_config
 
+from prectr_torchrec.build import build_prectr
 from prectr_torchrec.config import ConfigError
 from prectr_torchrec.text.tokenizer import write_document_frequency
-from prectr_torchrec.training.build import build_prectr
 
 
 @pytest.fixture

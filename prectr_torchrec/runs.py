@@ -1,0 +1,42 @@
+"""What a run directory holds, for all who read one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import load_config
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+def load_run(run: Path) -> RunConfig:
+    """The configuration of a run.
+
+    Raises:
+        FileNotFoundError: it is no run directory.
+    """
+    if not (run / CONFIG).is_file():
+        raise FileNotFoundError(f"{run}: no run directory ({CONFIG} is missing); `prectr train` makes one")
+    return load_config(run / CONFIG)
+
+
+def checkpoint_index(run: Path) -> dict[str, Any]:
+    """`{"last": name, "best": name, "best_ne": float}`: no best before a validation, empty before the first checkpoint."""
+    path = run / CHECKPOINTS / "index.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def checkpoint_path(run: Path, which: str) -> Path:
+    """The folder of the `last` or `best` checkpoint; without any validation the last one is the best.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    index, folder = checkpoint_index(run), run / CHECKPOINTS
+    if "last" not in index:
+        raise FileNotFoundError(f"{folder}: no {which!r} checkpoint; has `prectr train` run with this --run directory?")
+    return folder / str(index.get(which, index["last"]))

@@ -1,0 +1,120 @@
+"""`prectr score`: sample files in, scores out, shard by shard on several processes; a killed job goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from prectr_torchrec.data.workspace import once, replacing
+from prectr_torchrec.distributed.process import quiet_libraries
+from prectr_torchrec.serving.export import ABOUT
+from prectr_torchrec.serving.ranker import Ranker
+
+_SETTINGS = "settings.json"
+_worker: Ranker | None = None
+"""Of a process of the pool."""
+
+
+def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
+    """Scores every candidate of sample files.
+
+    Each finished shard waits in `OUT.parts`, and a job that is run again scores what is missing; at the end the shards become
+    one file, in the order of their names.
+
+    Args:
+        model: exported folder.
+        data: a folder of sample files (`*.parquet`), such as a split of a prepared folder.
+        out: Parquet file to write: request_id, item_id, click_probability, relevance_probabilities.
+        nproc: processes; each loads the ranker, tables on disk are shared.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        FileNotFoundError: no exported ranker, or no samples.
+        ValueError: a file that cannot be scored, or an unfinished job of another model or other samples at `out`.
+    """
+    shards = sorted(data.glob("*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"{data}: no *.parquet file here; name a folder of samples, such as prepared/test")
+    if not (model / ABOUT).is_file():
+        raise FileNotFoundError(f"{model}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
+    parts = out.with_name(f"{out.name}.parts")
+    _claim(parts, out, {
+        "model": json.loads((model / ABOUT).read_text()),
+        "shards": {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards},
+    })  # fmt: skip
+    missing = [shard for shard in shards if not (parts / shard.name).exists()]
+    if missing:
+        spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        workers = min(nproc, len(missing))
+        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(model, workers)) as pool:
+            try:
+                for done in as_completed([pool.submit(_score_shard, shard, parts / shard.name) for shard in missing]):
+                    done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    rows = _merge([parts / shard.name for shard in shards], out)
+    shutil.rmtree(parts)
+    return rows
+
+
+def _claim(parts: Path, out: Path, settings: dict[str, object]) -> None:
+    begun = parts / _SETTINGS
+    parts.mkdir(parents=True, exist_ok=True)
+    once(begun, lambda path: path.write_text(json.dumps(settings)))
+    if json.loads(begun.read_text()) != settings:
+        raise ValueError(
+            f"{parts} is of an unfinished job with another model or other samples; remove it, or choose another --out than {out}"
+        )
+
+
+def _start(model: Path, workers: int) -> None:
+    global _worker
+    quiet_libraries()
+    if workers > 1:
+        torch.set_num_threads(1)
+    _worker = Ranker.load(model)
+
+
+def _score_shard(shard: Path, part: Path) -> None:
+    assert _worker is not None
+    with pq.ParquetFile(shard) as file, replacing(part) as path:
+        there = [name for name in _worker.columns if name in file.schema_arrow.names]
+        writer = None
+        try:
+            for group in range(max(file.num_row_groups, 1)):
+                samples = file.read_row_group(group, columns=there) if file.num_row_groups else file.read(columns=there)
+                try:
+                    scores = _worker.score(samples)
+                except ValueError as error:
+                    raise ValueError(f"{shard}, row group {group}: {error}") from None
+                writer = writer or pq.ParquetWriter(path, scores.schema, compression="zstd")
+                writer.write_table(scores)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _merge(parts: Iterable[Path], out: Path) -> int:
+    rows, writer = 0, None
+    with replacing(out) as path:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                writer = writer or pq.ParquetWriter(path, file.schema_arrow, compression="zstd")
+                for group in range(file.num_row_groups):
+                    table: pa.Table = file.read_row_group(group)
+                    writer.write_table(table)
+                    rows += table.num_rows
+        assert writer is not None
+        writer.close()
+    return rows

@@ -1,0 +1,164 @@
+"""`prectr export`: a run's checkpoint becomes a folder that serves: nothing in it is pickled, nothing needs the run.
+
+config.yaml               the run's configuration
+schema.json               what a request looks like, as a JSON Schema
+towers.safetensors        the towers, without a Hugging Face encoder
+tables/NAME.safetensors   one file a table
+text/                     tokenizer and encoder in Hugging Face layout, document frequencies
+export.json               what was exported, and the measured figures
+README.md                 model card
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+
+from prectr_torchrec.build import build_prectr
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.workspace import file_digest, once
+from prectr_torchrec.distributed.process import quiet_transformers
+from prectr_torchrec.modules import PRECTR, TextEncoder
+from prectr_torchrec.runs import checkpoint_path, load_run
+from prectr_torchrec.serving.card import model_card
+from prectr_torchrec.serving.request import RequestSchema
+from prectr_torchrec.serving.saved import SavedTensors
+from prectr_torchrec.serving.tables import Precision, write_ids, write_table
+from prectr_torchrec.text.student import read_student
+
+CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
+TITLES = "titles.safetensors"
+EXPORT_VERSION = 1
+ENCODER = "relevance.interaction.encoder.model."
+"""Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
+_TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings.", "_mch_sorted_raw_ids"
+
+
+def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = None, checkpoint: str = "best") -> dict[str, Any]:
+    """Writes a run's ranker to a folder, aside first and renamed when it is whole.
+
+    Tables pass through memory a few megabytes at a time, whatever they were sharded over.
+
+    Args:
+        run: run directory.
+        out: the folder to write; must not be there.
+        quantize: precision of the tables' rows; None: as trained.
+        checkpoint: `best` or `last`.
+
+    Returns:
+        What `export.json` says.
+
+    Raises:
+        FileNotFoundError: no run, or no checkpoint in it.
+        ValueError: `out` is there already, or a table is of a kind that cannot be exported; names it.
+    """
+    config = load_run(run)
+    if out.exists():
+        raise ValueError(f"{out} is there already; export to another folder")
+    folder = checkpoint_path(run, checkpoint)
+    saved = SavedTensors(folder)
+    tables = {name: _source(name, saved, config) for name in config.tables}
+    about: dict[str, Any] = {
+        "version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize,
+        "figures": {path.stem.removeprefix("metrics-"): _figures(path) for path in sorted(run.glob("metrics-*.json"))},
+    }  # fmt: skip
+
+    def build(partial: Path) -> None:
+        partial.mkdir(parents=True)
+        (partial / TABLES).mkdir()
+        about["tables"] = {}
+        for name, source in tables.items():
+            about["tables"][name] = _write_table(partial, name, source, saved, config, quantize)
+        with quiet_transformers():
+            served = _write_towers(partial, run, config, saved)
+        about["towers_sha256"] = file_digest(partial / TOWERS)
+        (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
+        _write_json(partial / SCHEMA, RequestSchema(served.data).describe())
+        _write_json(partial / ABOUT, about)
+        (partial / "README.md").write_text(model_card(served, about), encoding="utf-8")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    once(out, build)
+    return about
+
+
+def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
+    """The name of a table's rows in the checkpoint.
+
+    Raises:
+        ConfigError: they are not plain rows.
+    """
+    table = config.tables[name]
+    if table.ids == "managed" and table.managed.algorithm != "sorted":
+        raise ConfigError(f"tables.{name}.managed.algorithm: {table.managed.algorithm!r} cannot be exported; 'sorted' can")
+    found = [key for key in saved.names(_EMBEDDINGS) if key.endswith(f".{name}.weight")]
+    plain = len(found) == 1 and saved.shape(found[0]) == (table.rows, table.dim)
+    if not plain or saved.dtype(found[0]) not in (torch.float32, torch.float16):
+        raise ConfigError(
+            f"tables.{name}: kernel {table.kernel!r} with dtype {table.dtype!r} does not leave plain fp32 or fp16 rows in a "
+            "checkpoint, and cannot be exported"
+        )
+    return found[0]
+
+
+def _write_table(
+    folder: Path, name: str, source: str, saved: SavedTensors, config: RunConfig, quantize: Literal["fp16", "int8"] | None
+) -> dict[str, Any]:
+    trained: Precision = "fp16" if saved.dtype(source) == torch.float16 else "fp32"
+    table, precision = config.tables[name], quantize or trained
+    path = folder / TABLES / f"{name}.safetensors"
+    write_table(path, saved.pieces(source), table.rows, table.dim, precision)
+    if table.ids == "managed":
+        (ids,) = (key for key in saved.names(_EMBEDDINGS) if key.endswith(f"_modules.{name}.{_SORTED_IDS}"))
+        modules = ids.removesuffix(_SORTED_IDS)
+        segments = saved.load(f"{modules}_output_segments_tensor")[""]
+        write_ids(
+            ids_path(folder, name), lambda: saved.pieces(ids), lambda: saved.pieces(f"{modules}_mch_remapped_ids_mapping"),
+            segments[segments > 0] - 1,
+        )  # fmt: skip
+    return {"rows": table.rows, "dim": table.dim, "precision": precision, "bytes": path.stat().st_size}
+
+
+def ids_path(folder: Path, table: str) -> Path:
+    """The map of a managed table."""
+    return folder / TABLES / f"{table}.ids.safetensors"
+
+
+def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensors) -> RunConfig:
+    """Writes towers, encoder and tokenizer; returns the configuration that builds them from the folder alone."""
+    shutil.copytree(run / TOKENIZER, folder / TEXT)
+    prectr = build_prectr(config, run / TOKENIZER)
+    weights = saved.load(_TOWERS)
+    prectr.load_state_dict(weights)
+    encoder = text_encoder(prectr)
+    if encoder is not None:
+        encoder.model.save_pretrained(str(folder / TEXT))
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(ENCODER)}
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, str(folder / TOWERS))
+    student = read_student(Path(config.text.path)) if config.text.path else None
+    settings = student["text"]["encoder"] if student is not None else config.text.encoder
+    text = config.text.model_copy(update={"path": None, "start": "encoder", "encoder": settings})
+    return config.model_copy(update={"text": text})
+
+
+def text_encoder(prectr: PRECTR) -> TextEncoder | None:
+    """The Hugging Face encoder within the towers, if there is one."""
+    interaction = prectr.relevance.interaction
+    return interaction.encoder if interaction is not None and isinstance(interaction.encoder, TextEncoder) else None
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    measured = json.loads(path.read_text())
+    kept = ("checkpoint", "split", "simulated", "rows", "requests", "clicks", "clicks_at_position", "relevance", "oracle")
+    return {name: measured[name] for name in kept if measured.get(name) is not None}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,223 @@
+"""An exported ranker in a process of your own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from prectr_torchrec.build import build_prectr
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import load_config
+from prectr_torchrec.data.assemble import BatchBuilder
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.columns import to_columns
+from prectr_torchrec.data.plan import cut_batches
+from prectr_torchrec.distributed.process import quiet_transformers
+from prectr_torchrec.explanation import observe, take_apart
+from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
+from prectr_torchrec.serving.export import ABOUT, CONFIG, ENCODER, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path
+from prectr_torchrec.serving.index import keeps_titles, warm
+from prectr_torchrec.serving.request import Request, RequestSchema
+from prectr_torchrec.serving.tables import ServedEmbeddings, Table
+from prectr_torchrec.serving.titles import TitleVectors
+
+_REQUESTS, _CANDIDATES = 64, 4096
+"""Of a batch, at most; one request may have more candidates."""
+RESIDENT = 2**28
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one request, in the order of its candidates."""
+
+    request_id: int
+    item_id: NDArray[np.int64]
+    """(n,)."""
+    click_probability: NDArray[np.float32]
+    """(n,), the position held at its reference: what ranks."""
+    relevance_probabilities: NDArray[np.float32]
+    """(n, K), the relevance tower's own word, before any known grade."""
+    explanation: dict[str, Any] | None = None
+    """Where asked for: `explanation.take_apart`'s plain values."""
+
+    def ranking(self) -> NDArray[np.int64]:
+        """(n,) the candidates' places in the request, best first."""
+        return np.argsort(-self.click_probability, kind="stable")
+
+
+class Ranker:
+    """Scores requests with an exported ranker, as the trainer would. Safe to use from several threads.
+
+    Example::
+
+        ranker = Ranker.load("exported")
+        scores = ranker.score({"query": "red lamp", "candidates": [{"item_id": 7, "title": "Red oak lamp"}]})
+        scores.click_probability[scores.ranking()]
+    """
+
+    def __init__(
+        self, config: RunConfig, prectr: PRECTR, embeddings: ServedEmbeddings, builder: BatchBuilder, titles: TitleVectors | None
+    ) -> None:
+        self.config, self.titles = config, titles
+        self.schema = RequestSchema(config.data)
+        self._prectr, self._embeddings, self._builder = prectr, embeddings, builder
+        self._building = threading.Lock()
+
+    @property
+    def relevance(self) -> TextRelevance:
+        """The text side."""
+        return self._prectr.relevance
+
+    @property
+    def columns(self) -> list[str]:
+        """The sample columns that scores depend on, and `request_id`."""
+        return list(dict.fromkeys(["request_id", *self._builder.sized(1, 1, predicted=True).columns]))
+
+    @classmethod
+    def load(cls, path: str | Path, *, resident: int = RESIDENT, title_vectors: int = 200_000) -> Ranker:
+        """Opens a folder that `prectr export` wrote.
+
+        Args:
+            path: the folder.
+            resident: bytes; tables from this size on stay on disk, are mapped into memory and read a row at a time.
+            title_vectors: titles whose encoding is kept.
+
+        Raises:
+            FileNotFoundError: there is no exported ranker.
+            ValueError: it was exported by another release, or its files do not belong together.
+        """
+        folder = Path(path)
+        if not (folder / ABOUT).is_file():
+            raise FileNotFoundError(f"{folder}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
+        about = json.loads((folder / ABOUT).read_text())
+        if about["version"] != EXPORT_VERSION:
+            raise ValueError(f"{folder}: export version {about['version']}, this release reads {EXPORT_VERSION}; export again")
+        config = load_config(folder / CONFIG)
+        encoder = {"path": str(folder / TEXT)} if (folder / TEXT / "config.json").is_file() else {}
+        building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
+        with quiet_transformers():
+            prectr = build_prectr(building, folder / TEXT)
+        found = prectr.load_state_dict(load_file(str(folder / TOWERS)), strict=False)
+        elsewhere = ENCODER if encoder else None
+        missing = [name for name in found.missing_keys if elsewhere is None or not name.startswith(elsewhere)]
+        if missing or found.unexpected_keys:
+            raise ValueError(f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
+                             f"{found.unexpected_keys}; export again")  # fmt: skip
+        prectr.eval().requires_grad_(False)
+        tables = {
+            name: Table(folder / TABLES / f"{name}.safetensors", ids_path(folder, name) if t.ids == "managed" else None, resident)
+            for name, t in config.tables.items()
+        }
+        titles = TitleVectors(prectr.relevance.encode, title_vectors) if keeps_titles(prectr) and title_vectors else None
+        if titles is not None and (folder / TITLES).is_file():
+            warm(titles, folder / TITLES)
+        return cls(config, prectr, ServedEmbeddings(config, tables), BatchBuilder(config, folder / TEXT, 1, 1), titles)
+
+    @overload
+    def score(self, requests: Request, *, explain: bool = ...) -> Scores: ...
+
+    @overload
+    def score(self, requests: Sequence[Request], *, explain: bool = ...) -> list[Scores]: ...
+
+    @overload
+    def score(self, requests: pa.Table) -> pa.Table: ...
+
+    def score(
+        self, requests: Request | Sequence[Request] | pa.Table, *, explain: bool = False
+    ) -> Scores | list[Scores] | pa.Table:
+        """Scores the candidates of one request, of many, or of a table of samples.
+
+        Args:
+            requests: a mapping as `schema.describe()` says, a sequence of them, or an Arrow table with columns of the sample
+                schema, of which all but `query` and `candidate_item_id` may be missing.
+            explain: also take each request apart, of mappings; takes a pass for each.
+
+        Returns:
+            `Scores`, a list of them, or a table with a row for each candidate: request_id, item_id, click_probability,
+            relevance_probabilities.
+
+        Raises:
+            RequestError: a field is missing, unknown, or not what it should be.
+        """
+        if isinstance(requests, pa.Table):
+            if explain:
+                raise ValueError("explain: the scores of a table have no room for it; send mappings")
+            return _to_table(self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
+        if isinstance(requests, Mapping):
+            return self.score_samples(self.schema.from_plain([requests], name=None), [explain])[0]
+        return self.score_samples(self.schema.from_plain(requests), [explain] * len(requests))
+
+    def score_samples(self, samples: pa.Table, explain: Sequence[bool] = ()) -> list[Scores]:
+        """Scores rows that `schema` made; `explain` says of which to take apart, of none where it is empty."""
+        scores = self._score(samples)
+        for i in np.flatnonzero(explain).tolist():
+            scores[i] = replace(scores[i], explanation=self._explain(samples.slice(i, 1)))
+        return scores
+
+    def _explain(self, sample: pa.Table) -> dict[str, Any]:
+        row = sample.to_pylist()[0]
+        if not row["num_candidates"]:
+            return {"candidates": []}
+        batch = self._batch(sample, row["num_candidates"])
+        with torch.inference_mode():
+            return take_apart(self.config, row, batch, observe(self._prectr, lambda: self._run(batch)))
+
+    def _score(self, samples: pa.Table) -> list[Scores]:
+        counts = samples["num_candidates"].to_numpy()
+        starts = cut_batches(counts, _REQUESTS, max(_CANDIDATES, int(counts.max(initial=0))))
+        scores = []
+        for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+            scores += self._score_batch(samples.slice(start, stop - start))
+        return scores
+
+    def _score_batch(self, samples: pa.Table) -> list[Scores]:
+        counts = samples["num_candidates"].to_numpy()
+        ids = samples["request_id"].to_pylist()
+        items = samples["candidate_item_id"].combine_chunks().flatten().to_numpy()
+        click, relevance = np.zeros(0, np.float32), np.zeros((0, self.config.data.levels.count), np.float32)
+        if total := int(counts.sum()):
+            with torch.inference_mode():
+                output = self._run(self._batch(samples, total))
+            click = output.reference_click.logit.sigmoid().numpy()[:total]
+            relevance = output.relevance.log_pi.exp().numpy()[:total]
+        cuts = np.cumsum(counts)[:-1]
+        parts = (np.split(column, cuts) for column in (items, click, relevance))
+        return [Scores(*row) for row in zip(ids, *parts, strict=True)]
+
+    def _batch(self, samples: pa.Table, candidates: int) -> SearchBatch:
+        predicted = any(pc.any(samples[f"{f}_predicted"].combine_chunks().flatten().cast(pa.bool_())).as_py()
+                        for f in ("history", "peer", "candidate"))  # fmt: skip
+        builder = self._builder.sized(samples.num_rows, candidates, predicted=predicted)
+        columns = to_columns([samples], ["requests"], builder.columns, limits=builder.limits)
+        with self._building:
+            builder.trim([])
+            rows = builder.prepare(columns)
+            arrays = builder.build_arrays([(rows, 0, samples.num_rows)])
+        return builder.to_batch(arrays)
+
+    def _run(self, batch: SearchBatch) -> PRECTROutput:
+        sequences, bags = self._embeddings(batch.request_features, batch.candidate_features)
+        titles = self.titles(batch.title_tokens) if self.titles is not None else None
+        return self._prectr(batch, sequences, bags, titles=titles)
+
+
+def _to_table(scores: list[Scores], levels: int) -> pa.Table:
+    relevance = np.concatenate([np.zeros((0, levels), np.float32), *(s.relevance_probabilities for s in scores)])
+    offsets = pa.array(np.arange(len(relevance) + 1, dtype=np.int32) * levels)
+    return pa.table({
+        "request_id": np.repeat(np.array([s.request_id for s in scores], np.int64), [len(s.item_id) for s in scores]),
+        "item_id": np.concatenate([np.zeros(0, np.int64), *(s.item_id for s in scores)]),
+        "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
+        "relevance_probabilities": pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32())),
+    })  # fmt: skip

@@ -1,0 +1,257 @@
+"""What a request may hold: plain Python or Arrow, checked, and brought into the columns that the samples have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prectr_torchrec.config import DataConfig, nearest
+from prectr_torchrec.data.columns import FAMILIES, family_of
+from prectr_torchrec.data.schema import sample_schema
+from prectr_torchrec.serving.fields import DOCS, REQUIRED, Field, describe, make_field, outside, read, shown
+from prectr_torchrec.serving.fields import RequestError as RequestError
+
+Request = Mapping[str, Any]
+GROUPS = {"history": "history", "peer": "peers", "candidate": "candidates"}
+"""Family of sample columns -> the list of a request that holds them."""
+_SKIPPED = ("num_candidates",)
+
+
+class RequestSchema:
+    """The fields of a request, made from the samples' schema.
+
+    Args:
+        data: of the run.
+    """
+
+    def __init__(self, data: DataConfig) -> None:
+        self._levels = data.levels.count
+        self._arrow = sample_schema(data)
+        grades = (data.levels.grade_min, data.levels.grade_max)
+        fields = [make_field(field, self._levels, grades) for field in self._arrow if field.name not in _SKIPPED]
+        self._request = [field for field in fields if family_of(field.column) is None]
+        self._families = {f: [field for field in fields if family_of(field.column) == f] for f in FAMILIES}
+
+    def describe(self) -> dict[str, Any]:
+        """The JSON Schema of a request."""
+        properties = {field.key: describe(field) for field in self._request}
+        for family, key in GROUPS.items():
+            rows = {field.key: describe(field) for field in self._families[family]}
+            required = [field.key for field in self._families[family] if field.column in REQUIRED]
+            shape = {"type": "object", "properties": rows, "required": required, "additionalProperties": False}
+            listed = {key: {"type": "array", "items": row} for key, row in rows.items()}
+            of_lists = {**shape, "properties": listed, "description": "The same as lists of equal length by field."}
+            nothing = [{"type": "null"}] if family != "candidate" else []
+            properties[key] = {"anyOf": [{"type": "array", "items": shape}, of_lists, *nothing], "description": DOCS[key]}
+        required = [*(name for name in REQUIRED if family_of(name) is None), GROUPS["candidate"]]
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SearchRequest", "type": "object",
+            "properties": properties, "required": required, "additionalProperties": False,
+        }  # fmt: skip
+
+    def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests") -> pa.Table:
+        """Sample rows of plain requests.
+
+        Args:
+            requests: mappings as of `describe`.
+            name: what the list is called in errors; None: there is one request, and fields are named from it.
+
+        Raises:
+            RequestError: a field is missing, unknown, or not what it should be.
+        """
+        paths = ["" if name is None else f"{name}[{i}]." for i in range(len(requests))]
+        for request, path in zip(requests, paths, strict=True):
+            if not isinstance(request, Mapping):
+                raise RequestError(path.rstrip(".") or "request", shown(request), "an object")
+            _check_keys(request, [*(f.key for f in self._request), *GROUPS.values()], path)
+        arrays: dict[str, pa.Array] = {}
+        for field in self._request:
+            values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
+            places = [f"{path}{field.key}" for path in paths]
+            arrays[field.column] = self._column(field, values, places.__getitem__)
+        for family, key in GROUPS.items():
+            arrays |= self._family(family, key, requests, paths)
+        lengths = pc.list_value_length(arrays["candidate_item_id"]).cast(pa.int32())
+        arrays["num_candidates"] = lengths
+        return pa.Table.from_arrays([arrays[name] for name in self._arrow.names], schema=self._arrow)
+
+    def from_arrow(self, table: pa.Table) -> pa.Table:
+        """Sample rows of a table with columns of the sample schema, of which all but the query and the ids may be missing.
+
+        Raises:
+            RequestError: a required column is missing, or one is not what it should be.
+        """
+        given = {family: next((n for n in table.column_names if family_of(n) == family), None) for family in FAMILIES}
+        columns: dict[str, pa.Array] = {}
+        for field in self._arrow:
+            if field.name in table.column_names:
+                columns[field.name] = _cast(table[field.name], field)
+            elif field.name in REQUIRED:
+                raise RequestError(field.name, "no such column", f"a column of {field.type}")
+        for family in FAMILIES:
+            example = columns.get(given[family] or "")
+            for field in self._families[family]:
+                if field.column not in columns:
+                    columns[field.column] = _default_lists(field, example, table.num_rows)
+        for field in self._request:
+            if field.column not in columns:
+                columns[field.column] = pa.array([field.default] * table.num_rows, self._arrow.field(field.column).type)
+        columns["num_candidates"] = pc.list_value_length(columns["candidate_item_id"]).cast(pa.int32())
+        for field in (*self._request, *(f for fields in self._families.values() for f in fields)):
+            self._check_column(field, columns[field.column])
+        return pa.Table.from_arrays([columns[name] for name in self._arrow.names], schema=self._arrow)
+
+    def _family(self, family: str, key: str, requests: Sequence[Request], paths: Sequence[str]) -> dict[str, pa.Array]:
+        """The list columns of a family, of all requests."""
+        fields = self._families[family]
+        values: dict[str, list[Any]] = {field.key: [] for field in fields}
+        offsets = [0]
+        starts: list[tuple[str, bool]] = []
+        for request, path in zip(requests, paths, strict=True):
+            rows = request.get(key)
+            if rows is None and family == "candidate":
+                raise RequestError(f"{path}{key}", "nothing", "a list, which may be empty")
+            where = f"{path}{key}"
+            length = _add_columns(rows, fields, values, where) if isinstance(rows, Mapping) else _add_rows(
+                [] if rows is None else rows, fields, values, where
+            )  # fmt: skip
+            starts.append((where, isinstance(rows, Mapping)))
+            offsets.append(offsets[-1] + length)
+        ends = np.array(offsets)
+
+        def place(field: Field) -> Callable[[int], str]:
+            def name(i: int) -> str:
+                row = int(np.searchsorted(ends, i, side="right")) - 1
+                where, by_column = starts[row]
+                return f"{where}.{field.key}[{i - ends[row]}]" if by_column else f"{where}[{i - ends[row]}].{field.key}"
+
+            return name
+
+        packed = pa.array(ends, pa.int32())
+        return {f.column: pa.ListArray.from_arrays(packed, self._column(f, values[f.key], place(f))) for f in fields}
+
+    def _column(self, field: Field, values: list[Any], place: Callable[[int], str]) -> pa.Array:
+        """Values as an array, each read and within its bounds; `place(i)` names the i-th in errors."""
+        kind, types = field.kind, set(map(type, values))
+        integers, floats = pa.types.is_integer(field.type), pa.types.is_floating(field.type)
+        if types == {type(None)}:
+            return pa.array([kind.read(None)] * len(values), field.type)
+        try:
+            if types <= {str} and pa.types.is_string(field.type):
+                return pa.array(values, pa.string())
+            plain = (integers and types <= {int}) or (floats and types <= {int, float})
+            if plain and kind.low is not None:  # nothing to convert
+                numbers = np.array(values, dtype=np.int64 if integers else np.float64)
+                if not outside(numbers, kind).any():
+                    return pa.array(numbers).cast(field.type)
+        except (OverflowError, UnicodeEncodeError):
+            pass  # one by one it shows which value it was
+        return pa.array([read(value, kind, place, i) for i, value in enumerate(values)], field.type)
+
+    def _check_column(self, field: Field, column: pa.Array) -> None:
+        per_level = pa.types.is_list(field.type)
+        if per_level:
+            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+            if (wrong := np.flatnonzero(lengths != self._levels + 1)).size:
+                row = int(wrong[0])
+                raise RequestError(f"row {row}: {field.column}", f"{lengths[row]} values", field.kind.expected)
+        if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type)):
+            return
+        flat = column.flatten() if pa.types.is_list(column.type) else column
+        if pa.types.is_string(flat.type):
+            return
+        known = flat.is_valid().to_numpy(zero_copy_only=False)
+        numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
+        if (wrong := np.flatnonzero(outside(numbers, field.kind) & known)).size:
+            first, row, place = int(wrong[0]), int(wrong[0]), ""
+            if pa.types.is_list(column.type):
+                ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+                row = int(np.searchsorted(ends, first, side="right"))
+                place = f"[{first - (ends[row - 1] if row else 0)}]"
+            raise RequestError(f"row {row}: {field.column}{place}", shown(flat[first].as_py()), field.kind.expected)
+
+
+def _value(request: Request, field: Field, path: str) -> Any:
+    value = request.get(field.key)
+    if value is None and field.column in REQUIRED:
+        raise RequestError(f"{path}{field.key}", "nothing", field.kind.expected)
+    return field.default if value is None else value
+
+
+def _add_rows(rows: Any, fields: list[Field], values: dict[str, list[Any]], where: str) -> int:
+    """Adds the values of a list of objects; returns its length."""
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise RequestError(where, shown(rows), "a list of objects, or an object of lists")
+    keys = {field.key for field in fields}
+    for i, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise RequestError(f"{where}[{i}]", shown(row), "an object")
+        if not row.keys() <= keys:
+            _check_keys(row, keys, f"{where}[{i}].")
+    for field in fields:
+        found = [row.get(field.key) for row in rows]
+        if any(value is None for value in found):
+            _fill(found, field, lambda i, key=field.key: f"{where}[{i}].{key}")  # type: ignore[misc]
+        values[field.key] += found
+    return len(rows)
+
+
+def _add_columns(rows: Mapping[str, Any], fields: list[Field], values: dict[str, list[Any]], where: str) -> int:
+    """Adds the values of an object of lists of equal length; returns that."""
+    _check_keys(rows, [field.key for field in fields], f"{where}.")
+    for field in fields:
+        if field.column in REQUIRED and field.key not in rows:
+            raise RequestError(f"{where}.{field.key}", "nothing", f"a list, each {field.kind.expected}")
+    lists: dict[str, list[Any]] = {}
+    for key, column in rows.items():
+        if isinstance(column, np.ndarray):
+            column = column.tolist()
+        if isinstance(column, str) or not isinstance(column, Sequence):
+            raise RequestError(f"{where}.{key}", shown(column), "a list")
+        lists[key] = list(column)
+    lengths = {key: len(column) for key, column in lists.items()}
+    if len(set(lengths.values())) > 1:
+        raise RequestError(where, f"lists of {', '.join(f'{n} {key}' for key, n in lengths.items())}", "lists of equal length")
+    length = next(iter(lengths.values()), 0)
+    for field in fields:
+        found = lists.get(field.key, [None] * length)
+        if any(value is None for value in found):
+            _fill(found, field, lambda i, key=field.key: f"{where}.{key}[{i}]")  # type: ignore[misc]
+        values[field.key] += found
+    return length
+
+
+def _fill(values: list[Any], field: Field, place: Callable[[int], str]) -> None:
+    for i, value in enumerate(values):
+        if value is None:
+            if field.column in REQUIRED:
+                raise RequestError(place(i), "nothing", field.kind.expected)
+            values[i] = field.default
+
+
+def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
+    for key in given:
+        if key not in valid:
+            raise RequestError(f"{path}{key}", "an unknown field", f"one of the schema{nearest(str(key), valid)}")
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.Array:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    try:
+        array = array.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise RequestError(field.name, f"a column of {array.type} ({error})", f"a column of {field.type}") from None
+    if array.null_count:
+        raise RequestError(field.name, f"{array.null_count} nulls", f"{field.type} in every row")
+    return array
+
+
+def _default_lists(field: Field, example: pa.Array | None, rows: int) -> pa.Array:
+    lengths = np.zeros(rows, np.int32) if example is None else pc.list_value_length(example).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    default = 0 if field.key == "predicted" else field.default
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array([default] * int(offsets[-1]), field.type))

@@ -1,0 +1,77 @@
+"""Vectors of titles that were encoded before, the latest ones used."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class TitleVectors:
+    """Keeps what the encoder made of a title, by the tokens that it read: an item whose title changes is encoded anew.
+
+    Safe to use from several threads.
+
+    Args:
+        encode: (N, W) int64 tokens -> (N, ...) vectors.
+        capacity: titles held; the one not used for longest makes room.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], capacity: int) -> None:
+        self._encode, self.capacity = encode, capacity
+        self._places: OrderedDict[bytes, int] = OrderedDict()
+        self._vectors: Tensor | None = None
+        self._lock = threading.Lock()
+        self.hits = self.misses = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Args: tokens: (T, W) int64, distinct rows. Returns: (T, ...)."""
+        keys = token_keys(tokens)
+        with self._lock:
+            known = [self._places.get(key, -1) for key in keys]
+            for key, place in zip(keys, known, strict=True):
+                if place >= 0:
+                    self._places.move_to_end(key)
+            there = np.array(known) >= 0
+            kept = self._vectors[torch.tensor(known)[torch.from_numpy(there)]] if self._vectors is not None else None
+            self.hits += int(there.sum())
+            self.misses += int((~there).sum())
+        if there.all() and kept is not None:
+            return kept
+        missing = torch.from_numpy(np.flatnonzero(~there))
+        fresh = self._encode(tokens[missing])
+        self.add([keys[i] for i in missing.tolist()], fresh)
+        if kept is None or not there.any():
+            return fresh
+        vectors = fresh.new_empty(len(keys), *fresh.shape[1:])
+        vectors[missing], vectors[torch.from_numpy(np.flatnonzero(there))] = fresh, kept
+        return vectors
+
+    def add(self, keys: list[bytes], vectors: Tensor) -> None:
+        """Keeps vectors (N, ...) by the keys (`token_keys`) of their titles; of more than `capacity` the last ones."""
+        keys, vectors = keys[-self.capacity :], vectors[-self.capacity :]
+        with self._lock:
+            if self._vectors is None:
+                self._vectors = vectors.new_empty(self.capacity, *vectors.shape[1:])  # the system gives pages as they are written
+            places = []
+            for key in keys:
+                place = self._places.pop(key, -1)
+                if place < 0:
+                    full = len(self._places) >= self.capacity
+                    place = self._places.popitem(last=False)[1] if full else len(self._places)
+                self._places[key] = place
+                places.append(place)
+            self._vectors[torch.tensor(places, dtype=torch.long)] = vectors
+
+
+def token_keys(tokens: Tensor) -> list[bytes]:
+    """What a title of tokens (N, W) is known by."""
+    rows = np.ascontiguousarray(tokens.numpy().astype(np.int32))
+    return rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel().tolist()

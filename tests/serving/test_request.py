@@ -1,0 +1,141 @@
+"""Requests are checked against the schema; what is wrong is said so that a client can put it right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from serving_requests import plain_requests
+from small_run import small_config
+
+from prectr_torchrec.serving.request import RequestError, RequestSchema
+
+SCHEMA = RequestSchema(small_config().data)
+ONE = {"item_id": 1, "title": "red"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"candidates": []}, "query: got nothing; expected a text"),
+        ({"query": "q"}, "candidates: got nothing; expected a list, which may be empty"),
+        ({"query": 3, "candidates": []}, "query: got 3 (int); expected a text"),
+        ({"query": "q", "candidates": "x"}, "candidates: got 'x' (str); expected a list of objects, or an object of lists"),
+        ({"query": "q", "candidates": [3]}, "candidates[0]: got 3 (int); expected an object"),
+        ({"query": "q", "candidates": [{"title": "x"}]},
+         "candidates[0].item_id: got nothing; expected a 64-bit integer or a text, as in the log"),
+        ({"query": "q", "candidates": [ONE, {"item_id": 1.5}]},
+         "candidates[1].item_id: got 1.5 (float); expected a 64-bit integer or a text, as in the log"),
+        ({"query": "q", "candidates": [{"item_id": 2**63}]}, "candidates[0].item_id: got 9223372036854775808 (int)"),
+        ({"query": "q", "candidates": [{"item_id": True}]}, "candidates[0].item_id: got True (bool)"),
+        ({"query": "q", "candidates": [{"item_id": 1, "titel": "x"}]},
+         "candidates[0].titel: got an unknown field; expected one of the schema (did you mean 'title'?)"),
+        ({"query": "q", "candidates": [{"item_id": 1, "title": "\ud800"}]}, "candidates[0].title: got '\\ud800' (str)"),
+        ({"query": "q", "candidates": [{"item_id": 1, "relevance": 7}]},
+         "candidates[0].relevance: got 7 (int); expected null or a grade from 1 to 3"),
+        ({"query": "q", "candidates": [{"item_id": 1, "shown": float("nan")}]},
+         "candidates[0].shown: got nan (float); expected a number from 0 to 1000000000000"),
+        ({"query": "q", "candidates": [{"item_id": 1, "predicted": [1, 0]}]},
+         "candidates[0].predicted: got [1, 0] (list); expected null or 4 probabilities that add up to 1"),
+        ({"query": "q", "candidates": [{"item_id": 1, "predicted": 0}]},
+         "candidates[0].predicted: got 0 (int); expected null or 4 probabilities that add up to 1"),
+        ({"query": "q", "candidates": {"item_id": [1, 2], "title": ["x"]}},
+         "candidates: got lists of 2 item_id, 1 title; expected lists of equal length"),
+        ({"query": "q", "candidates": {"title": []}}, "candidates.item_id: got nothing; expected a list, each a 64-bit integer"),
+        ({"query": "q", "candidates": [], "user_shown": [0, 0, 0, 0, 1e308]}, "user_shown: got [0, 0, 0, 0, 1e+308] (list)"),
+        ({"query": "q", "candidates": {"item_id": [1, "x", None]}}, "candidates.item_id[2]: got nothing"),
+        ({"query": "q", "candidates": [], "history": [{"item_id": 1, "click": 2}]},
+         "history[0].click: got 2 (int); expected 0 or 1"),
+        ({"query": "q", "candidates": [], "user_shown": [1, 2]},
+         "user_shown: got [1, 2] (list); expected 5 numbers from 0 to 1000000000000: without a grade, then by level"),
+        ({"query": "q", "candidates": [], "user_events": -1},
+         "user_events: got -1 (int); expected an integer from 0 to 2147483647"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named_with_what_is_there_and_what_should_be(request_: Any, message: str) -> None:
+    with pytest.raises(RequestError) as error:
+        SCHEMA.from_plain([request_], name=None)
+    assert str(error.value).startswith(message)
+
+
+def test_among_many_the_wrong_request_is_named() -> None:
+    fine = {"query": "q", "candidates": [ONE, ONE], "peers": [{"item_id": 1}]}
+    with pytest.raises(RequestError, match=r"requests\[1\].candidates\[1\].position: got -3"):
+        SCHEMA.from_plain([fine, {"query": "q", "candidates": [ONE, {**ONE, "position": -3}]}])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("candidate_relevance", [[1.0], [2.0, 9.0]], r"row 1: candidate_relevance\[1\]: got 9.0 \(float\); expected null or a"),
+        ("candidate_shown", [["x"], ["y", "z"]], r"candidate_shown: got a column of list<item: string>"),
+        ("user_shown", [[1.0] * 5, [1.0]], "row 1: user_shown: got 1 values; expected 5 numbers"),
+        ("query", ["a", None], "query: got 1 nulls; expected string in every row"),
+    ],
+)
+def test_a_wrong_column_of_a_table_is_named(column: str, values: list[Any], message: str) -> None:
+    columns = {"query": ["a", "b"], "candidate_item_id": [[1], [2, 3]], column: values}
+    with pytest.raises(RequestError, match=message):
+        SCHEMA.from_arrow(pa.table(columns))
+
+
+def test_a_table_without_candidates_column_is_refused() -> None:
+    with pytest.raises(RequestError, match="candidate_item_id: got no such column; expected a column of list"):
+        SCHEMA.from_arrow(pa.table({"query": ["a"]}))
+
+
+def test_samples_survive_the_way_through_plain_requests(exported: Any) -> None:
+    samples = exported.samples
+    assert SCHEMA.from_plain(plain_requests(samples)).equals(samples.combine_chunks())
+    assert SCHEMA.from_arrow(samples).equals(samples.combine_chunks())
+
+
+def test_a_part_of_a_table_is_filled_up_like_the_whole(exported: Any) -> None:
+    part = exported.samples.slice(7, 5)
+    lacking = part.drop_columns(["candidate_shown", "history_click", *(n for n in part.column_names if n.startswith("peer_"))])
+    filled = SCHEMA.from_arrow(lacking)
+    assert filled["candidate_item_id"].to_pylist() == part["candidate_item_id"].to_pylist()
+    assert filled["candidate_shown"].to_pylist() == [[0.0] * n for n in part["num_candidates"].to_pylist()]
+    assert filled["peer_age"].to_pylist() == [[]] * 5
+
+
+def test_predicted_levels_are_packed_as_in_samples() -> None:
+    table = SCHEMA.from_plain([{"query": "q", "candidates": [{"item_id": 1, "predicted": [0.5, 0.5, 0, 0]}]}])
+    assert table["candidate_predicted"].to_pylist() == [[64 + 64 * 256]]
+
+
+def test_the_json_schema_has_every_field_of_the_samples(exported: Any) -> None:
+    described = SCHEMA.describe()
+    rows = described["properties"]["candidates"]["anyOf"][0]["items"]["properties"]
+    assert rows.keys() == {n.removeprefix("candidate_") for n in exported.samples.column_names if n.startswith("candidate_")}
+    assert described["required"] == ["query", "candidates"]
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+)
+ROWS = st.dictionaries(
+    st.sampled_from(["item_id", "title", "relevance", "click", "position", "age", "predicted", "shown"]), VALUES, max_size=4
+)
+REQUESTS = st.fixed_dictionaries(
+    {"query": st.text(max_size=4) | VALUES, "candidates": st.lists(ROWS, max_size=3) | VALUES},
+    optional={"history": st.lists(ROWS, max_size=2) | VALUES, "user_shown": VALUES, "user_id": VALUES, "query_events": VALUES},
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(REQUESTS)
+def test_whatever_comes_is_taken_or_refused_by_name(request_: Any) -> None:
+    try:
+        table = SCHEMA.from_plain([request_], name=None)
+    except RequestError as error:
+        refused = error
+    else:
+        assert table.num_rows == 1 and not np.isnan(table["candidate_shown"].combine_chunks().flatten().to_numpy()).any()
+        return
+    assert refused.field and str(refused).startswith(refused.field)

@@ -1,0 +1,56 @@
+"""Batch scoring of sample files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from prectr_torchrec import Ranker
+from prectr_torchrec.serving import batch
+from prectr_torchrec.serving.batch import score_files
+
+
+def test_two_processes_score_what_the_ranker_scores(exported: Any, ranker: Ranker, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    assert score_files(exported.folder, exported.data / "test", out, nproc=2) == exported.predictions.num_rows
+    found, expected = pq.read_table(out), ranker.score(exported.samples)
+    assert found.select(["request_id", "item_id"]).equals(expected.select(["request_id", "item_id"]))
+    difference = found["click_probability"].to_numpy() - expected["click_probability"].to_numpy()
+    assert abs(difference).max() < 1e-6
+    assert os.listdir(tmp_path) == ["scores.parquet"]
+
+
+def test_a_job_goes_on_with_the_shards_that_are_missing(exported: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    out, parts = tmp_path / "scores.parquet", tmp_path / "scores.parquet.parts"
+
+    def killed(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "_merge", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score_files(exported.folder, exported.data / "test", out)
+    assert not out.exists()
+    first, second = sorted(parts.glob("part-*.parquet"))
+    second.unlink()
+    before = first.stat().st_mtime_ns
+    merged = {}
+    monkeypatch.setattr(batch, "_merge", lambda paths, out: merged.update({p.name: p.stat().st_mtime_ns for p in paths}) or 1)
+    score_files(exported.folder, exported.data / "test", out)
+    assert merged[first.name] == before < merged[second.name]
+
+
+def test_an_unfinished_job_of_other_samples_is_refused(exported: Any, tmp_path: Path) -> None:
+    parts = tmp_path / "scores.parquet.parts"
+    parts.mkdir()
+    (parts / "settings.json").write_text("{}")
+    with pytest.raises(ValueError, match="unfinished job with another model or other samples"):
+        score_files(exported.folder, exported.data / "test", tmp_path / "scores.parquet")
+
+
+def test_a_folder_without_samples_is_refused(exported: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="name a folder of samples"):
+        score_files(exported.folder, tmp_path, tmp_path / "scores.parquet")

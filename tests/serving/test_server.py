@@ -1,0 +1,198 @@
+"""A real server in a process of its own, and real clients."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serving_requests import plain_requests
+
+from prectr_torchrec import Ranker
+from prectr_torchrec.serving.export import export
+
+TOKEN = "a secret of the tests"
+
+
+class Server:
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process, self.url = process, url
+
+    def call(self, path: str, body: bytes | None = None, token: str | None = TOKEN) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, body, headers), timeout=60) as answer:
+                status, text = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        return status, json.loads(text) if text.startswith(b"{") else text.decode()
+
+    def rank(self, request: Any, query: str = "") -> tuple[int, Any]:
+        return self.call(f"/v1/rank{query}", json.dumps(request).encode())
+
+
+@contextlib.contextmanager
+def serving(model: Path, token: Path, *options: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "prectr_torchrec.cli", "serve", "--model", str(model), "--port", "0", "--threads", "1"]
+    command += ["--token-file", str(token), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("serving "), line
+        yield Server(process, line.split()[-1])
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("token") / "token"
+    path.write_text(TOKEN + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(exported: Any, token: Path) -> Iterator[Server]:
+    limits = ("--max-bytes", "100000", "--max-candidates", "50", "--deadline", "30")
+    with serving(exported.folder, token, *limits) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def requests(exported: Any) -> list[dict[str, Any]]:
+    return plain_requests(exported.samples)
+
+
+def test_many_clients_get_what_the_ranker_scores(server: Server, ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(server.rank, requests))
+    for request, (status, answer) in zip(requests, answers, strict=True):
+        assert status == 200 and answer["request_id"] == request["request_id"]
+        scores = ranker.score(request)
+        order = [row["click_probability"] for row in answer["candidates"]]
+        assert order == sorted(order, reverse=True)
+        by_index = {row["index"]: row for row in answer["candidates"]}
+        found = np.array([by_index[i]["click_probability"] for i in range(len(scores.item_id))])
+        np.testing.assert_allclose(found, scores.click_probability, atol=1e-5)
+        assert [by_index[i]["item_id"] for i in range(len(found))] == scores.item_id.tolist()
+
+
+def test_ids_come_back_as_they_were_sent_and_an_explanation_on_demand(server: Server) -> None:
+    request = {"query": "red", "candidates": {"item_id": ["sku-1", 5]}}
+    status, answer = server.rank(request, "?explain=true")
+    assert status == 200 and {row["item_id"] for row in answer["candidates"]} == {"sku-1", 5}
+    assert len(answer["explanation"]["candidates"]) == 2 and "explanation" not in server.rank(request)[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"{", 400, "the body is not JSON"),
+        (b"[" * 100_000, 400, "the body is not JSON"),
+        (b"\xff", 400, "the body is not JSON"),
+        (b"[]", 422, "request: got [] (list); expected an object"),
+        (b'{"query": "q", "candidates": [{"item_id": 1, "click": 3}]}', 422, "candidates[0].click: got 3 (int); expected 0 or 1"),
+        (b'{"query": "q", "candidates": {"item_id": [' + b"1," * 50 + b"1]}}", 422, "candidates: got 51; expected at most 50"),
+        (b" " * 100_001, 413, "the body is larger than 100,000 bytes"),
+    ],
+)
+def test_a_bad_request_is_answered_with_what_is_wrong(server: Server, body: bytes, status: int, message: str) -> None:
+    found, answer = server.call("/v1/rank", body)
+    assert found == status and answer["error"]["message"].startswith(message)
+
+
+def test_a_wrong_parameter_is_named(server: Server) -> None:
+    status, answer = server.rank({"query": "q", "candidates": []}, "?explain=perhaps")
+    assert status == 422 and answer["error"]["field"] == "query.explain" and answer["error"]["got"] == "'perhaps'"
+
+
+def test_without_the_token_nothing_is_ranked(server: Server) -> None:
+    for token in (None, "another"):
+        assert server.call("/v1/rank", b"{}", token)[0] == 401
+
+
+def test_health_figures_and_openapi_are_there(server: Server) -> None:
+    assert server.call("/healthz", token=None) == (200, {"status": "ok"})
+    assert server.call("/readyz", token=None) == (200, {"status": "ready"})
+    status, text = server.call("/metrics", token=None)
+    assert status == 200 and 'prectr_requests_total{status="200"}' in text and "prectr_batch_requests_bucket" in text
+    described = server.call("/openapi.json", token=None)[1]["paths"]["/v1/rank"]["post"]
+    assert "candidates" in described["requestBody"]["content"]["application/json"]["schema"]["properties"]
+
+
+def test_beyond_its_capacity_and_its_deadline_a_server_refuses(exported: Any, token: Path) -> None:
+    with serving(exported.folder, token, "--capacity", "1", "--deadline", "3") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as slow:  # takes the one place and never ends
+            head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nAuthorization: Bearer {TOKEN}\r\n\r\n{{"
+            slow.sendall(head.encode())
+            while "prectr_admitted_requests 1.0" not in server.call("/metrics")[1]:
+                pass
+            status, answer = server.rank({"query": "q", "candidates": []})
+            assert status == 503 and "too many requests" in answer["error"]["message"]
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+        assert server.rank({"query": "q", "candidates": []})[0] == 200
+
+
+def test_a_reload_loses_no_request(exported: Any, token: Path, requests: list[dict[str, Any]], tmp_path: Path) -> None:
+    export(exported.run, tmp_path / "int8", quantize="int8")
+    model = tmp_path / "current"
+    model.symlink_to(exported.folder)
+    request = max(requests, key=lambda r: len(r["candidates"]))
+    rankers = [Ranker.load(folder) for folder in (exported.folder, tmp_path / "int8")]
+    wanted = [np.sort(ranker.score(request).click_probability)[::-1] for ranker in rankers]
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            status, answer = server.rank(request)
+            statuses.append(status)
+            found = [row["click_probability"] for row in answer["candidates"]]
+            assert any(np.allclose(found, scores, atol=1e-5) for scores in wanted)
+
+    with serving(model, token, "--deadline", "30") as server:
+        with ThreadPoolExecutor(4) as clients:
+            running = [clients.submit(client) for _ in range(4)]
+            (tmp_path / "next").symlink_to(tmp_path / "int8")
+            (tmp_path / "next").rename(model)
+            server.process.send_signal(signal.SIGHUP)
+            while 'prectr_reloads_total{outcome="done"} 1.0' not in server.call("/metrics")[1]:
+                pass
+            stop.set()
+            for done in running:
+                done.result()
+        _, answer = server.rank(request)
+        np.testing.assert_allclose([row["click_probability"] for row in answer["candidates"]], wanted[1], atol=1e-7)
+    assert set(statuses) == {200} and len(statuses) >= 4
+
+
+def test_a_stop_lets_requests_in_the_works_end(exported: Any, token: Path, requests: list[dict[str, Any]]) -> None:
+    with serving(exported.folder, token, "--deadline", "30") as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        body = json.dumps(requests[0]).encode()
+        with socket.create_connection((host, int(port)), timeout=60) as slow:
+            head = f"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+            slow.sendall(head.encode() + body[:10])
+            while "prectr_admitted_requests 1.0" not in server.call("/metrics")[1]:
+                pass
+            server.process.terminate()
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(0.5)
+            slow.sendall(body[10:])
+            assert slow.recv(100).startswith(b"HTTP/1.1 200")
+        assert server.process.wait(60) in (0, -signal.SIGTERM)
