@@ -243,7 +243,7 @@ class DebiasConfig(Section):
 class ObjectiveConfig(Section):
     anchor: float = Field(0.3, ge=0)
     """Weight of the cross-entropy of the level distribution on the grade."""
-    consistency: float = Field(0.1, ge=0)
+    consistency: float = Field(1.0, ge=0)
     """Weight of the hinge that keeps the levels' click probabilities in order."""
     consistency_margin: float = 0.0
     random_negatives: float = Field(0.0, ge=0)
