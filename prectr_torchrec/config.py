@@ -226,8 +226,8 @@ class DebiasConfig(Section):
     """Exposure-bias correction: relevant rows against lowered copies of themselves."""
 
     weight: float = Field(0.0, ge=0)
-    negatives: Literal["noise", "swap"] = "noise"
-    """`noise` on the text side, or the title of another request (`swap`)."""
+    negatives: Literal["noise", "swap"] = "swap"
+    """The title of another request (`swap`), or `noise` on the text side."""
     noise: float = Field(1.0, gt=0)
     """Standard deviation of the noise, in that of the text features over the batch."""
     minimum_level: int = Field(3, ge=2)

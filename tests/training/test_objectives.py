@@ -54,7 +54,7 @@ def rows(level: list[int], weight: float = 1.0) -> SimpleNamespace:
     return SimpleNamespace(level=torch.tensor(level), click_weight=torch.full((len(level),), weight))
 
 
-DEBIAS = DebiasConfig(weight=1.0, margin=0.5, clip=1.0, quantile=0.0)
+DEBIAS = DebiasConfig(weight=1.0, negatives="noise", margin=0.5, clip=1.0, quantile=0.0)
 LOG_PI = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(3, -1)
 
 
