@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from prectr_torchrec.config import DataConfig, PairsConfig
 from prectr_torchrec.data.pairs import PairsFile, write_pairs
 from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.text.teacher import (
     PROMPT,
     CausalTeacher,
@@ -31,7 +32,6 @@ from prectr_torchrec.text.teacher import (
     TeacherOptions,
     load_prompt,
     load_teacher,
-    quiet_transformers,
 )
 
 SHAPES = {
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, help="bf16 Tflop/s of the card's data sheet")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    quiet_transformers()
+    quiet_libraries()
     print(describe("torch", "transformers"))
     with tempfile.TemporaryDirectory() as scratch:
         queries, titles = read_texts(arguments.pairs or simulated_pairs(Path(scratch)), arguments.count)

@@ -40,22 +40,18 @@ class SearchEmbeddings(nn.Module):
         plain_bags, raw_bags = [t for t in bag_tables if t.name not in of], [t for t in bag_tables if t.name in of]
         self.sequences = EmbeddingCollection(tables=plain, device=device) if plain else None
         self.bags = EmbeddingBagCollection(tables=plain_bags, device=device) if plain_bags else None
-        self.managed_sequences = (
-            ManagedCollisionEmbeddingCollection(
-                EmbeddingCollection(tables=raw, device=device),
-                ManagedCollisionCollection({t.name: of[t.name] for t in raw}, raw),
-            )
-            if raw
-            else None
-        )
-        self.managed_bags = (
-            ManagedCollisionEmbeddingBagCollection(
-                EmbeddingBagCollection(tables=raw_bags, device=device),
-                ManagedCollisionCollection({t.name: of[t.name] for t in raw_bags}, raw_bags),
-            )
-            if raw_bags
-            else None
-        )
+
+        def ids(of_tables: list[Any]) -> ManagedCollisionCollection:
+            return ManagedCollisionCollection({t.name: of[t.name] for t in of_tables}, of_tables)
+
+        self.managed_sequences: ManagedCollisionEmbeddingCollection | None = None
+        self.managed_bags: ManagedCollisionEmbeddingBagCollection | None = None
+        if raw:
+            whole = EmbeddingCollection(tables=raw, device=device)
+            self.managed_sequences = ManagedCollisionEmbeddingCollection(whole, ids(raw))
+        if raw_bags:
+            whole_bags = EmbeddingBagCollection(tables=raw_bags, device=device)
+            self.managed_bags = ManagedCollisionEmbeddingBagCollection(whole_bags, ids(raw_bags))
 
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor

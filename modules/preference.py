@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .attention import CandidateSlots, TargetAttention
 from .history import EventEmbedding
 from .inputs import Events
+from .towers import perceptron
 
 GateKind = Literal["precision", "mlp", "none"]
 
@@ -62,7 +63,7 @@ class PrecisionGate(nn.Module):
         self.kind = kind
         self.prior = nn.Parameter(torch.zeros(dim))
         in_dim = num_counts + (2 * dim if kind == "mlp" else 0)
-        self.score = nn.Sequential(nn.Linear(in_dim, 16), nn.ReLU(), nn.Linear(16, 3)) if kind != "none" else None
+        self.score = perceptron(in_dim, 16, 3) if kind != "none" else None
 
     def forward(self, own: Tensor, peers: Tensor, there: Tensor, counts: Tensor) -> Preference:
         """Args: own, peers: (C, dim); there: (C, 2) 0 or 1, whether either has events; counts: (C, num_counts)."""
@@ -103,8 +104,8 @@ class RelevancePreference(nn.Module):
         self.intent = EventAttention(intent_dim, num_levels, **options) if own and intent_dim else None
         self.category = EventAttention(item_dim, num_levels, **options) if own and item_dim else None
         self.peers = EventAttention(item_dim, num_levels, **options) if peers and item_dim else None
-        self.own_statistics = _perceptron(statistics_dim, dim) if own else None
-        self.peer_statistics = _perceptron(2 * statistics_dim, dim) if peers else None
+        self.own_statistics = perceptron(statistics_dim, 64, dim) if own else None
+        self.peer_statistics = perceptron(2 * statistics_dim, 64, dim) if peers else None
         self.gate = PrecisionGate(dim, num_counts, gate)
 
     def forward(
@@ -139,7 +140,3 @@ class RelevancePreference(nn.Module):
             peers = peers + self.peer_statistics(peer_statistics)[to_request]
             there[:, 1] = peer_statistics.ne(0).any(1).to(items.dtype)[to_request]
         return self.gate(own, peers, there, counts[to_request])
-
-
-def _perceptron(in_dim: int, out_dim: int, hidden: int = 64) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, out_dim))

@@ -60,6 +60,10 @@ class ClickTower(nn.Module):
         return self.head(self.layers(x))
 
 
+def perceptron(in_dim: int, hidden: int, out_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Linear(hidden, out_dim))
+
+
 def hidden_layers(in_dim: int, hidden: list[int], dropout: float) -> nn.Sequential:
     layers: list[nn.Module] = []
     for out_dim in hidden:

@@ -19,6 +19,11 @@ app = typer.Typer(
 )
 
 Config = Annotated[str, typer.Option(help="A YAML file, or the name of a shipped configuration such as prectr_v1.")]
+Raw = Annotated[Path, typer.Option(help="Folder of the raw log.")]
+Samples = Annotated[Path, typer.Option(help="Folder of prepared samples.")]
+Pairs = Annotated[Path, typer.Option(help="File of pairs.")]
+Run = Annotated[Path, typer.Option(help="Run directory.")]
+Exported = Annotated[Path, typer.Option(help="Folder of `prectr export`.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")]
 Nproc = Annotated[int, typer.Option(min=1, help="Ranks on this machine.")]
 Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
@@ -82,7 +87,7 @@ def simulate(
 @app.command()
 def prepare(
     config: Config,
-    raw: Annotated[Path, typer.Option(help="Folder of the raw log.")],
+    raw: Raw,
     out: Annotated[Path, typer.Option(help="Folder for the samples; an unfinished preparation there is finished.")],
     candidates: Annotated[
         Path | None, typer.Option(help="File of request_id, item_id: the same requests with these candidates and no labels.")
@@ -111,7 +116,7 @@ def prepare(
 @app.command()
 def pairs(
     config: Config,
-    raw: Annotated[Path, typer.Option(help="Folder of the raw log.")],
+    raw: Raw,
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     candidates: Annotated[
         Path | None, typer.Option(help="File of request_id, item_id or query_id, item_id: further pairs, never shown.")
@@ -152,7 +157,7 @@ def teacher_tune(
 @app.command()
 def teach(
     teacher: Annotated[Path, typer.Option(help="Folder of a Hugging Face causal language model or sequence classifier.")],
-    pairs: Annotated[Path, typer.Option(help="File of pairs.")],
+    pairs: Pairs,
     out: Annotated[Path, typer.Option(help="Folder for the soft grades; an unfinished job there is finished.")],
     hidden: Annotated[bool, typer.Option("--hidden", help="Write pooled hidden states too.")] = False,
     prompt: Annotated[Path | None, typer.Option(help="Prompt file of a causal model; default: the one shipped.")] = None,
@@ -182,7 +187,7 @@ def teach(
 @app.command()
 def train(
     config: Config,
-    data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
+    data: Samples,
     run: Annotated[Path, typer.Option(help="Run directory; a run that is there already goes on.")],
     plan: Annotated[Path | None, typer.Option(help="Sharding plan of `prectr plan --save`; else it is planned here.")] = None,
     nproc: Nproc = 1,
@@ -226,7 +231,7 @@ def plan(
 @app.command()
 def distill(
     config: Config,
-    pairs: Annotated[Path, typer.Option(help="File of pairs.")],
+    pairs: Pairs,
     out: Annotated[Path, typer.Option(help="Result folder, to be `text.path`; an unfinished one is gone on with.")],
     teacher_scores: Annotated[
         list[Path] | None, typer.Option(help="Folder of a teacher's scores; several are averaged, none: grades alone.")
@@ -246,8 +251,8 @@ def distill(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Option(help="Run directory.")],
-    data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
+    run: Run,
+    data: Samples,
     split: Annotated[str | None, typer.Option(help="test where there is one, else candidates.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="Parquet file to write the predictions to.")] = None,
     metrics: Annotated[Path | None, typer.Option(help="JSON file to write the measures to.")] = None,
@@ -274,8 +279,8 @@ def evaluate(
 
 @app.command()
 def explain(
-    run: Annotated[Path, typer.Option(help="Run directory.")],
-    data: Annotated[Path, typer.Option(help="Folder of prepared samples.")],
+    run: Run,
+    data: Samples,
     request: Annotated[int, typer.Option(help="Request id.")],
     split: Annotated[str | None, typer.Option(help="Where the request is: test where there is one, else candidates.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write the same to.")] = None,
@@ -293,7 +298,7 @@ def explain(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Option(help="Run directory.")],
+    run: Run,
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there.")],
     quantize: Annotated[Quantize | None, typer.Option(help="Precision of the tables' rows; default: as trained.")] = None,
     checkpoint: Checkpoint = Checkpoint.best,
@@ -309,7 +314,7 @@ def export(
 
 @app.command()
 def index(
-    model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")],
+    model: Exported,
     items: Annotated[Path, typer.Option(help="Parquet file with a column of titles, the most wanted first.")],
     column: Annotated[str, typer.Option(help="Of the titles.")] = "title",
 ) -> None:
@@ -323,7 +328,7 @@ def index(
 
 @app.command()
 def score(
-    model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")],
+    model: Exported,
     data: Annotated[Path, typer.Option(help="Folder of sample files, such as a split of a prepared folder.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write; an unfinished job there goes on.")],
     nproc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,

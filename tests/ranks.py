@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,23 @@ def run_ranks(ranks: int, target: str, **arguments: Any) -> str:
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-6000:]
     return output
+
+
+def kill_when(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """SIGKILL to a job and all its ranks as soon as it has got so far.
+
+    Raises:
+        AssertionError: it ended first; carries the output.
+        TimeoutError: it hangs.
+    """
+    for _ in range(24_000):
+        assert process.poll() is None, (process.communicate()[0] or "")[-6000:]
+        if reached():
+            kill_all(process)
+            return
+        time.sleep(0.01)
+    kill_all(process)
+    raise TimeoutError("the job neither ended nor got so far")
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
+from prectr_torchrec.text.tokenizer import write_document_frequency
 
 WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in ("", "er", "set", "kit", "top", "max")]
 
@@ -55,6 +56,13 @@ def write_tokenizer(folder: Path) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     special = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
+    return folder
+
+
+def write_counted_tokenizer(folder: Path) -> Path:
+    """`write_tokenizer`, with the document frequencies that match features need."""
+    write_tokenizer(folder)
+    write_document_frequency(["red oaker", "red lamp"], folder)
     return folder
 
 

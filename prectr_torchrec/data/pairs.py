@@ -120,17 +120,16 @@ class PairsFile:
         """The pairs in order; of one split where given."""
         return pq.read_table(self.path, columns=columns, filters=None if split is None else [("split", "=", split)])
 
-    def read_shard(self, shard: int) -> pa.Table:
-        return pq.ParquetFile(self.path).read_row_group(shard)
+    def read_shard(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        return pq.ParquetFile(self.path).read_row_group(shard, columns=columns)
 
     def level_grades(self) -> NDArray[np.float64]:
         """(K,) the grade that stands for each level: the mean of its grades in the train split, or the middle of its range."""
         levels = self.levels
         grades = self.read(["relevance"], "train")["relevance"].drop_null().to_numpy()
         level = grade_levels(grades, levels.boundaries)
-        edges = np.array([levels.grade_min, *levels.boundaries, levels.grade_max])
         means = [grades[level == k].mean(dtype=np.float64) if (level == k).any() else np.nan for k in range(1, levels.count + 1)]
-        return np.where(np.isnan(means), (edges[1:] + edges[:-1]) / 2, means)
+        return np.where(np.isnan(means), levels.grades, means)
 
 
 def _given_files(name: str, pattern: Path) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prectr_torchrec.config import Levels
 from prectr_torchrec.data.levels import MAX_LEVELS, PACKED_UNITS
-from prectr_torchrec.data.raw import Connection, one_row
+from prectr_torchrec.data.raw import Connection, one_row, scan_files
 from prectr_torchrec.data.teacher_scores import read_scores_manifest
 
 
@@ -46,13 +46,12 @@ def load_predicted(con: Connection, files: Sequence[Path], levels: int) -> int:
     con.execute("CREATE TABLE predicted (query BIGINT, item BIGINT, predicted BIGINT)")
     if not files:
         return 0
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     sums = ", ".join(f"sum(probabilities[{k}]::DOUBLE) AS p{k}" for k in range(1, levels + 1))
     below = ["0", *(f"round({PACKED_UNITS} * ({_plus(k)}) / ({_plus(levels)}))::BIGINT" for k in range(1, levels + 1))]
     packed = " + ".join(f"(({high}) - ({low})) * {256**k}" for k, (low, high) in enumerate(itertools.pairwise(below)))
     con.execute(
         f"""INSERT INTO predicted SELECT q.rowid AS query, i.rowid AS item, {packed} AS predicted
-        FROM (SELECT query_id, item_id, {sums} FROM read_parquet([{names}]) GROUP BY ALL) s
+        FROM (SELECT query_id, item_id, {sums} FROM {scan_files(files)} GROUP BY ALL) s
         JOIN queries q USING (query_id) JOIN items i USING (item_id)
         ANTI JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid ORDER BY 1, 2"""
     )

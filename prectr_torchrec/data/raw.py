@@ -69,7 +69,7 @@ class Source:
         return self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} (and {len(self.files) - 1} more)"
 
     def scan(self, files: Iterable[Path] | None = None) -> str:
-        return _scan(self.files if files is None else files)
+        return scan_files(self.files if files is None else files)
 
     def sql(self, column: str) -> str:
         """The files' column as an SQL identifier."""
@@ -253,7 +253,8 @@ def _holds_integers(con: Connection, source: Source, column: str) -> bool:
     return bool(one_row(con, f"SELECT bool_and(coalesce({plain}, false)) IS NOT FALSE FROM {source.scan()}")[0])
 
 
-def _scan(files: Iterable[Path]) -> str:
+def scan_files(files: Iterable[Path]) -> str:
+    """SQL that reads files of one kind, Parquet or CSV, as one table."""
     files = list(files)
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     if files[0].suffix == ".parquet":
@@ -264,7 +265,7 @@ def _scan(files: Iterable[Path]) -> str:
 
 def _describe(con: Connection, name: str, files: Sequence[Path]) -> dict[str, str]:
     try:
-        rows = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {_scan(files)})").fetchall()
+        rows = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {scan_files(files)})").fetchall()
     except duckdb.Error as error:
         raise RawLogError(f"{name}: {files[0]} cannot be read: {str(error).splitlines()[0]}") from None
     return dict(rows)

@@ -56,6 +56,18 @@ def process_group(
         dist.destroy_process_group()
 
 
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of this rank's random generators: `cpu`, and `cuda` where it works on a GPU."""
+    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})}
+
+
+def set_random_states(states: dict[str, torch.Tensor]) -> None:
+    """Goes on from `random_states`."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Neither bars nor notes while a folder is loaded or written; afterwards Transformers speaks as before."""

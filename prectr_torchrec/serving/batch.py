@@ -15,7 +15,7 @@ import torch
 
 from prectr_torchrec.data.workspace import once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.serving.export import ABOUT
+from prectr_torchrec.serving.export import read_about
 from prectr_torchrec.serving.ranker import Ranker
 
 _SETTINGS = "settings.json"
@@ -45,11 +45,9 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     shards = sorted(data.glob("*.parquet"))
     if not shards:
         raise FileNotFoundError(f"{data}: no *.parquet file here; name a folder of samples, such as prepared/test")
-    if not (model / ABOUT).is_file():
-        raise FileNotFoundError(f"{model}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
     parts = out.with_name(f"{out.name}.parts")
     _claim(parts, out, {
-        "model": json.loads((model / ABOUT).read_text()),
+        "model": read_about(model),
         "shards": {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards},
     })  # fmt: skip
     missing = [shard for shard in shards if not (parts / shard.name).exists()]

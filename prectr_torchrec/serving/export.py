@@ -89,6 +89,17 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     return about
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `export.json` of a folder says.
+
+    Raises:
+        FileNotFoundError: there is no exported ranker.
+    """
+    if not (folder / ABOUT).is_file():
+        raise FileNotFoundError(f"{folder}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
+    return dict(json.loads((folder / ABOUT).read_text()))
+
+
 def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
     """The name of a table's rows in the checkpoint.
 

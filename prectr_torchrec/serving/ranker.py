@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from prectr_torchrec.data.plan import cut_batches
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.explanation import observe, take_apart
 from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
-from prectr_torchrec.serving.export import ABOUT, CONFIG, ENCODER, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path
+from prectr_torchrec.serving.export import CONFIG, ENCODER, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path, read_about
 from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
@@ -98,9 +97,7 @@ class Ranker:
             ValueError: it was exported by another release, or its files do not belong together.
         """
         folder = Path(path)
-        if not (folder / ABOUT).is_file():
-            raise FileNotFoundError(f"{folder}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
-        about = json.loads((folder / ABOUT).read_text())
+        about = read_about(folder)
         if about["version"] != EXPORT_VERSION:
             raise ValueError(f"{folder}: export version {about['version']}, this release reads {EXPORT_VERSION}; export again")
         config = load_config(folder / CONFIG)

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from prectr_torchrec.config import DistillConfig, RunConfig
 from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.data.workspace import replacing
-from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.distributed.process import Process, random_states, set_random_states
 from prectr_torchrec.modules import TextRelevance
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
@@ -290,7 +290,7 @@ class Distiller:
 
     def _save(self, task: StudentTask, optimizer: torch.optim.Optimizer) -> None:
         random: list[Any] = [None] * self.process.world_size
-        dist.all_gather_object(random, random_states())
+        dist.all_gather_object(random, random_states(self.process.device))
         if self.process.rank == 0:
             state = {"position": self.position, "best": self.best, "task": task.state_dict(), "random": random}
             with replacing(self.checkpoint) as temporary:
@@ -303,13 +303,3 @@ def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total_ste
     warmup = min(1.0, (step + 1) / max(min(warmup_steps, total_steps // 5), 1))
     for group in optimizer.param_groups:
         group["lr"] = peak * warmup * (total_steps - step) / total_steps
-
-
-def random_states() -> dict[str, Tensor]:
-    return {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})}
-
-
-def set_random_states(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])

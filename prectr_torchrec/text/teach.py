@@ -29,7 +29,7 @@ from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group
-from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher, quiet_transformers
+from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 from prectr_torchrec.training.metrics import relevance_metrics
 
 
@@ -125,7 +125,7 @@ def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:
     level_grades = source.level_grades()
     judged: list[tuple[np.ndarray, ...]] = []
     for shard, name in enumerate(names):
-        pairs = source.read_shard(shard)
+        pairs = source.read_shard(shard, ["relevance", "query_id", "split"])
         known = pairs["relevance"].is_valid().to_numpy()
         scored = probabilities(pq.read_table(out / name, columns=["probabilities"]))
         columns = (pairs[column].to_numpy(zero_copy_only=False)[known] for column in ("relevance", "query_id", "split"))
@@ -159,7 +159,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", type=Path, default=PROMPT, help="prompt file of a causal model")
     for name, field in TeacherOptions.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=field.description)
-    quiet_transformers()
     given = vars(parser.parse_args(argv))
     options = validate_section(TeacherOptions, {name: given.pop(name) for name in TeacherOptions.model_fields}, "teach")
     # ranks wait at the end for the slowest, which may have a whole part more to do

@@ -28,7 +28,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.text.batches import pad_batch, token_batches
@@ -290,12 +289,6 @@ def check_model_folder(path: Path) -> None:
     """Raises ValueError where there is no model, before Hugging Face takes the path for a name on its hub."""
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: no model here (config.json is missing); a teacher is a folder in Hugging Face layout")
-
-
-def quiet_transformers() -> None:
-    """No progress bars and notes while weights are loaded; errors stay."""
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def tokenize_pairs(

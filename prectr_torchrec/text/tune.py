@@ -29,8 +29,9 @@ from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
+from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, token_batches
-from prectr_torchrec.text.teacher import check_model_folder, quiet_transformers, tokenize_pairs
+from prectr_torchrec.text.teacher import check_model_folder, tokenize_pairs
 
 MANIFEST = "tune.json"
 """Written last: a tuned folder without it is unfinished."""
@@ -100,7 +101,7 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
     """
     source = PairsFile.open(pairs)
     check_model_folder(teacher)
-    quiet_transformers()
+    quiet_libraries()
     tuner = None
     if not (out / MANIFEST).is_file():  # what cannot be tuned is refused before the folder is claimed for it
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -223,10 +224,10 @@ class _Tuner:
         return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def _save(self) -> None:
-        random = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if self.device.type == "cuda" else {})
         state = {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random, "step": self.step,
-            "best": self.best, "best_loss": self.best_loss, "best_step": self.best_step, "waited": self.waited,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random_states(self.device),
+            "step": self.step, "best": self.best, "best_loss": self.best_loss, "best_step": self.best_step,
+            "waited": self.waited,
         }  # fmt: skip
         with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
@@ -235,9 +236,7 @@ class _Tuner:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"])
+        set_random_states(state["random"])
         self.step, self.best, self.best_loss = state["step"], state["best"], state["best_loss"]
         self.best_step, self.waited = state["best_step"], state["waited"]
 

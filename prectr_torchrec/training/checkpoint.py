@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_path
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
@@ -89,15 +89,12 @@ class Checkpoints:
         model.load_state_dict(state["model"])
         if optimizers is not None:
             optimizers.combined.load_state_dict(state["optimizer"])
-            random = state["random"][str(dist.get_rank())]
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random:
-                torch.cuda.set_rng_state(random["cuda"])
+            set_random_states(state["random"][str(dist.get_rank())])
 
 
 def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:
     state: dict[str, Any] = {"model": model.state_dict()}
     if optimizers is not None:
-        random = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if model.device.type == "cuda" else {})}
-        state |= {"optimizer": optimizers.combined.state_dict(), "random": {str(dist.get_rank()): random}}
+        random = {str(dist.get_rank()): random_states(model.device)}
+        state |= {"optimizer": optimizers.combined.state_dict(), "random": random}
     return state

@@ -184,7 +184,7 @@ def _relevance(pairs: p.GradedPairs, levels: Levels, has_training: bool) -> dict
             pairs.relevance[mask],
             pairs.query_id[mask],
             boundaries=levels.boundaries,
-            grade_range=(levels.grade_min, levels.grade_max),
+            level_grades=levels.grades,
         )
 
     everything = np.ones(len(pairs.query_id), dtype=bool)

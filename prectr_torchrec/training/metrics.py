@@ -187,8 +187,7 @@ def relevance_metrics(
     query: Array,
     *,
     boundaries: list[float],
-    grade_range: tuple[float, float] = (1.0, 3.0),
-    level_grades: Array | None = None,
+    level_grades: Array | Sequence[float],
 ) -> Metrics:
     """Measures of the relevance tower against grades; one row a pair of query and item.
 
@@ -200,13 +199,11 @@ def relevance_metrics(
         grade: (n,) float32 raw grades, NaN where there is none.
         query: (n,) ids.
         boundaries: (K - 1,) upper bounds of the levels.
-        grade_range: lowest and highest possible grade; a level stands for the middle of its grades.
-        level_grades: (K,) the grades that the levels stand for instead.
+        level_grades: (K,) the grade that stands for each level.
     """
     known = ~np.isnan(grade) & np.isfinite(probabilities).all(axis=1)
     pi, g, q = probabilities[known].astype(np.float64), grade[known], query[known]
-    edges = np.array([grade_range[0], *boundaries, grade_range[1]])
-    expected = pi @ ((edges[1:] + edges[:-1]) / 2 if level_grades is None else level_grades)
+    expected = pi @ np.asarray(level_grades)
     second = np.array(boundaries[-2:], dtype=np.float32)  # bounds of the second highest level
     high, low = g > second.mean(), g <= second[0]
     judged = high | low
@@ -215,7 +212,7 @@ def relevance_metrics(
         "queries": len(np.unique(q)),
         "spearman": spearman(expected, g),
         "auc": auc(expected[judged], high[judged].astype(np.float64)),
-        "quadratic_kappa": quadratic_kappa(pi.argmax(axis=1) + 1, grade_levels(g, boundaries), len(edges) - 1),
+        "quadratic_kappa": quadratic_kappa(pi.argmax(axis=1) + 1, grade_levels(g, boundaries), len(boundaries) + 1),
         "pair_accuracy": pair_accuracy(expected, g, q),
     }
 

@@ -18,7 +18,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec.config import ConfigError, RunConfig, StageConfig
-from prectr_torchrec.config_files import dump_config, load_config
+from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
@@ -26,6 +26,7 @@ from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
+from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.files import replace_text
@@ -182,12 +183,12 @@ class Trainer:
     def _open_run_directory(self) -> None:
         if self.process.rank == 0:
             self.run.mkdir(parents=True, exist_ok=True)
-            written = self.run / "config.yaml"
+            written = self.run / CONFIG
             if not written.exists():
                 shutil.copytree(self.data / TOKENIZER, self.run / TOKENIZER, dirs_exist_ok=True)
                 replace_text(written, dump_config(self.config))
         dist.barrier()
-        started = load_config(self.run / "config.yaml")
+        started = load_run(self.run)
         if started != self.config:
             differences = "; ".join(_differences(started.model_dump(mode="json"), self.config.model_dump(mode="json")))
             raise ConfigError(f"{self.run} was started with another configuration ({differences}); use it or another --run")

@@ -22,6 +22,7 @@ from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.build import build_task
+from prectr_torchrec.training.optimizers import Optimizers
 from prectr_torchrec.training.trainer import build_sharded
 
 STEPS = 20
@@ -40,27 +41,35 @@ def check_parity(data: str, run: str, sharding: str | None, optimizer: str) -> N
         reference = build_task(config, Path(data) / TOKENIZER)
         _copy_weights(reference.state_dict(), model.state_dict())
         pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
-        batches = iter(_batches(config, data, process.rank, process.world_size))
         model.train()
-        losses = []
-        for step in range(STEPS):
-            optimizers.set_rates(STAGE, step, STEPS)
-            losses.append(pipeline.progress(batches)["loss"])
-        sharded_losses = torch.stack(losses)
-        dist.all_reduce(sharded_losses)
+        batches = batches_of(config, data, process.rank, process.world_size)
+        sharded_losses = train_steps(pipeline, optimizers, batches, STEPS)
         assert {type(m).__name__ for m in pipeline._pipelined_modules} == {
             "ShardedEmbeddingCollection", "ShardedEmbeddingBagCollection",
         }  # fmt: skip
 
-        every_rank = [list(_batches(config, data, rank, process.world_size)) for rank in range(process.world_size)]
+        every_rank = [list(batches_of(config, data, rank, process.world_size)) for rank in range(process.world_size)]
         expected, states = _train_unsharded(reference, every_rank, config, _column_blocks(model.state_dict()))
-        torch.testing.assert_close(sharded_losses / process.world_size, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(sharded_losses, expected, atol=1e-5, rtol=1e-5)
         _assert_equal(model.state_dict(), reference.state_dict())
         compared = _assert_states_equal(model.state_dict(), optimizers.fused.state_dict()["state"], states)
         print(f"parity of {len(model.state_dict())} weights and {compared} table states after {STEPS} steps")
 
 
-def _batches(config: RunConfig, data: str, rank: int, world_size: int) -> list[SearchBatch]:
+def train_steps(
+    pipeline: TrainPipelineSparseDist[Any, Any], optimizers: Optimizers, batches: list[SearchBatch], steps: int
+) -> Tensor:
+    """The mean loss over the ranks at each step."""
+    source, losses = iter(batches), []
+    for step in range(steps):
+        optimizers.set_rates(STAGE, step, steps)
+        losses.append(pipeline.progress(source)["loss"])
+    total = torch.stack(losses)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def batches_of(config: RunConfig, data: str, rank: int, world_size: int) -> list[SearchBatch]:
     reader = SearchReader(
         config, Path(data), "train", Path(data) / TOKENIZER, rank=rank, world_size=world_size, shuffle=True, seed=3
     )

@@ -6,19 +6,16 @@ import json
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
+from distributed.parity_worker import batches_of, train_steps
 from small_run import small_config
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import RunConfig, StageConfig
-from prectr_torchrec.data.reader import SearchReader
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.config import RunConfig
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.optimizers import reset_tables
 from prectr_torchrec.training.trainer import build_sharded
 
 STEPS = 10
-STAGE = StageConfig(epochs=1, lr=1e-3, encoder_lr=5e-4, table_lr=0.05, warmup_steps=3)
 SETTINGS = {
     "fp32": {},
     "fp16 rows": {"dtype": "fp16"},
@@ -46,15 +43,6 @@ def _train(config: RunConfig, data: Path, run: Path, process: Process) -> list[f
     model, optimizers, _ = build_sharded(config, run, process)
     reset_tables(model, optimizers, seed=process.rank)
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
-    reader = SearchReader(
-        config, data, "train", data / TOKENIZER, rank=process.rank, world_size=process.world_size, shuffle=True, seed=3
-    )
-    batches = iter([batch for epoch in range(1) for batch in reader.epoch(epoch)][:STEPS])
     model.train()
-    losses = []
-    for step in range(STEPS):
-        optimizers.set_rates(STAGE, step, STEPS)
-        losses.append(pipeline.progress(batches)["loss"])
-    total = torch.stack(losses)
-    dist.all_reduce(total)
-    return (total / process.world_size).tolist()
+    batches = batches_of(config, str(data), process.rank, process.world_size)[:STEPS]
+    return train_steps(pipeline, optimizers, batches, STEPS).tolist()

@@ -4,12 +4,11 @@ import json
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from pair_files import write_pairs, write_teacher_scores
-from ranks import kill_all
+from ranks import kill_when
 from small_run import small_config
 
 from prectr_torchrec.config_files import dump_config
@@ -40,21 +39,12 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output[-6000:]
 
 
-def kill_after(process: subprocess.Popen[str], folder: Path, lines: int) -> None:
-    """SIGKILL to all ranks once the metrics have as many lines."""
-    path, deadline = folder / "metrics.jsonl", time.monotonic() + 240
-    while not path.exists() or path.read_text().count("\n") < lines:
-        assert process.poll() is None, process.communicate()[0][-6000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    kill_all(process)
-
-
 def test_a_killed_distillation_goes_on_to_the_same_student(root: Path) -> None:
     finish(start(root, "whole"))
     whole = (root / "whole" / "metrics.jsonl").read_text().splitlines()
+    path = root / "killed" / "metrics.jsonl"
     for lines in sorted(random.sample(range(1, len(whole) * 2 // 3), 2)):
-        kill_after(start(root, "killed"), root / "killed", lines)
+        kill_when(lambda lines=lines: path.exists() and path.read_text().count("\n") >= lines, start(root, "killed"))
         assert not (root / "killed" / "distill.json").exists()
     finish(start(root, "killed"))
     for name in ("model.safetensors", "relevance.safetensors", "tokenizer.json"):

@@ -1,13 +1,12 @@
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from distributed.managed_worker import managed_config
 from distributed.test_resume import assert_same_run, finish, last_checkpoint, metrics, reached, start
-from ranks import kill_all, run_ranks
+from ranks import kill_when, run_ranks
 from small_run import write_small_data
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
@@ -141,11 +140,7 @@ def test_killed_and_resumed_a_managed_run_ends_the_same(tmp_path: Path) -> None:
     data = write_small_data(tmp_path / "data", config)
     finish(start(config, data, tmp_path / "whole"))
     run = tmp_path / "killed"
-    process = start(config, data, run)
-    while process.poll() is None and not reached(run, 9):
-        time.sleep(0.02)
-    assert process.poll() is None
-    kill_all(process)
+    kill_when(lambda: reached(run, 9), start(config, data, run))
     finish(start(config, data, run))
     assert_same_run(run, tmp_path / "whole")
     assert any("_mch_sorted_raw_ids" in key for key in last_checkpoint(run))

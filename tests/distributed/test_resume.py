@@ -2,13 +2,12 @@ import json
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ranks import kill_all
+from ranks import kill_when
 from small_run import small_config, write_small_data
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
@@ -95,11 +94,7 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     steps = metrics(whole)[-1]["step"]
     at = random.SystemRandom().randrange(4, steps)
     run = tmp_path / "killed"
-    process = start(config_with_dropout(), data, run)
-    while process.poll() is None and not reached(run, at):
-        time.sleep(0.02)
-    assert process.poll() is None, f"the run ended before it was killed at step {at}"
-    kill_all(process)
+    kill_when(lambda: reached(run, at), start(config_with_dropout(), data, run))
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
     finish(start(config_with_dropout(), data, run))
     assert_same_run(run, whole)

@@ -4,20 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_files import write_tokenizer
+from sample_files import write_counted_tokenizer, write_tokenizer
 from small_run import small_config
 
 from prectr_torchrec.config import ConfigError
 from prectr_torchrec.modules import CrossInteraction, DualInteraction, LateInteraction, NgramEncoder
 from prectr_torchrec.text.build import build_match, build_relevance
-from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    folder = write_tokenizer(tmp_path / "tokenizer")
-    write_document_frequency(["red oaker", "red lamp"], folder)
-    return folder
+    return write_counted_tokenizer(tmp_path / "tokenizer")
 
 
 def refused(tokenizer: Path, **sections: Any) -> str:

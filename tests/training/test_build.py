@@ -2,19 +2,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_files import write_tokenizer
+from sample_files import write_counted_tokenizer
 from small_run import small_config
 
 from prectr_torchrec.build import build_prectr
 from prectr_torchrec.config import ConfigError
-from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    folder = write_tokenizer(tmp_path / "tokenizer")
-    write_document_frequency(["red oaker", "red lamp"], folder)
-    return folder
+    return write_counted_tokenizer(tmp_path / "tokenizer")
 
 
 def refused(tokenizer: Path, **sections: Any) -> str:

@@ -158,7 +158,9 @@ def test_grade_ndcg_gives_the_lowest_grade_no_gain():
 
 def test_relevance_metrics_of_a_perfect_tower_are_one(rows):
     level = grade_levels(rows["grade"], [1.5, 2.17, 2.84])
-    found = m.relevance_metrics(np.eye(4)[level - 1], rows["grade"], rows["group"], boundaries=[1.5, 2.17, 2.84])
+    found = m.relevance_metrics(
+        np.eye(4)[level - 1], rows["grade"], rows["group"], boundaries=[1.5, 2.17, 2.84], level_grades=[1.2, 1.8, 2.5, 3]
+    )
     assert found["auc"] == found["quadratic_kappa"] == 1.0
     assert found["pairs"] == N
 
@@ -176,15 +178,14 @@ def test_relevance_auc_leaves_out_the_lower_half_of_the_second_highest_level(bou
     probabilities = np.random.default_rng(6).dirichlet(np.ones(len(boundaries) + 1), len(grade))
     label = np.array([0.0] * len(negative) + [np.nan] * len(between) + [1.0] * len(positive))
     edges = np.array([grade.min(), *boundaries, grade.max()])
-    expected, judged = probabilities @ (edges[1:] + edges[:-1]), ~np.isnan(label)
-    found = m.relevance_metrics(
-        probabilities, grade, np.zeros(len(grade)), boundaries=boundaries, grade_range=(grade.min(), grade.max())
-    )
+    level_grades = (edges[1:] + edges[:-1]) / 2
+    expected, judged = probabilities @ level_grades, ~np.isnan(label)
+    found = m.relevance_metrics(probabilities, grade, np.zeros(len(grade)), boundaries=boundaries, level_grades=level_grades)
     assert found["auc"] == pytest.approx(brute_auc(expected[judged], label[judged]))
 
 
 def test_relevance_metrics_leave_out_missing_grades_and_missing_predictions():
     probabilities = np.array([[0.5, 0.5], [np.nan, np.nan], [0.1, 0.9]])
-    found = m.relevance_metrics(probabilities, np.array([np.nan, 1.0, 3.0]), np.zeros(3), boundaries=[2.0])
+    found = m.relevance_metrics(probabilities, np.array([np.nan, 1.0, 3.0]), np.zeros(3), boundaries=[2.0], level_grades=[1, 3])
     assert found["pairs"] == 1
     assert found["spearman"] is None
