@@ -16,6 +16,7 @@ from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_path
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
+from prectr_torchrec.training.row_blocks import RowBlockPlanner
 
 _PROGRESS = "progress.json"
 
@@ -62,7 +63,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         dist.barrier()
-        dcp.save(_state(model, optimizers), checkpoint_id=temporary)
+        dcp.save(_state(model, optimizers), checkpoint_id=temporary, planner=RowBlockPlanner())
         if dist.get_rank() == 0:
             (temporary / _PROGRESS).write_text(json.dumps(progress, indent=1))
             final = self.folder / name
