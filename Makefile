@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
 	touch $@
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
 
 # mypy knows nothing of mapped packages, so it is shown the tree as it is installed: modules/ as prectr_torchrec.modules, ...
 lint: $(INSTALLED)

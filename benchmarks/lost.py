@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -41,7 +43,7 @@ def main() -> None:
     torch.manual_seed(0)
     print(describe("torch"))
     oracle = duckdb.sql(
-        f"""SELECT o.*, p.user_id, p.click_probability FROM '{arguments.log}/eval/oracle.parquet' o
+        f"""SELECT o.*, p.user_id, p.click_probability, p.taste AS taste_score FROM '{arguments.log}/eval/oracle.parquet' o
         JOIN '{arguments.predictions}' p USING (request_id, item_id)"""
     ).df()
     decompose(oracle)
@@ -49,9 +51,17 @@ def main() -> None:
     taste_limits(oracle, Items(arguments.log, arguments.tokenizer), past_clicks(arguments.log, test_from))
 
 
-def decompose(oracle: pd.DataFrame) -> None:
-    """Expected AUC, shown and all, of the score with one true part added."""
+def better_with(oracle: pd.DataFrame, columns: Sequence[Any]) -> str:
+    """Expected AUC, shown and all, of the score with columns added, each with the weight that fits the true logit best."""
     truth, score = (np.log(p / (1 - p)) for p in (oracle[c].clip(1e-6, 1 - 1e-6) for c in ("probability", "click_probability")))
+    design = np.stack([np.ones(len(oracle)), score, *columns], axis=1)
+    better = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
+    shown, probability = oracle.exposed.to_numpy(bool), oracle.probability.to_numpy()
+    return "  ".join(f"{auc(better[rows], probability[rows]):.4f}" for rows in (shown, slice(None)))
+
+
+def decompose(oracle: pd.DataFrame) -> None:
+    """Each true part added."""
     relevance = oracle.relevance - 2
     parts = {
         "nothing": [],
@@ -63,11 +73,7 @@ def decompose(oracle: pd.DataFrame) -> None:
     }
     print(f"{'added':18} shown   all")
     for name, columns in parts.items():
-        design = np.stack([np.ones(len(oracle)), score, *columns], axis=1)
-        better = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
-        shown = oracle.exposed.to_numpy(bool)
-        figures = (auc(better[rows], oracle.probability.to_numpy()[rows]) for rows in (shown, slice(None)))
-        print(f"{name:18} {'  '.join(f'{figure:.4f}' for figure in figures)}")
+        print(f"{name:18} {better_with(oracle, columns)}")
 
 
 class Items:
@@ -126,6 +132,9 @@ def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame) -> No
     ):
         taste, _ = past.posterior(items.vectors(table, past.rows), *prior)
         found = (taste[user] * items.vectors(table, item)).sum(1)
+        if name == "learned":
+            columns = [oracle.taste_score, found.numpy()]  # the first may be weighed out
+            print(f"{'learned taste':18} {better_with(oracle, columns)}, in place of the model's")
         groups = [seen >= 0] + [(seen >= low) & (seen <= high) for low, high in ((1, 19), (20, 99), (100, 1e9))]
         print(f"{name:18} " + "  ".join(f"{np.corrcoef(found[g], target[g])[0, 1]:.3f}" for g in groups))
 

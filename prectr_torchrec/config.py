@@ -296,6 +296,8 @@ class DistillConfig(Section):
     """Stage 2: epochs over the train pairs with a grade."""
     patience: int = Field(2, ge=1)
     """A stage ends after so many epochs without gain on the validation queries; the best epoch of all is kept."""
+    token_vectors: str | None = None
+    """Folder of a larger Hugging Face encoder; what it makes of each word piece is where the student's token vectors start."""
     temperature: float = Field(2.0, gt=0)
     """T of the teacher's and the student's distribution in stage 1."""
     hidden_weight: float = Field(0.0, ge=0)

@@ -27,10 +27,12 @@ from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teach
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, file_digest, once
 from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.modules import TextEncoder, TextRelevance
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
 from prectr_torchrec.text.student import save_student
+from prectr_torchrec.text.token_vectors import start_from_token_vectors
 from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
 MANIFEST = "distill.json"
@@ -75,7 +77,10 @@ def distill(
     dist.barrier()
     data = PairData(table, work / "tokenizer", config.text.query_tokens, config.text.title_tokens, process.device)
     torch.manual_seed(config.distill.seed)  # the same student on all ranks
-    relevance = build_relevance(config, work / "tokenizer").to(process.device)
+    relevance = build_relevance(config, work / "tokenizer")
+    if config.distill.token_vectors:
+        start_from_token_vectors(_fresh_encoder(config, relevance), work / "tokenizer", Path(config.distill.token_vectors))
+    relevance.to(process.device)
     distiller = Distiller(config, relevance, data, source.level_grades(), teacher, hidden, out, process)
     student = distiller.train()
     found = _describe(distiller, pairs, teacher_scores) | {"settings": settings}
@@ -99,6 +104,13 @@ def _read_scores(
     if weight and "hidden" not in scored.column_names:
         raise ConfigError(f"distill.hidden_weight: {weight} needs hidden states of one teacher; teach with --hidden, or set 0")
     return teacher_targets(pairs, scored, config.data.levels.count)
+
+
+def _fresh_encoder(config: RunConfig, relevance: TextRelevance) -> TextEncoder:
+    encoder = relevance.interaction.encoder if relevance.interaction is not None else None
+    if not isinstance(encoder, TextEncoder) or config.text.path:
+        raise ConfigError("distill.token_vectors: for a fresh transformer only; this student starts from text.path or has none")
+    return encoder
 
 
 def _describe(distiller: Distiller, pairs: Path, scores: Sequence[Path]) -> dict[str, Any]:

@@ -68,6 +68,11 @@ def test_match_features_alone_and_ngrams_can_be_distilled(root: Path) -> None:
     assert found["measures"]["test"]["spearman"] > 0.3
 
 
+def test_only_a_fresh_transformer_can_start_from_token_vectors(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"distill\.token_vectors: for a fresh transformer only"):
+        run(small({"encoder": NGRAMS}, token_vectors="anywhere"), root, "no_transformer")
+
+
 def test_without_a_teacher_grades_alone_teach(root: Path) -> None:
     found = run(small({"interaction": "cross"}, grade_epochs=4), root, "grades", scores=False)
     assert found["measures"]["test"]["spearman"] > 0.5 and found["grades_from"]["teachers"] == {}
