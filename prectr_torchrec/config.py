@@ -354,6 +354,10 @@ class RunConfig(Section):
         """Tables whose kernel makes their rows when they are first trained on."""
         return {name for name, table in self.tables.items() if table.kernel in VIRTUAL}
 
+    def multi_probe_tables(self) -> set[str]:
+        """Tables whose ids are in a hash table on the GPU."""
+        return {n for n, table in self.tables.items() if table.ids == "managed" and table.managed.algorithm == "multi_probe"}
+
     def bag_tables(self) -> set[str]:
         """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
         sequences = {f.table for n, f in self.features.items() if f.sequence or not n.startswith("candidate_")}

@@ -55,13 +55,13 @@ def to_columns(tables: Sequence[pa.Table], sources: Sequence[str], names: Sequen
         sources: what each table is called in errors.
         names: the columns wanted.
         limits: family -> events kept of a row, the latest ones.
-        order: permutation of the tables' rows; None leaves them.
+        order: the rows wanted, in this order; None: all as they are.
 
     Raises:
         ValueError: a null where none may be, or lists of one family with unequal lengths.
     """
     num_rows = sum(table.num_rows for table in tables)
-    result = Columns(num_rows, {}, {}, {})
+    result = Columns(num_rows if order is None else len(order), {}, {}, {})
     raw_offsets: dict[str, list[NDArray[np.int32]]] = {}
     gather: dict[str | None, NDArray[np.int64] | None] = {None: order}
     for name in names:

@@ -1,12 +1,15 @@
 """The plan of an epoch: which rows of which files make which batch, known before any data is read.
 
 Only the files' footers and their `num_candidates` column are read. All else follows: the number of batches, and where
-batch k begins, so that a resumed run seeks straight to it.
+batch k begins, so that a resumed run seeks straight to it. What is left of an epoch can be dealt out anew to another number of
+readers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +49,17 @@ class Window:
 
     segments: tuple[Segment, ...]
     order: NDArray[np.int64] | None
-    """Permutation of the window's rows; None: as in the files."""
+    """Those of the segments' rows that are taken, in this order; None: all, as in the files."""
 
     @property
     def num_candidates(self) -> NDArray[np.int32]:
         counts = np.concatenate([segment.num_candidates for segment in self.segments])
         return counts if self.order is None else counts[self.order]
+
+    def part(self, begin: int, end: int) -> Window:
+        """Its rows `begin..end`, in its order."""
+        order = np.arange(len(self.num_candidates)) if self.order is None else self.order
+        return Window(self.segments, order[begin:end])
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,10 @@ def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates:
     return [group for path in paths for group in _row_groups_of(path, schema, max_candidates)]
 
 
-def plan_epoch(row_groups: list[RowGroup], *, part: int, parts: int, max_requests: int, max_candidates: int,
-               row_groups_per_window: int, seed: tuple[int, int] | None) -> Plan:  # fmt: skip
+def plan_epoch(
+    row_groups: list[RowGroup], *, part: int, parts: int, max_requests: int, max_candidates: int, row_groups_per_window: int,
+    seed: tuple[int, int] | None, earlier: Sequence[Sequence[int]] = (),
+) -> Plan:  # fmt: skip
     """Plans what reader `part` of `parts` does in one epoch.
 
     Row groups are put in order, and each reader takes an equal run of the rows (two readers may share a row group), so that
@@ -96,21 +106,58 @@ def plan_epoch(row_groups: list[RowGroup], *, part: int, parts: int, max_request
 
     Args:
         seed: run's seed and epoch, the same for all readers; None leaves the rows in the files' order.
+        earlier: other numbers of readers that began this epoch, one after the other: of each, the batches that every reader had
+            done. The rows left over are dealt out in equal runs, in the order in which those readers would have come to them.
     """
+    limits = {"max_requests": max_requests, "max_candidates": max_candidates}
+    share: Callable[[int, int], Iterable[Window]] = partial(_windows, row_groups, row_groups_per_window, seed)
+    for done in earlier:
+        left: list[Window] = []
+        for reader, batches in enumerate(done):
+            began = _plan_batches(share(reader, len(done)), **limits)
+            left += _cut(began.windows, int(began.batch_starts[batches]), int(began.window_starts[-1]))
+        share = partial(_runs, left)
+    return _plan_batches(share(part, parts), **limits)
+
+
+def _plan_batches(windows: Iterable[Window], max_requests: int, max_candidates: int) -> Plan:
+    windows = tuple(windows)
+    counts = [window.num_candidates for window in windows]
+    window_starts = np.cumsum([0] + [len(c) for c in counts])
+    batch_starts = cut_batches(np.concatenate(counts) if counts else np.zeros(0, np.int32), max_requests, max_candidates)
+    return Plan(windows, window_starts, batch_starts)
+
+
+def _windows(
+    row_groups: list[RowGroup], row_groups_per_window: int, seed: tuple[int, int] | None, part: int, parts: int
+) -> Iterator[Window]:
+    """A reader's share of an epoch from its beginning."""
     groups = np.arange(len(row_groups))
     if seed is not None:
         groups = np.random.default_rng(seed).permutation(groups)
     segments = _share([row_groups[g] for g in groups], part, parts)
-    windows = []
     for first in range(0, len(segments), row_groups_per_window):
         chosen = tuple(segments[first : first + row_groups_per_window])
         rows = sum(s.stop - s.start for s in chosen)
         order = None if seed is None else np.random.default_rng((*seed, part, first)).permutation(rows)
-        windows.append(Window(chosen, order))
-    counts = [window.num_candidates for window in windows]
-    window_starts = np.cumsum([0] + [len(c) for c in counts])
-    batch_starts = cut_batches(np.concatenate(counts) if counts else np.zeros(0, np.int32), max_requests, max_candidates)
-    return Plan(tuple(windows), window_starts, batch_starts)
+        yield Window(chosen, order)
+
+
+def _runs(windows: list[Window], part: int, parts: int) -> Iterator[Window]:
+    """A reader's share of what others left."""
+    rows = sum(len(window.num_candidates) for window in windows)
+    return _cut(windows, rows * part // parts, rows * (part + 1) // parts)
+
+
+def _cut(windows: Iterable[Window], begin: int, end: int) -> Iterator[Window]:
+    """The windows of the rows `begin..end` of all of them."""
+    start = 0
+    for window in windows:
+        rows = len(window.num_candidates)
+        first, last = max(begin - start, 0), min(end - start, rows)
+        if first < last:
+            yield window.part(first, last)
+        start += rows
 
 
 def cut_batches(num_candidates: NDArray[np.int32], max_requests: int, max_candidates: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class SearchReader(IterableDataset[SearchBatch]):
         )  # fmt: skip
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._plans: dict[tuple[int, int], Plan] = {}
+        self._earlier: dict[int, Sequence[Sequence[int]]] = {}
         self._position = (0, 0)
         self._workers: _Workers | None = None
 
@@ -108,6 +109,27 @@ class SearchReader(IterableDataset[SearchBatch]):
         """Makes `iter` continue after the batches handed out when the state was taken, with as many ranks and workers."""
         self._position = (state["epoch"], state["batch"])
 
+    def go_on_after(self, epoch: int, earlier: Sequence[Sequence[int]]) -> None:
+        """Deals out anew what other numbers of ranks left of an epoch; to be called before it is read.
+
+        Args:
+            earlier: as of `plan_epoch`; the last one of it from `batches_done`.
+        """
+        changed = {epoch: earlier} if earlier else {}
+        if changed != self._earlier:
+            self._earlier = changed
+            self._plans.clear()
+            self._workers = None  # they hold the old one
+
+    def batches_done(self, epoch: int, batches: int, world_size: int) -> list[int]:
+        """The batches of each share of `world_size` ranks' workers when each rank has had `batches` of this epoch."""
+        each = max(1, self._batch.workers)
+        done = []
+        for rank in range(world_size):
+            of = [self._plan_of(epoch, part, world_size * each).num_batches for part in range(rank * each, (rank + 1) * each)]
+            done += [count for _, count in sorted(turns_after(min(batches, sum(of)), of))]
+        return done
+
     def _parts(self) -> range:
         """This rank's shares among those of all ranks and workers."""
         each = max(1, self._batch.workers)
@@ -117,12 +139,15 @@ class SearchReader(IterableDataset[SearchBatch]):
         if any(planned != epoch for planned, _ in self._plans):
             self._plans.clear()
         if (epoch, part) not in self._plans:
-            self._plans[epoch, part] = plan_epoch(
-                self._row_groups, part=part, parts=self._world_size * max(1, self._batch.workers),
-                max_requests=self._batch.requests, max_candidates=self._batch.candidates,
-                row_groups_per_window=self._batch.shuffle_row_groups, seed=None if self._seed is None else (self._seed, epoch),
-            )  # fmt: skip
+            self._plans[epoch, part] = self._plan_of(epoch, part, self._world_size * max(1, self._batch.workers))
         return self._plans[epoch, part]
+
+    def _plan_of(self, epoch: int, part: int, parts: int) -> Plan:
+        return plan_epoch(
+            self._row_groups, part=part, parts=parts, max_requests=self._batch.requests, max_candidates=self._batch.candidates,
+            row_groups_per_window=self._batch.shuffle_row_groups, seed=None if self._seed is None else (self._seed, epoch),
+            earlier=self._earlier.get(epoch, ()),
+        )  # fmt: skip
 
     def _from_workers(self, epoch: int, start: int) -> Iterator[BatchArrays]:
         parts = self._parts()

@@ -142,7 +142,7 @@ class Distiller:
         if saved is not None:
             self.position, self.best = saved["position"], saved["best"]
         total = sum(stage.epochs * self._batches(stage) for stage in self.stages)
-        self.throughput = Throughput(total_steps=total, done=self.position["step"])
+        self.throughput = Throughput(total - self.position["step"])
         self.log = MetricsLog(self.out, self.position["step"]) if self.process.rank == 0 else None
         for number in range(self.position["stage"], len(self.stages)):
             self._run_stage(number, saved)

@@ -20,16 +20,15 @@ class Throughput:
     """Averages loss terms and counts rows between two reports.
 
     Args:
-        total_steps: of the whole job.
-        done: steps done before this start.
+        steps_left: of the job.
     """
 
     sums: Tensor
     rows: Tensor
     steps: int
 
-    def __init__(self, total_steps: int, done: int) -> None:
-        self.steps_left = total_steps - done
+    def __init__(self, steps_left: int) -> None:
+        self.steps_left = steps_left
         self.names: list[str] = []
         self._start()
 

@@ -25,6 +25,7 @@ from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.training.build import build_task
@@ -55,27 +56,26 @@ class Trainer:
         check_device(config, process.device.type, process.world_size)  # before anything is written
         manifest = read_manifest(data, config.data)
         self._open_run_directory()
+        self.checkpoints = Checkpoints(run)
+        self.saved = self.checkpoints.progress()
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
-        self.model, self.optimizers, used = build_sharded(config, run, process, plan)
+        self.model, self.optimizers, used = self._build(plan)
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device)
-        self.checkpoints = Checkpoints(run)
         self.stages = [stage for stage in config.train.stages if self._has_split(stage)]
         self.readers = {stage.split: self._reader(stage.split, shuffle=True) for stage in self.stages}
-        self.position = {"step": 0, "stage": 0, "epoch": 0, "batch": 0}
+        self.position: dict[str, Any] = {"step": 0, "stage": 0, "epoch": 0, "batch": 0, "earlier": []}
 
     def train(self) -> None:
         """Runs what is left of the stages."""
-        if saved := self.checkpoints.progress():
-            self._check_same_job(saved["job"])
-            self.checkpoints.load("last", self.model, self.optimizers)
-            self.position = saved["position"]
+        plan = [self._batches(stage) for stage in self.stages]
+        if self.saved:
+            self._resume(self.saved)
         if self.process.rank == 0:
             replace_text(self.run / "plan.json", json.dumps(self.job["plan"], indent=1))
-        plan = [self._batches(stage) for stage in self.stages]
-        self.throughput = Throughput(total_steps=sum(map(sum, plan)), done=self.position["step"])
+        self.throughput = Throughput(self._steps_left(plan))
         self.log = MetricsLog(self.run, self.position["step"]) if self.process.rank == 0 else None
         while self.position["stage"] < len(self.stages):
             number = self.position["stage"]
@@ -86,27 +86,30 @@ class Trainer:
             self.log.close()
 
     def _train_epoch(self, stage: StageConfig, epoch: int, batches: list[int]) -> None:
-        start = self.position["batch"]
-        if epoch == 0 and start == 0:
+        start, left = self.position["batch"], self._batches_left(stage, epoch, batches[epoch])
+        done = sum(batches[:epoch]) + max(batches[epoch] - left, 0)  # of this stage, before this leg of the epoch
+        fresh = start == 0 and not self.position["earlier"]
+        if epoch == 0 and fresh:
             self.optimizers.restart()
-        if stage.reset_tables and epoch > 0 and start == 0:
+        if stage.reset_tables and epoch > 0 and fresh:
             self._reset_tables(epoch)
         counts: deque[Tensor] = deque()
-        source = _counted(self.readers[stage.split].epoch(epoch, start, batches[epoch]), counts)
+        source = _counted(self.readers[stage.split].epoch(epoch, start, left), counts)
         self.model.train()
-        for batch in range(start, batches[epoch]):
-            self.optimizers.set_rates(stage, sum(batches[:epoch]) + batch, sum(batches))
+        for batch in range(start, left):
+            self.optimizers.set_rates(stage, done + batch, sum(batches))
             report = self.pipeline.progress(source)
             self.position.update(step=self.position["step"] + 1, epoch=epoch, batch=batch + 1)
             self.throughput.add(report, counts.popleft())
-            last = batch + 1 == batches[epoch]
+            last = batch + 1 == left
             save = self.position["step"] % self.config.train.checkpoint_every == 0 and not last
             # a checkpoint ends a line: a resumed run averages over the same steps
             if save or last or self.position["step"] % self.config.train.log_every == 0:
                 self._report(stage, epoch)
             if save:
                 self._save()
-        self.position.update(epoch=epoch + 1, batch=0)
+        self.position.update(epoch=epoch + 1, batch=0, earlier=[])
+        self.readers[stage.split].go_on_after(epoch + 1, [])
         figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}
         self._write({"validation": figures} if figures else {})
         self._save(figures.get("ne"))
@@ -146,13 +149,57 @@ class Trainer:
             validation_ne,
         )
 
+    def _build(self, plan: Plan | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
+        """By the plan given, else by that of the run as far as its ranks and its state allow."""
+        config, saved = self.config, self.saved.get("job")
+        if saved and plan is None:
+            if saved["world_size"] == self.process.world_size:
+                plan = saved["plan"]
+            else:
+                config = movable(config, saved["plan"])
+        return build_sharded(config, self.run, self.process, plan)
+
+    def _resume(self, saved: dict[str, Any]) -> None:
+        """Goes on from the last checkpoint; on other ranks, with what the earlier ones left of the epoch."""
+        self._check_same_job(saved["job"])
+        self.checkpoints.load("last", self.model, self.optimizers)
+        self.position |= saved["position"]
+        ranks, here = saved["job"]["world_size"], self.process.world_size
+        stage, epoch, batch = (self.position[of] for of in ("stage", "epoch", "batch"))
+        if stage == len(self.stages):
+            return
+        reader = self.readers[self.stages[stage].split]
+        reader.go_on_after(epoch, self.position["earlier"])
+        if ranks == here:
+            return
+        if batch:
+            self.position["earlier"] = [*self.position["earlier"], reader.batches_done(epoch, batch, ranks)]
+            self.position["batch"] = 0
+            reader.go_on_after(epoch, self.position["earlier"])
+        torch.manual_seed(self.config.train.seed * 1_000 + self.process.rank + self.position["step"] * 1_000_003)
+        if self.process.rank == 0:
+            print(f"note: saved by {ranks} ranks at step {self.position['step']}, goes on with {here}", file=sys.stderr)
+
     def _check_same_job(self, saved: dict[str, Any]) -> None:
-        """A position in data and schedule means something for the same samples, ranks and sharding only."""
-        if differences := "; ".join(_differences(saved, self.job)):
+        """A position means something for the same samples only; rows that a kernel makes stay on their ranks."""
+        differences = list(_differences(saved["samples"], self.job["samples"], "samples"))
+        if made := self.config.virtual_tables() | self.config.multi_probe_tables():
+            differences += [f"tables.{min(made)} stays on its ranks: {d}" for d in _differences(saved, self.job)]
+        if differences:
             raise ConfigError(
-                f"{self.run} cannot be resumed by this job ({differences}); resume with the same ranks, samples and sharding, "
-                "or start another --run"
+                f"{self.run} cannot be resumed by this job ({'; '.join(differences)}); use the same or another --run"
             )
+
+    def _batches_left(self, stage: StageConfig, epoch: int, batches: int) -> int:
+        """Of an epoch of so many batches, what is left of it since these ranks took it over."""
+        return agree_on_batches(self.readers[stage.split].num_batches(epoch)) if self.position["earlier"] else batches
+
+    def _steps_left(self, plan: list[list[int]]) -> int:
+        number, epoch = self.position["stage"], self.position["epoch"]
+        if number == len(plan) or epoch == len(plan[number]):
+            return sum(map(sum, plan[number + 1 :]))
+        left = self._batches_left(self.stages[number], epoch, plan[number][epoch]) - self.position["batch"]
+        return left + sum(plan[number][epoch + 1 :]) + sum(map(sum, plan[number + 1 :]))
 
     def _reset_tables(self, epoch: int) -> None:
         seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank

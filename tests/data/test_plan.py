@@ -13,8 +13,10 @@ def make_row_groups(sizes: list[int]) -> list[RowGroup]:
     return [RowGroup(Path("f"), i, sum(sizes[:i]), rng.integers(0, 6, size).astype(np.int32)) for i, size in enumerate(sizes)]
 
 
-def make_plan(row_groups: list[RowGroup], part: int = 0, parts: int = 1, seed: tuple[int, int] | None = (0, 0)) -> Plan:
-    return plan_epoch(row_groups, part=part, parts=parts, max_requests=4, max_candidates=12, row_groups_per_window=2, seed=seed)
+def make_plan(row_groups: list[RowGroup], part: int = 0, parts: int = 1, seed: tuple[int, int] | None = (0, 0),
+              earlier: list[list[int]] | None = None) -> Plan:  # fmt: skip
+    return plan_epoch(row_groups, part=part, parts=parts, max_requests=4, max_candidates=12, row_groups_per_window=2, seed=seed,
+                      earlier=earlier or [])  # fmt: skip
 
 
 def rows_of(plan: Plan) -> list[int]:
@@ -59,6 +61,21 @@ def test_epochs_and_seeds_shuffle_differently_and_repeat() -> None:
 def test_a_shuffled_window_mixes_its_row_groups() -> None:
     first = rows_of(make_plan(make_row_groups([20, 20])))[:10]
     assert any(row < 20 for row in first) and any(row >= 20 for row in first)
+
+
+@pytest.mark.parametrize("seed", [None, (3, 1)])
+def test_what_several_numbers_of_readers_left_is_dealt_out_evenly_and_once(seed: tuple[int, int] | None) -> None:
+    row_groups = make_row_groups([5, 9, 0, 1, 16, 2, 30])
+    earlier: list[list[int]] = []
+    seen: list[int] = []
+    for parts, each in ((3, [2, 0, 1]), (2, [1, 3]), (4, [1, 1, 0, 1])):
+        for part, batches in enumerate(each):
+            plan = make_plan(row_groups, part, parts, seed, earlier)
+            seen += rows_of(plan)[: plan.batch_starts[batches]]
+        earlier.append(each)
+    shares = [rows_of(make_plan(row_groups, part, 3, seed, earlier)) for part in range(3)]
+    assert len(seen) > 20 and sorted([*seen, *(row for share in shares for row in share)]) == list(range(63))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @pytest.mark.parametrize("position", range(9))

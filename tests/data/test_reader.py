@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,21 @@ def test_each_request_comes_once_over_all_ranks_and_workers(folder: Path, worker
     batches = [list(reader.epoch(0)) for reader in readers]
     assert [len(b) for b in batches] == [reader.num_batches(0) for reader in readers]
     seen = Counter(request for rank in batches for batch in rank for request in requests_of(batch))
+    assert seen == Counter(list(sample_rows(folder)))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_two_ranks_left_of_an_epoch_is_read_once_by_three(folder: Path, workers: int) -> None:
+    config = make_config(workers=workers)
+    seen: Counter[int] = Counter()
+    for rank in range(2):
+        reader = make_reader(folder, config, shuffle=True, rank=rank, world_size=2)
+        seen.update(request for batch in islice(reader.epoch(1), 5) for request in requests_of(batch))
+    for rank in range(3):
+        reader = make_reader(folder, config, shuffle=True, rank=rank, world_size=3)
+        reader.go_on_after(1, [reader.batches_done(1, 5, world_size=2)])
+        seen.update(request for batch in reader.epoch(1) for request in requests_of(batch))
     assert seen == Counter(list(sample_rows(folder)))
 
 

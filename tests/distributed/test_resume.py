@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.data.schema import MANIFEST
 
 
 def config_with_dropout() -> RunConfig:
@@ -106,11 +108,37 @@ def reached(run: Path, step: int) -> bool:
     return any(json.loads(line)["step"] >= step for line in lines if line.endswith("}"))
 
 
-def test_another_number_of_ranks_does_not_resume(uninterrupted: tuple[Path, Path]) -> None:
+def test_killed_on_two_ranks_it_goes_on_alone_over_what_they_left(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
-    output, _ = (process := start(config_with_dropout(), data, whole, ranks=1)).communicate(timeout=120)
+    run = tmp_path / "fewer"
+    kill_when(lambda: reached(run, 12), start(config_with_dropout(), data, run))
+    at = progress(run)
+    output = finish(start(config_with_dropout(), data, run, ranks=1))
+    assert f"note: saved by 2 ranks at step {at['step']}, goes on with 1" in output
+    lines = metrics(run)
+    assert {line["step"] for line in lines if line.get("stage") == "train"} > {at["step"]}
+    assert [line for line in lines if line["step"] <= at["step"]] == [
+        line for line in metrics(whole) if line["step"] <= at["step"]
+    ]
+    assert progress(run)["position"] | {"step": 0} == progress(whole)["position"] | {"step": 0}
+    twice = at["step"] + 2 * (progress(whole)["step"] - at["step"])  # but for batches that are not full
+    assert abs(progress(run)["step"] - twice) <= 4
+
+
+def progress(run: Path) -> dict[str, Any]:
+    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    return dict(json.loads((run / "checkpoints" / name / "progress.json").read_text()))
+
+
+def test_other_samples_do_not_resume(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    data, whole = uninterrupted
+    other = tmp_path / "data"
+    shutil.copytree(data, other)
+    manifest = json.loads((other / MANIFEST).read_text())
+    (other / MANIFEST).write_text(json.dumps(manifest | {"digest": "other"}))
+    output, _ = (process := start(config_with_dropout(), other, whole, ranks=1)).communicate(timeout=120)
     assert process.returncode == 2
-    assert "cannot be resumed by this job (world_size: 2 then, 1 now" in output
+    assert "cannot be resumed by this job (samples: 'small' then, 'other' now)" in output
 
 
 def test_another_configuration_does_not_resume(uninterrupted: tuple[Path, Path]) -> None:
