@@ -41,8 +41,9 @@ class RowBlockPlanner(DefaultSavePlanner):
         return next(block for block in blocks if block is not None)
 
     def _blocks(self, item: WriteItem) -> Iterator[WriteItem]:
-        if not isinstance(self.state_dict[item.index.fqn], ShardedTensor):
-            yield item
+        whole = self.state_dict[item.index.fqn]
+        if not isinstance(whole, ShardedTensor) or not whole.dtype.is_floating_point and whole.dtype != torch.uint8:
+            yield item  # the pieces of a list of managed ids tell how the ids were dealt to the ranks
             return
         assert item.tensor_data is not None
         (first, *columns), (rows, *widths) = item.tensor_data.chunk.offsets, item.tensor_data.chunk.sizes
