@@ -35,17 +35,16 @@ class RowBlockPlanner(DefaultSavePlanner):
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         whole = self.state_dict[index.fqn]
-        if not isinstance(whole, ShardedTensor) or index.offset is None:
+        if not _is_cut(whole):
             return super().lookup_object(index)
         blocks = (self._rows_at(shard.tensor, shard.metadata, index) for shard in whole.local_shards())
         return next(block for block in blocks if block is not None)
 
     def _blocks(self, item: WriteItem) -> Iterator[WriteItem]:
-        whole = self.state_dict[item.index.fqn]
-        if not isinstance(whole, ShardedTensor) or not whole.dtype.is_floating_point and whole.dtype != torch.uint8:
-            yield item  # the pieces of a list of managed ids tell how the ids were dealt to the ranks
+        if not _is_cut(self.state_dict[item.index.fqn]):
+            yield item
             return
-        assert item.tensor_data is not None
+        assert item.tensor_data is not None and item.tensor_data.chunk is not None
         (first, *columns), (rows, *widths) = item.tensor_data.chunk.offsets, item.tensor_data.chunk.sizes
         step = self._step(widths, item.tensor_data.properties.dtype)
         for start in range(0, max(rows, 1), step):
@@ -62,4 +61,9 @@ class RowBlockPlanner(DefaultSavePlanner):
 
     def _step(self, widths: Any, dtype: torch.dtype) -> int:
         """Rows of a block."""
-        return max(self._nbytes // (torch.Size(widths).numel() * dtype.itemsize), 1)
+        return max(self._nbytes // max(torch.Size(widths).numel() * dtype.itemsize, 1), 1)
+
+
+def _is_cut(value: Any) -> bool:
+    """Rows and optimizer state are; the pieces of a list of managed ids tell how its ids were dealt to the ranks."""
+    return isinstance(value, ShardedTensor) and value.dtype != torch.int64

@@ -24,6 +24,7 @@ def layouts(fill: float | None = None) -> dict[str, ShardedTensor]:
         "rows": sharded([([0, 0], whole[:7]), ([7, 0], whole[7:])], (10, 6)),
         "columns": sharded([([0, 0], whole[:, :4]), ([0, 4], whole[:, 4:])], (10, 6)),
         "vector": sharded([([0], whole[:, 0])], (10,)),
+        "ids": sharded([([0], whole[:6, 1].long()), ([6], whole[6:, 1].long())], (10,)),
     }
 
 
@@ -38,10 +39,12 @@ def test_what_is_saved_in_blocks_of_any_size_is_loaded_exactly(tmp_path: Path, n
                 assert torch.equal(found.tensor, shard.tensor), name
 
 
-def test_no_block_is_larger_than_it_may_be(tmp_path: Path) -> None:
+def test_no_block_is_larger_than_it_may_be_and_lists_of_ids_stay_whole(tmp_path: Path) -> None:
     with process_group("cpu"):
         dcp.save(layouts(), checkpoint_id=tmp_path, planner=RowBlockPlanner(48))
     saved = dcp.FileSystemReader(tmp_path).read_metadata().state_dict_metadata
-    for about in saved.values():
+    for name in ("rows", "columns", "vector"):
+        about = saved[name]
         assert max(chunk.sizes.numel() for chunk in about.chunks) * 4 <= 48
     assert [len(saved[name].chunks) for name in ("rows", "columns", "vector")] == [4 + 2, 4 + 2, 1]
+    assert [chunk.sizes[0] for chunk in saved["ids"].chunks] == [6, 4]
