@@ -18,9 +18,6 @@ from prectr_torchrec.distributed.sharding import Plan
 
 _SORTED_IDS = "_mch_sorted_raw_ids"
 
-Extent = tuple[int, int]
-"""Offset and size along one axis."""
-
 
 def check_loadable(saved: Metadata, state: Mapping[str, Any], source: object) -> None:
     """Refuses a checkpoint that cannot be loaded into these shards.
@@ -34,24 +31,30 @@ def check_loadable(saved: Metadata, state: Mapping[str, Any], source: object) ->
         ConfigError: names every table that cannot be moved, why, and what can be done.
     """
     tensors = {name: about for name, about in saved.state_dict_metadata.items() if isinstance(about, TensorStorageMetadata)}
-    problems = []
+    problems: dict[str, list[str]] = {}  # why -> tables or tensors
+
+    def refuse(what: str, why: str | None) -> None:
+        if why is not None:
+            problems.setdefault(why, []).append(what)
+
     for name, value in state["model"].items():
-        about = tensors.get(f"model.{name}")
+        about, table = tensors.get(f"model.{name}"), name.split(".")[-2]
         if about is None:
-            problems.append(f"{name} is not in it")
-        elif tuple(about.size) != tuple(value.size()):
-            problems.append(f"{name} is {_by(about.size)} in it and {_by(value.size())} here")
+            refuse(*_missing(name, tensors))
+        elif tuple(about.size) != tuple(value.shape):
+            refuse(name, f"{_by(about.size)} there and {_by(value.shape)} here")
         elif name.endswith(_SORTED_IDS):
-            problems += _split_ids(name.split(".")[-2], _saved_extents(about, 0), _extents(value, 0))
-    for name, states in state.get("optimizer", {}).get("state", {}).items():
-        weight = name.removeprefix("fused.")
-        here = state["model"].get(weight)
-        if f"model.{weight}" not in tensors or not isinstance(here, ShardedTensor):
-            continue
-        if any(isinstance(value, ShardedTensor) and len(value.size()) == 1 for value in states.values()):
-            problems += _other_blocks(weight.split(".")[-2], _saved_extents(tensors[f"model.{weight}"], 1), _extents(here, 1))
+            refuse(f"tables.{table}", _split_ids(saving_ranks(saved), value))
+        elif "optimizer" in state and isinstance(value, ShardedTensor) and _row_wise_state(name, tensors):
+            refuse(f"tables.{table}", _other_blocks(about, value))
     if problems:
-        raise ConfigError(f"{source} cannot be loaded here: " + "; ".join(problems))
+        reasons = "; ".join(f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in problems.items())
+        raise ConfigError(f"{source} cannot be loaded here: {reasons}")
+
+
+def saving_ranks(saved: Metadata) -> int:
+    """How many ranks saved a checkpoint: each left the state of its random generators."""
+    return len({name.split(".")[1] for name in saved.state_dict_metadata if name.startswith("random.")})
 
 
 def movable(config: RunConfig, saved: Plan) -> RunConfig:
@@ -65,30 +68,41 @@ def movable(config: RunConfig, saved: Plan) -> RunConfig:
     return config
 
 
-def _split_ids(table: str, saved: list[Extent], here: list[Extent]) -> list[str]:
-    if {start for start, _ in here} <= {start for start, _ in saved}:
-        return []
-    ranks = len(saved)
-    return [f"tables.{table}: its managed ids were dealt to {ranks} ranks, whose lists can be joined and not split; take {ranks} "
-            "ranks or a divisor of it"]  # fmt: skip
+def _missing(name: str, saved: Iterable[str]) -> tuple[str, str]:
+    """What is missing, and why."""
+    parts = name.split(".")
+    if parts[0] != "embeddings":
+        return name, "not in it"
+    table = f"tables.{parts[-2]}"
+    if not any(f".{parts[-2]}.weight" in other for other in saved):
+        return table, "not in it"
+    there, here = ("hashed", "managed") if ".managed_" in name else ("managed", "hashed")
+    return table, f"the ids are {there} there and {here} here, and have other rows"
 
 
-def _other_blocks(table: str, saved: list[Extent], here: list[Extent]) -> list[str]:
-    if saved == here:
-        return []
-    then, now = ("+".join(str(size) for _, size in blocks) for blocks in (saved, here))
-    return [f"tables.{table}: its row-wise Adagrad state has a number for each row of {then} columns, and one for each "
-            f"of {now} is needed here; keep its sharding (tables.{table}.sharding, --plan), or train with "
-            f"tables.{table}.optimizer 'adagrad', whose state can be moved"]  # fmt: skip
+def _split_ids(ranks: int, here: ShardedTensor) -> str | None:
+    rows = here.shape[0]
+    if all(shard.shard_offsets[0] * ranks % rows == 0 for shard in here.metadata().shards_metadata):
+        return None
+    return f"managed ids that were dealt to {ranks} ranks have lists that can be joined, not split; take as many or a divisor"
 
 
-def _saved_extents(saved: TensorStorageMetadata, axis: int) -> list[Extent]:
-    """Distinct extents of the shards along an axis."""
-    return sorted({(chunk.offsets[axis], chunk.sizes[axis]) for chunk in saved.chunks})
+def _row_wise_state(weight: str, saved: Mapping[str, TensorStorageMetadata]) -> bool:
+    """Read off what was saved: of the optimizer's state here a rank knows its own tables only."""
+    prefix = f"optimizer.state.fused.{weight}."
+    return any(name.startswith(prefix) and len(about.size) == 1 for name, about in saved.items())
 
 
-def _extents(tensor: ShardedTensor, axis: int) -> list[Extent]:
-    return sorted({(shard.shard_offsets[axis], shard.shard_sizes[axis]) for shard in tensor.metadata().shards_metadata})
+def _other_blocks(saved: TensorStorageMetadata, here: ShardedTensor) -> str | None:
+    blocks_saved = {(chunk.offsets[1], chunk.sizes[1]) for chunk in saved.chunks}
+    blocks_here = {(shard.shard_offsets[1], shard.shard_sizes[1]) for shard in here.metadata().shards_metadata}
+    if blocks_saved == blocks_here:
+        return None
+    then, now = ("+".join(str(width) for _, width in sorted(blocks)) for blocks in (blocks_saved, blocks_here))
+    return (
+        f"row-wise Adagrad's state has a number for each row of {then} columns, and one for each of {now} is needed here; keep "
+        "the sharding of the run (tables.*.sharding, --plan), or train with tables.*.optimizer 'adagrad', whose state moves"
+    )
 
 
 def _by(size: Iterable[int]) -> str:

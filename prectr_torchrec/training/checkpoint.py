@@ -10,11 +10,10 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.metadata import Metadata
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from prectr_torchrec.distributed.process import random_states, set_random_states
-from prectr_torchrec.distributed.resharding import check_loadable
+from prectr_torchrec.distributed.resharding import check_loadable, saving_ranks
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_path
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
@@ -94,12 +93,12 @@ class Checkpoints:
             ConfigError: it cannot be moved to this sharding; nothing was read.
         """
         path = self.path(which)
+        saved = dcp.FileSystemReader(path).read_metadata()
+        check_loadable(saved, _state(model, optimizers), path)
         if optimizers is not None:
             optimizers.init_state()
         state = _state(model, optimizers)
-        saved = dcp.FileSystemReader(path).read_metadata()
-        check_loadable(saved, state, path)
-        if optimizers is not None and _saving_ranks(saved) != dist.get_world_size():
+        if optimizers is not None and saving_ranks(saved) != dist.get_world_size():
             del state["random"]
         dcp.load(state, checkpoint_id=path)
         model.load_state_dict(state["model"])
@@ -107,10 +106,6 @@ class Checkpoints:
             optimizers.combined.load_state_dict(state["optimizer"])
         if "random" in state:
             set_random_states(state["random"][str(dist.get_rank())])
-
-
-def _saving_ranks(saved: Metadata) -> int:
-    return len({name.split(".")[1] for name in saved.state_dict_metadata if name.startswith("random.")})
 
 
 def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:
