@@ -25,6 +25,7 @@ Pairs = Annotated[Path, typer.Option(help="File of pairs.")]
 Run = Annotated[Path, typer.Option(help="Run directory.")]
 Exported = Annotated[Path, typer.Option(help="Folder of `prectr export`.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; may be repeated.")]
+Checkpoint = Annotated[str, typer.Option(help="best, last, or the name of one that is kept, such as step-000000500.")]
 Nproc = Annotated[int, typer.Option(min=1, help="Ranks on this machine.")]
 Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
 
@@ -32,11 +33,6 @@ Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effec
 class Device(str, Enum):
     cuda = "cuda"
     cpu = "cpu"
-
-
-class Checkpoint(str, Enum):
-    best = "best"
-    last = "last"
 
 
 class Quantize(str, Enum):
@@ -260,7 +256,7 @@ def evaluate(
     train_data: Annotated[
         Path | None, typer.Option(help="Folder of prepared samples whose train split defines the segments; default: --data.")
     ] = None,
-    checkpoint: Checkpoint = Checkpoint.best,
+    checkpoint: Checkpoint = "best",
     nproc: Nproc = 1,
 ) -> None:
     """Score a split with a trained ranker and measure it, overall and by segment."""
@@ -274,7 +270,7 @@ def evaluate(
         "--train-data": train_data,
     }
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
-    launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint.value, *given], nproc)
+    launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint, *given], nproc)
 
 
 @app.command()
@@ -284,13 +280,13 @@ def explain(
     request: Annotated[int, typer.Option(help="Request id.")],
     split: Annotated[str | None, typer.Option(help="Where the request is: test where there is one, else candidates.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write the same to.")] = None,
-    checkpoint: Checkpoint = Checkpoint.best,
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Take one request apart: what of the model makes each candidate's score, and which past events it looks at."""
     from prectr_torchrec.training.evaluate import write_json
     from prectr_torchrec.training.explain import explain, format_explanation
 
-    found = explain(run, data, request, split=split, checkpoint=checkpoint.value)
+    found = explain(run, data, request, split=split, checkpoint=checkpoint)
     typer.echo(format_explanation(found))
     if json_file is not None:
         write_json(found, json_file)
@@ -301,12 +297,12 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there.")],
     quantize: Annotated[Quantize | None, typer.Option(help="Precision of the tables' rows; default: as trained.")] = None,
-    checkpoint: Checkpoint = Checkpoint.best,
+    checkpoint: Checkpoint = "best",
 ) -> None:
     """Write a trained ranker to a folder that serves without the run, table by table whatever their size."""
     from prectr_torchrec.serving.export import export
 
-    about = export(run, out, quantize=quantize.value if quantize else None, checkpoint=checkpoint.value)
+    about = export(run, out, quantize=quantize.value if quantize else None, checkpoint=checkpoint)
     for name, table in about["tables"].items():
         typer.echo(f"{name}: {table['rows']:,} rows x {table['dim']}, {table['precision']}, {table['bytes'] / 1e6:,.1f} MB")
     typer.echo(f"{out}: {about['run']}, checkpoint {about['checkpoint']}")

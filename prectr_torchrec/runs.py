@@ -30,13 +30,25 @@ def checkpoint_index(run: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+def checkpoint_names(run: Path) -> list[str]:
+    """The checkpoints that are kept, oldest first."""
+    return sorted(path.name for path in (run / CHECKPOINTS).glob("step-*"))
+
+
 def checkpoint_path(run: Path, which: str) -> Path:
-    """The folder of the `last` or `best` checkpoint; without any validation the last one is the best.
+    """The folder of a checkpoint.
+
+    Args:
+        which: `last`, `best` (without any validation the last one is the best), or the name of one that is kept.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, or none of this name.
     """
     index, folder = checkpoint_index(run), run / CHECKPOINTS
     if "last" not in index:
         raise FileNotFoundError(f"{folder}: no {which!r} checkpoint; has `prectr train` run with this --run directory?")
-    return folder / str(index.get(which, index["last"]))
+    if which in ("last", "best"):
+        return folder / str(index.get(which, index["last"]))
+    if which not in (kept := checkpoint_names(run)):
+        raise FileNotFoundError(f"{folder}: no checkpoint {which!r}; there are last, best, {', '.join(kept)}")
+    return folder / which

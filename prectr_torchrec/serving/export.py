@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from prectr_torchrec.build import build_prectr
+from prectr_torchrec.checkpoint_files import broken_files
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.schema import TOKENIZER
@@ -50,19 +51,22 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         run: run directory.
         out: the folder to write; must not be there.
         quantize: precision of the tables' rows; None: as trained.
-        checkpoint: `best` or `last`.
+        checkpoint: as of `runs.checkpoint_path`.
 
     Returns:
         What `export.json` says.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint in it.
-        ValueError: `out` is there already, or a table is of a kind that cannot be exported; names it.
+        ValueError: `out` is there already, or a file of the checkpoint is broken, or a table is of a kind that cannot be
+            exported; names it.
     """
     config = load_run(run)
     if out.exists():
         raise ValueError(f"{out} is there already; export to another folder")
     folder = checkpoint_path(run, checkpoint)
+    if broken := broken_files(folder):
+        raise ValueError("; ".join(broken))
     saved = SavedTensors(folder)
     tables = {name: _source(name, saved, config) for name in config.tables}
     about: dict[str, Any] = {

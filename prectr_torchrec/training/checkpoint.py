@@ -1,37 +1,50 @@
-"""Checkpoints in a run directory: written aside, published whole, the last and the best kept."""
+"""Checkpoints in a run directory: written aside, published whole, checked when they are read."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from prectr_torchrec.checkpoint_files import PROGRESS, broken_files, describe_files, write_manifest
 from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.distributed.resharding import check_loadable, saving_ranks
-from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_path
+from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
 from prectr_torchrec.training.row_blocks import RowBlockPlanner
+from prectr_torchrec.training.staging import HostCopy
 
-_PROGRESS = "progress.json"
+_T = TypeVar("_T")
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a run.
 
     Each checkpoint is a folder of Distributed Checkpoint files (model, both optimizers, random states) with
-    `progress.json` (schedule and data position). It is renamed to its final name when it is complete, so that a killed save
-    is never taken for one. `index.json` names the last and the best.
+    `progress.json` (schedule and data position) and `files.json` (size and checksum of every file). It is renamed to its final
+    name when it is complete on all ranks, so that a killed save is never taken for one. `index.json` names the last and the best.
+
+    Args:
+        run: run directory.
+        keep: how many of the latest are kept, beside the best.
+        in_background: writes while training goes on, from a copy in host memory.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, keep: int = 1, in_background: bool = False) -> None:
         self._run, self.folder = run, run / CHECKPOINTS
+        self._keep = keep
+        self._writer = _Background() if in_background else None
+        self._checked: set[Path] = set()
 
     def index(self) -> dict[str, Any]:
         """As `runs.checkpoint_index`."""
@@ -43,7 +56,7 @@ class Checkpoints:
 
     def progress(self) -> dict[str, Any]:
         """What was saved as progress with the last checkpoint, empty before the first one."""
-        return dict(json.loads((self.path("last") / _PROGRESS).read_text())) if self.index() else {}
+        return dict(json.loads((self.path("last") / PROGRESS).read_text())) if self.index() else {}
 
     def save(
         self,
@@ -52,33 +65,60 @@ class Checkpoints:
         progress: dict[str, Any],
         validation_ne: float | None = None,
     ) -> None:
-        """Saves on all ranks; collective.
+        """Saves on all ranks; collective. In the background one save is under way at a time: the next one waits for it.
 
         Args:
             progress: plain values; `progress["step"]` names the checkpoint.
             validation_ne: where it was measured after this step: the lowest one is the best checkpoint.
+
+        Raises:
+            CheckpointException, OSError: this save, or the one in the background before it, failed; what was saved earlier stays.
         """
+        self.wait()
         name = f"step-{progress['step']:09d}"
         temporary = self.folder / f".{name}.saving"
         if dist.get_rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for left in self.folder.glob(".step-*"):  # of a killed or failed save
+                shutil.rmtree(left)
             temporary.mkdir(parents=True)
         dist.barrier()
-        dcp.save(_state(model, optimizers), checkpoint_id=temporary, planner=RowBlockPlanner())
-        if dist.get_rank() == 0:
-            (temporary / _PROGRESS).write_text(json.dumps(progress, indent=1))
-            final = self.folder / name
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(temporary, final)
-            index = self.index()
-            index["last"] = name
-            if validation_ne is not None and validation_ne < index.get("best_ne", float("inf")):
-                index |= {"best": name, "best_ne": validation_ne}
-            replace_text(self.folder / "index.json", json.dumps(index, indent=1))
-            for old in self.folder.glob("step-*"):
-                if old.name not in (index["last"], index.get("best")):
-                    shutil.rmtree(old)
+        state, arguments = _state(model, optimizers), (name, json.dumps(progress, indent=1), validation_ne)
+        if self._writer is None:
+            dcp.save(state, checkpoint_id=temporary, planner=RowBlockPlanner())
+            self._publish(None, *arguments)
+        else:
+            self._writer.save(state, temporary, lambda group: self._publish(group, *arguments))
+
+    def wait(self) -> None:
+        """Until nothing is being written any more; to be called at the end.
+
+        Raises:
+            CheckpointException, OSError: the save in the background failed.
+        """
+        if self._writer is not None:
+            self._writer.wait()
+
+    def use_newest_whole(self) -> None:
+        """Makes the newest checkpoint whose files are as they were written the last one; sets aside, with a note, what is broken
+        and newer. Collective.
+
+        Raises:
+            ValueError: there are checkpoints, and none is whole; names what is wrong.
+        """
+        index = self.index()
+        older = [name for name in checkpoint_names(self._run) if name < index.get("last", "")]
+        candidates = [index["last"], *reversed(older)] if index else []
+        broken: dict[str, list[str]] = {}
+        for name in candidates:
+            if not (found := self._broken(self.folder / name)):
+                break
+            broken[name] = found
+        dist.barrier()  # all have looked
+        if broken and dist.get_rank() == 0:
+            self._set_aside(broken, index, candidates)
+        if broken and len(broken) == len(candidates):
+            problems = "; ".join(problem for found in broken.values() for problem in found)
+            raise ValueError(f"{self._run}: no checkpoint can be read: {problems}; restore the files or start another --run")
         dist.barrier()
 
     def load(self, which: str, model: DistributedModelParallel, optimizers: Optimizers | None) -> None:
@@ -87,12 +127,15 @@ class Checkpoints:
         Random states go on where they were on as many ranks only.
 
         Args:
+            which: as of `runs.checkpoint_path`.
             optimizers: None: only the weights.
 
         Raises:
+            ValueError: a file is truncated, corrupt or missing; names it.
             ConfigError: it cannot be moved to this sharding; nothing was read.
         """
         path = self.path(which)
+        self.check(path)
         saved = dcp.FileSystemReader(path).read_metadata()
         check_loadable(saved, _state(model, optimizers), path)
         if optimizers is not None:
@@ -106,6 +149,117 @@ class Checkpoints:
             optimizers.combined.load_state_dict(state["optimizer"])
         if "random" in state:
             set_random_states(state["random"][str(dist.get_rank())])
+
+    def check(self, path: Path) -> None:
+        """Compares the files of a checkpoint with its manifest; collective.
+
+        Raises:
+            ValueError: names what is wrong, and what else there is.
+        """
+        if broken := self._broken(path):
+            others = [name for name in checkpoint_names(self._run) if name != path.name]
+            instead = f"take another one: --checkpoint {' or '.join(others)}" if others else "there is no other checkpoint"
+            raise ValueError(f"{'; '.join(broken)}; {instead}")
+
+    def _broken(self, path: Path) -> list[str]:
+        """What is wrong with the files, on all ranks alike, which share the reading."""
+        if path in self._checked:
+            return []
+        everyone = _on_all(lambda: broken_files(path, dist.get_rank(), dist.get_world_size()))
+        found = list(dict.fromkeys(problem for problems in everyone for problem in problems))
+        if not found:
+            self._checked.add(path)
+        return found
+
+    def _set_aside(self, broken: dict[str, list[str]], index: dict[str, Any], candidates: list[str]) -> None:
+        whole = candidates[len(broken) :]
+        for problems in broken.values():
+            goes_on = f"training goes on from {whole[0]}" if whole else "there is no other one"
+            print(f"note: {'; '.join(problems)}; {goes_on}", file=sys.stderr)
+        if not whole:
+            return
+        index["last"] = whole[0]
+        if index.get("best") in broken:
+            del index["best"], index["best_ne"]
+        replace_text(self.folder / "index.json", json.dumps(index, indent=1))
+        for name in broken:
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / f"broken-{name}", ignore_errors=True)
+                os.replace(self.folder / name, self.folder / f"broken-{name}")
+
+    def _publish(self, group: dist.ProcessGroup | None, name: str, progress: str, validation_ne: float | None) -> None:
+        """Collective over the group: the checkpoint appears when its files are whole on all ranks, or not at all."""
+        temporary = self.folder / f".{name}.saving"
+        written = _on_all(lambda: describe_files(sorted(temporary.glob(f"__{dist.get_rank()}_*.distcp"))), group)
+        files = {name: about for of_rank in written for name, about in of_rank.items()}
+
+        def replace() -> None:
+            if dist.get_rank() == 0:
+                (temporary / PROGRESS).write_text(progress)
+                write_manifest(temporary, files | describe_files([temporary / ".metadata", temporary / PROGRESS]))
+                self._replace(temporary, name, validation_ne)
+
+        _on_all(replace, group)
+
+    def _replace(self, temporary: Path, name: str, validation_ne: float | None) -> None:
+        final, index = self.folder / name, self.index()
+        if final.exists():
+            os.replace(final, self.folder / f".{name}.replaced")
+        os.replace(temporary, final)
+        index["last"] = name
+        if validation_ne is not None and validation_ne < index.get("best_ne", float("inf")):
+            index |= {"best": name, "best_ne": validation_ne}
+        replace_text(self.folder / "index.json", json.dumps(index, indent=1))
+        self._remove_old(index)
+
+    def _remove_old(self, index: dict[str, Any]) -> None:
+        kept = {index["last"], index.get("best"), *checkpoint_names(self._run)[-self._keep :]}
+        for old in (*self.folder.glob("step-*"), *self.folder.glob(".step-*.replaced")):
+            if old.name not in kept:
+                shutil.rmtree(old)
+
+
+class _Background:
+    """One save at a time in a thread, over a process group of its own: its collectives must not meet those of the steps."""
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[None] | None = None
+
+    def save(self, state: dict[str, Any], folder: Path, publish: Any) -> None:
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        group = self._group
+        written = dcp.async_save(
+            state, checkpoint_id=folder, planner=RowBlockPlanner(), process_group=group, async_stager=HostCopy()
+        )
+
+        def finish() -> None:
+            written.result()  # type: ignore[union-attr]
+            publish(group)
+
+        self._under_way = self._thread.submit(finish)
+
+    def wait(self) -> None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
+
+
+def _on_all(work: Callable[[], _T], group: dist.ProcessGroup | None = None) -> list[_T]:
+    """What each rank made, in order; a file that one rank cannot read or write is an error on all. Collective."""
+    mine: tuple[Any, OSError | None]
+    try:
+        mine = work(), None
+    except OSError as error:
+        mine = None, error
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, mine, group=group)
+    for _, problem in everyone:
+        if problem is not None:
+            raise problem
+    return [made for made, _ in everyone]
 
 
 def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:

@@ -290,7 +290,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=Path, required=True, help="run directory")
     parser.add_argument("--data", type=Path, required=True, help="prepared folder with the split")
     parser.add_argument("--split", help="default: test, or candidates where there is no test")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or the name of one that is kept")
     parser.add_argument("--predictions", type=Path, help="Parquet file to write; default: predictions-<split>.parquet in the run")
     parser.add_argument("--metrics", type=Path, help="JSON file to write; default: metrics-<split>.json in the run")
     optional = ", ".join(p.ORACLE_OPTIONAL)

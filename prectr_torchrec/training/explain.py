@@ -53,7 +53,7 @@ def explain(run: Path, data: Path, request_id: int, *, split: str | None = None,
         data: prepared folder.
         request_id: of the request.
         split: where it is; default: test, or candidates where there is no test.
-        checkpoint: `best` or `last`.
+        checkpoint: as of `runs.checkpoint_path`.
 
     Returns:
         Plain values, ready for JSON: the request; `candidates`, best first; `own_history` and `peers`, each with its number of

@@ -34,7 +34,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
         run: run directory.
         data: prepared folder.
         split: its split.
-        checkpoint: `best` or `last`.
+        checkpoint: as of `runs.checkpoint_path`.
         process: this rank.
 
     Yields:

@@ -56,7 +56,8 @@ class Trainer:
         check_device(config, process.device.type, process.world_size)  # before anything is written
         manifest = read_manifest(data, config.data)
         self._open_run_directory()
-        self.checkpoints = Checkpoints(run)
+        self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)
+        self.checkpoints.use_newest_whole()
         self.saved = self.checkpoints.progress()
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
         self.model, self.optimizers, used = self._build(plan)
@@ -82,6 +83,7 @@ class Trainer:
             for epoch in range(self.position["epoch"], self.stages[number].epochs):
                 self._train_epoch(self.stages[number], epoch, plan[number])
             self.position.update(stage=number + 1, epoch=0, batch=0)
+        self.checkpoints.wait()
         if self.log is not None:
             self.log.close()
 

@@ -102,6 +102,29 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     assert_same_run(run, whole)
 
 
+def test_killed_while_it_saves_in_the_background_it_goes_on_from_the_save_before_and_ends_the_same(
+    uninterrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, whole = uninterrupted
+    config = config_with_dropout()
+    config.train.async_checkpoints = True
+    run = tmp_path / "killed"
+    for _ in range(5):  # the save may be done before the signal comes
+        kill_when(lambda: reached(run, 6) and saving(run) != [], start(config, data, run))
+        if left := saving(run):
+            break
+        shutil.rmtree(run)
+    last = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    assert left and last < left[0] and (run / "checkpoints" / last).is_dir()
+    finish(start(config, data, run))
+    assert_same_run(run, whole)
+    assert saving(run) == []
+
+
+def saving(run: Path) -> list[str]:
+    return [path.name.removeprefix(".").removesuffix(".saving") for path in (run / "checkpoints").glob(".step-*.saving")]
+
+
 def reached(run: Path, step: int) -> bool:
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []

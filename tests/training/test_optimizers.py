@@ -1,62 +1,23 @@
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from small_run import small_config, write_small_data
-from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from small_model import Small, small_model
+from small_run import small_config
 
 from prectr_torchrec.config import StageConfig
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.optimizers import Optimizers, fill_uniform, reset_tables
-from prectr_torchrec.training.trainer import build_sharded
+from prectr_torchrec.training.optimizers import fill_uniform, reset_tables
 
 STAGE = StageConfig(epochs=1, lr=0.01, encoder_lr=0.001, table_lr=0.1, warmup_steps=4)
 
 
-@dataclass
-class Small:
-    """A small sharded model on one rank."""
-
-    data: Path
-    run: Path
-    model: DistributedModelParallel
-    optimizers: Optimizers
-
-    def train(self, steps: int = 3) -> None:
-        reader = SearchReader(small_config(), self.data, "train", self.data / TOKENIZER)
-        for batch, _ in zip(reader.epoch(0), range(steps), strict=False):
-            self.optimizers.combined.zero_grad()
-            self.model(batch)[0].backward()
-            self.optimizers.combined.step()
-
-    def weights(self) -> dict[str, Tensor]:
-        return copies(self.model.state_dict())
-
-    def states(self) -> dict[str, Tensor]:
-        return copies({k: v for states in self.optimizers.fused.state_dict()["state"].values() for k, v in states.items()})
-
-
-def copies(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: (v.local_shards()[0].tensor if isinstance(v, ShardedTensor) else v).clone() for n, v in values.items()}
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Small]:
-    data = write_small_data(tmp_path / "data", small_config(), requests=40)
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / TOKENIZER).symlink_to(data / TOKENIZER)
-    torch.manual_seed(0)
-    with process_group("cpu") as process:
-        model, optimizers, _ = build_sharded(small_config(), run, process)
-        yield Small(data, run, model, optimizers)
+    with small_model(tmp_path) as small:
+        yield small
 
 
 def rates(small: Small, step: int, total: int = 10) -> tuple[float, float, float]:
@@ -123,52 +84,6 @@ def test_reset_tables_forgets_weights_and_states_and_keeps_the_towers(small: Sma
     assert all(state.eq(0).all() for state in small.states().values())
     reset_tables(small.model, small.optimizers, seed=1)
     assert all(torch.equal(fresh[n], w) for n, w in small.weights().items())
-
-
-def test_a_checkpoint_restores_weights_and_states(small: Small) -> None:
-    small.train()
-    weights, states = small.weights(), small.states()
-    checkpoints = Checkpoints(small.run)
-    checkpoints.save(small.model, small.optimizers, {"step": 3})
-    small.train()
-    assert any(not torch.equal(weights[n], w) for n, w in small.weights().items())
-    checkpoints.load("last", small.model, small.optimizers)
-    assert checkpoints.progress() == {"step": 3}
-    assert all(torch.equal(weights[n], w) for n, w in small.weights().items())
-    assert all(torch.equal(states[n], s) for n, s in small.states().items())
-
-
-def test_only_the_last_and_the_best_checkpoint_are_kept(small: Small) -> None:
-    checkpoints = Checkpoints(small.run)
-    for step, ne in ((1, 0.9), (2, 0.8), (3, None), (4, 0.85), (5, None)):
-        checkpoints.save(small.model, small.optimizers, {"step": step}, ne)
-    assert checkpoints.index() == {"last": "step-000000005", "best": "step-000000002", "best_ne": 0.8}
-    assert sorted(p.name for p in checkpoints.folder.glob("step-*")) == ["step-000000002", "step-000000005"]
-
-
-def test_without_a_validation_the_last_checkpoint_is_the_best(small: Small) -> None:
-    checkpoints = Checkpoints(small.run)
-    for step in (1, 2):
-        checkpoints.save(small.model, small.optimizers, {"step": step})
-    assert checkpoints.path("best") == checkpoints.path("last") == checkpoints.folder / "step-000000002"
-
-
-def test_half_a_checkpoint_is_never_loaded(small: Small) -> None:
-    small.train(steps=1)
-    checkpoints = Checkpoints(small.run)
-    checkpoints.save(small.model, small.optimizers, {"step": 1})
-    half = checkpoints.folder / ".step-000000002.saving"
-    half.mkdir()
-    (half / "__0_0.distcp").write_bytes(b"half")
-    assert checkpoints.path("last").name == "step-000000001"
-    checkpoints.save(small.model, small.optimizers, {"step": 2})
-    checkpoints.load("last", small.model, small.optimizers)
-    assert checkpoints.progress() == {"step": 2}
-
-
-def test_no_checkpoint_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no 'best' checkpoint; has `prectr train` run"):
-        Checkpoints(tmp_path).path("best")
 
 
 def test_int8_rows_are_filled_as_fbgemm_keeps_them() -> None:

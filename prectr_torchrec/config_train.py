@@ -1,0 +1,45 @@
+"""The configuration of training: stages, rates, checkpoints, and what is taken over from other runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prectr_torchrec.config_base import Section
+
+
+class StageConfig(Section):
+    split: Literal["judgments", "train"] = "train"
+    """`judgments`: graded pairs without users or clicks, for the relevance tower and the encoder alone."""
+    epochs: int = Field(ge=0)
+    lr: float = Field(3e-3, gt=0)
+    """Peak rate of AdamW for the towers."""
+    encoder_lr: float = Field(3e-4, gt=0)
+    """Peak rate of AdamW for the text encoder."""
+    table_lr: float = Field(0.03, gt=0)
+    """Peak rate of row-wise Adagrad for the tables."""
+    warmup_steps: int = Field(50, ge=0)
+    reset_tables: bool = False
+    """Re-initialise the sparse tables before each epoch but the first; dense parts go on."""
+
+
+class TrainConfig(Section):
+    seed: int = 1
+    stages: list[StageConfig] = [StageConfig(split="judgments", epochs=1), StageConfig(epochs=2)]
+    weight_decay: float = Field(0.01, ge=0)
+    taste_weight_decay: float = Field(3.0, ge=0)
+    """Of the title tokens' taste vectors: many, each with few clicks to learn from."""
+    clip_norm: float = Field(1.0, gt=0)
+    log_every: int = Field(20, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between two checkpoints; one is also saved after each epoch."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """How many of the latest are kept, beside the best: if the files of the last one are found broken, the run goes on from the
+    one before it."""
+    async_checkpoints: bool = False
+    """Write checkpoints while training goes on, from a copy of each rank's tables in host memory, which must have room for it."""
+    validation: bool = True
+    """Measure the validation split after each epoch; its best NE marks the best checkpoint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
