@@ -187,14 +187,22 @@ def train(
     run: Annotated[Path, typer.Option(help="Run directory; a run that is there already goes on.")],
     plan: Annotated[Path | None, typer.Option(help="Sharding plan of `prectr plan --save`; else it is planned here.")] = None,
     nproc: Nproc = 1,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="Times that the ranks are started again, from the last checkpoint, after one has failed.")
+    ] = 0,
+    nodes: Annotated[str, typer.Option(help="Machines that run this command together: N, or MIN:MAX.")] = "1",
+    rendezvous: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where they meet: one of them, and a free port of it.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train a ranker, or resume its training."""
+    """Train a ranker, or resume its training. Exit code 75: stopped by a signal and saved; the same command goes on."""
     from prectr_torchrec.training.launch import launch
 
     sets = [word for override in overrides or () for word in ("--set", override)]
     planned = ["--plan", str(plan)] if plan else []
-    launch("train", ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets], nproc)
+    arguments = ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets]
+    launch("train", arguments, nproc, max_restarts=max_restarts, nodes=nodes, rendezvous=rendezvous)
 
 
 @app.command()

@@ -43,3 +43,11 @@ class TrainConfig(Section):
     validation: bool = True
     """Measure the validation split after each epoch; its best NE marks the best checkpoint."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    timeout: float = Field(600, gt=0)
+    """Seconds that a rank waits for the others in one collective operation; then the job fails."""
+    on_bad_loss: Literal["stop", "skip"] = "stop"
+    """What follows a loss that is NaN, infinite or above `max_loss` on a rank: end the job, or leave the batch out on all."""
+    max_loss: float | None = Field(None, gt=0)
+    """A greater loss has exploded; null: any number is good."""
+    max_skipped: int = Field(10, ge=0)
+    """Bad batches in a row that `skip` leaves out before it ends the job."""

@@ -104,7 +104,7 @@ def test_a_plan_that_does_not_fit_says_what_would_and_exits_with_one() -> None:
 
 def test_a_saved_plan_reaches_the_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     launched: list[list[str]] = []
-    monkeypatch.setattr(launch, "launch", lambda program, args, nproc: launched.append(args))
+    monkeypatch.setattr(launch, "launch", lambda program, args, nproc, **how: launched.append(args))
     saved = str(tmp_path / "plans" / "two.json")
     assert CliRunner().invoke(app, ["plan", "--config", "demo", "--gpus", "2", "--save", saved]).exit_code == 0
     assert read_plan(Path(saved)).keys() == {"embeddings.sequences", "embeddings.bags"}

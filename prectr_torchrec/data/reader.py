@@ -21,6 +21,7 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.assemble import BatchArrays, BatchBuilder, Piece, PreparedRows
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
+from prectr_torchrec.data.origin import SampleRow, rows_of_batch
 from prectr_torchrec.data.plan import Plan, Window, list_row_groups, plan_epoch, turns_after
 from prectr_torchrec.data.schema import PREDICTED_KEY, sample_schema
 
@@ -94,6 +95,14 @@ class SearchReader(IterableDataset[SearchBatch]):
         for done, arrays in enumerate(islice(chain(batches, empty), max(remaining, 0)), start + 1):
             self._position = (epoch, done)
             yield self._builder.to_batch(arrays)
+
+    def rows(self, epoch: int, batch: int) -> list[SampleRow]:
+        """File and row of each request of a batch of this rank, in the batch's order; none for an empty batch."""
+        plans = [self._plan(epoch, part) for part in self._parts()]
+        if batch >= sum(plan.num_batches for plan in plans):
+            return []
+        worker, done = turns_after(batch, [plan.num_batches for plan in plans])[0]
+        return rows_of_batch(plans[worker], done)
 
     def __iter__(self) -> Iterator[SearchBatch]:
         """The rest of the epoch of `state_dict`; then stands at the beginning of the next."""

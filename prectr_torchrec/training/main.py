@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     plan = read_plan(arguments.plan) if arguments.plan else None
-    with process_group(config.train.device) as process:
+    with process_group(config.train.device, timedelta(seconds=config.train.timeout)) as process:
         Trainer(config, arguments.data, arguments.run_dir, process, plan).train()
 
 

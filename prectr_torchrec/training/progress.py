@@ -41,6 +41,10 @@ class Throughput:
         self.steps += 1
         self.steps_left -= 1
 
+    def skip(self) -> None:
+        """A step that is not to be counted."""
+        self.steps_left -= 1
+
     def flush(self, device: torch.device) -> dict[str, float]:
         """Means over steps and ranks, rows per second over all ranks, seconds left; collective."""
         packed = torch.cat([self.sums.to(device) / self.steps / dist.get_world_size(), self.rows.to(device)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 from collections import deque
@@ -31,10 +30,15 @@ from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.files import replace_text
+from prectr_torchrec.training.guard import StepGuard, check_weights
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
+from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import ValidationMetrics
+
+MAY_CHANGE = ("timeout", "on_bad_loss", "max_loss", "max_skipped")
+"""Settings of `train` that another start of a run may have otherwise: they change how it is run, and not what it makes."""
 
 
 class Trainer:
@@ -64,13 +68,27 @@ class Trainer:
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
-        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device)
+        self.stop = StopSignal()
+        self.guard = StepGuard(
+            self.model, self.stop, on_bad_loss=config.train.on_bad_loss, max_loss=config.train.max_loss,
+            max_skipped=config.train.max_skipped,
+        )  # fmt: skip
+        self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device, custom_model_fwd=self.guard)
         self.stages = [stage for stage in config.train.stages if self._has_split(stage)]
         self.readers = {stage.split: self._reader(stage.split, shuffle=True) for stage in self.stages}
         self.position: dict[str, Any] = {"step": 0, "stage": 0, "epoch": 0, "batch": 0, "earlier": []}
 
     def train(self) -> None:
-        """Runs what is left of the stages."""
+        """Runs what is left of the stages.
+
+        Raises:
+            Stopped: a rank got a signal to stop; the run is saved and goes on when it is started again.
+            ValueError: a loss that is not to be learned from (`train.on_bad_loss`).
+        """
+        with self.stop:
+            self._train()
+
+    def _train(self) -> None:
         plan = [self._batches(stage) for stage in self.stages]
         if self.saved:
             self._resume(self.saved)
@@ -102,22 +120,28 @@ class Trainer:
             self.optimizers.set_rates(stage, done + batch, sum(batches))
             report = self.pipeline.progress(source)
             self.position.update(step=self.position["step"] + 1, epoch=epoch, batch=batch + 1)
-            self.throughput.add(report, counts.popleft())
+            self._count(report, counts.popleft(), stage, epoch, batch)
             last = batch + 1 == left
             save = self.position["step"] % self.config.train.checkpoint_every == 0 and not last
             # a checkpoint ends a line: a resumed run averages over the same steps
-            if save or last or self.position["step"] % self.config.train.log_every == 0:
+            if save or last or self.guard.stopping or self.position["step"] % self.config.train.log_every == 0:
                 self._report(stage, epoch)
+            if self.guard.stopping:
+                self._save_and_stop()
             if save:
                 self._save()
+        figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}
         self.position.update(epoch=epoch + 1, batch=0, earlier=[])
         self.readers[stage.split].go_on_after(epoch + 1, [])
-        figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}
         self._write({"validation": figures} if figures else {})
         self._save(figures.get("ne"))
 
     def validate(self) -> dict[str, float]:
-        """Figures of the validation split over all ranks, at the logged positions."""
+        """Figures of the validation split over all ranks, at the logged positions.
+
+        Raises:
+            Stopped: as `train`; the run goes on with validating.
+        """
         reader = self._reader("validation", shuffle=False)
         total = agree_on_batches(reader.num_batches(0))
         metrics = ValidationMetrics(
@@ -127,22 +151,37 @@ class Trainer:
         )  # fmt: skip
         for batch, report in evaluate_batches(self.pipeline, self.model, reader, total):
             metrics.update(batch, report["logit"])
+            if self.guard.agree_to_stop(self.process.device):
+                self._save_and_stop()
         return metrics.compute()
 
+    def _count(self, report: dict[str, Tensor], rows: Tensor, stage: StageConfig, epoch: int, batch: int) -> None:
+        if self.guard.bad:
+            self.throughput.skip()
+            where = f"step {self.position['step']} (stage {stage.split}, epoch {epoch})"
+            self.guard.handle_bad_loss(where, self.readers[stage.split].rows(epoch, batch))
+        else:
+            self.guard.skipped_in_a_row = 0
+            self.throughput.add(report, rows)
+
     def _report(self, stage: StageConfig, epoch: int) -> None:
+        if not self.throughput.steps:  # all skipped
+            return
         line = self.throughput.flush(self.process.device)
-        if not math.isfinite(line["loss"]):
-            raise ValueError(
-                f"loss is {line['loss']} at step {self.position['step']} (stage {stage.split}, epoch {epoch}); lower the rates "
-                "of this stage in train.stages and start another --run"
-            )
         if stage.split == "judgments":  # pairs without users: no click to speak of
             line = {name: value for name, value in line.items() if name not in ("bce", "consistency")}
         rate = max((g["lr"] for g in self.optimizers.dense.param_groups), default=0.0)
         self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
 
+    def _save_and_stop(self) -> None:
+        self._save()
+        if self.process.rank == 0:
+            print(f"stopped at step {self.position['step']}, which is saved; the same command goes on", file=sys.stderr)
+        raise Stopped
+
     def _save(self, validation_ne: float | None = None) -> None:
         flush_managed(self.model)
+        check_weights(self.optimizers.dense.params, f"step {self.position['step']}")
         self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
         self.checkpoints.save(
             self.model,
@@ -238,8 +277,9 @@ class Trainer:
                 replace_text(written, dump_config(self.config))
         dist.barrier()
         started = load_run(self.run)
-        if started != self.config:
-            differences = "; ".join(_differences(started.model_dump(mode="json"), self.config.model_dump(mode="json")))
+        same = {f"train.{name}" for name in MAY_CHANGE}
+        found = _differences(started.model_dump(mode="json"), self.config.model_dump(mode="json"))
+        if differences := "; ".join(difference for difference in found if difference.split(":")[0] not in same):
             raise ConfigError(f"{self.run} was started with another configuration ({differences}); use it or another --run")
 
 
