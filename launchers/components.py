@@ -12,6 +12,8 @@ from torchx.components import dist
 
 SEPARATOR = "--"
 """Between torchrun's arguments and ours, or torchrun takes `--run` for an abbreviation of its own `--run-path`."""
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1")
+"""What torchrun hands on to the ranks; SIGUSR1 is what `sbatch --signal` often sends ahead of a time limit."""
 
 
 def train(
@@ -30,6 +32,7 @@ def train(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
     rdzv_port: int = 29500,
+    max_restarts: int = 0,
 ) -> specs.AppDef:
     """Trains a ranker; a retried job resumes from its run directory.
 
@@ -49,6 +52,7 @@ def train(
         env: environment of the ranks, such as A=1,B=2
         mounts: as type=bind,src=/host,dst=/job[,readonly]
         rdzv_port: port of the first node where the nodes of a job meet
+        max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
         *(SEPARATOR, "--config", config, "--data", data, "--run", run, *script_args),
@@ -65,7 +69,7 @@ def train(
         mounts=mounts,
         rdzv_port=rdzv_port,
     )
-    return _finish(app, j)
+    return _finish(app, j, max_restarts)
 
 
 def evaluate(
@@ -83,6 +87,7 @@ def evaluate(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
     rdzv_port: int = 29500,
+    max_restarts: int = 0,
 ) -> specs.AppDef:
     """Scores a split with a trained ranker and measures it.
 
@@ -101,6 +106,7 @@ def evaluate(
         env: environment of the ranks, such as A=1,B=2
         mounts: as type=bind,src=/host,dst=/job[,readonly]
         rdzv_port: port of the first node where the nodes of a job meet
+        max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
         *(SEPARATOR, "--run", run, "--data", data, *script_args),
@@ -117,7 +123,7 @@ def evaluate(
         mounts=mounts,
         rdzv_port=rdzv_port,
     )
-    return _finish(app, j)
+    return _finish(app, j, max_restarts)
 
 
 def teach(
@@ -136,6 +142,7 @@ def teach(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
     rdzv_port: int = 29500,
+    max_restarts: int = 0,
 ) -> specs.AppDef:
     """Grades pairs softly with a teacher; a retried job goes on with the parts that are missing.
 
@@ -155,6 +162,7 @@ def teach(
         env: environment of the ranks, such as A=1,B=2
         mounts: as type=bind,src=/host,dst=/job[,readonly]
         rdzv_port: port of the first node where the nodes of a job meet
+        max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
         *(SEPARATOR, "--teacher", teacher, "--pairs", pairs, "--out", out, *script_args),
@@ -171,7 +179,7 @@ def teach(
         mounts=mounts,
         rdzv_port=rdzv_port,
     )
-    return _finish(app, j)
+    return _finish(app, j, max_restarts)
 
 
 def distill(
@@ -190,6 +198,7 @@ def distill(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
     rdzv_port: int = 29500,
+    max_restarts: int = 0,
 ) -> specs.AppDef:
     """Distils a text encoder and relevance tower; a retried job goes on from its last checkpoint.
 
@@ -209,6 +218,7 @@ def distill(
         env: environment of the ranks, such as A=1,B=2
         mounts: as type=bind,src=/host,dst=/job[,readonly]
         rdzv_port: port of the first node where the nodes of a job meet
+        max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
         *(SEPARATOR, "--config", config, "--pairs", pairs, "--out", out, *script_args),
@@ -225,12 +235,15 @@ def distill(
         mounts=mounts,
         rdzv_port=rdzv_port,
     )
-    return _finish(app, j)
+    return _finish(app, j, max_restarts)
 
 
-def _finish(app: specs.AppDef, j: str) -> specs.AppDef:
-    """Names the role after the job and shares the node's cores among its ranks."""
+def _finish(app: specs.AppDef, j: str, max_restarts: int) -> specs.AppDef:
+    """Names the role after the job, shares the node's cores among its ranks, and has torchrun restart and forward signals."""
     (role,) = app.roles
+    # exec: the shell would keep a signal of the scheduler to itself
+    torchrun = "exec torchrun --max_restarts {} --signals_to_handle {}".format(max_restarts, ",".join(SIGNALS))
+    role.args[-1] = role.args[-1].replace("torchrun", torchrun, 1)
     role.name = app.name
     ranks = int(j.split("x")[-1])
     role.env.setdefault("OMP_NUM_THREADS", str(max(1, role.resource.cpu // ranks)))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from torch.distributed.run import parse_args
 from torchx.components.component_test_base import ComponentTestCase
@@ -123,6 +124,51 @@ def test_kubernetes_gets_resources_retries_mounts_and_image(tmp_path: Path) -> N
     assert container["resources"]["limits"] == {"cpu": "16000m", "memory": "64000M", "nvidia.com/gpu": "4"}
     assert "/data" in [mount["mountPath"] for mount in container["volumeMounts"]]
     assert "-m prectr_torchrec.training.evaluate -- --run /run --data /data --oracle /o.parquet" in container["command"][-1]
+
+
+MOUNTS = ["--mounts", "type=volume,src=shared,dst=/mnt/shared"]
+JOBS = {
+    "train": ["--config", "prectr_v2", "--data", "/mnt/shared/data", "--run", "/mnt/shared/run"],
+    "evaluate": ["--run", "/mnt/shared/run", "--data", "/mnt/shared/data"],
+    "teach": ["--teacher", "/mnt/shared/llm", "--pairs", "/mnt/shared/pairs.parquet", "--out", "/mnt/shared/scores"],
+    "distill": ["--config", "student", "--pairs", "/mnt/shared/pairs.parquet", "--out", "/mnt/shared/student"],
+}
+MODULES = {"train": "training.main", "evaluate": "training.evaluate", "teach": "text.teach", "distill": "text.distill"}
+
+
+@pytest.mark.parametrize("component", JOBS)
+def test_slurm_runs_every_component_on_several_hosts(component: str, tmp_path: Path) -> None:
+    sizes = ["-j", "2x8", "--gpu", "8", "--max_restarts", "2", "--env", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300"]
+    request = dryrun("slurm", "partition=gpu,time=24:00:00", f"prectr.{component}", *sizes, *JOBS[component], cwd=tmp_path)
+    assert request.count("#SBATCH --job-name") == 2 and request.count("--time=24:00:00") == 2
+    commands = [line for line in request.splitlines() if "exec torchrun" in line]
+    assert len(commands) == 2
+    for host, line in enumerate(commands):
+        assert "--rdzv_endpoint ${SLURM_JOB_NODELIST_HET_GROUP_0:=localhost}:29500" in line
+        assert "--max_restarts 2 --signals_to_handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1" in line
+        assert f"-m prectr_torchrec.{MODULES[component]} -- {' '.join(JOBS[component])}" in line
+        assert f'--error=slurm-"$SLURM_JOB_ID"-{component}-{host}.err' in line
+        assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300" in line
+
+
+@pytest.mark.parametrize("component", JOBS)
+def test_kubernetes_runs_every_component_on_several_hosts(component: str, tmp_path: Path) -> None:
+    sizes = ["-j", "1:2x4", "--gpu", "4", "--image", "registry/prectr:1", "--env", "A=1", "--max_retries", "4"]
+    request = dryrun("kubernetes", "queue=ranking", f"prectr.{component}", *sizes, *MOUNTS, *JOBS[component], cwd=tmp_path)
+    job = yaml.safe_load(request)["spec"]
+    assert job["queue"] == "ranking" and job["maxRetry"] == 4
+    assert [task["minAvailable"] for task in job["tasks"]] == [1, 0]
+    assert all({"event": "PodEvicted", "action": "RestartJob"} in task["policies"] for task in job["tasks"])
+    for host, task in enumerate(job["tasks"]):
+        pod = task["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["command"][-1].startswith("exec torchrun ")
+        meeting = "TORCHX_RANK0_HOST" if host == 0 else f"VC_{component.upper()}_0_HOSTS"
+        assert f"--rdzv_endpoint ${{{meeting}:=localhost}}:29500" in container["command"][-1]
+        assert f"-m prectr_torchrec.{MODULES[component]} -- {' '.join(JOBS[component])}" in container["command"][-1]
+        assert {"name": "A", "value": "1"} in container["env"]
+        assert {"name": "mount-0", "persistentVolumeClaim": {"claimName": "shared"}} in pod["volumes"]
+        assert "/mnt/shared" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
 def test_environment_of_the_caller_wins() -> None:
