@@ -17,9 +17,9 @@ from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.trainer import Trainer
 
 
-def fault_config(**train: Any) -> RunConfig:
-    stages = [{"split": "train", "epochs": 1, "lr": 0.003, "warmup_steps": 2}]
-    return small_config(train={"stages": stages, "validation": False, "checkpoint_every": 3, **train})
+def fault_config(epochs: int = 1, **train: Any) -> RunConfig:
+    stages = [{"split": "train", "epochs": epochs, "lr": 0.003, "warmup_steps": 2}]
+    return small_config(train={"stages": stages, "validation": False, **train})
 
 
 def walk(data: str, planted: str, runs: str) -> None:

@@ -1,0 +1,97 @@
+"""Training jobs as a user starts them: `prectr train` in a process of its own, and what its run directory holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ranks import _descendants
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import dump_config
+
+
+def start_training(config: RunConfig, data: Path, run: Path, *options: str, ranks: int = 2) -> subprocess.Popen[str]:
+    """`prectr train`; what it says goes into `run.log`, one start after the other."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    written = run.with_suffix(".yaml")
+    written.write_text(dump_config(config))
+    command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", written, "--data", data, "--run", run]
+    with run.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(
+            [*map(str, command), "--nproc", str(ranks), *options], stdout=log, stderr=subprocess.STDOUT, text=True
+        )
+
+
+def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> str:
+    """Waits for the end; returns what was said since the first start."""
+    process.wait(timeout=240)
+    output = run.with_suffix(".log").read_text()
+    assert process.returncode == code, (process.returncode, output[-6000:])
+    return output
+
+
+def signal_at(step: int, number: signal.Signals, process: subprocess.Popen[str], run: Path, rank: int | None = None) -> None:
+    """Sends a signal to the launcher, or to one rank of it, once the run has logged a step.
+
+    Raises:
+        AssertionError: the job ended first; carries what it said.
+        TimeoutError: it hangs.
+    """
+
+    for _ in range(24_000):
+        assert process.poll() is None, run.with_suffix(".log").read_text()[-6000:]
+        if last_step(run) >= step:
+            os.kill(process.pid if rank is None else _rank(process.pid, rank), number)
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"step {step} was not reached")
+
+
+def last_step(run: Path) -> int:
+    """The last one that `metrics.jsonl` speaks of."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+
+def saved_step(run: Path) -> int:
+    """Of the last checkpoint."""
+    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    return int(name.removeprefix("step-"))
+
+
+def last_checkpoint(run: Path) -> dict[str, Any]:
+    """Model, both optimizers and random states, flattened."""
+    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    whole = run / f"{name}.pt"
+    dcp_to_torch_save(run / "checkpoints" / name, whole)
+    return _flat(torch.load(whole, weights_only=False))
+
+
+def assert_same_end(run: Path, other: Path) -> None:
+    """Holds that two runs ended in the same weights, optimizer and random states, bit for bit."""
+    ours, theirs = last_checkpoint(run), last_checkpoint(other)
+    assert ours.keys() == theirs.keys() and any("momentum1" in key for key in ours) and any("exp_avg" in key for key in ours)
+    unequal = [k for k, v in ours.items() if not (torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v == theirs[k])]
+    assert unequal == []
+
+
+def _rank(launcher: int, rank: int) -> int:
+    wanted = f"RANK={rank}".encode()
+    (found,) = [pid for pid in _descendants(launcher) if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    return found
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {name: value for key, part in tree.items() for name, value in _flat(part, f"{prefix}/{key}").items()}
