@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prectr_torchrec.config_base import Section
 
@@ -45,9 +45,20 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout: float = Field(600, gt=0)
     """Seconds that a rank waits for the others in one collective operation; then the job fails."""
+    reader_timeout: float = Field(300, gt=0)
+    """Seconds that a rank waits for its next batch; then the job fails and names the file that was being read."""
     on_bad_loss: Literal["stop", "skip"] = "stop"
     """What follows a loss that is NaN, infinite or above `max_loss` on a rank: end the job, or leave the batch out on all."""
     max_loss: float | None = Field(None, gt=0)
     """A greater loss has exploded; null: any number is good."""
     max_skipped: int = Field(10, ge=0)
     """Bad batches in a row that `skip` leaves out before it ends the job."""
+
+    @model_validator(mode="after")
+    def _the_reader_gives_up_first(self) -> TrainConfig:
+        if self.reader_timeout >= self.timeout:
+            raise ValueError(
+                f"reader_timeout {self.reader_timeout:g} must be below timeout {self.timeout:g}: else the ranks that wait "
+                "for a hung reader end the job before it is named"
+            )
+        return self

@@ -7,6 +7,7 @@ readers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.schema import check_schema
+from prectr_torchrec.data.watchdog import watched
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Plan:
         return len(self.batch_starts) - 1
 
 
-def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates: int) -> list[RowGroup]:
-    """The row groups of `folder/split/*.parquet`, in file order.
+def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates: int, timeout: float = 300) -> list[RowGroup]:
+    """The row groups of `folder/split/*.parquet`, in file order; a file that takes more than `timeout` seconds ends the process.
 
     Raises:
         ValueError: no such split, no file in it, a file that is no Parquet or has another schema, a request with more than
@@ -91,7 +93,11 @@ def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates:
     paths = sorted(where.glob("*.parquet"))
     if not paths:
         raise ValueError(f"{where}: no .parquet file in this split; run `prectr prepare` again")
-    return [group for path in paths for group in _row_groups_of(path, schema, max_candidates)]
+    groups = []
+    for path in paths:
+        with watched(timeout, path.__str__):
+            groups += _row_groups_of(path, schema, max_candidates)
+    return groups
 
 
 def plan_epoch(
@@ -201,12 +207,21 @@ def _share(row_groups: list[RowGroup], part: int, parts: int) -> list[Segment]:
     ]
 
 
-def _row_groups_of(path: Path, schema: pa.Schema, max_candidates: int) -> list[RowGroup]:
+@contextlib.contextmanager
+def readable(source: Path | str) -> Iterator[None]:
+    """Names what could not be read.
+
+    Raises:
+        ValueError: Parquet complains, of a file that is cut short or damaged among others.
+    """
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a Parquet file: {error}") from None
-    with file:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{source}: not a Parquet file, or a damaged one: {error}") from None
+
+
+def _row_groups_of(path: Path, schema: pa.Schema, max_candidates: int) -> list[RowGroup]:
+    with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         check_schema(file.schema_arrow, schema, path)
         counts = file.read(columns=["num_candidates"], use_threads=False)["num_candidates"].to_numpy().astype(np.int32)
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]

@@ -220,7 +220,8 @@ class _Job:
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
         step = self.data.requests_per_row_group
-        with pq.ParquetWriter(path, sample_schema(self.data, predicted=bool(self.scores)), compression="zstd") as writer:
+        schema = sample_schema(self.data, predicted=bool(self.scores))
+        with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
             for start in range(first, last, step):
                 writer.write_table(build_rows(self.data, log, requests, start, min(start + step, last)), row_group_size=step)
 

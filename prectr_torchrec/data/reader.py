@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections import OrderedDict
@@ -22,8 +23,9 @@ from prectr_torchrec.data.assemble import BatchArrays, BatchBuilder, Piece, Prep
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.origin import SampleRow, rows_of_batch
-from prectr_torchrec.data.plan import Plan, Window, list_row_groups, plan_epoch, turns_after
+from prectr_torchrec.data.plan import Plan, RowGroup, Window, list_row_groups, plan_epoch, readable, turns_after
 from prectr_torchrec.data.schema import PREDICTED_KEY, sample_schema
+from prectr_torchrec.data.watchdog import watched_items
 
 _TEXTS = ["query", "candidate_title.list.element", "history_title.list.element"]
 
@@ -36,7 +38,7 @@ class SearchReader(IterableDataset[SearchBatch]):
     stopped without reading what it skips. The batches do not depend on what was read before them.
 
     Args:
-        config: `data`, `text`, `batch`, `tables` and `features` are used.
+        config: `data`, `text`, `batch`, `tables`, `features` and `train.reader_timeout` are used.
         folder: a prepared folder; the split is the sub-folder `split`.
         tokenizer: a folder in Hugging Face layout.
         shuffle: permutes row groups, and rows within windows of `batch.shuffle_row_groups`, anew each epoch; else the
@@ -61,7 +63,10 @@ class SearchReader(IterableDataset[SearchBatch]):
         self._batch = config.batch.model_copy(update={"candidates": candidates} if candidates else {})
         self._rank, self._world_size = rank, world_size
         self._seed = seed if shuffle else None
-        self._row_groups = list_row_groups(Path(folder), split, sample_schema(config.data), self._batch.candidates)
+        self._timeout = config.train.reader_timeout
+        self._row_groups = list_row_groups(Path(folder), split, sample_schema(config.data), self._batch.candidates, self._timeout)
+        self._numbers = {(group.path, group.index): number for number, group in enumerate(self._row_groups)}
+        self._reading = torch.full((max(1, self._batch.workers),), -1)  # row group that each reader process is at
         self._builder = BatchBuilder(
             config, Path(tokenizer), self._batch.requests, self._batch.candidates,
             predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
@@ -92,7 +97,8 @@ class SearchReader(IterableDataset[SearchBatch]):
         self._position = (epoch, start)
         batches = self._from_workers(epoch, start) if self._batch.workers else self._read(epoch, self._rank, start)
         empty = (self._builder.build_arrays([]) for _ in repeat(None))
-        for done, arrays in enumerate(islice(chain(batches, empty), max(remaining, 0)), start + 1):
+        wanted = watched_items(islice(chain(batches, empty), max(remaining, 0)), self._timeout, self._whereabouts)
+        for done, arrays in enumerate(wanted, start + 1):
             self._position = (epoch, done)
             yield self._builder.to_batch(arrays)
 
@@ -185,7 +191,8 @@ class SearchReader(IterableDataset[SearchBatch]):
         tables = []
         for segment in window.segments:
             group = segment.row_group
-            table = self._open(group.path).read_row_group(group.index, columns=self._builder.columns, use_threads=False)
+            with self._at(group):
+                table = self._open(group.path).read_row_group(group.index, columns=self._builder.columns, use_threads=False)
             tables.append(table.slice(segment.start, segment.stop - segment.start))
         sources = [f"{s.row_group.path}, row group {s.row_group.index}" for s in window.segments]
         columns = to_columns(tables, sources, self._builder.columns, limits=self._builder.limits, order=window.order)
@@ -193,10 +200,24 @@ class SearchReader(IterableDataset[SearchBatch]):
             raise ValueError(f"{', '.join(sources)}: num_candidates is not the length of the candidate_* lists")
         return self._builder.prepare(columns)
 
+    @contextlib.contextmanager
+    def _at(self, group: RowGroup) -> Iterator[None]:
+        """Lets be seen from outside which row group is being read, and names it if it cannot be."""
+        worker = getattr(get_worker_info(), "id", 0)
+        self._reading[worker] = self._numbers[group.path, group.index]
+        with readable(f"{group.path}, row group {group.index}"):
+            yield
+        self._reading[worker] = -1
+
+    def _whereabouts(self) -> str:
+        at = [self._row_groups[number] for number in self._reading.tolist() if number >= 0]
+        files = ", ".join(f"{group.path}, row group {group.index}" for group in at)
+        return f"the reader of rank {self._rank}, at {files or 'a batch whose files are read'}"
+
     def _open(self, path: Path) -> pq.ParquetFile:
         """The files of the last windows stay open: a footer is slow to parse."""
         if path not in self._files:
-            self._files[path] = pq.ParquetFile(path, read_dictionary=_TEXTS)
+            self._files[path] = pq.ParquetFile(path, read_dictionary=_TEXTS, page_checksum_verification=True)
             if len(self._files) > 2 * self._batch.shuffle_row_groups:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(path)
@@ -212,6 +233,7 @@ class _Workers:
 
     def __init__(self, reader: SearchReader, num_workers: int) -> None:
         self._turns = torch.zeros(num_workers, 3, dtype=torch.int64).share_memory_()
+        reader._reading.share_memory_()
         share = _WorkerShare(reader, self._turns)
         self._loader = DataLoader(
             share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True,

@@ -37,7 +37,7 @@ from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import ValidationMetrics
 
-MAY_CHANGE = ("timeout", "on_bad_loss", "max_loss", "max_skipped")
+MAY_CHANGE = ("timeout", "reader_timeout", "on_bad_loss", "max_loss", "max_skipped")
 """Settings of `train` that another start of a run may have otherwise: they change how it is run, and not what it makes."""
 
 

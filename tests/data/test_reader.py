@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import fields
 from itertools import islice
@@ -17,6 +20,7 @@ from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config import RunConfig, validate_config
 from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.origin import format_rows
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, sample_schema
 
@@ -392,3 +396,47 @@ def test_ranks_stop_together_and_lose_nothing(folder: Path) -> None:
 
 def test_without_a_process_group_a_rank_agrees_with_itself() -> None:
     assert agree_on_batches(7) == 7
+
+
+def test_a_reader_that_hangs_is_named_and_ends_the_process(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    script = Path(__file__).with_name("hung_reader.py")
+    done = subprocess.run([sys.executable, script, tmp_path / "data"], capture_output=True, text=True, timeout=120)
+    cases = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert cases.keys() == {"opens_the_split", "reads_an_epoch", "reads_an_epoch_in_a_reader_process"}, done.stderr
+    for case, said in cases.items():
+        assert said.startswith("exit code 1: note: waiting for 0.2 s for "), said
+        assert f"{case}/train/part-00001.parquet" in said and "nothing came for 2 s (train.reader_timeout)" in said
+
+
+def test_a_damaged_page_is_found_and_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "data")
+    path = tmp_path / "data" / "train" / "part-00001.parquet"
+    flip_a_byte(path, row_group=2, column="query_events")
+    with pytest.raises(ValueError, match=r"part-00001.parquet, row group 2: not a Parquet file, or a damaged one: .*CRC"):
+        list(make_reader(tmp_path / "data").epoch(0))
+
+
+def flip_a_byte(path: Path, row_group: int, column: str) -> None:
+    """In the data of one column, which stays readable: only the page's checksum can tell."""
+    pq.write_table(pq.read_table(path), path, row_group_size=13, compression="none", write_page_checksum=True)
+    chunks = [pq.read_metadata(path).row_group(row_group).column(i) for i in range(pq.read_metadata(path).num_columns)]
+    (chunk,) = [chunk for chunk in chunks if chunk.path_in_schema == column]
+    damaged = bytearray(path.read_bytes())
+    damaged[
+        chunk.data_page_offset + chunk.total_compressed_size - (chunk.data_page_offset - chunk.dictionary_page_offset) - 1
+    ] ^= 1
+    path.write_bytes(damaged)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_tells_its_files_and_rows(folder: Path, workers: int) -> None:
+    reader = make_reader(folder, make_config(workers=workers), rank=1, world_size=2, shuffle=True)
+    tables = {path: pq.read_table(path, columns=["request_id"])["request_id"].to_pylist() for path in folder.glob("train/*")}
+    for number, batch in enumerate(reader.epoch(1, num_batches=reader.num_batches(1) + 1)):
+        assert [tables[path][row] for path, row in reader.rows(1, number)] == requests_of(batch)
+
+
+def test_rows_are_written_as_runs() -> None:
+    rows = [(Path("b"), 4), (Path("a"), 7), (Path("a"), 3), (Path("a"), 2), (Path("a"), 1)]
+    assert format_rows(rows) == "a rows 1-3, 7; b row 4"
