@@ -29,6 +29,7 @@ from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_di
 from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
+from prectr_torchrec.training.disk import explained_save
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.guard import StepGuard, check_weights
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
@@ -183,12 +184,10 @@ class Trainer:
         flush_managed(self.model)
         check_weights(self.optimizers.dense.params, f"step {self.position['step']}")
         self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
-        self.checkpoints.save(
-            self.model,
-            self.optimizers,
-            {"step": self.position["step"], "position": self.position, "job": self.job},
-            validation_ne,
-        )
+        progress = {"step": self.position["step"], "position": self.position, "job": self.job}
+        state = self.model.state_dict(), self.optimizers.combined.state_dict()
+        with explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), *state):
+            self.checkpoints.save(self.model, self.optimizers, progress, validation_ne)
 
     def _build(self, plan: Plan | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
         """By the plan given, else by that of the run as far as its ranks and its state allow."""

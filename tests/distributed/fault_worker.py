@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from small_run import small_config
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.training.disk import SaveError
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -22,15 +25,16 @@ def fault_config(epochs: int = 1, **train: Any) -> RunConfig:
     return small_config(train={"stages": stages, "validation": False, **train})
 
 
-def walk(data: str, planted: str, runs: str) -> None:
+def walk(data: str, planted: str, uneven: str, runs: str) -> None:
     """Every case on the same ranks; prints the names of those that held."""
     cases: dict[str, Callable[[Path, Path, Process], None]] = {
         "stop": stops_and_names_the_row, "skip": skips_on_all_ranks, "explosion": skips_an_explosion_but_not_for_ever,
+        "weights": saves_no_broken_weights, "disk": a_full_disk_loses_nothing_saved, "uneven": trains_on_uneven_data,
     }  # fmt: skip
     with process_group("cpu") as process:
         for name, case in cases.items():
-            folder = Path(data if name == "explosion" else planted)
-            case(folder, Path(runs) / name, process)
+            folder = {"stop": planted, "skip": planted, "uneven": uneven}.get(name, data)
+            case(Path(folder), Path(runs) / name, process)
             print(f"rank {process.rank} held: {name}")
 
 
@@ -56,6 +60,53 @@ def skips_an_explosion_but_not_for_ever(data: Path, run: Path, process: Process)
         trainer.train()
     assert len(skipped) == 3
     assert "rank 0: loss" in str(raised.value) and "rank 1: loss" in str(raised.value)
+
+
+def saves_no_broken_weights(data: Path, run: Path, process: Process) -> None:
+    trainer = Trainer(fault_config(), data, run, process)
+    with torch.no_grad():
+        next(iter(trainer.optimizers.dense.params.values())).flatten()[0] = torch.nan
+    with pytest.raises(ValueError, match="is not finite at step 0; it is not saved"):
+        trainer._save()
+    assert not (run / "checkpoints").exists()
+
+
+def a_full_disk_loses_nothing_saved(data: Path, run: Path, process: Process) -> None:
+    """Files of this process may not grow beyond 16 KiB from the second save on."""
+    trainer = Trainer(fault_config(checkpoint_every=3), data, run, process)
+    save = trainer.checkpoints.save
+
+    def full(*arguments: Any) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if arguments[2]["step"] == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
+        save(*arguments)
+        assert arguments[2]["step"] == 3
+
+    trainer.checkpoints.save = full  # type: ignore[method-assign]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    said = r"rank 1: .*File too large.*it needs [\d,]+ bytes, [\d,]+ are free; the one before, step-000000003, stands"
+    with pytest.raises(SaveError, match=said) as why:
+        trainer.train()
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    needed = int(str(why.value).partition("it needs ")[2].partition(" bytes")[0].replace(",", ""))
+    dist.barrier()
+    folders = [path for path in (run / "checkpoints").iterdir() if path.is_dir()]
+    assert [path.name for path in folders] == ["step-000000003"]
+    written = sum(path.stat().st_size for path in folders[0].glob("*.distcp"))
+    assert needed < written < 8 * needed  # most of so small a checkpoint is names and padding
+    Trainer(fault_config(checkpoint_every=3), data, run, process).train()
+
+
+def trains_on_uneven_data(data: Path, run: Path, process: Process) -> None:
+    """One request: rank 0 has nothing, and feeds empty batches."""
+    trainer = Trainer(fault_config(epochs=2), data, run, process)
+    assert trainer.readers["train"].num_batches(0) == process.rank
+    before = state_of(trainer)
+    trainer.train()
+    after = state_of(trainer)
+    assert trainer.position["step"] == 2
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
 def check_steps(trainer: Trainer) -> list[int]:

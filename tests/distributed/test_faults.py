@@ -29,12 +29,20 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("faults")
     for name in ("data", "planted"):
         write_small_data(folder / name, fault_config())
+    write_small_data(folder / "uneven", fault_config(), requests=1)
     plant_nan(folder / "planted" / "train" / "part-00001.parquet", row=5)
-    return run_ranks(2, "distributed.fault_worker:walk", data=folder / "data", planted=folder / "planted", runs=folder / "runs")
+    return run_ranks(
+        2,
+        "distributed.fault_worker:walk",
+        data=folder / "data",
+        planted=folder / "planted",
+        uneven=folder / "uneven",
+        runs=folder / "runs",
+    )
 
 
-@pytest.mark.parametrize("case", ["stop", "skip", "explosion"])
-def test_a_bad_loss(walked: str, case: str) -> None:
+@pytest.mark.parametrize("case", ["stop", "skip", "explosion", "weights", "disk", "uneven"])
+def test_two_ranks_hold_out(walked: str, case: str) -> None:
     assert walked.count(f"held: {case}") == 2
 
 

@@ -1,0 +1,65 @@
+"""A checkpoint that cannot be written: what it needs, what there is, and that the earlier ones stand."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+@contextlib.contextmanager
+def explained_save(folder: Path, last: str | None, *state: dict[str, Any]) -> Iterator[None]:
+    """Turns what a full or failing disk says on any rank into one message, and removes what was half written.
+
+    Args:
+        folder: where the checkpoint goes.
+        last: the checkpoint to fall back to; None: there is none yet.
+        state: what is saved, to tell its size.
+
+    Raises:
+        SaveError: the checkpoint was not written.
+    """
+    try:
+        yield
+    except (CheckpointException, OSError) as error:
+        reasons = _reasons(error)
+        if dist.get_rank() == 0:
+            for half in folder.glob(".*.saving"):
+                shutil.rmtree(half, ignore_errors=True)
+        kept = f"the one before, {last}, stands" if last else "there is none before it"
+        raise SaveError(
+            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {num_bytes(*state):,} bytes, "
+            f"{shutil.disk_usage(folder).free:,} are free; {kept}. Make room and start the same command again"
+        ) from None
+
+
+def num_bytes(*state: dict[str, Any]) -> int:
+    """Bytes of the tensors in nested dictionaries, over all ranks."""
+    total = 0
+    for tree in state:
+        for value in tree.values():
+            if isinstance(value, dict):
+                total += num_bytes(value)
+            elif isinstance(value, ShardedTensor):
+                total += math.prod(value.size()) * value.dtype.itemsize
+            elif isinstance(value, Tensor):
+                total += value.nbytes
+    return total
+
+
+def _reasons(error: CheckpointException | OSError) -> list[str]:
+    if isinstance(error, OSError):
+        return [f"rank {dist.get_rank()}: {error}"]
+    return [f"rank {rank}: {failure}" for rank, (failure, _) in sorted(error.failures.items())]
