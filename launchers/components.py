@@ -248,4 +248,5 @@ def _finish(app: specs.AppDef, j: str, max_restarts: int) -> specs.AppDef:
     ranks = int(j.split("x")[-1])
     role.env.setdefault("OMP_NUM_THREADS", str(max(1, role.resource.cpu // ranks)))
     role.env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    role.env.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # else restarted ranks may meet the addresses of the dead
     return app

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from transformers.utils import logging as transformers_logging
 
+from prectr_torchrec.distributed.lost import lost_ranks_named
+
 
 class Process(NamedTuple):
     rank: int
@@ -33,6 +35,7 @@ def process_group(
 
     Raises:
         ValueError: `cuda` is asked for with fewer GPUs than ranks.
+        LostRanks: a collective operation failed; names the ranks that did not answer.
     """
     quiet_libraries()
     ranks, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
@@ -49,7 +52,8 @@ def process_group(
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     try:
-        yield Process(dist.get_rank(), dist.get_world_size(), here)
+        with lost_ranks_named(timeout):
+            yield Process(dist.get_rank(), dist.get_world_size(), here)
     finally:
         # models and pipelines are full of cycles; what they hold of the group goes now, not while the interpreter shuts down
         gc.collect()

@@ -62,7 +62,7 @@ def launch(
         raise ValueError(f"nproc is {nproc}; it must be at least 1")
     if nodes != "1" and rendezvous is None:
         raise ValueError(f"nodes is {nodes!r}; say where they meet: --rendezvous HOST:PORT, HOST being one of them")
-    with _thread_settings(nproc):
+    with _rank_environment(nproc):
         if (nproc == 1 and max_restarts == 0 and rendezvous is None) or "RANK" in os.environ:
             importlib.import_module(PROGRAMS[program]).main(list(args))
             return
@@ -76,10 +76,13 @@ def launch(
 
 
 @contextlib.contextmanager
-def _thread_settings(nproc: int) -> Iterator[None]:
-    """Splits the cores among the ranks and lets idle threads sleep, where the environment does not say otherwise."""
+def _rank_environment(nproc: int) -> Iterator[None]:
+    """Splits the cores among the ranks, lets idle threads sleep and gives each restart a store of its own, where the
+    environment does not say otherwise: ranks that start again in torchrun's own store may meet the addresses of the dead."""
     cores = len(os.sched_getaffinity(0))
-    settings = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"OMP_NUM_THREADS": str(max(1, cores // nproc))} if nproc > 1 else {})
+    settings = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | (
+        {"OMP_NUM_THREADS": str(max(1, cores // nproc))} if nproc > 1 else {}
+    )
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:

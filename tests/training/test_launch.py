@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prectr_torchrec.config import ConfigError
-from prectr_torchrec.training.launch import WorkerError, _run_ranks, _thread_settings, launch
+from prectr_torchrec.training.launch import WorkerError, _rank_environment, _run_ranks, launch
 
 TRAIN = ["--config", "nowhere", "--data", "d", "--run", "r"]
 
@@ -59,13 +59,13 @@ def test_no_ranks_is_an_error() -> None:
 def test_cores_are_shared_among_ranks_and_the_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    with _thread_settings(2):
+    with _rank_environment(2):
         assert os.environ["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
         assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     assert not {"OMP_NUM_THREADS", "OMP_WAIT_POLICY"} & set(os.environ)
 
 
-def test_thread_settings_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_environment_of_the_user_win(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    with _thread_settings(2):
+    with _rank_environment(2):
         assert os.environ["OMP_NUM_THREADS"] == "5"
