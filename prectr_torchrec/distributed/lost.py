@@ -46,7 +46,7 @@ def _call_the_roll() -> str:
     except RuntimeError:  # the store's host is among the lost
         return f"rank {here} reaches neither the other ranks nor the store that they meet at"
     if not missing:
-        return f"rank {here}: a collective operation failed, though all ranks are there"
+        return f"rank {here}: a collective operation failed; all ranks answer by now"
     return f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))} did not answer"
 
 
