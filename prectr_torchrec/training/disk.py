@@ -20,7 +20,7 @@ class SaveError(RuntimeError):
 
 
 @contextlib.contextmanager
-def explained_save(folder: Path, last: str | None, *state: dict[str, Any]) -> Iterator[None]:
+def explained_save(folder: Path, last: str | None, state: dict[str, Any]) -> Iterator[None]:
     """Turns what a full or failing disk says on any rank into one message, and removes what was half written.
 
     Args:
@@ -40,23 +40,18 @@ def explained_save(folder: Path, last: str | None, *state: dict[str, Any]) -> It
                 shutil.rmtree(half, ignore_errors=True)
         kept = f"the one before, {last}, stands" if last else "there is none before it"
         raise SaveError(
-            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {num_bytes(*state):,} bytes, "
+            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {num_bytes(state):,} bytes, "
             f"{shutil.disk_usage(folder).free:,} are free; {kept}. Make room and start the same command again"
         ) from None
 
 
-def num_bytes(*state: dict[str, Any]) -> int:
-    """Bytes of the tensors in nested dictionaries, over all ranks."""
-    total = 0
-    for tree in state:
-        for value in tree.values():
-            if isinstance(value, dict):
-                total += num_bytes(value)
-            elif isinstance(value, ShardedTensor):
-                total += math.prod(value.size()) * value.dtype.itemsize
-            elif isinstance(value, Tensor):
-                total += value.nbytes
-    return total
+def num_bytes(value: Any) -> int:
+    """Bytes of a tensor, or of all in nested dictionaries, over all ranks."""
+    if isinstance(value, dict):
+        return sum(map(num_bytes, value.values()))
+    if isinstance(value, ShardedTensor):
+        return math.prod(value.size()) * value.dtype.itemsize
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 def _reasons(error: CheckpointException | OSError) -> list[str]:

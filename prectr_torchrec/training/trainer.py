@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import ValidationMetrics
 
-MAY_CHANGE = ("timeout", "reader_timeout", "on_bad_loss", "max_loss", "max_skipped")
+MAY_CHANGE = (
+    "timeout", "reader_timeout", "on_bad_loss", "max_loss", "max_skipped", "keep_checkpoints", "async_checkpoints",
+)  # fmt: skip
 """Settings of `train` that another start of a run may have otherwise: they change how it is run, and not what it makes."""
 
 
@@ -102,7 +105,8 @@ class Trainer:
             for epoch in range(self.position["epoch"], self.stages[number].epochs):
                 self._train_epoch(self.stages[number], epoch, plan[number])
             self.position.update(stage=number + 1, epoch=0, batch=0)
-        self.checkpoints.wait()
+        with self._explained():
+            self.checkpoints.wait()
         if self.log is not None:
             self.log.close()
 
@@ -176,6 +180,8 @@ class Trainer:
 
     def _save_and_stop(self) -> None:
         self._save()
+        with self._explained():
+            self.checkpoints.wait()
         if self.process.rank == 0:
             print(f"stopped at step {self.position['step']}, which is saved; the same command goes on", file=sys.stderr)
         raise Stopped
@@ -185,9 +191,12 @@ class Trainer:
         check_weights(self.optimizers.dense.params, f"step {self.position['step']}")
         self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
         progress = {"step": self.position["step"], "position": self.position, "job": self.job}
-        state = self.model.state_dict(), self.optimizers.combined.state_dict()
-        with explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), *state):
+        with self._explained():
             self.checkpoints.save(self.model, self.optimizers, progress, validation_ne)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizers.combined.state_dict()}
+        return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), state)
 
     def _build(self, plan: Plan | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
         """By the plan given, else by that of the run as far as its ranks and its state allow."""
