@@ -4,7 +4,7 @@ from .attention import CandidateSlots, TargetAttention
 from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
 from .incentive import Incentive, RelevanceIncentive, load_balance
-from .inputs import Events, LookedUp, SearchInputs, counters, past_events
+from .inputs import Events, LookedUp, SearchInputs, counters, past_events, search_inputs
 from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
@@ -66,4 +66,5 @@ __all__ = [
     "load_balance",
     "pairwise_text_features",
     "past_events",
+    "search_inputs",
 ]

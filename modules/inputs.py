@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from types import SimpleNamespace
+from typing import Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,65 @@ class SearchInputs(Protocol):
     title_index: Tensor  # (C,)
 
 
+def search_inputs(
+    *, num_levels: int, candidate_request: Tensor, query_tokens: Tensor, query_index: Tensor, title_tokens: Tensor,
+    title_index: Tensor, **given: Tensor,
+) -> SearchInputs:  # fmt: skip
+    """The inputs of PRECTR from a batch that is not ours: what is given, and for all else what stands for nothing.
+
+    Nothing is padding, no position is logged, no grade known, every counter 0, nobody has a past; all that was shown counts as
+    examined. Call it inside a module that torch.fx leaves whole, as TorchRec's pipelines do with all but the collections.
+
+    Args:
+        num_levels: K.
+        candidate_request: (C,) int64, ascending.
+        query_tokens, query_index: (Q, W) int64 distinct queries, and which of them each request has, (R,).
+        title_tokens, title_index: (T, W) int64 distinct titles, and which of them each candidate has, (C,).
+        given: other fields of `SearchInputs`. Of past events `*_lengths` and one field of width L or M will do.
+
+    Raises:
+        ValueError: a field is not one of `SearchInputs`, or events have lengths and nothing that says how wide they are.
+
+    Example::
+
+        batch = search_inputs(
+            num_levels=4, candidate_request=candidate_request, query_tokens=query_tokens, query_index=query_index,
+            title_tokens=title_tokens, title_index=title_index, history_lengths=lengths, history_click=clicks,
+        )
+    """
+    R, C, K = query_index.shape[0], candidate_request.shape[0], num_levels
+    known = {"candidate_request": candidate_request, "query_tokens": query_tokens, "query_index": query_index,
+             "title_tokens": title_tokens, "title_index": title_index, **given}  # fmt: skip
+    if unknown := known.keys() - SearchInputs.__annotations__.keys():
+        raise ValueError(f"{min(unknown)}: no field of SearchInputs")
+    L, M = (_event_width(family, given) for family in ("history", "peer"))
+    none = torch.zeros((), device=title_index.device)
+    fields = {name: none.expand(R) for name in ("user_events", "user_query_events", "query_events")}
+    fields |= {f"{who}_{what}": none.expand(R, K + 1) for who in ("user", "query", "group") for what in ("shown", "clicked")}
+    fields |= {"item_shown": none.expand(C), "item_clicked": none.expand(C), "candidate_predicted": none.expand(C, K)}
+    fields |= {name: none.long().expand(C) for name in ("position", "level")}
+    for family, width in (("history", L), ("peer", M)):
+        fields |= {f"{family}_{name}": none.long().expand(R, width) for name in ("level", "click", "position")}
+        fields |= {f"{family}_age": none.expand(R, width), f"{family}_predicted": none.expand(R, 0, K)}
+        fields[f"{family}_lengths"] = none.long().expand(R)
+    fields["history_title_tokens"] = none.long().expand(1, title_tokens.shape[1])
+    fields["history_title_index"] = none.long().expand(R, L)
+    fields |= {"request_weight": (none + 1).expand(R), "candidate_weight": (none + 1).expand(C)}
+    fields |= {"relevance": (none + torch.nan).expand(C), **known}
+    for who in ("user", "query", "group", "item"):
+        fields.setdefault(f"{who}_examined", fields[f"{who}_shown"])
+    return cast(SearchInputs, SimpleNamespace(**fields))
+
+
+def _event_width(family: Literal["history", "peer"], given: dict[str, Tensor]) -> int:
+    """L or M."""
+    names = [f"{family}_{name}" for name in ("level", "click", "position", "age", "title_index")]
+    wide = [given[name].shape[1] for name in names if name in given]
+    if not wide and f"{family}_lengths" in given:
+        raise ValueError(f"{family}_lengths: give one of {', '.join(names[:4])} too, which says how wide the past is")
+    return max(wide, default=0)
+
+
 class Events(NamedTuple):
     """Past events of R requests, left-aligned."""
 
@@ -78,11 +138,7 @@ class Events(NamedTuple):
 
     def by_level(self, table: Tensor) -> Tensor:
         """(R, L, ...) rows of a table (K + 1, ...) by level, index 0 for none; a predicted level is the mean of its rows."""
-        flat = table.reshape(table.shape[0], -1)
-        rows = nn.functional.embedding(self.level, flat)
-        if self.predicted is not None and self.predicted.shape[1]:
-            rows = torch.where((self.predicted > 0).any(2, keepdim=True), self.predicted @ flat[1:], rows)
-        return rows.view(*self.level.shape, *table.shape[1:])
+        return _by_level(self.level, self.predicted, table)
 
 
 def past_events(batch: SearchInputs, family: Literal["history", "peer"], vectors: Tensor) -> Events:
@@ -116,14 +172,14 @@ class LookedUp:
         self.request = {name: sequences[name].to_padded_dense(1).view(R, -1).float() for name in request_features}
         self.candidate: dict[str, Tensor] = {}
         for name in candidate_features:
-            rows = bags[name] if name in bags else sequences[name].values()
+            rows = _rows_of(name, sequences, bags)
             self.candidate[name] = nn.functional.pad(rows.float(), (0, 0, 0, C - rows.shape[0]))
 
     @cached_property
     def slots(self) -> CandidateSlots:
         """Where the candidates stand within their requests."""
         batch = self._batch
-        return CandidateSlots(batch.candidate_request, batch.candidate_weight, batch.request_weight.shape[0])
+        return _slots(batch.candidate_request, batch.candidate_weight, batch.request_weight.shape[0])
 
     def rows(self, names: Iterable[str]) -> Tensor:
         """(C, sum of widths) the named features of each candidate, those of its request among them."""
@@ -136,3 +192,23 @@ class LookedUp:
         length = getattr(self._batch, f"{family}_level").shape[1]
         parts = [self._sequences[name].to_padded_dense(length).float() for name in names]
         return past_events(self._batch, family, torch.cat(parts, dim=2)) if parts else None
+
+
+# What looks at its inputs stands in functions of their own, which torch.fx leaves whole.
+@torch.fx.wrap
+def _by_level(level: Tensor, predicted: Tensor | None, table: Tensor) -> Tensor:
+    flat = table.reshape(table.shape[0], -1)
+    rows = nn.functional.embedding(level, flat)
+    if predicted is not None and predicted.shape[1]:
+        rows = torch.where((predicted > 0).any(2, keepdim=True), predicted @ flat[1:], rows)
+    return rows.view(*level.shape, *table.shape[1:])
+
+
+@torch.fx.wrap
+def _rows_of(name: str, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]) -> Tensor:
+    return bags[name] if name in bags else sequences[name].values()
+
+
+@torch.fx.wrap
+def _slots(candidate_request: Tensor, candidate_weight: Tensor, requests: int) -> CandidateSlots:
+    return CandidateSlots(candidate_request, candidate_weight, requests)

@@ -62,7 +62,8 @@ class DualInteraction(Interaction):
         return torch.cat([query, title], dim=1)
 
     def features(self, pair: Tensor) -> Tensor:
-        return pairwise_text_features(*pair.chunk(2, dim=1))
+        query, title = pair.chunk(2, dim=1)
+        return pairwise_text_features(query, title)
 
 
 class LateInteraction(Interaction):
@@ -164,6 +165,7 @@ class CrossInteraction(Interaction):
         return tokens, types.gather(1, order) * (tokens != 0)
 
 
+@torch.fx.wrap
 def _trim(states: Tensor) -> Tensor:
     """States (C, W, D) without the columns, on the right, that are padding in all rows; one at least."""
     return states[:, : max(int(states.any(2).sum(1).max()), 1)]

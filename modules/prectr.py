@@ -18,6 +18,8 @@ from .relevance import TextRelevance
 from .statistics import LevelStatistics
 from .towers import ClickTower, Relevance
 
+torch.fx.wrap("known_level_log_probabilities")  # it asks how many levels there are
+
 
 class OtherTexts(NamedTuple):
     """Each candidate with another text: what the relevance tower says of it, and the score that follows."""

@@ -125,7 +125,8 @@ class RelevancePreference(nn.Module):
             counts: (R, num_counts).
         """
         C = items.shape[0]
-        own, peers, there = items.new_zeros(C, self.dim), items.new_zeros(C, self.dim), items.new_zeros(C, 2)
+        own, peers, nobody = items.new_zeros(C, self.dim), items.new_zeros(C, self.dim), items.new_zeros(C)
+        have_own = have_peers = nobody
         targets = slots.scatter(items)
         if self.intent is not None and intent is not None and own_by_intent is not None:
             own = own + self.intent(intent.unsqueeze(1), own_by_intent).squeeze(1)[to_request]
@@ -133,10 +134,10 @@ class RelevancePreference(nn.Module):
             own = own + slots.gather(self.category(targets, own_by_item))
         if self.own_statistics is not None and own_statistics is not None:
             own = own + self.own_statistics(own_statistics)[to_request]
-            there[:, 0] = own_statistics.ne(0).any(1).to(items.dtype)[to_request]
+            have_own = own_statistics.ne(0).any(1).to(items.dtype)[to_request]
         if self.peers is not None and peer_events is not None:
             peers = slots.gather(self.peers(targets, peer_events))
         if self.peer_statistics is not None and peer_statistics is not None:
             peers = peers + self.peer_statistics(peer_statistics)[to_request]
-            there[:, 1] = peer_statistics.ne(0).any(1).to(items.dtype)[to_request]
-        return self.gate(own, peers, there, counts[to_request])
+            have_peers = peer_statistics.ne(0).any(1).to(items.dtype)[to_request]
+        return self.gate(own, peers, torch.stack([have_own, have_peers], dim=1), counts[to_request])

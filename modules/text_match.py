@@ -115,6 +115,7 @@ def _places(title: Tensor, title_hit: Tensor) -> list[Tensor]:
     return [first / length, last / length, (last - first).clamp(min=0) / length]
 
 
+@torch.fx.wrap
 def _longest(tokens: Tensor) -> int:
     """Columns in use, two at least, so that there are neighbours to look at."""
     return max(int((tokens != 0).sum(1).max()), 2) if tokens.shape[0] else 2

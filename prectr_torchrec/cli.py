@@ -355,8 +355,11 @@ def serve(
     max_candidates: Annotated[int, typer.Option(min=1, help="Of a request.")] = 10_000,
     token_file: Annotated[Path | None, typer.Option(help="File with the token that clients must send.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: its own choice.")] = 0,
+    demo_page: Annotated[
+        Path | None, typer.Option(help="Folder of sample files, such as prepared/test: serve a page to look at rankings of them.")
+    ] = None,
 ) -> None:
-    """Serve an exported ranker over HTTP: /v1/rank, /healthz, /readyz, /metrics, /docs."""
+    """Serve an exported ranker over HTTP: /v1/rank, /healthz, /readyz, /metrics, /docs, and a page at / if asked for."""
     try:
         from prectr_torchrec.serving.server import ServerSettings, serve
     except ModuleNotFoundError as error:
@@ -372,7 +375,7 @@ def serve(
         deadline=deadline, capacity=capacity, batch_requests=batch, max_bytes=max_bytes, max_candidates=max_candidates,
         token=token,
     )  # fmt: skip
-    serve(model, host, port, settings)
+    serve(model, host, port, settings, demo_page)
 
 
 @app.command()

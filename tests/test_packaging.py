@@ -40,9 +40,9 @@ def build_wheel(source: Path, out: Path) -> None:
 
 
 def expected_files() -> set[str]:
-    """Every Python and YAML file of the checkout, where it is installed."""
+    """Every Python, YAML and HTML file of the checkout, where it is installed."""
     roots = {"prectr_torchrec": "prectr_torchrec", **MAPPED}
-    files = {(path, name) for name in roots for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".yaml")}
+    files = {(path, name) for name in roots for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".yaml", ".html")}
     return {f"{roots[name]}/{path.relative_to(ROOT / name).as_posix()}" for path, name in files}
 
 

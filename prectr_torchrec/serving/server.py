@@ -9,7 +9,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ import pyarrow as pa
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import ClientDisconnect
 
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.serving.batcher import Expired, MicroBatcher, Overloaded
+from prectr_torchrec.serving.page import DemoPage, page, render
 from prectr_torchrec.serving.ranker import Ranker, Scores
 from prectr_torchrec.serving.request import RequestError, RequestSchema
 
@@ -67,6 +68,7 @@ class RankingServer:
     Args:
         model: exported folder, or a link to one.
         settings: limits.
+        demo: folder of sample files for a page to look at rankings, at `/`; None: there is no page.
 
     Attributes:
         app: the ASGI application.
@@ -74,12 +76,14 @@ class RankingServer:
         ranker: what scores; `reload` changes it between two requests.
     """
 
-    def __init__(self, model: Path, settings: ServerSettings) -> None:
+    def __init__(self, model: Path, settings: ServerSettings, demo: Path | None = None) -> None:
         self.model, self._settings = model, settings
         self.ranker = _load(model)
         self._metrics = _Metrics()
         self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan)
         self._add_routes(self.app, self.ranker.schema)
+        if demo is not None:
+            self._add_page(self.app, DemoPage(demo))
 
     async def reload(self) -> None:
         """Loads the folder anew; requests in the works end with the ranker that they began with. What fails to load changes
@@ -115,7 +119,7 @@ class RankingServer:
         @app.post("/v1/rank", openapi_extra={"requestBody": body}, responses=answers, response_class=JSONResponse)
         async def rank(request: Request, explain: bool = False) -> Response:
             """Ranks the candidates of a request."""
-            return await self._rank(request, explain)
+            return await self._guard(request, lambda: self._answer(request, explain))
 
         @app.exception_handler(RequestValidationError)
         async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
@@ -139,12 +143,32 @@ class RankingServer:
             """Figures for Prometheus."""
             return Response(self._metrics.text(self.ranker), media_type=CONTENT_TYPE_LATEST)
 
-    async def _rank(self, request: Request, explain: bool) -> Response:
+    def _add_page(self, app: FastAPI, demo: DemoPage) -> None:
+        text, policy = page()
+        headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+        @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+        async def look() -> Response:
+            return HTMLResponse(text, headers=headers)
+
+        @app.get("/demo", include_in_schema=False)
+        async def choices(request: Request) -> Response:
+            async def answer() -> bytes:
+                return json.dumps(demo.describe(self.ranker)).encode()
+
+            return await self._guard(request, answer)
+
+        @app.post("/demo", include_in_schema=False)
+        async def rank_for_page(request: Request) -> Response:
+            return await self._guard(request, lambda: self._answer_page(demo, request))
+
+    async def _guard(self, request: Request, work: Callable[[], Awaitable[bytes]]) -> Response:
+        """The answer of `work` in one of the places, or why there is none."""
         began, status = time.perf_counter(), 500
         try:
             self._check_token(request)
             with self._batcher.admit():
-                content = await self._answer(request, explain)
+                content = await work()
             status = 200
             return Response(content, media_type="application/json")
         except Refused as refused:
@@ -163,16 +187,26 @@ class RankingServer:
             self._metrics.seconds.observe(time.perf_counter() - began)
 
     async def _answer(self, request: Request, explain: bool) -> bytes:
-        loop, ranker = asyncio.get_running_loop(), self.ranker
-        deadline = loop.time() + self._settings.deadline
-        try:
-            body = await asyncio.wait_for(self._read(request), self._settings.deadline)
-        except asyncio.TimeoutError:
-            raise Refused(408, f"the body did not arrive within {self._settings.deadline:g} s") from None
+        ranker, (body, deadline) = self.ranker, await self._read_in_time(request)
         plain, samples = await asyncio.to_thread(self._parse, ranker, body)
         scores = await self._batcher.score(ranker, samples, deadline, explain=explain)
         self._metrics.candidates.inc(len(scores.item_id))
         return await asyncio.to_thread(_render, plain, scores)
+
+    async def _answer_page(self, demo: DemoPage, request: Request) -> bytes:
+        ranker, (body, deadline) = self.ranker, await self._read_in_time(request)
+        query, user = _choice(body)
+        samples = await asyncio.to_thread(demo.samples, ranker, query, user)
+        scores = [await self._batcher.score(ranker, samples.slice(i, 1), deadline, explain=True) for i in range(2)]
+        return json.dumps(render(samples, scores, demo.past(ranker, user))).encode()
+
+    async def _read_in_time(self, request: Request) -> tuple[bytes, float]:
+        """The body, and the time on the loop's clock by which the answer is due."""
+        deadline = asyncio.get_running_loop().time() + self._settings.deadline
+        try:
+            return await asyncio.wait_for(self._read(request), self._settings.deadline), deadline
+        except asyncio.TimeoutError:
+            raise Refused(408, f"the body did not arrive within {self._settings.deadline:g} s") from None
 
     async def _read(self, request: Request) -> bytes:
         body = bytearray()
@@ -203,15 +237,15 @@ class RankingServer:
             raise Refused(401, "send the header `Authorization: Bearer TOKEN`")
 
 
-def serve(model: Path, host: str, port: int, settings: ServerSettings) -> None:
+def serve(model: Path, host: str, port: int, settings: ServerSettings, demo: Path | None = None) -> None:
     """Serves until SIGINT or SIGTERM, which let the requests in the works end; SIGHUP loads the model anew.
 
     Raises:
-        FileNotFoundError: there is no exported ranker.
+        FileNotFoundError: there is no exported ranker, or no sample file in `demo`.
     """
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
     quiet_libraries()
-    server = RankingServer(model, settings)
+    server = RankingServer(model, settings, demo)
     config = uvicorn.Config(
         server.app, host=host, port=port, log_level="warning", access_log=False,
         timeout_graceful_shutdown=max(int(2 * settings.deadline), 1), timeout_keep_alive=30,
@@ -281,6 +315,17 @@ def _render(plain: dict[str, Any], scores: Scores) -> bytes:
     if scores.explanation is not None:
         answer["explanation"] = scores.explanation
     return json.dumps(answer).encode()
+
+
+def _choice(body: bytes) -> tuple[str, int]:
+    """Query and user that the page sent."""
+    try:
+        sent = json.loads(body)
+        query, user = sent["query"], int(sent["user"])
+        query.encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise Refused(422, 'request: expected {"query": a text, "user": an id}') from None
+    return query, user
 
 
 def _embedded(schema: dict[str, Any]) -> dict[str, Any]:

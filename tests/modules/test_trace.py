@@ -1,0 +1,188 @@
+"""Every module traces with torch.fx, and the graph computes what the module does on batches of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from text_modules import encoder, match
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+from torchrec import JaggedTensor, KeyedJaggedTensor
+from torchrec.distributed.train_pipeline import Tracer
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+
+from prectr_torchrec import modules
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.modules import (
+    CandidateSlots,
+    ClickTower,
+    CrossInteraction,
+    DualInteraction,
+    EventAttention,
+    EventEmbedding,
+    Events,
+    GaussianPosterior,
+    InterestTower,
+    LateInteraction,
+    LevelMixture,
+    LevelStatistics,
+    PositionBias,
+    PrecisionGate,
+    RelevanceIncentive,
+    RelevancePreference,
+    RelevanceTower,
+    SearchEmbeddings,
+    TargetAttention,
+    Taste,
+    TextRelevance,
+    TitleBag,
+)
+from prectr_torchrec.training.build import build_task
+
+LEAVES = {
+    "TextEncoder": "a Hugging Face model, whose code asks what its inputs hold; it also sorts texts by length",
+    "NgramEncoder": "its features are jagged: how many n-grams a text has is known when it is read",
+    "ReplicatedEmbeddingBagCollection": "TorchRec's collections are leaves of its tracer",
+    "Interaction": "says what the interactions have in common",
+}
+"""Public modules that stay whole in a graph, and why."""
+
+
+class Case(NamedTuple):
+    module: nn.Module
+    arguments: Callable[[int], tuple[Any, ...]]
+    """Of a batch of so many requests."""
+    leaves: tuple[str, ...] = ()
+    method: str = "forward"
+
+
+def events(R: int, dim: int = 6) -> Events:
+    level = torch.randint(0, 5, (R, R + 2))
+    return Events(torch.randn(R, R + 2, dim), torch.arange(R), level, level % 2, level, torch.rand(R, R + 2) * 1e5)
+
+
+def slots(R: int) -> CandidateSlots:
+    return CandidateSlots(torch.arange(R).repeat_interleave(2), torch.ones(2 * R), R)
+
+
+def tokens(rows: int, width: int) -> Tensor:
+    return torch.randint(5, 50, (rows, width)) * (torch.arange(width) < torch.arange(1, rows + 1).unsqueeze(1))
+
+
+def jagged(R: int, feature: str) -> KeyedJaggedTensor:
+    return KeyedJaggedTensor([feature], torch.arange(2 * R) % 9, lengths=torch.full((R,), 2))
+
+
+def preference_arguments(R: int) -> tuple[Any, ...]:
+    to_request = torch.arange(R).repeat_interleave(2)
+    return (
+        torch.randn(R, 6), events(R), torch.randn(2 * R, 6), events(R), events(R), slots(R), to_request, torch.rand(R, 5),
+        torch.rand(R, 10), torch.rand(R, 4),
+    )  # fmt: skip
+
+
+CASES: dict[str, Case] = {
+    "TargetAttention": Case(
+        TargetAttention(6, 5, 4, dim=8, num_heads=2),
+        lambda R: (torch.randn(R, 3, 6), torch.randn(R, R + 2, 5), torch.randn(R, R + 2, 4), torch.arange(R)),
+    ),
+    "EventEmbedding": Case(EventEmbedding(4, 3), lambda R: (events(R),)),
+    "InterestTower": Case(
+        InterestTower(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))
+    ),
+    "EventAttention": Case(EventAttention(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(R, 2, 6), events(R))),
+    "RelevanceIncentive": Case(RelevanceIncentive(6, 8, 4), lambda R: (torch.randn(R, 6), torch.randn(R, 8))),
+    "LevelMixture": Case(LevelMixture(), lambda R: (torch.randn(R, 4).log_softmax(1), torch.randn(R, 4))),
+    "LevelStatistics": Case(LevelStatistics(5), lambda R: tuple(torch.rand(3, R, 5))),
+    "PositionBias": Case(PositionBias(10), lambda R: (torch.randint(0, 20, (R,)),)),
+    "GaussianPosterior": Case(
+        GaussianPosterior(),
+        lambda R: (torch.randn(R, R + 1, 4), torch.randn(R, R + 1), torch.rand(R, R + 1), torch.randn(R, 3, 4)),
+    ),
+    "PrecisionGate": Case(
+        PrecisionGate(4, 3, "mlp"), lambda R: (torch.randn(R, 4), torch.randn(R, 4), torch.ones(R, 2), torch.rand(R, 3))
+    ),
+    "RelevancePreference": Case(
+        RelevancePreference(6, 6, 4, own=True, peers=True, statistics_dim=5, num_counts=4, dim=8), preference_arguments
+    ),
+    "TitleBag": Case(TitleBag(50, 4), lambda R: (tokens(R, 7),)),
+    "Taste": Case(Taste(50, dim=6, num_levels=4), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))),
+    "TextMatch": Case(match(), lambda R: (tokens(R, 4), tokens(R, 4 + R))),
+    "DualInteraction": Case(DualInteraction(encoder()), lambda R: (torch.randn(R, 16), torch.randn(R, 16)), method="pair"),
+    "LateInteraction": Case(
+        LateInteraction(encoder(), dim=8, hidden=4), lambda R: (torch.randn(R, 3, 8), torch.randn(R, R + 1, 8)), method="pair"
+    ),
+    "CrossInteraction": Case(CrossInteraction(encoder()), lambda R: (tokens(R, 3), tokens(R, 5)), ("encoder",), "pair"),
+    "TextRelevance": Case(
+        TextRelevance(DualInteraction(encoder()), match(), [8], 4), lambda R: (torch.randn(R, 32), torch.randn(R, 24))
+    ),
+    "RelevanceTower": Case(RelevanceTower(6, [8], 4), lambda R: (torch.randn(R, 6),)),
+    "ClickTower": Case(ClickTower(6, [8], 4, cross_layers=2), lambda R: (torch.randn(R, 6),)),
+    "SearchEmbeddings": Case(
+        SearchEmbeddings(
+            [EmbeddingConfig(name="a", num_embeddings=9, embedding_dim=4, feature_names=["x"])],
+            [EmbeddingBagConfig(name="b", num_embeddings=9, embedding_dim=4, feature_names=["y"])],
+        ),
+        lambda R: (jagged(R, "x"), jagged(2 * R, "y")), ("sequences", "bags"),
+    ),
+}  # fmt: skip
+
+
+class OneMethod(nn.Module):
+    """A method of a module as `forward`."""
+
+    def __init__(self, module: nn.Module, method: str) -> None:
+        super().__init__()
+        self.module, self.method = module, method
+
+    def forward(self, one: Any, other: Any) -> Any:
+        return getattr(self.module, self.method)(one, other)
+
+
+def plain(value: Any) -> list[Tensor]:
+    """All tensors of what a module returns."""
+    if isinstance(value, JaggedTensor):
+        return [value.values(), value.lengths()]
+    return [tensor for leaf in pytree.tree_leaves(value) if leaf is not None
+            for tensor in (plain(leaf) if isinstance(leaf, JaggedTensor) else [leaf])]  # fmt: skip
+
+
+def traced(module: nn.Module, leaves: tuple[str, ...], **concrete: Any) -> fx.GraphModule:
+    return fx.GraphModule(module, Tracer(leaf_modules=list(leaves)).trace(module, concrete or None))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_computes_what_its_module_does(name: str) -> None:
+    module, arguments, leaves, method = CASES[name]
+    if method != "forward":
+        module, leaves = OneMethod(module, method), tuple(f"module.{leaf}" for leaf in leaves)
+    graph = traced(module.eval(), leaves)
+    for requests in (2, 5):
+        torch.manual_seed(requests)
+        given = arguments(requests)
+        torch.testing.assert_close(plain(graph(*given)), plain(module(*given)))
+
+
+def test_the_whole_of_prectr_is_one_graph_around_its_encoder(tmp_path: Path) -> None:
+    config = small_config()
+    data = write_small_data(tmp_path, config)
+    task = build_task(config, data / TOKENIZER).eval()
+    prectr = task.objective.prectr
+    whole = {"swap_titles": False, "noise": None, "titles": None}
+    graph = traced(prectr, ("relevance.interaction.encoder",), **whole)
+    for batch in SearchReader(config, data, "test", data / TOKENIZER).epoch(0):
+        looked_up = task.embeddings(batch.request_features, batch.candidate_features)
+        torch.testing.assert_close(plain(graph(batch, *looked_up)), plain(prectr(batch, *looked_up)))
+
+
+def test_no_public_module_is_forgotten() -> None:
+    public = {
+        name for name in modules.__all__ if isinstance(found := getattr(modules, name), type) and issubclass(found, nn.Module)
+    }
+    assert public == {*CASES, *LEAVES, "PRECTR", "PersonalSide"}
