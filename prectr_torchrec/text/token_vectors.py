@@ -8,9 +8,10 @@ Dongen, 2024), without its weighting of frequent tokens, which attention learns 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from prectr_torchrec.config import ConfigError
@@ -33,7 +34,7 @@ def start_from_token_vectors(student: TextEncoder, tokenizer: Path, source: Path
         ConfigError: the folder holds no encoder, or one that is narrower than the student.
     """
     vocabulary = load_tokenizer(tokenizer)
-    table = student.model.get_input_embeddings().weight
+    table = cast(nn.Embedding, student.model.get_input_embeddings()).weight
     plain = [token for token in range(len(vocabulary)) if token not in vocabulary.all_special_ids]
     texts = [token.removeprefix("##") for token in vocabulary.convert_ids_to_tokens(plain)]
     vectors = read_alone(source, texts)
