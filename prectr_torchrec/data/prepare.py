@@ -26,7 +26,7 @@ from prectr_torchrec.config import DataConfig, RawTable, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
 from prectr_torchrec.data.predicted import find_scores
-from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, quote
+from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, open_duckdb, quote
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
@@ -72,7 +72,7 @@ def prepare(
     """
     raw, out = Path(raw), Path(out)
     given = find_files("candidates", RawTable(path=str(candidates.absolute())), raw) if candidates else ()
-    with duckdb.connect() as con:
+    with open_duckdb() as con:
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
     settings = _settings(data, text, sources, given, scores)
@@ -244,7 +244,7 @@ def open_database(database: Path, memory: str, spill: Path) -> Connection:
     size = memory_bytes(memory)
     threads = max(1, min(os.cpu_count() or 1, size // 2**28))
     options: dict[str, Any] = {"memory_limit": f"{size // 2**21}MiB", "threads": threads, "temp_directory": str(spill)}
-    return duckdb.connect(str(database), config=options)
+    return open_duckdb(str(database), **options)
 
 
 def split_times(con: Connection, data: DataConfig) -> dict[str, int]:

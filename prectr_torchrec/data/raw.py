@@ -9,7 +9,7 @@ import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import duckdb
 
@@ -225,6 +225,13 @@ def wrong_type(source: Source, column: str, expected: str) -> RawLogError:
 
 def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def open_duckdb(database: str = ":memory:", **options: Any) -> Connection:
+    """DuckDB without progress bars of its own: it prints them to the standard output."""
+    con = duckdb.connect(database, config=options)
+    con.execute("SET enable_progress_bar = false")
+    return con
 
 
 def one_row(con: Connection, query: str) -> tuple:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config import ModelConfig
+from prectr_torchrec.data.raw import open_duckdb
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
@@ -268,7 +269,7 @@ def load_graded_pairs(predictions: Path, train: Path, memory: str) -> GradedPair
 
 def connect(memory: str, spill: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB that holds no more than `memory` and spills to files under `spill`."""
-    return duckdb.connect(config={"memory_limit": memory, "temp_directory": str(spill / ".spill")})
+    return open_duckdb(memory_limit=memory, temp_directory=str(spill / ".spill"))
 
 
 def parquet(files: list[Path], *options: str) -> str:
