@@ -119,6 +119,8 @@ class PairsConfig(Section):
     """Unshown, ungraded pairs drawn for each query, per graded or shown pair of it, from the categories of those."""
     other_category: float = Field(0.25, ge=0)
     """The same from all other categories."""
+    made_queries: float = Field(0.0, ge=0)
+    """Queries made of words of titles, per query of the log; each is paired with up to four titles, in the train split."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the queries, by a hash of their normalised text."""
     test_fraction: float = Field(0.1, ge=0, lt=1)
@@ -133,6 +135,10 @@ class PairsConfig(Section):
         if (held_out := self.validation_fraction + self.test_fraction) >= 1:
             raise ValueError(f"validation_fraction and test_fraction, together {held_out}, leave no query to train on")
         return self
+
+    def draws(self) -> bool:
+        """Whether pairs are drawn beside those of the log."""
+        return self.same_category + self.other_category + self.made_queries > 0
 
 
 class TextConfig(Section):

@@ -40,3 +40,8 @@ def mix64(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
 def hash_id(value: str) -> int:
     """The 63-bit id of a text id: the lower half of its MD5, as `prepare` computes it inside DuckDB."""
     return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)
+
+
+def hash_sql(text: str) -> str:
+    """DuckDB's SQL for a number in 0 .. 2^62 - 1 that depends on the text alone, on every machine and release."""
+    return f"CAST(md5_number_lower({text}) & {2**62 - 1} AS BIGINT)"

@@ -17,16 +17,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config import DataConfig, Levels, PairsConfig, RawTable, nearest
+from prectr_torchrec.data.hashing import hash_sql
 from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.made_queries import make_queries
 from prectr_torchrec.data.prepare import open_database
 from prectr_torchrec.data.raw import Connection, RawLogError, check_rows, find_files, identifier, one_row, open_source, quote
 from prectr_torchrec.data.tables import Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.workspace import replacing
 
 PAIRS_VERSION = "1"
-SOURCES = ("graded", "shown", "candidate", "same_category", "other_category")
+SOURCES = ("graded", "shown", "candidate", "same_category", "other_category", "made")
 """Where a pair comes from; one that has several origins has the first of them."""
 SPLITS = ("train", "validation", "test")
+MADE = SOURCES.index("made")
 DRAWS = 4
 """Draws for each pair wanted, since some give a pair that is there already."""
 _VERSION_KEY, _LEVELS_KEY, _SETTINGS_KEY = b"prectr_pairs", b"levels", b"settings"
@@ -66,7 +69,7 @@ def write_pairs(
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
     """
-    if pairs.category not in data.item_attributes and pairs.same_category + pairs.other_category > 0:
+    if pairs.category not in data.item_attributes and pairs.draws():
         hint = nearest(pairs.category, data.item_attributes)
         raise RawLogError(f"pairs.category: {pairs.category!r} is not in data.item_attributes{hint}")
     work = out.with_name(f"{out.name}.work")
@@ -81,6 +84,7 @@ def write_pairs(
             _collect(con, given=candidates is not None)
             _draw(con, pairs)
             _split(con, pairs, report["id_kinds"], test_queries)
+            con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
             con.execute("CREATE VIEW pairs AS SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn")
             metadata = {_VERSION_KEY: PAIRS_VERSION, _LEVELS_KEY: data.levels.model_dump_json()}
             metadata[_SETTINGS_KEY] = pairs.model_dump_json()
@@ -151,14 +155,14 @@ def _collect(con: Connection, *, given: bool) -> None:
 
 
 def _draw(con: Connection, pairs: PairsConfig) -> None:
-    """Makes table drawn(query, item, origin).
+    """Makes table drawn(query, item, origin), and adds made queries to table queries.
 
     A draw of the same category takes the category of one of the query's graded or shown items at random, and one of its items
     at random; a draw of another category takes any item and is void if its category is among the query's. Items without a
     category take no part. Draws are hashes of seed, query and number: they depend on nothing else.
     """
     con.execute("CREATE TABLE drawn (query BIGINT, item BIGINT, origin INTEGER)")
-    if not pairs.same_category + pairs.other_category:
+    if not pairs.draws():
         return
     category = quote(pairs.category)
     # items in order of category: those of a category are places first .. first + size - 1
@@ -174,7 +178,7 @@ def _draw(con: Connection, pairs: PairsConfig) -> None:
     for origin, share in ((3, pairs.same_category), (4, pairs.other_category)):
         wanted = f"CAST(round(pairs * {share}) AS BIGINT)"
         numbered = f"SELECT *, {wanted} AS wanted, unnest(range({wanted} * {DRAWS})) AS number FROM asked"
-        first, second = (_hash(f"concat_ws(' ', {pairs.seed}, {origin}, q.query_id, number, {draw})") for draw in (1, 2))
+        first, second = (hash_sql(f"concat_ws(' ', {pairs.seed}, {origin}, q.query_id, number, {draw})") for draw in (1, 2))
         random = f"SELECT n.*, {first} AS first_draw, {second} AS second_draw "
         random += f"FROM ({numbered}) n JOIN queries q ON q.rowid = n.query"
         if origin == 3:
@@ -191,6 +195,7 @@ def _draw(con: Connection, pairs: PairsConfig) -> None:
             ANTI JOIN known k USING (query, item)
             QUALIFY row_number() OVER (PARTITION BY query ORDER BY number) <= wanted"""
         )
+    make_queries(con, pairs, MADE)
 
 
 def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path | None) -> None:
@@ -208,14 +213,9 @@ def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path
         f"""CREATE TABLE splits AS SELECT query,
             CASE WHEN bool_or(held_out) OVER (PARTITION BY text) OR share < {pairs.test_fraction} THEN 'test'
             WHEN share < {pairs.test_fraction + pairs.validation_fraction} THEN 'validation' ELSE 'train' END AS split
-        FROM (SELECT rowid AS query, {normalised} AS text, {_hash("text")} / {2.0**62} AS share,
+        FROM (SELECT rowid AS query, {normalised} AS text, {hash_sql("text")} / {2.0**62} AS share,
             query_id IN (SELECT query_id FROM held_out) AS held_out FROM queries)"""
     )
-
-
-def _hash(text: str) -> str:
-    """SQL for a number in 0 .. 2^62 - 1 that depends on the text alone, on every machine and release."""
-    return f"CAST(md5_number_lower({text}) & {2**62 - 1} AS BIGINT)"
 
 
 def _write(con: Connection, path: Path, schema: pa.Schema, rows_per_row_group: int) -> None:
