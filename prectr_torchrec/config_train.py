@@ -24,6 +24,17 @@ class StageConfig(Section):
     """Re-initialise the sparse tables before each epoch but the first; dense parts go on."""
 
 
+class InitFromConfig(Section):
+    run: str
+    """Run directory to take weights from."""
+    checkpoint: str = "best"
+    """`best`, `last`, or the name of one that is kept."""
+    include: list[str] = ["*"]
+    """Patterns of what is taken, such as `tables.item*` or `relevance.*`."""
+    exclude: list[str] = []
+    """Patterns of what of it is not."""
+
+
 class TrainConfig(Section):
     seed: int = 1
     stages: list[StageConfig] = [StageConfig(split="judgments", epochs=1), StageConfig(epochs=2)]
@@ -53,6 +64,10 @@ class TrainConfig(Section):
     """A greater loss has exploded; null: any number is good."""
     max_skipped: int = Field(10, ge=0)
     """Bad batches in a row that `skip` leaves out before it ends the job."""
+    init_from: InitFromConfig | None = None
+    """Start from the weights of another run, all or some of them."""
+    freeze: list[str] = []
+    """Patterns of tables and tower parameters that stay as they are, such as `tables.item` or `relevance.*`."""
 
     @model_validator(mode="after")
     def _the_reader_gives_up_first(self) -> TrainConfig:

@@ -47,12 +47,17 @@ class SortedIds(MCHManagedCollisionModule):
     Attributes:
         lookups, hits: ids looked up in training since `take_counts`, and those of them with a row of their own.
         evictions: ids that lost their row since then.
+        held: no id is admitted or evicted any more.
     """
 
+    held = False
     lookups = 0
     hits = 0
     evictions = 0
     _history_accumulator: Tensor
+
+    def train(self, mode: bool = True) -> SortedIds:
+        return super().train(mode and not self.held)
 
     def profile(self, features: dict[str, JaggedTensor]) -> dict[str, JaggedTensor]:
         if self.training:
@@ -137,6 +142,14 @@ def flush_managed(model: nn.Module) -> None:
             if isinstance(module, SortedIds):
                 module.flush()
         collection._evict(collection._managed_collision_collection.evict())
+
+
+def hold_managed(model: nn.Module, tables: set[str]) -> None:
+    """Leaves the ids of these tables of a sharded model the rows that they have."""
+    for collection in _collections(model):
+        for table, module in collection._managed_collision_collection._managed_collision_modules.items():
+            if table in tables:
+                module.held = True
 
 
 def managed_counts(model: nn.Module) -> dict[str, dict[str, int]]:

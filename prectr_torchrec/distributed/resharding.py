@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.distributed.sharding import Plan
+from prectr_torchrec.parameter_names import parameter_name
 
 _SORTED_IDS = "_mch_sorted_raw_ids"
 
@@ -42,7 +43,7 @@ def check_loadable(saved: Metadata, state: Mapping[str, Any], source: object) ->
         if about is None:
             refuse(*_missing(name, tensors))
         elif tuple(about.size) != tuple(value.shape):
-            refuse(name, f"{_by(about.size)} there and {_by(value.shape)} here")
+            refuse(parameter_name(name), f"{_by(about.size)} there and {_by(value.shape)} here")
         elif name.endswith(_SORTED_IDS):
             refuse(f"tables.{table}", _split_ids(saving_ranks(saved), value))
         elif "optimizer" in state and isinstance(value, ShardedTensor) and _row_wise_state(name, tensors):
@@ -72,7 +73,7 @@ def _missing(name: str, saved: Iterable[str]) -> tuple[str, str]:
     """What is missing, and why."""
     parts = name.split(".")
     if parts[0] != "embeddings":
-        return name, "not in it"
+        return parameter_name(name), "not in it"
     table = f"tables.{parts[-2]}"
     if not any(f".{parts[-2]}.weight" in other for other in saved):
         return table, "not in it"

@@ -14,6 +14,7 @@ from prectr_torchrec.config_tables import VIRTUAL
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.distributed.managed import make_managed
 from prectr_torchrec.modules import SearchEmbeddings
+from prectr_torchrec.training.freezing import HeldFeatures, freeze_towers, frozen_tables
 from prectr_torchrec.training.objectives import Objective
 
 _DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.INT8}
@@ -25,13 +26,16 @@ class RankingTask(nn.Module):
     Only this module and the embeddings are traced; towers and objective are leaves.
     """
 
-    def __init__(self, embeddings: SearchEmbeddings, objective: Objective) -> None:
+    def __init__(self, embeddings: SearchEmbeddings, objective: Objective, held: HeldFeatures | None = None) -> None:
         super().__init__()
         self.embeddings = embeddings
         self.objective = objective
+        self.held = held
 
     def forward(self, batch: SearchBatch) -> tuple[Tensor, dict[str, Tensor]]:
         sequences, bags = self.embeddings(batch.request_features, batch.candidate_features)
+        if self.held is not None:
+            sequences, bags = self.held(sequences, bags)
         return self.objective(batch, sequences, bags)
 
 
@@ -43,7 +47,13 @@ def build_task(config: RunConfig, tokenizer: Path, *, table_device: torch.device
         tokenizer: tokenizer folder of the prepared data or of the run.
         table_device: `meta` leaves the tables' memory to the sharder.
     """
-    return RankingTask(build_embeddings(config, table_device), Objective(build_prectr(config, tokenizer), config.objective))
+    frozen = frozen_tables(config)
+    held = HeldFeatures({name for name, feature in config.features.items() if feature.table in frozen}) if frozen else None
+    objective = Objective(build_prectr(config, tokenizer), config.objective)
+    task = RankingTask(build_embeddings(config, table_device), objective, held)
+    if config.train.freeze:
+        freeze_towers(task, config)
+    return task
 
 
 def build_embeddings(config: RunConfig, device: torch.device | None = None) -> SearchEmbeddings:

@@ -23,7 +23,7 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.device import check_device
-from prectr_torchrec.distributed.managed import flush_managed
+from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
@@ -32,6 +32,8 @@ from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.disk import explained_save
 from prectr_torchrec.training.files import replace_text
+from prectr_torchrec.training.freezing import frozen_tables
+from prectr_torchrec.training.init_from import init_from
 from prectr_torchrec.training.guard import StepGuard, check_weights
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
@@ -70,6 +72,8 @@ class Trainer:
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
         self.model, self.optimizers, used = self._build(plan)
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
+        if config.train.init_from is not None and not self.saved:
+            init_from(config.train.init_from, self.model, config, run)
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
         self.stop = StopSignal()
@@ -252,7 +256,8 @@ class Trainer:
 
     def _reset_tables(self, epoch: int) -> None:
         seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
-        reset_tables(self.model, self.optimizers, seed, keep=self.config.virtual_tables())
+        keep = self.config.virtual_tables() | (frozen_tables(self.config) if epoch > 0 else set())
+        reset_tables(self.model, self.optimizers, seed, keep=keep)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None and values:
@@ -300,6 +305,7 @@ def build_sharded(
     task.objective.to(process.device)
     sharding = plan_sharding(task, config, process.device, plan)
     model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders(config, process.device.type))
+    hold_managed(model, frozen_tables(config))
     return model, Optimizers(model, config.train), plan_to_dict(sharding)
 
 

@@ -1,0 +1,57 @@
+"""Starts a run from weights of another one: `train.init_from`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config_train import InitFromConfig
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.workspace import folder_digest
+from prectr_torchrec.distributed.resharding import check_loadable
+from prectr_torchrec.parameter_names import parameter_name, select
+from prectr_torchrec.runs import load_run
+from prectr_torchrec.training.checkpoint import Checkpoints
+
+
+def init_from(settings: InitFromConfig, model: DistributedModelParallel, config: RunConfig, run: Path) -> None:
+    """Loads the weights of chosen tables and towers from another run, on whatever ranks and sharding it had; collective.
+
+    Managed tables come with their ids. The optimizers' states stay as they are, those of a beginning.
+
+    Raises:
+        FileNotFoundError: there is no such run or checkpoint.
+        ConfigError: a pattern matches nothing, the other run has no such parameter or one of another shape, or its text was cut
+            into other tokens.
+        ValueError: a file of the checkpoint is broken.
+    """
+    source = Path(settings.run)
+    load_run(source)  # says so if it is none
+    state = model.state_dict()
+    chosen = select(map(parameter_name, state), settings.include, settings.exclude, "train.init_from")
+    checkpoints = Checkpoints(source)
+    path = checkpoints.path(settings.checkpoint)
+    checkpoints.check(path)
+    part = {"model": {key: value for key, value in state.items() if parameter_name(key) in chosen}}
+    check_loadable(dcp.FileSystemReader(path).read_metadata(), part, path)
+    _check_tokens(chosen, config, source, run)
+    dcp.load(part, checkpoint_id=path)
+    model.load_state_dict(state)
+    if dist.get_rank() == 0:
+        print(f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",
+              file=sys.stderr)  # fmt: skip
+
+
+def _check_tokens(chosen: set[str], config: RunConfig, source: Path, run: Path) -> None:
+    token_tables = {f"tables.{f.table}" for name, f in config.features.items() if name.endswith("_tokens")}
+    of_tokens = sorted(n for n in chosen if n in token_tables or ".encoder." in n or n.startswith("taste.title."))
+    if of_tokens and folder_digest(source / TOKENIZER) != folder_digest(run / TOKENIZER):
+        raise ConfigError(
+            f"train.init_from: {of_tokens[0]} has a row for each token, and the tokens of {source} are others; exclude "
+            f"{', '.join(of_tokens)}, or prepare the data with its tokenizer (text.path)"
+        )
