@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from prectr_torchrec import cli_checkpoint
 from prectr_torchrec.doctor import VersionError, check_versions
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_checkpoint.app, name="checkpoint")
 
 Config = Annotated[str, typer.Option(help="A YAML file, or the name of a shipped configuration such as prectr_v1.")]
 Raw = Annotated[Path, typer.Option(help="Folder of the raw log.")]

@@ -1,7 +1,7 @@
 """What a user calls the parameters of a model, in `train.init_from` and `train.freeze`.
 
 A table is `tables.<name>`, whatever it is sharded over and whether its ids are managed; a tower's parameter has its path in the
-towers, such as `relevance.tower.0.weight`. `prectr checkpoint inspect --parameters` lists them.
+towers, such as `relevance.tower.head.bias`. `prectr checkpoint inspect --parameters` lists them.
 """
 
 from __future__ import annotations

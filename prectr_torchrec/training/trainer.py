@@ -33,8 +33,8 @@ from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.disk import explained_save
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.freezing import frozen_tables
-from prectr_torchrec.training.init_from import init_from
 from prectr_torchrec.training.guard import StepGuard, check_weights
+from prectr_torchrec.training.init_from import init_from
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
 from prectr_torchrec.training.stop import Stopped, StopSignal

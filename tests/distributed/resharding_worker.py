@@ -20,10 +20,10 @@ from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.managed import flush_managed
-from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.optimizers import Optimizers
-from prectr_torchrec.training.trainer import build_sharded
+from prectr_torchrec.training.trainer import Trainer, build_sharded
 
 KINDS = ("row_wise", "table_wise", "column_wise", "managed")
 OPTIMIZERS = ("rowwise_adagrad", "adagrad")
@@ -40,6 +40,12 @@ def layout_config(kind: str, optimizer: str) -> RunConfig:
         if kind == "managed":
             table |= {"ids": "managed", "rows": 24, "buckets": 12, "managed": {"interval": 2}}
     return RunConfig.model_validate(tree)
+
+
+def train(data: str, run: str) -> None:
+    """A run with managed tables."""
+    with process_group("cpu") as process:
+        Trainer(layout_config("managed", "adagrad"), Path(data), Path(run), process).train()
 
 
 def move_all(data: str, out: str) -> None:
