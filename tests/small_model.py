@@ -35,6 +35,13 @@ class Small:
             self.model(batch)[0].backward()
             self.optimizers.combined.step()
 
+    @torch.no_grad()
+    def spoil(self) -> None:
+        """Changes all weights at once."""
+        for value in self.model.state_dict().values():
+            for part in [s.tensor for s in value.local_shards()] if isinstance(value, ShardedTensor) else [value]:
+                part.fill_(1)
+
     def weights(self) -> dict[str, Tensor]:
         return copies(self.model.state_dict())
 

@@ -15,10 +15,11 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from prectr_torchrec.checkpoint_files import PROGRESS, broken_files, describe_files, write_manifest
+from prectr_torchrec.checkpoint_files import FILES, PROGRESS, broken_files, describe_files, write_manifest
 from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.distributed.resharding import check_loadable, saving_ranks
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path
+from prectr_torchrec.training.checksums import ChecksumWriter
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
 from prectr_torchrec.training.row_blocks import RowBlockPlanner
@@ -43,7 +44,7 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int = 1, in_background: bool = False) -> None:
         self._run, self.folder = run, run / CHECKPOINTS
         self._keep = keep
-        self._writer = _Background() if in_background else None
+        self._background = _Background() if in_background else None
         self._checked: set[Path] = set()
 
     def index(self) -> dict[str, Any]:
@@ -82,12 +83,16 @@ class Checkpoints:
                 shutil.rmtree(left)
             temporary.mkdir(parents=True)
         dist.barrier()
-        state, arguments = _state(model, optimizers), (name, json.dumps(progress, indent=1), validation_ne)
-        if self._writer is None:
-            dcp.save(state, checkpoint_id=temporary, planner=RowBlockPlanner())
-            self._publish(None, *arguments)
+        state, writer = _state(model, optimizers), ChecksumWriter(temporary)
+
+        def publish(group: dist.ProcessGroup | None) -> None:
+            self._publish(writer, group, name, json.dumps(progress, indent=1), validation_ne)
+
+        if self._background is None:
+            dcp.save(state, storage_writer=writer, planner=RowBlockPlanner())
+            publish(None)
         else:
-            self._writer.save(state, temporary, lambda group: self._publish(group, *arguments))
+            self._background.save(state, writer, publish)
 
     def wait(self) -> None:
         """Until nothing is being written any more; to be called at the end.
@@ -95,8 +100,8 @@ class Checkpoints:
         Raises:
             CheckpointException, OSError: the save in the background failed.
         """
-        if self._writer is not None:
-            self._writer.wait()
+        if self._background is not None:
+            self._background.wait()
 
     def use_newest_whole(self) -> None:
         """Makes the newest checkpoint whose files are as they were written the last one; sets aside, with a note, what is broken
@@ -169,6 +174,8 @@ class Checkpoints:
         found = list(dict.fromkeys(problem for problems in everyone for problem in problems))
         if not found:
             self._checked.add(path)
+            if not (path / FILES).exists() and dist.get_rank() == 0:
+                print(f"note: {path} has no {FILES}, so its files are not checked", file=sys.stderr)
         return found
 
     def _set_aside(self, broken: dict[str, list[str]], index: dict[str, Any], candidates: list[str]) -> None:
@@ -187,10 +194,12 @@ class Checkpoints:
                 shutil.rmtree(self.folder / f"broken-{name}", ignore_errors=True)
                 os.replace(self.folder / name, self.folder / f"broken-{name}")
 
-    def _publish(self, group: dist.ProcessGroup | None, name: str, progress: str, validation_ne: float | None) -> None:
+    def _publish(
+        self, writer: ChecksumWriter, group: dist.ProcessGroup | None, name: str, progress: str, validation_ne: float | None
+    ) -> None:
         """Collective over the group: the checkpoint appears when its files are whole on all ranks, or not at all."""
         temporary = self.folder / f".{name}.saving"
-        written = _on_all(lambda: describe_files(sorted(temporary.glob(f"__{dist.get_rank()}_*.distcp"))), group)
+        written = _on_all(lambda: writer.files, group)
         files = {name: about for of_rank in written for name, about in of_rank.items()}
 
         def replace() -> None:
@@ -227,12 +236,12 @@ class _Background:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._under_way: Future[None] | None = None
 
-    def save(self, state: dict[str, Any], folder: Path, publish: Any) -> None:
+    def save(self, state: dict[str, Any], writer: ChecksumWriter, publish: Callable[[dist.ProcessGroup | None], None]) -> None:
         if self._group is None:
             self._group = dist.new_group(backend="gloo")
         group = self._group
         written = dcp.async_save(
-            state, checkpoint_id=folder, planner=RowBlockPlanner(), process_group=group, async_stager=HostCopy()
+            state, storage_writer=writer, planner=RowBlockPlanner(), process_group=group, async_stager=HostCopy()
         )
 
         def finish() -> None:

@@ -94,7 +94,11 @@ class Trainer:
             ValueError: a loss that is not to be learned from (`train.on_bad_loss`).
         """
         with self.stop:
-            self._train()
+            try:
+                self._train()
+            except ValueError:  # what is being written in the background is of a step before it
+                self.checkpoints.wait()
+                raise
 
     def _train(self) -> None:
         plan = [self._batches(stage) for stage in self.stages]

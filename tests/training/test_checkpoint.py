@@ -81,7 +81,7 @@ def test_written_in_the_background_a_checkpoint_is_the_same(small: Small) -> Non
     state = torch.get_rng_state()
     save(at_once, small, 1)
     background.save(small.model, small.optimizers, {"step": 1})
-    small.train()  # what is written is of the step at which it was asked for
+    small.spoil()  # what is written is of the step at which it was asked for
     background.wait()
     torch.manual_seed(99)
     at_once.load("last", small.model, small.optimizers)
