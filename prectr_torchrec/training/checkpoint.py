@@ -84,9 +84,10 @@ class Checkpoints:
             temporary.mkdir(parents=True)
         dist.barrier()
         state, writer = _state(model, optimizers), ChecksumWriter(temporary)
+        position = json.dumps(progress, indent=1)  # now: it moves on while the files are written
 
         def publish(group: dist.ProcessGroup | None) -> None:
-            self._publish(writer, group, name, json.dumps(progress, indent=1), validation_ne)
+            self._publish(writer, group, name, position, validation_ne)
 
         if self._background is None:
             dcp.save(state, storage_writer=writer, planner=RowBlockPlanner())

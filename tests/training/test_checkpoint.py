@@ -80,7 +80,8 @@ def test_written_in_the_background_a_checkpoint_is_the_same(small: Small) -> Non
     small.train()
     state = torch.get_rng_state()
     save(at_once, small, 1)
-    background.save(small.model, small.optimizers, {"step": 1})
+    background.save(small.model, small.optimizers, progress := {"step": 1, "epoch": 0})
+    progress["epoch"] = 9
     small.spoil()  # what is written is of the step at which it was asked for
     background.wait()
     torch.manual_seed(99)
@@ -89,6 +90,7 @@ def test_written_in_the_background_a_checkpoint_is_the_same(small: Small) -> Non
     small.train()
     torch.manual_seed(99)
     background.load("last", small.model, small.optimizers)
+    assert background.progress() == {"step": 1, "epoch": 0}
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(weights[n], w) for n, w in small.weights().items())
     assert all(torch.equal(states[n], s) for n, s in small.states().items())
