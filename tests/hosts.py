@@ -1,7 +1,7 @@
 """Hosts of a job on one machine: network namespaces joined by a cable that can be pulled.
 
 Run as a script, two hosts of two ranks each: `python tests/hosts.py FOLDER` trains once undisturbed, and once with the second
-host cut off in the middle and back, and compares the ends.
+host cut off in the middle and back, and compares the ends; then once more with one host going on alone in between.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Hosts:
         """Pulls or plugs the cable of host 1; nothing is told to the other end."""
         _ip("-n", self.names[1], "link", "set", f"{self.names[1]}v", "up" if plugged else "down")
 
-    def train(self, host: int, ranks: int, config: Path, data: Path, run: Path) -> subprocess.Popen[str]:
+    def train(self, host: int, ranks: int, config: Path, data: Path, run: Path, nodes: str) -> subprocess.Popen[str]:
         """`prectr train` on a host, started again when it fails, as a scheduler would; its log is beside the run."""
         command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", str(config), "--data", str(data)]
         command += ["--run", str(run), "--nproc", str(ranks), "--max-restarts", "3"]
-        command += ["--nodes", "2", "--rendezvous", f"{self.address(0)}:{PORT}"]
+        command += ["--nodes", nodes, "--rendezvous", f"{self.address(0)}:{PORT}"]
         script = f'hostname {self.address(host)}; for start in 1 2 3; do "$@" && exit 0; done; exit 1'
         with run.with_suffix(f".host{host}.log").open("w") as log:
             inside = ["ip", "netns", "exec", self.names[host], "unshare", "--uts", "bash", "-c", script, "bash", *command]
@@ -94,13 +94,24 @@ def _ip(*arguments: str) -> None:
 def cut_off_and_back(hosts: Hosts, ranks: int, config: RunConfig, data: Path, run: Path, at: int) -> str:
     """Trains on both hosts, pulls the cable once step `at` is logged, plugs it in once the lost ranks are named; returns what
     host 0 said."""
+    return _train(hosts, ranks, config, data, run, "2", at, until="did not answer")
+
+
+def lose_one_and_go_on(hosts: Hosts, ranks: int, config: RunConfig, data: Path, run: Path, at: int) -> str:
+    """The same, the cable staying out until host 0 goes on by itself; with host 1 back, both go on."""
+    said = _train(hosts, ranks, config, data, run, "1:2", at, until=f"goes on with {ranks}\n")
+    assert f"goes on with {2 * ranks}\n" in said.partition(f"goes on with {ranks}\n")[2]
+    return said
+
+
+def _train(hosts: Hosts, ranks: int, config: RunConfig, data: Path, run: Path, nodes: str, at: int, until: str) -> str:
     written = run.with_suffix(".yaml")
     written.write_text(dump_config(config))
-    jobs = [hosts.train(host, ranks, written, data, run) for host in range(2)]
+    jobs = [hosts.train(host, ranks, written, data, run, nodes) for host in range(2)]
     _wait_for(lambda: last_step(run) >= at, jobs)
     hosts.cable(plugged=False)
     log = run.with_suffix(".host0.log")
-    _wait_for(lambda: "did not answer" in log.read_text(), jobs)
+    _wait_for(lambda: until in log.read_text(), jobs)
     hosts.cable(plugged=True)
     for host, job in enumerate(jobs):
         assert job.wait(timeout=300) == 0, run.with_suffix(f".host{host}.log").read_text()[-6000:]
@@ -125,6 +136,12 @@ def main(folder: Path) -> None:
     finish(start_training(config, data, whole, "--plan", str(run / "plan.json"), ranks=4), whole)
     assert_same_end(run, whole)
     print(f"both ended at step {saved_step(run)} with the same weights, optimizer states and random states, bit for bit")
+    longer = config.model_copy(deep=True)
+    longer.train.stages[0].epochs = 120
+    with two_hosts() as hosts:
+        said = lose_one_and_go_on(hosts, 2, longer, data, folder / "alone", at=8)
+    print("\n".join(line for line in said.splitlines() if "goes on with" in line))
+    print(f"ended at step {saved_step(folder / 'alone')}")
 
 
 if __name__ == "__main__":

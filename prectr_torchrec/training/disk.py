@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ class SaveError(RuntimeError):
 
 
 @contextlib.contextmanager
-def explained_save(folder: Path, last: str | None, state: dict[str, Any]) -> Iterator[None]:
+def explained_save(folder: Path, last: str | None, size: Callable[[], int]) -> Iterator[None]:
     """Turns what a full or failing disk says on any rank into one message, and removes what was half written.
 
     Args:
         folder: where the checkpoint goes.
         last: the checkpoint to fall back to; None: there is none yet.
-        state: what is saved, to tell its size.
+        size: bytes that a checkpoint takes, asked for when one failed.
 
     Raises:
         SaveError: the checkpoint was not written.
@@ -40,7 +40,7 @@ def explained_save(folder: Path, last: str | None, state: dict[str, Any]) -> Ite
                 shutil.rmtree(half, ignore_errors=True)
         kept = f"the one before, {last}, stands" if last else "there is none before it"
         raise SaveError(
-            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {num_bytes(state):,} bytes, "
+            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {size():,} bytes, "
             f"{shutil.disk_usage(folder).free:,} are free; {kept}. Make room and start the same command again"
         ) from None
 

@@ -30,7 +30,7 @@ from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_di
 from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.disk import explained_save
+from prectr_torchrec.training.disk import explained_save, num_bytes
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.freezing import frozen_tables
 from prectr_torchrec.training.guard import StepGuard, check_weights
@@ -203,8 +203,10 @@ class Trainer:
             self.checkpoints.save(self.model, self.optimizers, progress, validation_ne)
 
     def _explained(self) -> AbstractContextManager[None]:
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizers.combined.state_dict()}
-        return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), state)
+        def size() -> int:
+            return num_bytes({"model": self.model.state_dict(), "optimizer": self.optimizers.combined.state_dict()})
+
+        return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), size)
 
     def _build(self, plan: Plan | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
         """By the plan given, else by that of the run as far as its ranks and its state allow."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.distributed.lost import LostRanks, lost_ranks_named
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.disk import SaveError
 from prectr_torchrec.training.trainer import Trainer
@@ -30,12 +33,13 @@ def walk(data: str, planted: str, uneven: str, runs: str) -> None:
     cases: dict[str, Callable[[Path, Path, Process], None]] = {
         "stop": stops_and_names_the_row, "skip": skips_on_all_ranks, "explosion": skips_an_explosion_but_not_for_ever,
         "weights": saves_no_broken_weights, "disk": a_full_disk_loses_nothing_saved, "uneven": trains_on_uneven_data,
+        "gone": names_a_rank_that_is_gone,
     }  # fmt: skip
     with process_group("cpu") as process:
         for name, case in cases.items():
             folder = {"stop": planted, "skip": planted, "uneven": uneven}.get(name, data)
             case(Path(folder), Path(runs) / name, process)
-            print(f"rank {process.rank} held: {name}")
+            print(f"rank {process.rank} held: {name}", flush=True)
 
 
 def stops_and_names_the_row(data: Path, run: Path, process: Process) -> None:
@@ -107,6 +111,15 @@ def trains_on_uneven_data(data: Path, run: Path, process: Process) -> None:
     after = state_of(trainer)
     assert trainer.position["step"] == 2
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def names_a_rank_that_is_gone(data: Path, run: Path, process: Process) -> None:
+    """The last case: afterwards rank 0 is alone."""
+    if process.rank == 1:
+        print("rank 1 held: gone", flush=True)
+        os._exit(0)
+    with pytest.raises(LostRanks, match=r"rank 1 did not answer .*train.timeout"), lost_ranks_named(timedelta(seconds=60)):
+        dist.barrier()
 
 
 def check_steps(trainer: Trainer) -> list[int]:

@@ -41,7 +41,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
-@pytest.mark.parametrize("case", ["stop", "skip", "explosion", "weights", "disk", "uneven"])
+@pytest.mark.parametrize("case", ["stop", "skip", "explosion", "weights", "disk", "uneven", "gone"])
 def test_two_ranks_hold_out(walked: str, case: str) -> None:
     assert walked.count(f"held: {case}") == 2
 
