@@ -426,9 +426,10 @@ def main() -> None:
     except (ValueError, FileNotFoundError, VersionError) as error:
         sys.exit(_complain(error, 2))
     except RuntimeError as error:
+        from prectr_torchrec.training.disk import SaveError
         from prectr_torchrec.training.launch import WorkerError
 
-        if not isinstance(error, WorkerError):
+        if not isinstance(error, WorkerError | SaveError):
             raise
         sys.exit(_complain(error, 1))
 

@@ -26,7 +26,7 @@ def explained_save(folder: Path, last: str | None, size: Callable[[], int]) -> I
     Args:
         folder: where the checkpoint goes.
         last: the checkpoint to fall back to; None: there is none yet.
-        size: bytes that a checkpoint takes, asked for when one failed.
+        size: bytes of what is saved, asked for when that failed.
 
     Raises:
         SaveError: the checkpoint was not written.
@@ -39,8 +39,9 @@ def explained_save(folder: Path, last: str | None, size: Callable[[], int]) -> I
             for half in folder.glob(".*.saving"):
                 shutil.rmtree(half, ignore_errors=True)
         kept = f"the one before, {last}, stands" if last else "there is none before it"
+        needed = max(size(), _on_disk(folder / last) if last else 0)
         raise SaveError(
-            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {size():,} bytes, "
+            f"{folder}: no checkpoint could be written ({'; '.join(reasons)}): it needs {needed:,} bytes, "
             f"{shutil.disk_usage(folder).free:,} are free; {kept}. Make room and start the same command again"
         ) from None
 
@@ -52,6 +53,10 @@ def num_bytes(value: Any) -> int:
     if isinstance(value, ShardedTensor):
         return math.prod(value.size()) * value.dtype.itemsize
     return value.nbytes if isinstance(value, Tensor) else 0
+
+
+def _on_disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _reasons(error: CheckpointException | OSError) -> list[str]:

@@ -98,7 +98,7 @@ def a_full_disk_loses_nothing_saved(data: Path, run: Path, process: Process) -> 
     folders = [path for path in (run / "checkpoints").iterdir() if path.is_dir()]
     assert [path.name for path in folders] == ["step-000000003"]
     written = sum(path.stat().st_size for path in folders[0].glob("*.distcp"))
-    assert needed < written < 8 * needed  # most of so small a checkpoint is names and padding
+    assert written <= needed < 2 * written
     Trainer(fault_config(checkpoint_every=3, timeout=500, on_bad_loss="skip"), data, run, process).train()  # may change
 
 
