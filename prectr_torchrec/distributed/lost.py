@@ -10,6 +10,8 @@ from datetime import timedelta
 import torch.distributed as dist
 
 _ANSWER = timedelta(seconds=3)
+_GLOO = ("gloo", "Gloo", "Application timeout caused pair closure")
+"""Gloo's errors are plain RuntimeErrors."""
 
 
 class LostRanks(RuntimeError):
@@ -31,7 +33,7 @@ def lost_ranks_named(timeout: timedelta) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        if not (isinstance(error, dist.DistError) or "gloo" in reason.lower()):
+        if not (isinstance(error, dist.DistError) or any(mark in reason for mark in _GLOO)):
             raise
         raise LostRanks(f"{_call_the_roll()} ({time.monotonic() - since:.0f} s into the job; a rank waits at most "
                         f"{timeout.total_seconds():g} s for the others, train.timeout): {reason}") from None  # fmt: skip
