@@ -77,12 +77,18 @@ def last_checkpoint(run: Path) -> dict[str, Any]:
     return _flat(torch.load(whole, weights_only=False))
 
 
-def assert_same_end(run: Path, other: Path) -> None:
-    """Holds that two runs ended in the same weights, optimizer and random states, bit for bit."""
+def assert_same_end(run: Path, other: Path, tolerance: float = 0.0) -> None:
+    """Holds that two runs ended in the same weights, optimizer and random states, bit for bit if there is no tolerance."""
     ours, theirs = last_checkpoint(run), last_checkpoint(other)
     assert ours.keys() == theirs.keys() and any("momentum1" in key for key in ours) and any("exp_avg" in key for key in ours)
-    unequal = [k for k, v in ours.items() if not (torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v == theirs[k])]
+    unequal = [name for name, value in ours.items() if not _equal(value, theirs[name], tolerance)]
     assert unequal == []
+
+
+def _equal(value: Any, other: Any, tolerance: float) -> bool:
+    if not isinstance(value, torch.Tensor):
+        return bool(value == other)
+    return torch.equal(value, other) or bool(tolerance and torch.allclose(value, other, atol=tolerance, rtol=tolerance))
 
 
 def _rank(launcher: int, rank: int) -> int:
