@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ranks import _descendants
+from ranks import descendants
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from prectr_torchrec.config import RunConfig
@@ -93,7 +93,7 @@ def _equal(value: Any, other: Any, tolerance: float) -> bool:
 
 def _rank(launcher: int, rank: int) -> int:
     wanted = f"RANK={rank}".encode()
-    (found,) = [pid for pid in _descendants(launcher) if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    (found,) = [pid for pid in descendants(launcher) if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
     return found
 
 

@@ -49,15 +49,15 @@ def kill_when(reached: Callable[[], bool], process: subprocess.Popen[str]) -> No
 
 def kill_all(process: subprocess.Popen[str]) -> None:
     """SIGKILL to a launcher and its ranks, which torchrun puts into sessions of their own: a signal to its group misses them."""
-    for pid in (process.pid, *_descendants(process.pid)):
+    for pid in (process.pid, *descendants(process.pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    return [found for child in children for found in (child, *_descendants(child))]
+    return [found for child in children for found in (child, *descendants(child))]
 
 
 if __name__ == "__main__":
