@@ -50,7 +50,6 @@ class Hosts:
 
     def __init__(self, name: str) -> None:
         self.names = [f"{name}-{host}" for host in range(2)]
-        self.jobs: list[subprocess.Popen[str]] = []
 
     def make(self) -> None:
         for name in self.names:
