@@ -67,6 +67,8 @@ def launch(
             importlib.import_module(PROGRAMS[program]).main(list(args))
             return
         meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", "--rdzv-id=prectr"]
+        # with torchrun's 60 s a machine that is cut off for longer would close the rendezvous for good once it is back
+        meeting.append("--rdzv-conf=read_timeout=600")
         _run_ranks([
             *(meeting if rendezvous else ["--standalone"]), f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}",
             f"--signals-to-handle={','.join(FORWARDED)}",
