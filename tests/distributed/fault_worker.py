@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.distributed.lost import LostRanks, lost_ranks_named
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.disk import SaveError
+from prectr_torchrec.training.stop import Stopped
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -33,7 +35,7 @@ def walk(data: str, planted: str, uneven: str, runs: str) -> None:
     cases: dict[str, Callable[[Path, Path, Process], None]] = {
         "stop": stops_and_names_the_row, "skip": skips_on_all_ranks, "explosion": skips_an_explosion_but_not_for_ever,
         "weights": saves_no_broken_weights, "disk": a_full_disk_loses_nothing_saved, "uneven": trains_on_uneven_data,
-        "gone": names_a_rank_that_is_gone,
+        "signal": stops_when_one_rank_is_asked_to_and_goes_on, "gone": names_a_rank_that_is_gone,
     }  # fmt: skip
     with process_group("cpu") as process:
         for name, case in cases.items():
@@ -111,6 +113,27 @@ def trains_on_uneven_data(data: Path, run: Path, process: Process) -> None:
     after = state_of(trainer)
     assert trainer.position["step"] == 2
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def stops_when_one_rank_is_asked_to_and_goes_on(data: Path, run: Path, process: Process) -> None:
+    undisturbed = Trainer(fault_config(epochs=2), data, run / "whole", process)
+    undisturbed.train()
+    trainer = Trainer(fault_config(epochs=2), data, run / "stopped", process)
+    progress = trainer.pipeline.progress
+
+    def signalled(source: Any) -> Any:
+        if process.rank == 1 and trainer.position["step"] == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return progress(source)
+
+    trainer.pipeline.progress = signalled  # type: ignore[method-assign]
+    with pytest.raises(Stopped) as stopped:
+        trainer.train()
+    assert stopped.value.code == 75 and trainer.checkpoints.progress()["step"] == 5
+    resumed = Trainer(fault_config(epochs=2), data, run / "stopped", process)
+    resumed.train()
+    expected, found = state_of(undisturbed), state_of(resumed)
+    assert expected.keys() == found.keys() and all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
 def names_a_rank_that_is_gone(data: Path, run: Path, process: Process) -> None:
