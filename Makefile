@@ -1,4 +1,4 @@
-# make install | test | lint | demo | clean
+# make install | test | lint | docs | demo | clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,7 +6,7 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # With a GPU FBGEMM's CUDA build; without, a stand-in of the same name that brings the CPU build.
 FBGEMM := $(if $(GPU),fbgemm-gpu==1.8.0,./packaging/fbgemm-gpu)
 
-.PHONY: install test lint demo clean
+.PHONY: install test lint docs demo clean tree
 
 install: $(INSTALLED)
 
@@ -22,13 +22,24 @@ $(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
 
-# mypy knows nothing of mapped packages, so it is shown the tree as it is installed: modules/ as prectr_torchrec.modules, ...
-lint: $(INSTALLED)
+lint: $(INSTALLED) tree
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p prectr_torchrec
+
+# The documentation as a site, in build/site; a warning is an error.
+docs: .venv/.docs tree
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --no-build-isolation --editable ".[docs]"
+	touch $@
+
+# mypy and mkdocstrings know nothing of mapped packages, so they are shown the tree as it is installed: modules/ as
+# prectr_torchrec.modules, ...
+tree:
 	rm -rf build/typing && mkdir -p build/typing/prectr_torchrec
 	ln -s $(CURDIR)/prectr_torchrec/* $(CURDIR)/modules $(CURDIR)/launchers $(CURDIR)/configs build/typing/prectr_torchrec
-	cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p prectr_torchrec
 
 demo: $(INSTALLED)
 	$(BIN)/prectr demo

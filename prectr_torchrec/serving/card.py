@@ -11,7 +11,8 @@ from prectr_torchrec.config import RunConfig
 
 def model_card(config: RunConfig, about: dict[str, Any]) -> str:
     """`README.md` of an exported folder, with the front matter that the Hugging Face hub reads."""
-    head = {"library_name": "prectr-torchrec", "tags": ["search-ranking", "click-prediction", "relevance", "torchrec"]}
+    tags = ["search-ranking", "click-prediction", "relevance", "torchrec"]
+    head = {"library_name": "prectr-torchrec", "pipeline_tag": "text-ranking", "tags": tags}
     lines = [
         "---",
         yaml.safe_dump(head, sort_keys=False).strip(),
@@ -26,6 +27,7 @@ def model_card(config: RunConfig, about: dict[str, Any]) -> str:
         '    ranker = Ranker.load("THIS FOLDER")',
         '    scores = ranker.score({"query": "red lamp", "candidates": [{"item_id": 7, "title": "Red oak lamp"}]})',
         "",
+        "From a hub, `THIS FOLDER` is what `huggingface_hub.snapshot_download` returns.",
         "`schema.json` says what a request may hold. `text/` is a tokenizer"
         + (" and an encoder" if config.model.text else "")
         + " in Hugging Face layout.",

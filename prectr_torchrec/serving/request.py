@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -236,7 +237,8 @@ def _fill(values: list[Any], field: Field, place: Callable[[int], str]) -> None:
 def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
     for key in given:
         if key not in valid:
-            raise RequestError(f"{path}{key}", "an unknown field", f"one of the schema{nearest(str(key), valid)}")
+            name = key if isinstance(key, str) and key.isidentifier() else reprlib.repr(key)  # "" and the like would not be seen
+            raise RequestError(f"{path}{name}", "an unknown field", f"one of the schema{nearest(str(key), valid)}")
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.Array:

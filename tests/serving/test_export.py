@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard, snapshot_download
 from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 from small_run import small_config
 from transformers import AutoModel, AutoTokenizer
 
 from prectr_torchrec import Ranker
+from prectr_torchrec.data.workspace import file_digest
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.runs import checkpoint_path
-from prectr_torchrec.serving.export import export
+from prectr_torchrec.serving.export import export, text_encoder
 from prectr_torchrec.serving.saved import SavedTensors
 from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.trainer import Trainer
@@ -101,6 +103,35 @@ def test_encoder_and_tokenizer_load_with_hugging_face_alone(exported: Any) -> No
     encoder = AutoModel.from_pretrained(exported.folder / "text")
     hidden = encoder(**tokenizer(["red lamp"], return_tensors="pt")).last_hidden_state
     assert hidden.shape == (1, 3, 16)
+
+
+def test_a_hub_keeps_the_folder_as_one_that_loads(exported: Any, ranker: Ranker, tmp_path: Path) -> None:
+    """In the layout of the hub's cache, links to blobs, without a network."""
+    repository, commit = tmp_path / "models--somebody--ranker", "0" * 40
+    for path in (path for path in exported.folder.rglob("*") if path.is_file()):
+        blob = repository / "blobs" / file_digest(path)
+        link = repository / "snapshots" / commit / path.relative_to(exported.folder)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, blob)
+        link.symlink_to(blob)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    offline: dict[str, Any] = {"cache_dir": tmp_path, "local_files_only": True}
+    folder = snapshot_download("somebody/ranker", **offline)
+    assert Ranker.load(folder).score(exported.samples).equals(ranker.score(exported.samples))
+    tokenizer = AutoTokenizer.from_pretrained("somebody/ranker", subfolder="text", **offline)
+    encoder = AutoModel.from_pretrained("somebody/ranker", subfolder="text", **offline)
+    kept = text_encoder(ranker._prectr)
+    assert kept is not None and tokenizer(["red lamp"])["input_ids"] == [[2, *tokenizer.convert_tokens_to_ids(["red", "lamp"])]]
+    for name, weight in kept.model.state_dict().items():
+        assert torch.equal(weight, encoder.state_dict()[name])
+
+
+def test_the_cards_front_matter_is_the_hubs(exported: Any) -> None:
+    card = ModelCard.load(exported.folder / "README.md")
+    assert card.data.library_name == "prectr-torchrec" and card.data.pipeline_tag == "text-ranking"
+    assert not set(card.data.to_dict()) - {"library_name", "pipeline_tag", "tags"}
 
 
 def test_tables_and_towers_are_plain_safetensors(exported: Any) -> None:

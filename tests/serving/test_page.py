@@ -55,6 +55,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, url: str, **options: Any) -> tuple[Any, list[str]]:
     """The page with its ranking, after the token was typed; and what it complained of."""
     page, complaints = browser.new_page(**options), []
+    page.set_default_timeout(90_000)  # a busy machine is slow, not wrong
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((url, "data:")) else complaints.append(request.url))

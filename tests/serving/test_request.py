@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from request_fuzz import ANYTHING, requests
 from serving_requests import plain_requests
 from small_run import small_config
 
@@ -34,6 +34,7 @@ ONE = {"item_id": 1, "title": "red"}
         ({"query": "q", "candidates": [{"item_id": True}]}, "candidates[0].item_id: got True (bool)"),
         ({"query": "q", "candidates": [{"item_id": 1, "titel": "x"}]},
          "candidates[0].titel: got an unknown field; expected one of the schema (did you mean 'title'?)"),
+        ({"query": "q", "candidates": [], "": 1}, "'': got an unknown field; expected one of the schema"),
         ({"query": "q", "candidates": [{"item_id": 1, "title": "\ud800"}]}, "candidates[0].title: got '\\ud800' (str)"),
         ({"query": "q", "candidates": [{"item_id": 1, "relevance": 7}]},
          "candidates[0].relevance: got 7 (int); expected null or a grade from 1 to 3"),
@@ -115,21 +116,8 @@ def test_the_json_schema_has_every_field_of_the_samples(exported: Any) -> None:
     assert described["required"] == ["query", "candidates"]
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-)
-ROWS = st.dictionaries(
-    st.sampled_from(["item_id", "title", "relevance", "click", "position", "age", "predicted", "shown"]), VALUES, max_size=4
-)
-REQUESTS = st.fixed_dictionaries(
-    {"query": st.text(max_size=4) | VALUES, "candidates": st.lists(ROWS, max_size=3) | VALUES},
-    optional={"history": st.lists(ROWS, max_size=2) | VALUES, "user_shown": VALUES, "user_id": VALUES, "query_events": VALUES},
-)
-
-
 @settings(max_examples=300, deadline=None)
-@given(REQUESTS)
+@given(requests(SCHEMA.describe()) | ANYTHING)
 def test_whatever_comes_is_taken_or_refused_by_name(request_: Any) -> None:
     try:
         table = SCHEMA.from_plain([request_], name=None)

@@ -16,11 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from request_fuzz import bodies, complaint
+from serving.test_export import differences
 from serving_requests import plain_requests
 
 from prectr_torchrec import Ranker
+from prectr_torchrec.serving.batch import score_files
 from prectr_torchrec.serving.export import export
 
 TOKEN = "a secret of the tests"
@@ -89,6 +95,25 @@ def test_many_clients_get_what_the_ranker_scores(server: Server, ranker: Ranker,
         found = np.array([by_index[i]["click_probability"] for i in range(len(scores.item_id))])
         np.testing.assert_allclose(found, scores.click_probability, atol=1e-5)
         assert [by_index[i]["item_id"] for i in range(len(found))] == scores.item_id.tolist()
+
+
+def test_trainer_ranker_batch_and_server_agree_on_the_whole_split(
+    server: Server, exported: Any, ranker: Ranker, requests: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    score_files(exported.folder, exported.data / "test", tmp_path / "scores.parquet")
+    rows = [{"request_id": r["request_id"], **row} for r in requests for row in server.rank(r)[1]["candidates"]]
+    for scored in (ranker.score(exported.samples), pq.read_table(tmp_path / "scores.parquet"), pa.Table.from_pylist(rows)):
+        assert max(differences(scored, exported.predictions)) < 1e-5
+
+
+def test_whatever_is_sent_is_ranked_or_refused_by_name(server: Server, ranker: Ranker) -> None:
+    @hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(bodies(ranker.schema.describe()))
+    def send(body: bytes) -> None:
+        assert complaint(*server.call("/v1/rank", body)) is None
+
+    send()
+    assert server.call("/readyz")[0] == 200
 
 
 def test_ids_come_back_as_they_were_sent_and_an_explanation_on_demand(server: Server) -> None:

@@ -1,0 +1,108 @@
+"""Bad input over real HTTP: no answer of 500, none late, and every refused field named.
+
+    python benchmarks/fuzz.py --model EXPORTED [--cases 10000] [--examples 300]
+
+A server is started on the model. Hypothesis sends it bodies made up from the served schema with wrong values here and there, cut
+JSON, and bytes of any kind; then schemathesis does as it sees fit with the whole OpenAPI. At the end the server must still rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+from common import describe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from request_fuzz import bodies, complaint
+
+DEADLINE = 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--examples", type=int, default=300, help="of schemathesis, for each operation and phase")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    print(describe("torch", "fastapi", "uvicorn", "hypothesis", "schemathesis"))
+    command = [
+        sys.executable,
+        "-m",
+        "prectr_torchrec.cli",
+        "serve",
+        "--model",
+        str(arguments.model),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+    ]
+    server = subprocess.Popen([*command, "--deadline", str(DEADLINE)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[-1]
+        send(url, arguments.cases, arguments.seed)
+        schema = [
+            str(Path(sys.executable).with_name("schemathesis")),
+            "run",
+            f"{url}/openapi.json",
+            "--seed",
+            str(arguments.seed),
+        ]
+        options = ["--max-examples", str(arguments.examples), "--request-timeout", str(2 * DEADLINE), "--continue-on-failure"]
+        options += ["--exclude-checks", "positive_data_acceptance"]  # a JSON Schema cannot say that lists are of equal length
+        print(subprocess.run([*schema, *options], capture_output=True, text=True).stdout[-2500:])
+        assert server.poll() is None, "the server died"
+        body = json.dumps({"query": "red", "candidates": [{"item_id": 1}]}).encode()
+        with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/rank", body)) as answer:
+            assert answer.status == 200
+        print("the server still ranks")
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def send(url: str, cases: int, seed: int) -> None:
+    """Sends bodies and complains of the first answer that is not as it should be, with the smallest body that gets one."""
+    with urllib.request.urlopen(f"{url}/openapi.json") as answer:
+        described = json.load(answer)["paths"]["/v1/rank"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=4 * DEADLINE)
+    statuses: Counter[int] = Counter()
+    slowest = 0.0
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.given(bodies(described))
+    def run(body: bytes) -> None:
+        nonlocal slowest
+        start = time.perf_counter()
+        connection.request("POST", "/v1/rank", body)
+        answer = connection.getresponse()
+        text = answer.read()
+        slowest = max(slowest, time.perf_counter() - start)
+        statuses[answer.status] += 1
+        assert not (found := complaint(answer.status, _json(text))), f"{found}: {body!r}"
+
+    run()
+    told = ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))
+    print(f"{sum(statuses.values()):,} bodies of hypothesis: {told}; slowest answer {slowest:.2f} s")
+
+
+def _json(text: bytes) -> Any:
+    return json.loads(text) if text.startswith(b"{") else None
+
+
+if __name__ == "__main__":
+    main()
