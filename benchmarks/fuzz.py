@@ -1,6 +1,6 @@
 """Bad input over real HTTP: no answer of 500, none late, and every refused field named.
 
-    python benchmarks/fuzz.py --model EXPORTED [--cases 10000] [--examples 300]
+    python benchmarks/fuzz.py --model EXPORTED [--cases 10000] [--examples 60]
 
 A server is started on the model. Hypothesis sends it bodies made up from the served schema with wrong values here and there, cut
 JSON, and bytes of any kind; then schemathesis does as it sees fit with the whole OpenAPI. At the end the server must still rank.
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--examples", type=int, default=300, help="of schemathesis, for each operation and phase")
+    parser.add_argument("--examples", type=int, default=60, help="of schemathesis, for each operation and phase")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     print(describe("torch", "fastapi", "uvicorn", "hypothesis", "schemathesis"))
