@@ -39,6 +39,11 @@ def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> str:
     return output
 
 
+def train(config: RunConfig, data: Path, run: Path, *, ranks: int = 2, code: int = 0) -> str:
+    """`prectr train` to its end; returns what was said since the first start."""
+    return finish(start_training(config, data, run, ranks=ranks), run, code)
+
+
 def signal_at(step: int, number: signal.Signals, process: subprocess.Popen[str], run: Path, rank: int | None = None) -> None:
     """Sends a signal to the launcher, or to one rank of it, once the run has logged a step.
 

@@ -1,19 +1,15 @@
 import json
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from jobs import assert_same_end, last_step, start_training, train
 from ranks import kill_when
 from small_run import small_config, write_small_data
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.schema import MANIFEST
 
 
@@ -24,48 +20,9 @@ def config_with_dropout() -> RunConfig:
     )
 
 
-def start(config: RunConfig, data: Path, run: Path, ranks: int = 2) -> subprocess.Popen[str]:
-    run.parent.mkdir(parents=True, exist_ok=True)
-    written = run.with_suffix(".yaml")
-    written.write_text(dump_config(config))
-    command = [
-        sys.executable,
-        "-m",
-        "prectr_torchrec.cli",
-        "train",
-        "--config",
-        str(written),
-        "--data",
-        str(data),
-        "--run",
-        str(run),
-    ]
-    return subprocess.Popen([*command, "--nproc", str(ranks)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output[-6000:]
-    return output
-
-
 def metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.endswith("_per_second") and k != "seconds_left"} for line in lines]
-
-
-def last_checkpoint(run: Path) -> dict[str, Any]:
-    """Model, both optimizers and random states, flattened."""
-    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
-    whole = run / f"{name}.pt"
-    dcp_to_torch_save(run / "checkpoints" / name, whole)
-    return flat(torch.load(whole, weights_only=False))
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {name: value for key, part in tree.items() for name, value in flat(part, f"{prefix}/{key}").items()}
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +30,18 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     """Data, and a run over it that nothing disturbed."""
     root = tmp_path_factory.mktemp("resume")
     data = write_small_data(root / "data", config_with_dropout())
-    finish(start(config_with_dropout(), data, root / "whole"))
+    train(config_with_dropout(), data, root / "whole")
     return data, root / "whole"
 
 
 def assert_same_run(run: Path, other: Path) -> None:
     assert metrics(run) == metrics(other)
-    ours, theirs = last_checkpoint(run), last_checkpoint(other)
-    assert ours.keys() == theirs.keys() and any("momentum1" in key for key in ours) and any("exp_avg" in key for key in ours)
-    unequal = [k for k, v in ours.items() if not (torch.equal(v, theirs[k]) if isinstance(v, torch.Tensor) else v == theirs[k])]
-    assert unequal == []
+    assert_same_end(run, other)
 
 
 def test_a_seeded_run_repeats_bit_for_bit(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
-    finish(start(config_with_dropout(), data, tmp_path / "again"))
+    train(config_with_dropout(), data, tmp_path / "again")
     assert_same_run(tmp_path / "again", whole)
 
 
@@ -96,9 +50,9 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     steps = metrics(whole)[-1]["step"]
     at = random.SystemRandom().randrange(4, steps)
     run = tmp_path / "killed"
-    kill_when(lambda: reached(run, at), start(config_with_dropout(), data, run))
+    kill_when(lambda: last_step(run) >= at, start_training(config_with_dropout(), data, run))
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
-    finish(start(config_with_dropout(), data, run))
+    train(config_with_dropout(), data, run)
     assert_same_run(run, whole)
 
 
@@ -110,13 +64,13 @@ def test_killed_while_it_saves_in_the_background_it_goes_on_from_the_save_before
     config.train.async_checkpoints = True
     run = tmp_path / "killed"
     for _ in range(5):  # the save may be done before the signal comes
-        kill_when(lambda: reached(run, 6) and saving(run) != [], start(config, data, run))
+        kill_when(lambda: last_step(run) >= 6 and saving(run) != [], start_training(config, data, run))
         if left := saving(run):
             break
         shutil.rmtree(run)
     last = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
     assert left and last < left[0] and (run / "checkpoints" / last).is_dir()
-    finish(start(config, data, run))
+    train(config, data, run)
     assert_same_run(run, whole)
     assert saving(run) == []
 
@@ -125,18 +79,12 @@ def saving(run: Path) -> list[str]:
     return [path.name.removeprefix(".").removesuffix(".saving") for path in (run / "checkpoints").glob(".step-*.saving")]
 
 
-def reached(run: Path, step: int) -> bool:
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return any(json.loads(line)["step"] >= step for line in lines if line.endswith("}"))
-
-
 def test_killed_on_two_ranks_it_goes_on_alone_over_what_they_left(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
     run = tmp_path / "fewer"
-    kill_when(lambda: reached(run, 12), start(config_with_dropout(), data, run))
+    kill_when(lambda: last_step(run) >= 12, start_training(config_with_dropout(), data, run))
     at = progress(run)
-    output = finish(start(config_with_dropout(), data, run, ranks=1))
+    output = train(config_with_dropout(), data, run, ranks=1)
     assert f"note: saved by 2 ranks at step {at['step']}, goes on with 1" in output
     lines = metrics(run)
     assert {line["step"] for line in lines if line.get("stage") == "train"} > {at["step"]}
@@ -159,8 +107,7 @@ def test_other_samples_do_not_resume(uninterrupted: tuple[Path, Path], tmp_path:
     shutil.copytree(data, other)
     manifest = json.loads((other / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps(manifest | {"digest": "other"}))
-    output, _ = (process := start(config_with_dropout(), other, whole, ranks=1)).communicate(timeout=120)
-    assert process.returncode == 2
+    output = train(config_with_dropout(), other, whole, ranks=1, code=2)
     assert "cannot be resumed by this job (samples: 'small' then, 'other' now)" in output
 
 
@@ -168,7 +115,5 @@ def test_another_configuration_does_not_resume(uninterrupted: tuple[Path, Path])
     data, whole = uninterrupted
     other = config_with_dropout()
     other.train.seed = 99
-    process = start(other, data, whole, ranks=1)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
+    output = train(other, data, whole, ranks=1, code=2)
     assert "was started with another configuration (train.seed: 1 then, 99 now)" in output
