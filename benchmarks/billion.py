@@ -91,7 +91,7 @@ def measure(arguments: argparse.Namespace, data: Path, rows: int) -> dict[str, A
     table = f"tables.item={{rows: {rows}, dim: {arguments.dim}, dtype: fp16, sharding: [row_wise]}}"
     command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", "demo", "--data", str(data), "--run", str(run)]
     others = [f"tables.{name}.dim={arguments.dim}" for name in load_config("demo").tables if name != "item"]
-    for setting in (table, *others, "train.log_every=20", "train.checkpoint_every=100"):
+    for setting in (table, *others, "train.log_every=20", "train.checkpoint_every=100", "train.keep_checkpoints=1"):
         command += ["--set", setting]
     command += ["--nproc", str(arguments.nproc)]
     first = watch(command, stop=lambda: (run / CHECKPOINTS / "index.json").exists())
