@@ -13,7 +13,7 @@ from prectr_torchrec.checkpoint_files import PROGRESS, broken_files, read_manife
 from prectr_torchrec.distributed.resharding import saving_ranks
 from prectr_torchrec.parameter_names import parameter_name
 from prectr_torchrec.runs import checkpoint_index, checkpoint_names, checkpoint_path, load_run
-from prectr_torchrec.training.planning import format_bytes
+from prectr_torchrec.training.planning import columns, format_bytes
 
 
 def inspect_checkpoint(run: Path, which: str = "last") -> dict[str, Any]:
@@ -76,11 +76,11 @@ def format_inspection(about: dict[str, Any], parameters: bool = False) -> str:
         f"{at['batch']} batches into it)",
         f"  {format_bytes(about['bytes'])}; {files}",
         "",
-        *_columns([_HEAD, *(_row(name, table) for name, table in about["tables"].items())]),
+        *_indented([_HEAD, *(_row(name, table) for name, table in about["tables"].items())]),
     ]
     if parameters:
         named = [(name, " x ".join(map(str, p["shape"])), p["dtype"]) for name, p in about["parameters"].items()]
-        lines += ["", *_columns([("parameter", "shape", "dtype"), *named])]
+        lines += ["", *_indented([("parameter", "shape", "dtype"), *named])]
     else:
         lines += ["", f"and {len(about['parameters'])} tensors of the towers (--parameters lists them)"]
     return "\n".join(lines)
@@ -97,9 +97,8 @@ def _row(name: str, table: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _indented(rows: list[tuple[str, ...]]) -> list[str]:
+    return [f"  {line}" for line in columns(rows)]
 
 
 def _table(table: str, tensors: dict[str, TensorStorageMetadata]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -182,7 +182,7 @@ def format_plan(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
         alike.setdefault((*memory, f"{load.lookups:,.0f}", format_bytes(load.communication)), []).append(load.rank)
     lines = [["rank", *map(str.upper, tiers), "lookups/step", "communication/step"]]
     lines += [[_ranges(numbers), *figures] for figures, numbers in alike.items()]
-    return f"{_columns(rows)}\n\n{_columns(lines)}\n\ntightest: {_tightest(config, plan, hardware)}"
+    return "\n".join([*columns(rows), "", *columns(lines), "", f"tightest: {_tightest(config, plan, hardware)}"])
 
 
 def format_misfit(config: RunConfig, hardware: Hardware) -> str:
@@ -256,6 +256,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(runs)
 
 
-def _columns(rows: list[list[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells under those of the row before."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
