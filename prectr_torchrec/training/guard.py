@@ -92,7 +92,8 @@ class StepGuard:
     def _agree(bad: Tensor, stop: bool) -> tuple[bool, bool]:
         flags = torch.stack([bad, bad.new_tensor(stop)]).int()
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags[0]), bool(flags[1])
+        any_bad, any_stop = flags.tolist()  # one copy to the host
+        return bool(any_bad), bool(any_stop)
 
 
 def check_weights(parameters: dict[str, Tensor], where: str) -> None:
