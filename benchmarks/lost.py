@@ -1,13 +1,14 @@
-"""Where a ranker's score falls short of a simulated log's oracle, and how much of the users' taste its clicks could tell.
+"""Where a ranker's score falls short of a simulated log's oracle, and how much of that the log's clicks could tell.
 
     python benchmarks/lost.py --log DIR --predictions predictions-candidates.parquet --tokenizer DIR
 
 `--log` is a folder with `raw/`, `meta.json` and `eval/oracle.parquet`, which has `relevance`, `user_strictness`,
 `query_strictness`, `taste` and `quality`. The first table adds each true part of the oracle's logit to the score, with the weight
-that fits the true logit best. The second takes titles and brands as bags of vectors, users as Gaussian, and clicks as linear in
-their product: `known` fits the vectors to the oracle's taste itself, so that only users are inferred from the training clicks;
-`learned` fits them to these clicks too, by expectation maximisation with a precision for each token. A measurement; nothing of it
-enters a model.
+that suits the true probability best. The second adds what training clicks tell of it: how far the clicks of a user, a query or
+an item lie above the rate of their level and position, and how they rise with the grade, as posterior means of a line. The third
+takes titles and brands as bags of vectors, users as Gaussian, and clicks as linear in their product: `known` fits the vectors to
+the oracle's taste itself, so that only users are inferred from the training clicks; `learned` fits them to these clicks too, by
+expectation maximisation with a precision for each token. A measurement; nothing of it enters a model.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from common import describe
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +34,8 @@ from prectr_torchrec.training.metrics import auc
 DIM, TITLE, ROUNDS = 6, 24, 50
 PRECISION, BRAND, SHAPE = 40.0, 3.0, 3.0
 """Of a token's vector at the start; weight of the brand beside the title's tokens; of the prior on a token's own precision."""
+LINE = (4.0, 1.0)
+"""Prior precisions of a line's level and slope."""
 
 
 def main() -> None:
@@ -43,21 +47,35 @@ def main() -> None:
     torch.manual_seed(0)
     print(describe("torch"))
     oracle = duckdb.sql(
-        f"""SELECT o.*, p.user_id, p.click_probability, p.taste AS taste_score FROM '{arguments.log}/eval/oracle.parquet' o
-        JOIN '{arguments.predictions}' p USING (request_id, item_id)"""
+        f"""SELECT o.*, p.user_id, p.query_id, p.click_probability, p.taste AS taste_score
+        FROM '{arguments.log}/eval/oracle.parquet' o JOIN '{arguments.predictions}' p USING (request_id, item_id)"""
     ).df()
     decompose(oracle)
-    test_from = json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"]
-    taste_limits(oracle, Items(arguments.log, arguments.tokenizer), past_clicks(arguments.log, test_from))
+    clicks = past_clicks(arguments.log, json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"])
+    told = told_by_clicks(oracle, clicks)
+    taste_limits(oracle, Items(arguments.log, arguments.tokenizer), clicks, told)
 
 
 def better_with(oracle: pd.DataFrame, columns: Sequence[Any]) -> str:
-    """Expected AUC, shown and all, of the score with columns added, each with the weight that fits the true logit best."""
-    truth, score = (np.log(p / (1 - p)) for p in (oracle[c].clip(1e-6, 1 - 1e-6) for c in ("probability", "click_probability")))
-    design = np.stack([np.ones(len(oracle)), score, *columns], axis=1)
-    better = design @ np.linalg.lstsq(design, truth, rcond=None)[0]
-    shown, probability = oracle.exposed.to_numpy(bool), oracle.probability.to_numpy()
-    return "  ".join(f"{auc(better[rows], probability[rows]):.4f}" for rows in (shown, slice(None)))
+    """Expected AUC, shown and all, of the score with columns added, each with its best weight."""
+    shown, truth = oracle.exposed.to_numpy(bool), oracle.probability.to_numpy()
+    score = oracle.click_probability.clip(1e-6, 1 - 1e-6)
+    design = np.stack([np.ones(len(oracle)), np.log(score / (1 - score)), *columns], axis=1)
+    found = []
+    for rows in (shown, np.ones_like(shown)):
+        better = design[rows] @ logistic(design[rows], truth[rows])
+        found.append(f"{auc(better, truth[rows]):.4f}")
+    return "  ".join(found)
+
+
+def logistic(design: NDArray[np.float64], probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of a logistic regression on probabilities, by Newton's method."""
+    weights = np.zeros(design.shape[1])
+    for _ in range(12):
+        fitted = 1 / (1 + np.exp(-design @ weights))
+        curvature = (design * (fitted * (1 - fitted))[:, None]).T @ design + 1e-6 * np.eye(len(weights))
+        weights += np.linalg.solve(curvature, design.T @ (probability - fitted))
+    return weights
 
 
 def decompose(oracle: pd.DataFrame) -> None:
@@ -74,6 +92,38 @@ def decompose(oracle: pd.DataFrame) -> None:
     print(f"{'added':18} shown   all")
     for name, columns in parts.items():
         print(f"{name:18} {better_with(oracle, columns)}")
+
+
+def told_by_clicks(oracle: pd.DataFrame, clicks: pd.DataFrame) -> list[Any]:
+    """What past clicks tell of users, queries and items, as columns; prints what each adds to the score."""
+    relevance, columns = oracle.relevance - 2, []
+    print(f"{'told by clicks':18} shown   all     correlation with the truth")
+    for name, key, truth in (
+        ("user strictness", "user_id", "user_strictness"),
+        ("query strictness", "query_id", "query_strictness"),
+        ("quality", "item_id", "quality"),
+    ):
+        lines = posterior_lines(clicks, key)
+        level, slope = (oracle[key].map(lines[column]).fillna(0).to_numpy() for column in lines)
+        added = [level] if name == "quality" else [level, slope * relevance]
+        seen = oracle.drop_duplicates(key).index
+        told = level if name == "quality" else slope
+        print(f"{name:18} {better_with(oracle, added)}  {np.corrcoef(told[seen], oracle[truth].iloc[seen])[0, 1]:.3f}")
+        columns += added
+    print(f"{'all three':18} {better_with(oracle, columns)}")
+    return columns
+
+
+def posterior_lines(clicks: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Level and slope over the grade of each key's surplus: posterior means, with a Gaussian prior of precisions LINE."""
+    grade, known = clicks.grade.fillna(0), clicks.grade.notna()
+    sums = pd.DataFrame({
+        "level": clicks.surplus, "slope": clicks.surplus * grade, "weight": clicks.information,
+        "cross": clicks.information * grade, "square": clicks.information * grade**2 * known,
+    }).groupby(clicks[key]).sum()  # fmt: skip
+    precision = np.stack([sums.weight + LINE[0], sums.cross, sums.cross, sums.square + LINE[1]], axis=1).reshape(-1, 2, 2)
+    means = np.linalg.solve(precision, sums[["level", "slope"]].to_numpy()[..., None])[..., 0]
+    return pd.DataFrame(means, index=sums.index, columns=["level", "slope"])
 
 
 class Items:
@@ -103,19 +153,20 @@ class Items:
 
 
 def past_clicks(log: Path, before: int) -> pd.DataFrame:
-    """user_id, item_id, surplus of the click over its level's and position's rate, information."""
+    """Keys, grade less 2 (NaN: none), surplus of the click over its level's and position's rate, information."""
     return duckdb.sql(
-        f"""WITH seen AS (SELECT i.*, CASE WHEN j.relevance IS NULL THEN 0 ELSE ceil(j.relevance * 2) END AS level
+        f"""WITH seen AS (SELECT i.*, j.relevance - 2 AS grade,
+            CASE WHEN j.relevance IS NULL THEN 0 ELSE ceil(j.relevance * 2) END AS level
             FROM '{log}/raw/impressions.parquet' i LEFT JOIN '{log}/raw/judgments.parquet' j USING (query_id, item_id)
             WHERE timestamp < {before}),
         rates AS (SELECT level, position, avg(click) AS rate FROM seen GROUP BY ALL)
-        SELECT user_id, item_id, click - rate AS surplus, rate * (1 - rate) AS information
+        SELECT user_id, query_id, item_id, grade, click - rate AS surplus, rate * (1 - rate) AS information
         FROM seen JOIN rates USING (level, position)"""
     ).df()
 
 
-def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame) -> None:
-    """Correlation of the inferred taste with the true one, by what is known of the items."""
+def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame, told: list[Any]) -> None:
+    """Correlation of the inferred taste with the true one; `told`: further columns for the score."""
     users = {user: row for row, user in enumerate(pd.unique(pd.concat([clicks.user_id, oracle.user_id])))}
     user, item, target = (
         torch.tensor(oracle[c].map(m).to_numpy()) for c, m in (("user_id", users), ("item_id", items.row), ("taste", lambda t: t))
@@ -135,6 +186,7 @@ def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame) -> No
         if name == "learned":
             columns = [oracle.taste_score, found.numpy()]  # the first may be weighed out
             print(f"{'learned taste':18} {better_with(oracle, columns)}, in place of the model's")
+            print(f"{'and all three':18} {better_with(oracle, [*columns, *told])}")
         groups = [seen >= 0] + [(seen >= low) & (seen <= high) for low, high in ((1, 19), (20, 99), (100, 1e9))]
         print(f"{name:18} " + "  ".join(f"{np.corrcoef(found[g], target[g])[0, 1]:.3f}" for g in groups))
 

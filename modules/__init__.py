@@ -15,7 +15,7 @@ from .preference import EventAttention, GateKind, PrecisionGate, Preference, Rel
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
 from .taste import Taste, TitleBag
-from .text_encoder import NgramEncoder, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
+from .text_encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
 from .text_match import TextMatch
 from .towers import ClickTower, Relevance, RelevanceTower
 
@@ -45,6 +45,7 @@ __all__ = [
     "PersonalSide",
     "PositionBias",
     "Posterior",
+    "Precision",
     "PrecisionGate",
     "Preference",
     "PreferenceParts",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,16 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.modules.embedding_configs import PoolingType
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+Precision = Literal["fp32", "bf16"]
+
 
 class TextEncoder(nn.Module):
     """Encodes each text once: the mean of the last hidden states over its tokens.
 
     Args:
-        model: a Hugging Face encoder whose output has `last_hidden_state`.
+        model: a Hugging Face encoder whose output has `last_hidden_state`; a pooling layer is taken off.
         length_groups: batches by length that a large batch is cut into.
+        precision: bf16: while training, products are taken in bf16; weights and what is given out stay fp32.
 
     Example::
 
@@ -25,29 +28,27 @@ class TextEncoder(nn.Module):
         vectors = encoder(tokens)  # (N, 128)
     """
 
-    def __init__(self, model: PreTrainedModel, *, length_groups: int = 4) -> None:
+    def __init__(self, model: PreTrainedModel, *, length_groups: int = 4, precision: Precision = "fp32") -> None:
         super().__init__()
         self.model = model
-        self.length_groups = length_groups
+        if getattr(model, "pooler", None) is not None:  # unused parameters would make DistributedDataParallel wait
+            model.register_module("pooler", None)
+        if precision == "bf16" and not torch.cuda.is_available():
+            model.set_attn_implementation("eager")  # on a CPU the fused attention's backward pass doubles a step in bf16
+        self.length_groups, self.precision = length_groups, precision
         self.dim: int = model.config.hidden_size
         self.has_token_types = getattr(model.config, "type_vocab_size", 0) > 1
 
     @classmethod
-    def from_config(cls, *, model_type: str, **settings: Any) -> TextEncoder:
-        """A fresh encoder of a Hugging Face architecture, without a pooling layer where the architecture has one."""
+    def from_config(cls, *, model_type: str, precision: Precision = "fp32", **settings: Any) -> TextEncoder:
+        """A fresh encoder of a Hugging Face architecture."""
         config = AutoConfig.for_model(model_type, **settings)
-        model = AutoModel.from_config(config, attn_implementation="sdpa")
-        if getattr(model, "pooler", None) is not None:  # unused parameters would make DistributedDataParallel wait
-            model.pooler = None
-        return cls(model)
+        return cls(AutoModel.from_config(config, attn_implementation="sdpa"), precision=precision)
 
     @classmethod
-    def from_pretrained(cls, path: str) -> TextEncoder:
+    def from_pretrained(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
         """An encoder from a folder in Hugging Face layout."""
-        model = AutoModel.from_pretrained(path, attn_implementation="sdpa")
-        if getattr(model, "pooler", None) is not None:
-            model.pooler = None
-        return cls(model)
+        return cls(AutoModel.from_pretrained(path, attn_implementation="sdpa"), precision=precision)
 
     def forward(self, tokens: Tensor, token_types: Tensor | None = None) -> Tensor:
         """Returns: (N, dim) float, of `token_states`' arguments; a row of nothing but padding gives zero."""
@@ -81,8 +82,10 @@ class TextEncoder(nn.Module):
         attended = mask.clone()
         attended[:, 0] = True  # attention over no token at all is undefined
         types = {} if token_types is None else {"token_type_ids": token_types}
-        hidden = self.model(input_ids=tokens, attention_mask=attended.long(), **types).last_hidden_state  # (N, W, dim)
-        return hidden * mask.unsqueeze(-1).to(hidden.dtype)
+        bf16 = self.precision == "bf16" and self.training
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=bf16):
+            hidden = self.model(input_ids=tokens, attention_mask=attended.long(), **types).last_hidden_state  # (N, W, dim)
+        return hidden.float() * mask.unsqueeze(-1)
 
 
 class NgramEncoder(nn.Module):

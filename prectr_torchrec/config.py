@@ -165,6 +165,8 @@ class TextConfig(Section):
     replaces `encoder`, and `prectr prepare` takes its tokenizer in place of training one."""
     start: Literal["relevance", "encoder"] = "relevance"
     """What is taken from `path`: all of the relevance side that is there and fits, or the encoder alone."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the encoder's products while training, where the processor knows bf16. Weights, measures and serving are fp32."""
     frozen: bool = False
     """Keeps the encoder as it is; what stands on it is trained."""
 
@@ -251,7 +253,7 @@ class DebiasConfig(Section):
 class ObjectiveConfig(Section):
     anchor: float = Field(0.3, ge=0)
     """Weight of the cross-entropy of the level distribution on the grade."""
-    consistency: float = Field(1.0, ge=0)
+    consistency: float = Field(0.3, ge=0)
     """Weight of the hinge that keeps the levels' click probabilities in order."""
     consistency_margin: float = 0.0
     random_negatives: float = Field(0.0, ge=0)

@@ -19,6 +19,7 @@ from prectr_torchrec.modules import (
     Interaction,
     LateInteraction,
     NgramEncoder,
+    Precision,
     TextEncoder,
     TextMatch,
     TextRelevance,
@@ -111,7 +112,7 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
 def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path) -> TextEncoder | NgramEncoder:
     path = config.text.path
     if path is None:
-        return _fresh_encoder(config.text.encoder, vocabulary)
+        return _fresh_encoder(config.text.encoder, vocabulary, config.text.precision)
     if load_tokenizer(Path(path)).get_vocab() != vocabulary.get_vocab():
         raise ConfigError(
             f"text.path: {path} has another vocabulary than {source}: its encoder would read noise; prepare the samples with "
@@ -119,11 +120,13 @@ def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, sourc
         )
     student = read_student(Path(path))
     if student is not None and student["text"]["encoder"]["model_type"] == NGRAM:
-        return _fresh_encoder(student["text"]["encoder"], vocabulary)  # its weights lie beside the tower's
-    return TextEncoder.from_pretrained(path)
+        return _fresh_encoder(student["text"]["encoder"], vocabulary, config.text.precision)  # its weights lie beside the tower's
+    return TextEncoder.from_pretrained(path, precision=config.text.precision)
 
 
-def _fresh_encoder(settings: dict[str, Any], vocabulary: PreTrainedTokenizerFast) -> TextEncoder | NgramEncoder:
+def _fresh_encoder(
+    settings: dict[str, Any], vocabulary: PreTrainedTokenizerFast, precision: Precision
+) -> TextEncoder | NgramEncoder:
     if settings.get("model_type") == NGRAM:
         known = set(inspect.signature(NgramEncoder).parameters) - {"special_tokens"}
         _check_keys(settings, {"model_type", *known})
@@ -135,7 +138,7 @@ def _fresh_encoder(settings: dict[str, Any], vocabulary: PreTrainedTokenizerFast
             f"text.encoder.model_type: {settings.get('model_type')!r} is no Hugging Face architecture, nor {NGRAM}; try bert"
         )
     _check_keys(settings, AutoConfig.for_model(settings["model_type"]).to_dict())
-    return TextEncoder.from_config(**settings)
+    return TextEncoder.from_config(**settings, precision=precision)
 
 
 def _check_keys(settings: dict[str, Any], known: Any) -> None:

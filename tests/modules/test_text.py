@@ -43,6 +43,21 @@ def test_encoder_loads_what_hugging_face_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(TextEncoder.from_pretrained(str(tmp_path)).eval()(texts), model(texts))
 
 
+def test_bf16_is_for_training_alone() -> None:
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
+    exact, half = encoder(**still), encoder(**still, precision="bf16")
+    half.load_state_dict(exact.state_dict())
+    texts = torch.tensor([[2, 7, 8, 0], [2, 9, 10, 11]])
+    torch.testing.assert_close(half(texts), exact(texts), atol=1e-5, rtol=1e-5)
+    trained, reference = half.train()(texts), exact.train()(texts)
+    assert trained.dtype == torch.float32 and (trained - reference).abs().max() > 1e-4
+    torch.testing.assert_close(trained, reference, atol=0.03, rtol=0.03)
+    trained.square().sum().backward()
+    reference.square().sum().backward()
+    gradients = [torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in (half, exact)]
+    assert torch.linalg.norm(gradients[0] - gradients[1]) < 0.05 * torch.linalg.norm(gradients[1])
+
+
 def test_match_of_a_covered_query() -> None:
     f = features([2, 10, 30, 0], [2, 11, 10, 30, 12, 0])
     assert f["coverage"] == f["share"] == f["pairs"] == f["last"] == f["rarest"] == f["all"] == 1.0

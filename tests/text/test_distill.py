@@ -53,9 +53,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("interaction", ["dual", "late", "cross"])
-def test_a_student_learns_relevance_of_queries_it_never_saw(root: Path, interaction: str) -> None:
-    found = run(small({"interaction": interaction}, hidden_weight=0.2), root, interaction)
+@pytest.mark.parametrize(("interaction", "precision"), [("dual", "bf16"), ("late", "fp32"), ("cross", "fp32")])
+def test_a_student_learns_relevance_of_queries_it_never_saw(root: Path, interaction: str, precision: str) -> None:
+    found = run(small({"interaction": interaction, "precision": precision}, hidden_weight=0.2), root, interaction)
     assert found["measures"]["test"]["spearman"] > 0.5
     assert found["measures"]["test"]["queries"] == 24
     assert list(found["grades_from"]["teachers"].values()) == [{"test": {"spearman": 1.0}}]
