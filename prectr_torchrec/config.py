@@ -121,6 +121,8 @@ class PairsConfig(Section):
     """The same from all other categories."""
     made_queries: float = Field(0.0, ge=0)
     """Queries made of words of titles, per query of the log; each is paired with up to four titles, in the train split."""
+    mistyped: float = Field(0.0, ge=0, le=1)
+    """Share of the made queries that are made once more with a typing error."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the queries, by a hash of their normalised text."""
     test_fraction: float = Field(0.1, ge=0, lt=1)

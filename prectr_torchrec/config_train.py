@@ -17,6 +17,8 @@ class StageConfig(Section):
     """Peak rate of AdamW for the towers."""
     encoder_lr: float = Field(3e-4, gt=0)
     """Peak rate of AdamW for the text encoder."""
+    relevance_lr: float | None = Field(None, gt=0)
+    """Of the rest of the relevance side; null: `lr`. One that starts from a student is best moved as slowly as its encoder."""
     table_lr: float = Field(0.03, gt=0)
     """Peak rate of row-wise Adagrad for the tables."""
     warmup_steps: int = Field(50, ge=0)

@@ -45,3 +45,8 @@ def hash_id(value: str) -> int:
 def hash_sql(text: str) -> str:
     """DuckDB's SQL for a number in 0 .. 2^62 - 1 that depends on the text alone, on every machine and release."""
     return f"CAST(md5_number_lower({text}) & {2**62 - 1} AS BIGINT)"
+
+
+def normalised_sql(text: str) -> str:
+    """DuckDB expression of a text without its case and superfluous spaces: texts that agree in it are one query."""
+    return rf"lower(trim(regexp_replace(nfc_normalize({text}), '\s+', ' ', 'g')))"

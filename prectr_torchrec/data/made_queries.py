@@ -1,8 +1,8 @@
 """Queries made of the words of titles. A log's own queries know few words; a student of them alone knows no others.
 
 A made query is as many words of a title as a query of the log has: a run of them, or some here and there in their order. It is
-paired with that title, with one of the same category and with two that share a word with it. A teacher can grade such pairs
-like any other; they have no clicks and no grades of their own.
+paired with that title, with one of the same category and with two that share a word with it. Users mistype, so some are made
+once more with a typing error. A teacher can grade such pairs like any other; they have no clicks and no grades of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from prectr_torchrec.config import PairsConfig
-from prectr_torchrec.data.hashing import hash_id, hash_sql
+from prectr_torchrec.data.hashing import hash_id, hash_sql, normalised_sql
 from prectr_torchrec.data.raw import Connection, one_row
 
 SHARING_A_WORD = 2
@@ -33,10 +33,11 @@ def make_queries(con: Connection, pairs: PairsConfig, origin: int) -> None:
     if not count:
         return
     con.execute(f"CREATE TABLE worded AS SELECT rowid AS item, {_words('title')} AS words FROM items")
-    con.register("texts", _texts(con, count, pairs.seed))
+    con.register("texts", _texts(con, count, pairs))
     con.execute(
-        """CREATE TABLE made AS SELECT query_id, query, min(item) AS item FROM texts t
-        ANTI JOIN (SELECT lower(query) AS query FROM queries) q USING (query)
+        f"""CREATE TABLE made AS SELECT query_id, query, min(item) AS item FROM texts t
+        ANTI JOIN (SELECT {normalised_sql("query")} AS query FROM queries) q USING (query)
+        ANTI JOIN (SELECT {normalised_sql("query")} AS meant FROM queries) m USING (meant)
         ANTI JOIN queries i ON i.query_id = t.query_id GROUP BY ALL ORDER BY query_id"""
     )
     con.unregister("texts")
@@ -48,9 +49,9 @@ def make_queries(con: Connection, pairs: PairsConfig, origin: int) -> None:
     )
 
 
-def _texts(con: Connection, count: int, seed: int) -> pa.Table:
-    """`query_id`, `query` and `item` of drawn titles."""
-    random = np.random.default_rng(seed)
+def _texts(con: Connection, count: int, pairs: PairsConfig) -> pa.Table:
+    """`query_id`, `query`, what was `meant` by it if there is an error in it, and `item`, of drawn titles."""
+    random, errors = np.random.default_rng(pairs.seed), np.random.default_rng((pairs.seed, 1))
     own = con.execute(
         f"SELECT len({_words('query')}) AS n FROM queries q SEMI JOIN known k ON k.query = q.rowid ORDER BY q.rowid"
     )
@@ -69,10 +70,31 @@ def _texts(con: Connection, count: int, seed: int) -> pa.Table:
             chosen = [words[place] for place in sorted(random.permutation(len(words))[:wanted])]
         if len(words) >= MINIMUM_WORDS:
             text = " ".join(chosen)
-            made.append((hash_id(f"made query {text}"), text, item))
-    query_id, query, item = zip(*made, strict=True) if made else ((), (), ())
-    columns = (pa.array(query_id, pa.int64()), pa.array(query, pa.string()), pa.array(item, pa.int64()))
-    return pa.Table.from_arrays(columns, ["query_id", "query", "item"])
+            made.append((hash_id(f"made query {text}"), text, text, item))
+            if errors.random() < pairs.mistyped:
+                wrong = mistype(text, errors)
+                made.append((hash_id(f"made query {wrong}"), wrong, text, item))
+    columns = zip(*made, strict=True) if made else ((), (), (), ())
+    types = {"query_id": pa.int64(), "query": pa.string(), "meant": pa.string(), "item": pa.int64()}
+    return pa.table([pa.array(column, type) for column, type in zip(columns, types.values(), strict=True)], list(types))
+
+
+def mistype(text: str, random: np.random.Generator) -> str:
+    """The text with one typing error behind its first letter: one left out, doubled, swapped with the next, another one; a space
+    too many or too few. A text of one letter stays as it is."""
+    if len(text) < 2:
+        return text
+    spaces = [place for place, letter in enumerate(text) if letter == " "]
+    kind = random.integers(6)
+    if kind == 5 and spaces:
+        place = int(random.choice(spaces))
+        return text[:place] + text[place + 1 :]
+    place = int(random.integers(1, len(text)))
+    before, letter, after = text[:place], text[place], text[place + 1 :]
+    other = chr(ord("a") + int(random.integers(26)))
+    swapped = after[:1] + letter + after[1:]
+    wrong = [after, letter * 2 + after, swapped, other + after, f" {letter}{after}", letter + other + after]
+    return " ".join((before + wrong[kind]).split())
 
 
 def _words(column: str) -> str:

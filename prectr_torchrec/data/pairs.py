@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config import DataConfig, Levels, PairsConfig, RawTable, nearest
-from prectr_torchrec.data.hashing import hash_sql
+from prectr_torchrec.data.hashing import hash_sql, normalised_sql
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.made_queries import make_queries
 from prectr_torchrec.data.prepare import open_database
@@ -200,7 +200,6 @@ def _draw(con: Connection, pairs: PairsConfig) -> None:
 
 def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path | None) -> None:
     """Makes table splits(query, split)."""
-    normalised = r"lower(trim(regexp_replace(nfc_normalize(query), '\s+', ' ', 'g')))"
     con.execute("CREATE TABLE held_out (query_id BIGINT)")
     if test_queries is not None:
         source = open_source(con, "test_queries", RawTable(path=""), _given_files("test_queries", test_queries), ["query_id"])
@@ -213,7 +212,7 @@ def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path
         f"""CREATE TABLE splits AS SELECT query,
             CASE WHEN bool_or(held_out) OVER (PARTITION BY text) OR share < {pairs.test_fraction} THEN 'test'
             WHEN share < {pairs.test_fraction + pairs.validation_fraction} THEN 'validation' ELSE 'train' END AS split
-        FROM (SELECT rowid AS query, {normalised} AS text, {hash_sql("text")} / {2.0**62} AS share,
+        FROM (SELECT rowid AS query, {normalised_sql("query")} AS text, {hash_sql("text")} / {2.0**62} AS share,
             query_id IN (SELECT query_id FROM held_out) AS held_out FROM queries)"""
     )
 

@@ -72,7 +72,7 @@ class Optimizers:
         warmup = min(1.0, (step + 1) / max(stage.warmup_steps, 1))
         decay = max(total_steps - step, 1) / max(total_steps, 1)
         towers = 0.0 if stage.split == "judgments" else stage.lr
-        peak = {"encoder": stage.encoder_lr, "relevance": stage.lr, "towers": towers, "taste": towers}
+        peak = {"encoder": stage.encoder_lr, "relevance": stage.relevance_lr or stage.lr, "towers": towers, "taste": towers}
         for group in self.dense.param_groups:
             group["lr"] = peak[group["part"]] * warmup * decay
         for group in self.fused.param_groups:

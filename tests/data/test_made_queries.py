@@ -9,6 +9,7 @@ import pytest
 from raw_logs import Raw, Row, write_log, write_table
 
 from prectr_torchrec.config import DataConfig, PairsConfig
+from prectr_torchrec.data.made_queries import mistype
 from prectr_torchrec.data.pairs import write_pairs
 
 WORDS = [f"word{n}" for n in range(60)]
@@ -67,6 +68,41 @@ def test_others_that_it_is_paired_with_share_a_word_or_the_category(pairs: list[
     with_words = [found for query, found in rare.items() if query != "the"]
     assert np.mean([True in found for found in with_words]) == 1.0
     assert np.mean([False in found for found in with_words]) > 0.3  # of the category alone
+
+
+def test_some_are_made_once_more_with_a_typing_error(tmp_path: Path, pairs: list[Row]) -> None:
+    settings = PairsConfig(made_queries=20.0, mistyped=0.5, validation_fraction=0.2, test_fraction=0.2)
+    write_pairs(DataConfig(), settings, write_log(shop(), tmp_path / "raw"), tmp_path / "pairs.parquet")
+    found = pq.read_table(tmp_path / "pairs.parquet").to_pylist()
+    assert [row for row in found if row in pairs] == pairs  # the others stay as they are
+    right, all_made = ({row["query"] for row in rows if row["source"] == "made"} for rows in (pairs, found))
+    wrong = all_made - right
+    assert len(wrong) > 0.3 * len(right)
+    raw = shop()  # now the log asks for whole titles: there is nothing left to make, nor to mistype
+    raw["items"] = [item | {"title": f"Word{item['item_id']} and more"} for item in raw["items"]]
+    raw["queries"] = [{"query_id": i, "query": f" WORD{i}  and more"} for i in range(ITEMS)]
+    write_pairs(DataConfig(), settings, write_log(raw, tmp_path / "whole"), tmp_path / "whole.parquet")
+    assert "made" not in pq.read_table(tmp_path / "whole.parquet")["source"].to_pylist()
+
+
+@pytest.mark.parametrize("text", ["", "a", "ab", "cordless drill 1/2 in"])
+def test_a_typing_error_is_one_error(text: str) -> None:
+    random = np.random.default_rng(0)
+    found = {mistype(text, random) for _ in range(300)}
+    assert all(_distance(text, wrong) <= 2 for wrong in found)  # two letters swapped are two edits
+    assert all(wrong[:1] == text[:1] and wrong == " ".join(wrong.split()) for wrong in found)
+    if len(text) > 2:
+        assert "cordlessdrill 1/2 in" in found and len(found) > 100
+
+
+def _distance(a: str, b: str) -> int:
+    """Levenshtein's."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y)))
+    return row[-1]
 
 
 def test_made_queries_only_teach_and_are_none_of_the_log(pairs: list[Row]) -> None:

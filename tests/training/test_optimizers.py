@@ -34,6 +34,12 @@ def test_rates_warm_up_and_only_the_dense_ones_decay(small: Small) -> None:
     assert rates(small, 9) == pytest.approx((0.01 * 0.1, 0.001 * 0.1, 0.1))
 
 
+def test_the_relevance_side_may_have_a_rate_of_its_own(small: Small) -> None:
+    small.optimizers.set_rates(STAGE.model_copy(update={"relevance_lr": 0.002}), 5, 10)
+    found = {group["part"]: group["lr"] for group in small.optimizers.dense.param_groups}
+    assert (found["relevance"], found["encoder"], found["towers"]) == pytest.approx((0.001, 0.0005, 0.005))
+
+
 def test_graded_pairs_move_the_relevance_side_alone(small: Small) -> None:
     before = small.weights()
     small.optimizers.set_rates(STAGE.model_copy(update={"split": "judgments"}), 3, 100)
