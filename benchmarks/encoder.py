@@ -34,6 +34,7 @@ from prectr_torchrec.data.teacher_scores import read_teacher_scores
 from prectr_torchrec.modules import TextRelevance
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import MANIFEST
+from prectr_torchrec.text.distiller import StudentTask, Targets
 from prectr_torchrec.text.pair_data import PairData, teacher_rows, teacher_targets
 from prectr_torchrec.text.student import judge, student_config
 from prectr_torchrec.training.metrics import relevance_metrics
@@ -165,7 +166,25 @@ def measure(folder: Path, graded: Graded) -> dict[str, Any]:
         rate = sum(len(b.query_index) for b in timed) / seconds(lambda: [judge(relevance, b) for b in timed], repeats=3)
         costs = request_costs(relevance, data, config)
     found = graded.measure(probabilities, np.array(about["level_grades"]))
+    costs |= {f"trained_{precision}": training_rate(config, folder, data, precision) for precision in ("fp32", "bf16")}
     return found | costs | {"pairs_per_second": rate, "parameters": about["parameters"], "validation": about["measures"]}
+
+
+def training_rate(config: RunConfig, folder: Path, data: PairData, precision: str) -> float:
+    """Pairs a second of a training step, by `text.precision`."""
+    text = config.text.model_copy(update={"precision": precision, "path": None})
+    task = StudentTask(build_relevance(config.model_copy(update={"text": text}), folder), config.distill, teaching=True).train()
+    optimizer = torch.optim.AdamW(task.parameters(), fused=True)
+    size, levels = config.distill.batch_size, config.data.levels.count
+    even = torch.full((size, levels), 1 / levels)
+    rows = np.random.default_rng(0).permutation(len(data))[:size]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        task(data.batch(rows), Targets(even, even, None))["loss"].backward()
+        optimizer.step()
+
+    return size / seconds(step, repeats=9)
 
 
 def request_costs(relevance: TextRelevance, data: PairData, config: RunConfig) -> dict[str, float]:
@@ -201,13 +220,14 @@ def write(out: Path, machine: str, rows: dict[str, list[dict[str, Any]]], graded
     counted = f"{graded.pairs.num_rows:,} graded pairs of {len(graded.pairs['query_id'].unique()):,} unseen queries"
     lines = [f"{machine}, one thread", "", f"{counted}; mean ± standard deviation over seeds", ""]
     columns = ["", "parameters", "Spearman", "AUC", "pair accuracy", "of the teacher's AUC above chance"]
-    columns += ["pairs/s", "titles/s", "200 candidates, ms"]
+    columns += ["pairs/s", "titles/s", "200 candidates, ms", "trained pairs/s, fp32", "bf16"]
     lines += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     best = rows["teacher"][0]["auc"]
     for name, runs in rows.items():
         kept = [(run["auc"] - 0.5) / (best - 0.5) for run in runs]
         cells = [name, _whole(runs, "parameters"), *(_spread([run[figure] for run in runs]) for figure in FIGURES), _spread(kept)]
         cells += [_whole(runs, "pairs_per_second"), _whole(runs, "titles_per_second"), _whole(runs, "request_ms", 1)]
+        cells += [_whole(runs, "trained_fp32"), _whole(runs, "trained_bf16")]
         lines.append(f"| {' | '.join(cells)} |")
     (out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     (out / "results.md").write_text("\n".join([*lines, ""]))
