@@ -98,17 +98,13 @@ def told_by_clicks(oracle: pd.DataFrame, clicks: pd.DataFrame) -> list[Any]:
     """What past clicks tell of users, queries and items, as columns; prints what each adds to the score."""
     relevance, columns = oracle.relevance - 2, []
     print(f"{'told by clicks':18} shown   all     correlation with the truth")
-    for name, key, truth in (
-        ("user strictness", "user_id", "user_strictness"),
-        ("query strictness", "query_id", "query_strictness"),
-        ("quality", "item_id", "quality"),
-    ):
+    for truth, key in (("user_strictness", "user_id"), ("query_strictness", "query_id"), ("quality", "item_id")):
         lines = posterior_lines(clicks, key)
         level, slope = (oracle[key].map(lines[column]).fillna(0).to_numpy() for column in lines)
-        added = [level] if name == "quality" else [level, slope * relevance]
+        told, added = (level, [level]) if truth == "quality" else (slope, [level, slope * relevance])
         seen = oracle.drop_duplicates(key).index
-        told = level if name == "quality" else slope
-        print(f"{name:18} {better_with(oracle, added)}  {np.corrcoef(told[seen], oracle[truth].iloc[seen])[0, 1]:.3f}")
+        correlation = np.corrcoef(told[seen], oracle[truth].iloc[seen])[0, 1]
+        print(f"{truth.replace('_', ' '):18} {better_with(oracle, added)}  {correlation:.3f}")
         columns += added
     print(f"{'all three':18} {better_with(oracle, columns)}")
     return columns
@@ -116,10 +112,10 @@ def told_by_clicks(oracle: pd.DataFrame, clicks: pd.DataFrame) -> list[Any]:
 
 def posterior_lines(clicks: pd.DataFrame, key: str) -> pd.DataFrame:
     """Level and slope over the grade of each key's surplus: posterior means, with a Gaussian prior of precisions LINE."""
-    grade, known = clicks.grade.fillna(0), clicks.grade.notna()
+    grade = clicks.grade.fillna(0)
     sums = pd.DataFrame({
         "level": clicks.surplus, "slope": clicks.surplus * grade, "weight": clicks.information,
-        "cross": clicks.information * grade, "square": clicks.information * grade**2 * known,
+        "cross": clicks.information * grade, "square": clicks.information * grade**2,
     }).groupby(clicks[key]).sum()  # fmt: skip
     precision = np.stack([sums.weight + LINE[0], sums.cross, sums.cross, sums.square + LINE[1]], axis=1).reshape(-1, 2, 2)
     means = np.linalg.solve(precision, sums[["level", "slope"]].to_numpy()[..., None])[..., 0]

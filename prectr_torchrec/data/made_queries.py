@@ -35,9 +35,9 @@ def make_queries(con: Connection, pairs: PairsConfig, origin: int) -> None:
     con.execute(f"CREATE TABLE worded AS SELECT rowid AS item, {_words('title')} AS words FROM items")
     con.register("texts", _texts(con, count, pairs))
     con.execute(
-        f"""CREATE TABLE made AS SELECT query_id, query, min(item) AS item FROM texts t
-        ANTI JOIN (SELECT {normalised_sql("query")} AS query FROM queries) q USING (query)
-        ANTI JOIN (SELECT {normalised_sql("query")} AS meant FROM queries) m USING (meant)
+        f"""CREATE TABLE made AS WITH known_texts AS (SELECT {normalised_sql("query")} AS text FROM queries)
+        SELECT query_id, query, min(item) AS item FROM texts t
+        ANTI JOIN known_texts k ON k.text = t.query ANTI JOIN known_texts m ON m.text = t.meant
         ANTI JOIN queries i ON i.query_id = t.query_id GROUP BY ALL ORDER BY query_id"""
     )
     con.unregister("texts")
@@ -80,8 +80,8 @@ def _texts(con: Connection, count: int, pairs: PairsConfig) -> pa.Table:
 
 
 def mistype(text: str, random: np.random.Generator) -> str:
-    """The text with one typing error behind its first letter: one left out, doubled, swapped with the next, another one; a space
-    too many or too few. A text of one letter stays as it is."""
+    """The text with one typing error behind its first letter: a letter left out, doubled, swapped with the next or replaced, a
+    space too many, or one too few (a letter too many, where there is no space). A text of one letter stays as it is."""
     if len(text) < 2:
         return text
     spaces = [place for place, letter in enumerate(text) if letter == " "]

@@ -31,8 +31,8 @@ def shop() -> Raw:
     }  # fmt: skip
 
 
-def pairs_of(folder: Path, made: float = 20.0, raw: Raw | None = None, **options: Path) -> list[Row]:
-    settings = PairsConfig(made_queries=made, validation_fraction=0.2, test_fraction=0.2)
+def pairs_of(folder: Path, made: float = 20.0, raw: Raw | None = None, *, mistyped: float = 0.0, **options: Path) -> list[Row]:
+    settings = PairsConfig(made_queries=made, mistyped=mistyped, validation_fraction=0.2, test_fraction=0.2)
     write_pairs(DataConfig(), settings, write_log(raw or shop(), folder / "raw"), folder / "pairs.parquet", **options)
     return pq.read_table(folder / "pairs.parquet").to_pylist()
 
@@ -71,9 +71,7 @@ def test_others_that_it_is_paired_with_share_a_word_or_the_category(pairs: list[
 
 
 def test_some_are_made_once_more_with_a_typing_error(tmp_path: Path, pairs: list[Row]) -> None:
-    settings = PairsConfig(made_queries=20.0, mistyped=0.5, validation_fraction=0.2, test_fraction=0.2)
-    write_pairs(DataConfig(), settings, write_log(shop(), tmp_path / "raw"), tmp_path / "pairs.parquet")
-    found = pq.read_table(tmp_path / "pairs.parquet").to_pylist()
+    found = pairs_of(tmp_path, mistyped=0.5)
     assert [row for row in found if row in pairs] == pairs  # the others stay as they are
     right, all_made = ({row["query"] for row in rows if row["source"] == "made"} for rows in (pairs, found))
     wrong = all_made - right
@@ -81,8 +79,7 @@ def test_some_are_made_once_more_with_a_typing_error(tmp_path: Path, pairs: list
     raw = shop()  # now the log asks for whole titles: there is nothing left to make, nor to mistype
     raw["items"] = [item | {"title": f"Word{item['item_id']} and more"} for item in raw["items"]]
     raw["queries"] = [{"query_id": i, "query": f" WORD{i}  and more"} for i in range(ITEMS)]
-    write_pairs(DataConfig(), settings, write_log(raw, tmp_path / "whole"), tmp_path / "whole.parquet")
-    assert "made" not in pq.read_table(tmp_path / "whole.parquet")["source"].to_pylist()
+    assert "made" not in {row["source"] for row in pairs_of(tmp_path / "whole", raw=raw, mistyped=0.5)}
 
 
 @pytest.mark.parametrize("text", ["", "a", "ab", "cordless drill 1/2 in"])
