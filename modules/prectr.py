@@ -27,7 +27,7 @@ class OtherTexts(NamedTuple):
     log_pi: Tensor
     """(C, K)."""
     foreign: Tensor
-    """(C,) bool: the text is truly another one, the row real."""
+    """(C,) bool: the text is truly another one, the row real; where it is not, the other two say nothing."""
     logit: Tensor
     """(C,) ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
 
@@ -132,7 +132,7 @@ class PRECTR(nn.Module):
         )
 
     def forward(
-        self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: bool = False,
+        self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: float = 0.0,
         noise: Tensor | None = None, titles: Tensor | None = None,
     ) -> PRECTROutput:  # fmt: skip
         """Scores every candidate.
@@ -141,7 +141,7 @@ class PRECTR(nn.Module):
             batch: dense inputs.
             sequences: jagged vectors of stride R by feature.
             bags: (C, dim) vectors by feature.
-            swap_titles: also judge each query with a title of another request.
+            swap_titles: share of the candidates, drawn at random, whose query is also judged with a title of another request.
             noise: (C,) also judge each pair with Gaussian noise on its text side, in standard deviations over the batch.
             titles: (T, ...) `relevance.encode` of the title tokens, where the caller kept it.
         """
@@ -165,7 +165,7 @@ class PRECTR(nn.Module):
 
         reference = self.mixture(log_pi, z)
         logged = self.mixture(log_pi, z + self.position(batch.position)) if self.position is not None else reference
-        swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z) if swap_titles else None
+        swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z, swap_titles) if swap_titles > 0 else None
         noised = self._noised(batch, pair, match, noise, z) if noise is not None else None
         return PRECTROutput(logged, reference, relevance, z, personal, swapped, noised)
 
@@ -177,13 +177,18 @@ class PRECTR(nn.Module):
         return relevance.log_pi
 
     def _swapped(
-        self, batch: SearchInputs, query: Tensor, title: Tensor, query_tokens: Tensor, title_tokens: Tensor, z: Tensor
-    ) -> OtherTexts:
-        other = _rows_of_other_requests(batch.candidate_weight)
-        match = self.relevance.match_features(query_tokens, title_tokens[other])
+        self, batch: SearchInputs, query: Tensor, title: Tensor, query_tokens: Tensor, title_tokens: Tensor, z: Tensor,
+        share: float,
+    ) -> OtherTexts:  # fmt: skip
+        count = z.shape[0]
+        order = (torch.arange if share >= 1 else torch.randperm)(count, device=z.device)
+        rows = order[: max(round(share * count), 1)]
+        other = _rows_of_other_requests(batch.candidate_weight)[rows]
         query_of = batch.query_index[batch.candidate_request]
-        foreign = (query_of != query_of[other]) & (batch.candidate_weight > 0)
-        return self._other(self.relevance.pair(query, title[other]), match, foreign, z)
+        foreign = (query_of[rows] != query_of[other]) & (batch.candidate_weight[rows] > 0)
+        match = self.relevance.match_features(query_tokens[rows], title_tokens[other])
+        drawn = self._other(self.relevance.pair(query[rows], title[other]), match, foreign, z[rows])
+        return OtherTexts(*(part.new_zeros(count, *part.shape[1:]).index_copy(0, rows, part) for part in drawn))
 
     def _noised(self, batch: SearchInputs, pair: Tensor, match: Tensor, noise: Tensor, z: Tensor) -> OtherTexts:
         real = batch.candidate_weight > 0

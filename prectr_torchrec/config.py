@@ -255,11 +255,16 @@ class DebiasConfig(Section):
 class ObjectiveConfig(Section):
     anchor: float = Field(0.3, ge=0)
     """Weight of the cross-entropy of the level distribution on the grade."""
+    anchor_on: Literal["level", "grade"] = "level"
+    """Of the grade: its `level`, or the distribution over the two levels that the `grade` lies between, as in `distill`."""
     consistency: float = Field(0.3, ge=0)
     """Weight of the hinge that keeps the levels' click probabilities in order."""
     consistency_margin: float = 0.0
     random_negatives: float = Field(0.0, ge=0)
     """Weight of the anchor on titles swapped within the batch, taken as level 1."""
+    swap_share: float = Field(1.0, gt=0, le=1)
+    """Share of the rows, drawn anew in each step, whose title is swapped, for this and for the debias. An interaction that
+    reads texts together reads these pairs besides those of the log."""
     debias: DebiasConfig = DebiasConfig()
     load_balance: float = Field(0.01, ge=0)
     """Weight of the squared coefficient of variation of the incentive experts' mean loads."""

@@ -34,12 +34,14 @@ class Objective(nn.Module):
         swap = (self.training and self.config.random_negatives > 0) or (lower and debias.negatives == "swap")
         distance = lowered_distance(batch.level, debias) if lower else None
         noise = distance * debias.noise if distance is not None and debias.negatives == "noise" else None
-        output = self.prectr(batch, sequences, bags, swap_titles=swap, noise=noise)
+        output = self.prectr(batch, sequences, bags, swap_titles=self.config.swap_share * swap, noise=noise)
+        whole, grades = self.config.anchor_on == "level", self.prectr.level_grades
+        anchored = level_targets(batch.level, len(grades)) if whole else grade_targets(batch.relevance, grades)
         terms = {
             "bce": weighted_mean(
                 -(batch.click * output.click.log_click + (1 - batch.click) * output.click.log_no_click), batch.click_weight
             ),
-            "anchor": anchor_loss(output.relevance.log_pi, batch.level),
+            "anchor": anchor_loss(output.relevance.log_pi, anchored),
         }
         loss = terms["bce"] + self.config.anchor * terms["anchor"]
         if self.prectr.use_mixture:
@@ -84,10 +86,24 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (values * weight).sum() / weight.sum().clamp(min=1.0)
 
 
-def anchor_loss(log_pi: Tensor, level: Tensor) -> Tensor:
-    """Cross-entropy of the level distribution (C, K) on the level (C,) in 1..K; level 0 has no part in it. Re-derived here."""
-    row_loss = F.nll_loss(log_pi, (level - 1).clamp(min=0), reduction="none")
-    return weighted_mean(row_loss, (level > 0).to(log_pi.dtype))
+def anchor_loss(log_pi: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the level distribution (C, K) on the target (C, K); rows of zeros have no part in it. Re-derived here."""
+    return weighted_mean(-(target * log_pi).sum(1), (target > 0).any(1).to(log_pi.dtype))
+
+
+def level_targets(level: Tensor, levels: int) -> Tensor:
+    """(C, K) float, 1 at the level (C,) in 1..K; zeros where it is 0."""
+    return F.one_hot(level, levels + 1)[:, 1:].float()
+
+
+def grade_targets(grade: Tensor, level_grades: Tensor) -> Tensor:
+    """`levels.grade_distributions` of a batch: (C, K), over the two levels that the grade (C,) lies between, so that
+    grades within a level differ; zeros where it is NaN."""
+    upper = torch.searchsorted(level_grades, grade.nan_to_num()).clamp(1, len(level_grades) - 1)
+    low, high = level_grades[upper - 1], level_grades[upper]
+    place = upper - 1 + ((grade - low) / (high - low)).clamp(0, 1)
+    spread = (1 - (place[:, None] - torch.arange(len(level_grades), device=grade.device)).abs()).clamp(min=0)
+    return spread.nan_to_num()
 
 
 def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Tensor:
@@ -132,4 +148,4 @@ def debias_loss(output: PRECTROutput, batch: SearchBatch, distance: Tensor, conf
     enough = score.detach() >= torch.quantile(score.detach()[rows], config.quantile) if bool(rows.any()) else rows
     hinge = (config.margin * distance - (score - other.logit)).clamp(0.0, config.clip)
     rebuilt = (batch.level - distance.long()).clamp(min=1) * rows
-    return weighted_mean(hinge, (rows & enough).float()), anchor_loss(other.log_pi, rebuilt)
+    return weighted_mean(hinge, (rows & enough).float()), anchor_loss(other.log_pi, level_targets(rebuilt, other.log_pi.shape[1]))

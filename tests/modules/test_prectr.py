@@ -35,8 +35,8 @@ def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchB
     return list(SearchReader(config, data, split, data / TOKENIZER).epoch(0))
 
 
-def run(task: RankingTask, batch: SearchBatch) -> PRECTROutput:
-    return task.objective.prectr(batch, *task.embeddings(batch.request_features, batch.candidate_features))
+def run(task: RankingTask, batch: SearchBatch, **options: Any) -> PRECTROutput:
+    return task.objective.prectr(batch, *task.embeddings(batch.request_features, batch.candidate_features), **options)
 
 
 def small(**model: Any) -> RunConfig:
@@ -97,6 +97,19 @@ def test_debias_reaches_every_parameter_of_the_relevance_side_and_is_off_when_sc
     assert report["debias"] >= 0 and report["lowered_anchor"] > 0
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
     assert "debias" not in task.eval()(batch)[1]
+
+
+@pytest.mark.parametrize("interaction", ["dual", "cross"])
+def test_titles_are_swapped_in_a_share_of_the_rows(data: Path, interaction: str) -> None:
+    config = small_config(text={"interaction": interaction}, model={"dropout": 0.0})
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    whole, part = (run(task, batch, swap_titles=share).swapped for share in (1.0, 0.4))
+    assert whole is not None and part is not None
+    drawn = part.log_pi.any(1)
+    assert drawn.sum() == round(0.4 * len(drawn)) and part.foreign.equal(whole.foreign & drawn)
+    torch.testing.assert_close(part.log_pi[drawn], whole.log_pi[drawn])
+    torch.testing.assert_close(part.logit[drawn], whole.logit[drawn])
 
 
 def test_taste_and_preference_follow_the_own_past(data: Path) -> None:

@@ -174,7 +174,7 @@ def test_the_whole_of_prectr_is_one_graph_around_its_encoder(tmp_path: Path) -> 
     data = write_small_data(tmp_path, config)
     task = build_task(config, data / TOKENIZER).eval()
     prectr = task.objective.prectr
-    whole = {"swap_titles": False, "noise": None, "titles": None}
+    whole = {"swap_titles": 0.0, "noise": None, "titles": None}
     graph = traced(prectr, ("relevance.interaction.encoder",), **whole)
     for batch in SearchReader(config, data, "test", data / TOKENIZER).epoch(0):
         looked_up = task.embeddings(batch.request_features, batch.candidate_features)

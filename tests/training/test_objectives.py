@@ -4,19 +4,44 @@ import pytest
 import torch
 
 from prectr_torchrec.config import DebiasConfig
+from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.modules import OtherTexts
-from prectr_torchrec.training.objectives import anchor_loss, consistency_loss, debias_loss, lowered_distance, weighted_mean
+from prectr_torchrec.training.objectives import (
+    anchor_loss,
+    consistency_loss,
+    debias_loss,
+    grade_targets,
+    level_targets,
+    lowered_distance,
+    weighted_mean,
+)
+
+PI = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
 
 
 def test_anchor_is_the_cross_entropy_of_graded_rows_alone() -> None:
-    pi = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
-    loss = anchor_loss(pi.log(), torch.tensor([1, 0, 3]))
+    loss = anchor_loss(PI.log(), level_targets(torch.tensor([1, 0, 3]), 3))
     assert loss.item() == pytest.approx(-(torch.tensor(0.7).log() + torch.tensor(0.4).log()).item() / 2)
+
+
+def test_anchor_on_grades_divides_them_between_two_levels() -> None:
+    targets = grade_targets(torch.tensor([1.25, torch.nan, 3.0]), torch.tensor([1.0, 2.0, 3.0]))
+    assert targets.tolist() == [[0.75, 0.25, 0], [0, 0, 0], [0, 0, 1]]
+    expected = -(0.75 * PI[0, 0].log() + 0.25 * PI[0, 1].log() + PI[2, 2].log()) / 2
+    assert anchor_loss(PI.log(), targets).item() == pytest.approx(expected.item())
+
+
+def test_anchor_on_grades_has_the_targets_of_distillation() -> None:
+    grades, of_levels = torch.linspace(0.5, 3.5, 61), torch.tensor([1.25, 1.8, 2.5, 2.9])
+    expected = grade_distributions(grades.numpy(), of_levels.double().numpy())
+    torch.testing.assert_close(grade_targets(grades, of_levels), torch.from_numpy(expected), atol=1e-6, rtol=0)
+    of_two = grade_distributions(grades.numpy(), of_levels[:2].double().numpy())
+    torch.testing.assert_close(grade_targets(grades, of_levels[:2]), torch.from_numpy(of_two), atol=1e-6, rtol=0)
 
 
 def test_anchor_without_any_grade_is_zero_with_a_zero_gradient() -> None:
     log_pi = torch.randn(3, 4).log_softmax(1).requires_grad_()
-    loss = anchor_loss(log_pi, torch.zeros(3, dtype=torch.long))
+    loss = anchor_loss(log_pi, level_targets(torch.zeros(3, dtype=torch.long), 4))
     loss.backward()
     assert loss.item() == 0.0 and log_pi.grad is not None and log_pi.grad.eq(0).all()
 
