@@ -161,7 +161,9 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
         figures |= {f"own past shuffled, {part}": shuffled[part]["model"] for part in ("shown", "all")}
     if "unseen" in measured:
         relevance = measured["unseen"]["relevance"].get("all", {})  # nothing without the anchor
-        figures |= {f"unseen queries, {key}": relevance.get(key) for key in ("auc", "spearman", "quadratic_kappa", "pair_accuracy")}
+        figures |= {
+            f"unseen queries, {key}": relevance.get(key) for key in ("auc", "spearman", "quadratic_kappa", "pair_accuracy")
+        }
     figures["true grade, shown"], figures["true grade, all"] = (expected[p]["true_grade"] for p in ("shown", "all"))
     figures["oracle, shown"], figures["oracle, all"] = (expected[p]["oracle"] for p in ("shown", "all"))
     return figures

@@ -14,6 +14,7 @@ from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import PRECTROutput
 from prectr_torchrec.training.build import RankingTask, build_task
+from prectr_torchrec.training.objectives import anchor_loss, grade_targets
 
 NGRAMS = {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [8]}
 
@@ -110,6 +111,19 @@ def test_titles_are_swapped_in_a_share_of_the_rows(data: Path, interaction: str)
     assert drawn.sum() == round(0.4 * len(drawn)) and part.foreign.equal(whole.foreign & drawn)
     torch.testing.assert_close(part.log_pi[drawn], whole.log_pi[drawn])
     torch.testing.assert_close(part.logit[drawn], whole.logit[drawn])
+
+
+def test_the_objective_sets_the_share_of_swapped_titles_and_what_the_anchor_is_on(data: Path) -> None:
+    config = small_config(objective={"swap_share": 0.4, "anchor_on": "grade"})
+    task = build(config, data).train()
+    batch = batches(config, data)[0]
+    outputs: list[PRECTROutput] = []
+    task.objective.prectr.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    report = task(batch)[1]
+    output = outputs[0]
+    assert output.swapped is not None and output.swapped.log_pi.any(1).sum() == round(0.4 * config.batch.candidates)
+    targets = grade_targets(batch.relevance, torch.tensor(config.data.levels.grades))
+    torch.testing.assert_close(report["anchor"], anchor_loss(output.relevance.log_pi, targets).detach())
 
 
 def test_taste_and_preference_follow_the_own_past(data: Path) -> None:
