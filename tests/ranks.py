@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 
 def run_ranks(ranks: int, target: str, **arguments: Any) -> str:
     """Runs `module:function(**arguments)`, a module below tests/, on spawned gloo ranks; returns what they printed.
@@ -56,8 +58,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
-    return [found for child in children for found in (child, *descendants(child))]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 if __name__ == "__main__":
