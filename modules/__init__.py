@@ -6,7 +6,7 @@ from .history import EventEmbedding, InterestTower
 from .incentive import Incentive, RelevanceIncentive, load_balance
 from .inputs import Events, LookedUp, SearchInputs, counters, past_events, search_inputs
 from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
-from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
+from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import PositionBias
 from .posterior import GaussianPosterior, Posterior
@@ -63,6 +63,7 @@ __all__ = [
     "TextRelevance",
     "TitleBag",
     "counters",
+    "grade_distributions",
     "known_level_log_probabilities",
     "load_balance",
     "pairwise_text_features",

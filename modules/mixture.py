@@ -61,3 +61,17 @@ def known_level_log_probabilities(log_pi: Tensor, level: Tensor, distribution: T
         return known
     uncertain = (level == 0) & (distribution > 0).any(1)
     return torch.where(uncertain.unsqueeze(1), distribution.clamp(min=1e-3).log().log_softmax(1), known)
+
+
+def grade_distributions(grade: Tensor, level_grades: Tensor) -> Tensor:
+    """Distributions over the two levels that a grade lies between, with the grade as their expected grade.
+
+    Args:
+        grade: (N,); beyond the first or last level's grade it is that level.
+        level_grades: (K,) ascending, the grade that stands for each level.
+
+    Returns:
+        (N, K) float32, NaN where the grade is.
+    """
+    passed = ((grade[:, None] - level_grades[:-1]) / level_grades.diff()).clamp(0, 1)  # (N, K - 1) of the way to the next level
+    return (F.pad(passed, (1, 0), value=1.0) - F.pad(passed, (0, 1))).float()

@@ -24,17 +24,6 @@ def grade_levels(grades: NDArray[np.float32], boundaries: list[float]) -> NDArra
     return levels
 
 
-def grade_distributions(grades: NDArray[np.float32], level_grades: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(N, K) distributions over the two levels that a grade lies between, with the grade as their expected grade.
-
-    Args:
-        grades: (N,) without NaN; beyond the first or last level's grade it is that level.
-        level_grades: (K,) ascending, the grade that stands for each level.
-    """
-    place = np.interp(grades, level_grades, np.arange(len(level_grades)))  # 1.25: a quarter of the way from level 2 to level 3
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(len(level_grades))), 0).astype(np.float32)
-
-
 def unpack_levels(packed: NDArray[np.int64], levels: int) -> NDArray[np.float32]:
     """Probabilities (..., K) of packed predictions (...); zeros where there is none."""
     parts = np.ascontiguousarray(packed).astype("<i8", copy=False).view(np.uint8).reshape(*packed.shape, MAX_LEVELS)

@@ -23,10 +23,9 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from prectr_torchrec.config import DistillConfig, RunConfig
-from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.distributed.process import Process, random_states, set_random_states
-from prectr_torchrec.modules import TextRelevance
+from prectr_torchrec.modules import TextRelevance, grade_distributions
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
 from prectr_torchrec.training.metrics import relevance_metrics
@@ -125,8 +124,7 @@ class Distiller:
         self.relevance, self.data, self.process, self.out = relevance, data, process, out
         self.teacher, self.hidden = teacher, hidden
         self.graded = ~np.isnan(data.grade)
-        self.grade = grade_distributions(np.nan_to_num(data.grade), level_grades)
-        self.grade[~self.graded] = np.nan
+        self.grade = grade_distributions(torch.from_numpy(data.grade), torch.from_numpy(level_grades)).numpy()
         self.scored: NDArray[np.bool_] = np.zeros(len(data), dtype=bool)
         if teacher is not None:
             self.scored = ~np.isnan(teacher[:, 0])

@@ -26,10 +26,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from prectr_torchrec.config import ConfigError, Section, validate_section
-from prectr_torchrec.data.levels import grade_distributions
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
+from prectr_torchrec.modules import grade_distributions
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, token_batches
 from prectr_torchrec.text.teacher import check_model_folder, tokenize_pairs
 
@@ -264,7 +264,8 @@ class _Labelled:
         table = table if limit is None else _spread(table, limit)
         self.inputs = tokenize_pairs(tokenizer, table["query"].to_pylist(), table["title"].to_pylist(), config.max_length)
         self.lengths = [len(ids) for ids in self.inputs["input_ids"]]
-        self.targets = torch.from_numpy(grade_distributions(table["relevance"].to_numpy(), pairs.level_grades()))
+        grades = table["relevance"].to_numpy()
+        self.targets = grade_distributions(torch.from_numpy(grades), torch.from_numpy(pairs.level_grades()))
 
 
 def _spread(table: pa.Table, count: int) -> pa.Table:

@@ -9,7 +9,7 @@ from torchrec import JaggedTensor
 
 from prectr_torchrec.config import DebiasConfig, ObjectiveConfig
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.modules import PRECTR, PRECTROutput, load_balance
+from prectr_torchrec.modules import PRECTR, PRECTROutput, grade_distributions, load_balance
 
 
 class Objective(nn.Module):
@@ -34,9 +34,11 @@ class Objective(nn.Module):
         swap = (self.training and self.config.random_negatives > 0) or (lower and debias.negatives == "swap")
         distance = lowered_distance(batch.level, debias) if lower else None
         noise = distance * debias.noise if distance is not None and debias.negatives == "noise" else None
-        output = self.prectr(batch, sequences, bags, swap_titles=self.config.swap_share * swap, noise=noise)
-        whole, grades = self.config.anchor_on == "level", self.prectr.level_grades
-        anchored = level_targets(batch.level, len(grades)) if whole else grade_targets(batch.relevance, grades)
+        output = self.prectr(batch, sequences, bags, swap_titles=self.config.swap_share if swap else 0.0, noise=noise)
+        if self.config.anchor_on == "grade":
+            anchored = grade_distributions(batch.relevance, self.prectr.level_grades).nan_to_num()
+        else:
+            anchored = level_targets(batch.level, output.relevance.log_pi.shape[1])
         terms = {
             "bce": weighted_mean(
                 -(batch.click * output.click.log_click + (1 - batch.click) * output.click.log_no_click), batch.click_weight
@@ -94,16 +96,6 @@ def anchor_loss(log_pi: Tensor, target: Tensor) -> Tensor:
 def level_targets(level: Tensor, levels: int) -> Tensor:
     """(C, K) float, 1 at the level (C,) in 1..K; zeros where it is 0."""
     return F.one_hot(level, levels + 1)[:, 1:].float()
-
-
-def grade_targets(grade: Tensor, level_grades: Tensor) -> Tensor:
-    """`levels.grade_distributions` of a batch: (C, K), over the two levels that the grade (C,) lies between, so that
-    grades within a level differ; zeros where it is NaN."""
-    upper = torch.searchsorted(level_grades, grade.nan_to_num()).clamp(1, len(level_grades) - 1)
-    low, high = level_grades[upper - 1], level_grades[upper]
-    place = upper - 1 + ((grade - low) / (high - low)).clamp(0, 1)
-    spread = (1 - (place[:, None] - torch.arange(len(level_grades), device=grade.device)).abs()).clamp(min=0)
-    return spread.nan_to_num()
 
 
 def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Tensor:

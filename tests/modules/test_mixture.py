@@ -1,7 +1,9 @@
+import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
-from prectr_torchrec.modules import LevelMixture, known_level_log_probabilities
+from prectr_torchrec.modules import LevelMixture, grade_distributions, known_level_log_probabilities
 
 
 def random_inputs(rows: int = 6, levels: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,3 +57,25 @@ def test_a_distribution_stands_where_no_level_is_known() -> None:
     assert known[1].argmax() == 1 and known[1].exp().max() > 0.99 and known.isfinite().all()
     torch.testing.assert_close(known[2], log_pi[2])
     torch.testing.assert_close(known.exp().sum(1), torch.ones(3))
+
+
+def test_a_grade_lies_between_the_two_levels_next_to_it() -> None:
+    level_grades = torch.tensor([1.0, 2.0, 2.5, 3.0])
+    grades = torch.tensor([1.0, 1.25, 2.0, 2.4, 3.0])
+    distributions = grade_distributions(grades, level_grades)
+    torch.testing.assert_close(distributions @ level_grades, grades, atol=1e-6, rtol=0)
+    torch.testing.assert_close(distributions[1], torch.tensor([0.75, 0.25, 0, 0]))
+    assert ((distributions > 0).sum(dim=1) <= 2).all()
+
+
+def test_a_grade_beyond_the_ends_is_the_level_there_and_no_grade_is_no_number() -> None:
+    distributions = grade_distributions(torch.tensor([0.5, 9.0, torch.nan]), torch.tensor([1.0, 2.0, 3.0]))
+    assert distributions[:2].tolist() == [[1, 0, 0], [0, 0, 1]] and distributions[2].isnan().all()
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_distributions_of_grades_are_those_of_interpolation(levels: int) -> None:
+    grades, level_grades = torch.linspace(0.5, 3.5, 61), torch.tensor([1.25, 1.8, 2.5, 2.9])[:levels]
+    place = np.interp(grades.numpy(), level_grades.numpy(), np.arange(levels))
+    expected = np.maximum(1 - np.abs(place[:, None] - np.arange(levels)), 0).astype(np.float32)
+    torch.testing.assert_close(grade_distributions(grades, level_grades), torch.from_numpy(expected), atol=1e-6, rtol=0)

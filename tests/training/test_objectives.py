@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from prectr_torchrec.config import DebiasConfig
-from prectr_torchrec.data.levels import grade_distributions
-from prectr_torchrec.modules import OtherTexts
+from prectr_torchrec.modules import OtherTexts, grade_distributions
 from prectr_torchrec.training.objectives import (
     anchor_loss,
     consistency_loss,
     debias_loss,
-    grade_targets,
     level_targets,
     lowered_distance,
     weighted_mean,
@@ -25,18 +23,10 @@ def test_anchor_is_the_cross_entropy_of_graded_rows_alone() -> None:
 
 
 def test_anchor_on_grades_divides_them_between_two_levels() -> None:
-    targets = grade_targets(torch.tensor([1.25, torch.nan, 3.0]), torch.tensor([1.0, 2.0, 3.0]))
+    targets = grade_distributions(torch.tensor([1.25, torch.nan, 3.0]), torch.tensor([1.0, 2.0, 3.0])).nan_to_num()
     assert targets.tolist() == [[0.75, 0.25, 0], [0, 0, 0], [0, 0, 1]]
     expected = -(0.75 * PI[0, 0].log() + 0.25 * PI[0, 1].log() + PI[2, 2].log()) / 2
     assert anchor_loss(PI.log(), targets).item() == pytest.approx(expected.item())
-
-
-def test_anchor_on_grades_has_the_targets_of_distillation() -> None:
-    grades, of_levels = torch.linspace(0.5, 3.5, 61), torch.tensor([1.25, 1.8, 2.5, 2.9])
-    expected = grade_distributions(grades.numpy(), of_levels.double().numpy())
-    torch.testing.assert_close(grade_targets(grades, of_levels), torch.from_numpy(expected), atol=1e-6, rtol=0)
-    of_two = grade_distributions(grades.numpy(), of_levels[:2].double().numpy())
-    torch.testing.assert_close(grade_targets(grades, of_levels[:2]), torch.from_numpy(of_two), atol=1e-6, rtol=0)
 
 
 def test_anchor_without_any_grade_is_zero_with_a_zero_gradient() -> None:
