@@ -252,6 +252,27 @@ class DebiasConfig(Section):
     """Rows that themselves score below this quantile of the batch are left out."""
 
 
+class RehearsalConfig(Section):
+    """A teacher's soft grades to learn from in each step beside the log (rehearsal, Robins 1995), so that the text side does
+    not forget what `distill` taught it."""
+
+    pairs: str | None = None
+    """File of `prectr pairs`, of which the train queries' pairs are drawn; null: no rehearsal."""
+    scores: list[str] = []
+    """Folders of `prectr teach` on these pairs; the mean of several."""
+    weight: float = Field(1.0, gt=0)
+    batch_size: int = Field(256, ge=1)
+    """Pairs of a step of every rank."""
+    temperature: float = Field(2.0, gt=0)
+    """T of the teacher's and the tower's distribution."""
+
+    @model_validator(mode="after")
+    def _pairs_have_scores(self) -> RehearsalConfig:
+        if (self.pairs is None) != (not self.scores):
+            raise ValueError("pairs and scores belong together: a file of `prectr pairs`, and folders of `prectr teach` on it")
+        return self
+
+
 class ObjectiveConfig(Section):
     anchor: float = Field(0.3, ge=0)
     """Weight of the cross-entropy of the level distribution on the grade."""
@@ -266,6 +287,7 @@ class ObjectiveConfig(Section):
     """Share of the rows, drawn anew in each step, whose title is swapped, for this and for the debias. An interaction that
     reads texts together reads these pairs besides those of the log."""
     debias: DebiasConfig = DebiasConfig()
+    rehearsal: RehearsalConfig = RehearsalConfig()
     load_balance: float = Field(0.01, ge=0)
     """Weight of the squared coefficient of variation of the incentive experts' mean loads."""
 

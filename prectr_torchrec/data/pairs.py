@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import DataConfig, Levels, PairsConfig, RawTable, nearest
+from prectr_torchrec.config import ConfigError, DataConfig, Levels, PairsConfig, RawTable, nearest
 from prectr_torchrec.data.hashing import hash_sql, normalised_sql
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.made_queries import make_queries
@@ -119,6 +119,13 @@ class PairsFile:
         if version != PAIRS_VERSION:
             raise ValueError(f"{path}: pairs version {version}, this release reads {PAIRS_VERSION}; run `prectr pairs` again")
         return cls(path, Levels.model_validate_json(found[_LEVELS_KEY]), metadata.num_rows, metadata.num_row_groups)
+
+    def check_levels(self, levels: Levels) -> None:
+        """Raises ConfigError where the pairs were made with other levels."""
+        if self.levels != levels:
+            raise ConfigError(
+                f"data.levels: {self.path} was made with boundaries {self.levels.boundaries}; use these or make it anew"
+            )
 
     def read(self, columns: list[str] | None = None, split: str | None = None) -> pa.Table:
         """The pairs in order; of one split where given."""

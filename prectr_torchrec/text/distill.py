@@ -60,8 +60,7 @@ def distill(
         ValueError: unusable pairs or scores, or `out` holds something else.
     """
     work, source = out / "work", PairsFile.open(pairs)
-    if source.levels != config.data.levels:
-        raise ConfigError(f"data.levels: {pairs} was made with boundaries {source.levels.boundaries}; use these or make it anew")
+    source.check_levels(config.data.levels)
     given = tokenizer or (Path(config.text.path) if config.text.path else None)
     settings = _settings(config, pairs, teacher_scores, given, process.world_size)
     table = source.read()

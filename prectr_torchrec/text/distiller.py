@@ -29,6 +29,7 @@ from prectr_torchrec.modules import TextRelevance, grade_distributions
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
 from prectr_torchrec.training.metrics import relevance_metrics
+from prectr_torchrec.training.objectives import divergence
 from prectr_torchrec.training.progress import MetricsLog, Throughput
 
 
@@ -75,20 +76,6 @@ class StudentTask(nn.Module):
             terms["hidden"] = (1 - F.cosine_similarity(self.project(out.hidden), targets.hidden.float(), dim=1)).mean()
             loss = loss + self.config.hidden_weight * terms["hidden"]
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
-
-
-def divergence(log_pi: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T^2 * KL(teacher_T || student_T)` of distributions softened by T, mean over the rows that the teacher has scored.
-
-    Args:
-        log_pi: (B, K) the student's log probabilities.
-        teacher: (B, K) probabilities, NaN where there are none.
-        temperature: T.
-    """
-    seen = ~teacher.isnan().any(1)
-    soft = (teacher.nan_to_num(1.0).clamp(min=1e-8).log() / temperature).log_softmax(1)
-    row = F.kl_div((log_pi / temperature).log_softmax(1), soft, reduction="none", log_target=True).sum(1)
-    return temperature**2 * (row * seen).sum() / seen.sum().clamp(min=1)
 
 
 class Stage(NamedTuple):

@@ -1,4 +1,4 @@
-"""The loss and its parts: click, anchor and semantic consistency."""
+"""The loss and its parts: click, anchor, semantic consistency, exposure debias and rehearsal."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from torchrec import JaggedTensor
 from prectr_torchrec.config import DebiasConfig, ObjectiveConfig
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.modules import PRECTR, PRECTROutput, grade_distributions, load_balance
+from prectr_torchrec.text.student import judge
+from prectr_torchrec.training.rehearsal import Rehearsal
 
 
 class Objective(nn.Module):
     r"""Runs the towers and sums the weighted terms of the loss.
 
     :math:`L = \mathrm{BCE} + a_{rel} \cdot \mathrm{anchor} + a_{mono} \cdot \mathrm{consistency} + a_{deb} R_{debias} +
-    a_{gate} \cdot \mathrm{balance}`. Each term is a mean over the rows that it speaks of; padding and rows without the label
-    have weight zero.
+    a_{gate} \cdot \mathrm{balance} + a_{reh} \cdot \mathrm{rehearsal}`. Each term is a mean over the rows that it speaks of;
+    padding and rows without the label have weight zero.
     """
 
     def __init__(self, prectr: PRECTR, config: ObjectiveConfig) -> None:
         super().__init__()
         self.prectr = prectr
         self.config = config
+        self.rehearsal: Rehearsal | None = None
 
     def forward(
         self, batch: SearchBatch, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]
@@ -59,6 +62,11 @@ class Objective(nn.Module):
         if output.swapped is not None and self.config.random_negatives > 0:
             terms["random_negatives"] = weighted_mean(-output.swapped.log_pi[:, 0], output.swapped.foreign.float())
             loss = loss + self.config.random_negatives * terms["random_negatives"]
+        if self.training and self.rehearsal is not None:
+            pairs, teacher = self.rehearsal.draw()
+            log_pi = judge(self.prectr.relevance, pairs).log_pi
+            terms["rehearsal"] = divergence(log_pi, teacher, self.config.rehearsal.temperature)
+            loss = loss + self.config.rehearsal.weight * terms["rehearsal"]
         report = {name: term.detach() for name, term in terms.items()}
         report["loss"] = loss.detach()
         report["logit"] = output.click.logit.detach()
@@ -91,6 +99,20 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 def anchor_loss(log_pi: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the level distribution (C, K) on the target (C, K); rows of zeros have no part in it. Re-derived here."""
     return weighted_mean(-(target * log_pi).sum(1), (target > 0).any(1).to(log_pi.dtype))
+
+
+def divergence(log_pi: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`T^2 * KL(teacher_T || student_T)` of distributions softened by T, mean over the rows that the teacher has scored.
+
+    Args:
+        log_pi: (B, K) the student's log probabilities.
+        teacher: (B, K) probabilities, NaN where there are none.
+        temperature: T.
+    """
+    seen = ~teacher.isnan().any(1)
+    soft = (teacher.nan_to_num(1.0).clamp(min=1e-8).log() / temperature).log_softmax(1)
+    row = F.kl_div((log_pi / temperature).log_softmax(1), soft, reduction="none", log_target=True).sum(1)
+    return temperature**2 * (row * seen).sum() / seen.sum().clamp(min=1)
 
 
 def level_targets(level: Tensor, levels: int) -> Tensor:

@@ -37,6 +37,7 @@ from prectr_torchrec.training.guard import StepGuard, check_weights
 from prectr_torchrec.training.init_from import init_from
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
+from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import ValidationMetrics
@@ -65,12 +66,14 @@ class Trainer:
         self.config, self.data, self.run, self.process = config, data, run, process
         check_device(config, process.device.type, process.world_size)  # before anything is written
         manifest = read_manifest(data, config.data)
+        rehearsal = Rehearsal(config, data / TOKENIZER, process.device) if config.objective.rehearsal.pairs else None
         self._open_run_directory()
         self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)
         self.checkpoints.use_newest_whole()
         self.saved = self.checkpoints.progress()
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
         self.model, self.optimizers, used = self._build(plan)
+        self.model.module.objective.rehearsal = rehearsal
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         if config.train.init_from is not None and not self.saved:
             init_from(config.train.init_from, self.model, config, run)

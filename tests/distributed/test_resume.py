@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from jobs import assert_same_end, last_step, start_training, train
+from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
 from small_run import small_config, write_small_data
 
@@ -13,8 +14,11 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.schema import MANIFEST
 
 
-def config_with_dropout() -> RunConfig:
+def config_that_draws(data: Path) -> RunConfig:
+    """With dropout, and with rehearsal of the pairs beside the data."""
+    taught = {"pairs": str(data.parent / "pairs.parquet"), "scores": [str(data.parent / "scores")], "batch_size": 8}
     return small_config(
+        objective={"random_negatives": 0.1, "rehearsal": taught},
         model={"relevance_tower": [16], "click_tower": [16], "attention_dim": 8, "dropout": 0.2},
         train={"log_every": 4, "checkpoint_every": 3},
     )
@@ -29,8 +33,10 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Data, and a run over it that nothing disturbed."""
     root = tmp_path_factory.mktemp("resume")
-    data = write_small_data(root / "data", config_with_dropout())
-    train(config_with_dropout(), data, root / "whole")
+    write_teacher_scores(root / "scores", write_pairs(root / "pairs.parquet", queries=20))
+    data = root / "data"
+    write_small_data(data, config_that_draws(data))
+    train(config_that_draws(data), data, root / "whole")
     return data, root / "whole"
 
 
@@ -41,7 +47,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 def test_a_seeded_run_repeats_bit_for_bit(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
-    train(config_with_dropout(), data, tmp_path / "again")
+    train(config_that_draws(data), data, tmp_path / "again")
     assert_same_run(tmp_path / "again", whole)
 
 
@@ -50,9 +56,9 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     steps = metrics(whole)[-1]["step"]
     at = random.SystemRandom().randrange(4, steps)
     run = tmp_path / "killed"
-    kill_when(lambda: last_step(run) >= at, start_training(config_with_dropout(), data, run))
+    kill_when(lambda: last_step(run) >= at, start_training(config_that_draws(data), data, run))
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
-    train(config_with_dropout(), data, run)
+    train(config_that_draws(data), data, run)
     assert_same_run(run, whole)
 
 
@@ -60,7 +66,7 @@ def test_killed_while_it_saves_in_the_background_it_goes_on_from_the_save_before
     uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, whole = uninterrupted
-    config = config_with_dropout()
+    config = config_that_draws(data)
     config.train.async_checkpoints = True
     run = tmp_path / "killed"
     for _ in range(5):  # the save may be done before the signal comes
@@ -82,9 +88,9 @@ def saving(run: Path) -> list[str]:
 def test_killed_on_two_ranks_it_goes_on_alone_over_what_they_left(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
     run = tmp_path / "fewer"
-    kill_when(lambda: last_step(run) >= 12, start_training(config_with_dropout(), data, run))
+    kill_when(lambda: last_step(run) >= 12, start_training(config_that_draws(data), data, run))
     at = progress(run)
-    output = train(config_with_dropout(), data, run, ranks=1)
+    output = train(config_that_draws(data), data, run, ranks=1)
     assert f"note: saved by 2 ranks at step {at['step']}, goes on with 1" in output
     lines = metrics(run)
     assert {line["step"] for line in lines if line.get("stage") == "train"} > {at["step"]}
@@ -107,13 +113,13 @@ def test_other_samples_do_not_resume(uninterrupted: tuple[Path, Path], tmp_path:
     shutil.copytree(data, other)
     manifest = json.loads((other / MANIFEST).read_text())
     (other / MANIFEST).write_text(json.dumps(manifest | {"digest": "other"}))
-    output = train(config_with_dropout(), other, whole, ranks=1, code=2)
+    output = train(config_that_draws(data), other, whole, ranks=1, code=2)
     assert "cannot be resumed by this job (samples: 'small' then, 'other' now)" in output
 
 
 def test_another_configuration_does_not_resume(uninterrupted: tuple[Path, Path]) -> None:
     data, whole = uninterrupted
-    other = config_with_dropout()
+    other = config_that_draws(data)
     other.train.seed = 99
     output = train(other, data, whole, ranks=1, code=2)
     assert "was started with another configuration (train.seed: 1 then, 99 now)" in output

@@ -21,10 +21,10 @@ from prectr_torchrec.data.teacher_scores import read_teacher_scores
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import distill
-from prectr_torchrec.text.distiller import divergence
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
 from prectr_torchrec.text.student import predict, student_config
 from prectr_torchrec.training.metrics import relevance_metrics
+from prectr_torchrec.training.objectives import divergence
 
 NGRAMS = {"model_type": "ngram", "rows": 500, "embedding_dim": 16, "hidden": [16]}
 

@@ -1,20 +1,28 @@
 """The distilled text side inside the ranker: started from, trained along, held still, and its n-grams never sharded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pair_files import write_pairs, write_teacher_scores
 from small_run import small_config, write_small_data
 from torch import Tensor
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config import ConfigError, Levels, RunConfig
 from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.teacher_scores import probabilities, read_teacher_scores
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.modules import NgramEncoder
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import distill
+from prectr_torchrec.text.student import judge
+from prectr_torchrec.text.tokenizer import load_tokenizer
+from prectr_torchrec.training.objectives import divergence
+from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.trainer import Trainer
 
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003, "encoder_lr": 0.0003, "warmup_steps": 2}]}
@@ -24,10 +32,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def config(**text: Any) -> RunConfig:
+def config(rehearsal: dict[str, Any] | None = None, **text: Any) -> RunConfig:
     return small_config(
-        text={"query_tokens": 5, "title_tokens": 8, **text}, train=STAGES, distill={"teacher_epochs": 1, "grade_epochs": 0}
-    )
+        text={"query_tokens": 5, "title_tokens": 8, **text}, train=STAGES, distill={"teacher_epochs": 1, "grade_epochs": 0},
+        objective={"rehearsal": rehearsal or {}},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +93,64 @@ def test_the_table_of_ngrams_is_replicated_and_has_the_encoders_rate(root: Path,
         assert isinstance(encoder, NgramEncoder)
         group = next(g for g in trainer.optimizers.dense.param_groups if g["part"] == "encoder")
         assert any(p is encoder.bags.embedding_bags["ngram"].weight for p in group["params"])
+
+
+def rehearsal(root: Path, **settings: Any) -> dict[str, Any]:
+    return {"pairs": str(root / "pairs.parquet"), "scores": [str(root / "scores")], **settings}
+
+
+def test_rehearsal_draws_the_train_queries_scored_pairs_with_what_the_teacher_says_of_them(root: Path, tmp_path: Path) -> None:
+    table = write_pairs(tmp_path / "pairs.parquet", queries=20)
+    train = [row for row in table.to_pylist() if row["split"] == "train"]
+    unscored = {row["item_id"] for row in train[:5]}
+    keep = [row["item_id"] not in unscored for row in table.to_pylist()]
+    scores = read_teacher_scores([write_teacher_scores(tmp_path / "scores", table.filter(keep))])
+    said = dict(zip(scores["item_id"].to_pylist(), probabilities(scores), strict=True))
+    settings = rehearsal(tmp_path, batch_size=64)
+    source = Rehearsal(config(settings), root / "data" / TOKENIZER, torch.device("cpu"))
+    decode = load_tokenizer(root / "data" / TOKENIZER).batch_decode
+    torch.manual_seed(0)
+    found = set()
+    for _ in range(20):
+        pairs, teacher = source.draw()
+        queries = decode(pairs.query_tokens[pairs.query_index], skip_special_tokens=True)
+        titles = decode(pairs.title_tokens[pairs.title_index], skip_special_tokens=True)
+        found |= {(q, t, *row) for q, t, row in zip(queries, titles, teacher.tolist(), strict=True)}
+    taught = [row for row in train if row["item_id"] not in unscored]
+    assert found == {(row["query"], row["title"], *said[row["item_id"]].tolist()) for row in taught}
+
+
+def test_rehearsal_holds_the_tower_to_the_teachers_word(root: Path, tmp_path: Path) -> None:
+    away = {}
+    for name, given in (("without", None), ("with", rehearsal(root, weight=3.0))):
+        with process_group("cpu") as process:
+            made = config(given, **KINDS["late"], path=str(root / "late"))
+            made.train.stages[0].epochs = 10
+            trainer = Trainer(made, root / "data", tmp_path / name, process)
+            trainer.train()
+            relevance = trainer.model.module.objective.prectr.relevance.eval()
+        torch.manual_seed(0)
+        pairs, teacher = Rehearsal(config(rehearsal(root)), root / "data" / TOKENIZER, process.device).draw()
+        away[name] = divergence(judge(relevance, pairs).log_pi, teacher, 1.0).item()
+    assert away["with"] < 0.7 * away["without"]
+    logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["rehearsal"] > 0 for line in logged if "loss" in line)
+
+
+def test_rehearsal_that_cannot_be_used_is_refused_before_a_run_is_begun(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"objective.rehearsal: .*pairs and scores belong together"):
+        config({"pairs": "pairs.parquet"})
+    other = write_pairs(tmp_path / "other.parquet", queries=20).set_column(0, "query_id", pa.array(range(1000, 1160)))
+    scores = str(write_teacher_scores(tmp_path / "scores", other))
+    two = pq.read_table(root / "pairs.parquet")
+    metadata = {**two.schema.metadata, b"levels": Levels(boundaries=[2.0]).model_dump_json().encode()}
+    pq.write_table(two.replace_schema_metadata(metadata), tmp_path / "two.parquet")
+    with process_group("cpu") as process:
+        for made, says in (
+            (config(rehearsal(root, pairs=str(tmp_path / "none.parquet"))), "none.parquet: there is no such file"),
+            (config(rehearsal(root, scores=[scores])), "objective.rehearsal.scores: .* have none of the train pairs of"),
+            (config(rehearsal(root, pairs=str(tmp_path / "two.parquet"))), "two.parquet was made with boundaries .2.0."),
+        ):
+            with pytest.raises(ValueError, match=says):
+                Trainer(made, root / "data", tmp_path / "run", process)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,49 @@
+"""Pairs with a teacher's soft grades, to learn from beside the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.teacher_scores import read_teacher_scores
+from prectr_torchrec.text.pair_data import PairBatch, PairData, teacher_targets
+
+
+class Rehearsal:
+    """Draws pairs of the train queries that a teacher has scored, with replacement.
+
+    PyTorch's generator on the CPU draws. It differs between ranks, and a checkpoint keeps its state: a resumed run draws on.
+
+    Args:
+        config: the run; reads `objective.rehearsal`, `text` and `data.levels`.
+        tokenizer: folder of the run's tokenizer.
+        device: where pairs go.
+
+    Raises:
+        ConfigError: pairs of other levels, or none that the teacher has scored.
+        ValueError: a file that cannot be used.
+    """
+
+    def __init__(self, config: RunConfig, tokenizer: Path, device: torch.device) -> None:
+        settings = config.objective.rehearsal
+        assert settings.pairs is not None
+        source = PairsFile.open(Path(settings.pairs))
+        source.check_levels(config.data.levels)
+        pairs, scores = source.read(split="train"), read_teacher_scores([Path(s) for s in settings.scores], hidden=False)
+        teacher, _ = teacher_targets(pairs, scores, config.data.levels.count)
+        seen = ~np.isnan(teacher[:, 0])
+        if not seen.any():
+            raise ConfigError(f"objective.rehearsal.scores: {settings.scores} have none of the train pairs of {settings.pairs}")
+        self._data = PairData(pairs.filter(seen), tokenizer, config.text.query_tokens, config.text.title_tokens, device)
+        self._teacher = torch.from_numpy(teacher[seen])
+        self._batch_size, self._device = settings.batch_size, device
+
+    def draw(self) -> tuple[PairBatch, Tensor]:
+        """Returns: B pairs, and (B, K) what the teacher says of them."""
+        rows = torch.randint(len(self._data), (self._batch_size,))
+        return self._data.batch(rows.numpy()), self._teacher[rows].to(self._device)
