@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pair_files import write_pairs, write_teacher_scores
+from safetensors.torch import load_file
 from small_run import small_config
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
@@ -66,6 +67,19 @@ def test_match_features_alone_and_ngrams_can_be_distilled(root: Path) -> None:
     assert found["measures"]["test"]["spearman"] > 0.8
     found = run(small({"encoder": NGRAMS}, teacher_epochs=20, lr=0.02, patience=20), root, "ngram")
     assert found["measures"]["test"]["spearman"] > 0.3
+
+
+def test_a_student_of_match_features_alone_loads_with_its_weights(root: Path) -> None:
+    run(small(model={"text": False, "match": True}), root, "match")
+    config = student_config(root / "match")
+    torch.testing.assert_close(
+        build_relevance(config, root / "match").tower.state_dict(),
+        {n.removeprefix("tower."): w for n, w in load_file(root / "match" / "relevance.safetensors").items()},
+        rtol=0, atol=0,
+    )  # fmt: skip
+    config.model.text = True
+    with pytest.raises(ConfigError, match=r"match is a student of match features alone; set model\.text: false"):
+        build_relevance(config, root / "match")
 
 
 def test_only_a_fresh_transformer_can_start_from_token_vectors(root: Path) -> None:
