@@ -47,7 +47,7 @@ def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
     if interaction is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
     relevance = TextRelevance(interaction, match, model.relevance_tower, config.data.levels.count, dropout=model.dropout)
-    if text.path and (model.text or _has_no_encoder(Path(text.path))):
+    if text.path and (model.text or _of_match_alone(read_student(Path(text.path)))):
         load_relevance(Path(text.path), relevance, encoder_alone=text.start == "encoder")
     if text.frozen and interaction is not None:
         interaction.encoder.requires_grad_(False)
@@ -119,16 +119,15 @@ def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, sourc
             "this text.path"
         )
     student = read_student(Path(path))
-    if _has_no_encoder(Path(path)):
+    if _of_match_alone(student):
         raise ConfigError(f"text.path: {path} is a student of match features alone; set model.text: false, or give another")
     if student is not None and student["text"]["encoder"]["model_type"] == NGRAM:
         return _fresh_encoder(student["text"]["encoder"], vocabulary, config.text.precision)  # its weights lie beside the tower's
     return TextEncoder.from_pretrained(path, precision=config.text.precision)
 
 
-def _has_no_encoder(path: Path) -> bool:
-    """Whether a folder holds a student of match features alone."""
-    student = read_student(path)
+def _of_match_alone(student: dict[str, Any] | None) -> bool:
+    """Whether what `read_student` gave is of a student of match features alone."""
     return student is not None and not student["encoder"]
 
 
