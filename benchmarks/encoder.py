@@ -107,7 +107,7 @@ def graded_pairs(arguments: argparse.Namespace) -> Graded:
 
 
 def teacher(arguments: argparse.Namespace, graded: Graded) -> dict[str, Any]:
-    probabilities, _ = teacher_targets(graded.pairs, read_teacher_scores([arguments.teacher_scores]), len(graded.level_grades))
+    probabilities, _ = teacher_targets(graded.pairs, read_teacher_scores([arguments.teacher_scores]))
     found = graded.measure(probabilities)
     if arguments.teacher is None:
         return found

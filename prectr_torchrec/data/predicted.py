@@ -20,12 +20,7 @@ def find_scores(folders: Sequence[Path], levels: Levels) -> tuple[Path, ...]:
     """
     files: list[Path] = []
     for folder in folders:
-        manifest = read_scores_manifest(folder)
-        if manifest["boundaries"] != levels.boundaries:
-            raise ValueError(
-                f"{folder}: graded with levels bounded by {manifest['boundaries']}, data.levels.boundaries is "
-                f"{levels.boundaries}; collect the pairs and teach with this configuration"
-            )
+        manifest = read_scores_manifest(folder, levels)
         if levels.count > MAX_LEVELS:
             raise ValueError(f"data.levels: predicted levels go up to {MAX_LEVELS}, here are {levels.count}")
         files += [folder / name for name in manifest["files"]]

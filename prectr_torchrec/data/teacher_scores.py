@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prectr_torchrec.config import Levels
+
 SCORES_VERSION = "1"
 MANIFEST = "teach.json"
 """Written last: a folder of soft grades without it is unfinished."""
@@ -25,11 +27,11 @@ def scores_schema(levels: int, hidden_size: int | None) -> pa.Schema:
     return pa.schema(fields, metadata={_KEY: SCORES_VERSION})
 
 
-def read_scores_manifest(folder: Path) -> dict[str, Any]:
+def read_scores_manifest(folder: Path, levels: Levels | None = None) -> dict[str, Any]:
     """`teach.json` of a folder: `levels` (K), `boundaries`, `level_grades`, `rows`, `files`, `agreement`, `settings`, ...
 
     Raises:
-        ValueError: the folder is not wholly taught, or by another release.
+        ValueError: the folder is not wholly taught, by another release, or of other levels than those given.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -37,14 +39,20 @@ def read_scores_manifest(folder: Path) -> dict[str, Any]:
     manifest = dict(json.loads(path.read_text()))
     if manifest["version"] != SCORES_VERSION:
         raise ValueError(f"{folder}: scores version {manifest['version']}, this release reads {SCORES_VERSION}; teach again")
+    if levels is not None and manifest["boundaries"] != levels.boundaries:
+        raise ValueError(
+            f"{folder}: graded with levels bounded by {manifest['boundaries']}, data.levels.boundaries is "
+            f"{levels.boundaries}; collect the pairs and teach with this configuration"
+        )
     return manifest
 
 
-def read_teacher_scores(paths: Sequence[Path], *, hidden: bool = True) -> pa.Table:
+def read_teacher_scores(paths: Sequence[Path], *, levels: Levels | None = None, hidden: bool = True) -> pa.Table:
     """The soft grades of one teacher, or the mean of several teachers' of the same pairs.
 
     Args:
         paths: folders that `prectr teach` wrote, at least one.
+        levels: what they have to be of; None: any.
         hidden: whether to read the hidden states of a single teacher that has them.
 
     Returns:
@@ -52,10 +60,10 @@ def read_teacher_scores(paths: Sequence[Path], *, hidden: bool = True) -> pa.Tab
         `level_grades` and `boundaries` are in the schema's metadata as JSON.
 
     Raises:
-        ValueError: an unfinished folder, or teachers of different levels or pairs.
+        ValueError: an unfinished folder, one of other levels, or teachers of different levels or pairs.
     """
     assert paths
-    manifests = [read_scores_manifest(path) for path in paths]
+    manifests = [read_scores_manifest(path, levels) for path in paths]
     first = manifests[0]
     for path, manifest in zip(paths[1:], manifests[1:], strict=True):
         if manifest["boundaries"] != first["boundaries"]:

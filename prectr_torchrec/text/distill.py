@@ -99,10 +99,10 @@ def _read_scores(
     if not scores:
         return None, None
     weight = config.distill.hidden_weight
-    scored = read_teacher_scores(scores, hidden=weight > 0)
+    scored = read_teacher_scores(scores, levels=config.data.levels, hidden=weight > 0)
     if weight and "hidden" not in scored.column_names:
         raise ConfigError(f"distill.hidden_weight: {weight} needs hidden states of one teacher; teach with --hidden, or set 0")
-    return teacher_targets(pairs, scored, config.data.levels.count)
+    return teacher_targets(pairs, scored)
 
 
 def _fresh_encoder(config: RunConfig, relevance: TextRelevance) -> TextEncoder:

@@ -67,25 +67,18 @@ class PairData:
         return PairBatch(*(torch.from_numpy(part.astype(np.int64)).to(self._device) for part in parts))
 
 
-def teacher_targets(pairs: pa.Table, scores: pa.Table, num_levels: int) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+def teacher_targets(pairs: pa.Table, scores: pa.Table) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
     """What the teacher says of each pair.
 
     Args:
         pairs: n rows.
         scores: what `read_teacher_scores` gives.
-        num_levels: K.
 
     Returns:
         (n, K) level probabilities, NaN where there are none, and (n, D) half precision hidden states, or None.
-
-    Raises:
-        ValueError: the teacher knows another number of levels.
     """
     row = teacher_rows(pairs, scores)
-    given = probabilities(scores)
-    if given.shape[1] != num_levels:
-        raise ValueError(f"the teacher's scores have {given.shape[1]} levels, data.levels has {num_levels}: teach with these")
-    targets = given[row]
+    targets = probabilities(scores)[row]
     targets[row < 0] = np.nan
     if "hidden" not in scores.column_names:
         return targets, None

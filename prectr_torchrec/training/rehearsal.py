@@ -10,7 +10,8 @@ from torch import Tensor
 
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.data.pairs import PairsFile
-from prectr_torchrec.data.teacher_scores import read_teacher_scores
+from prectr_torchrec.data.teacher_scores import MANIFEST, read_teacher_scores
+from prectr_torchrec.data.workspace import file_digest
 from prectr_torchrec.text.pair_data import PairBatch, PairData, teacher_targets
 
 
@@ -26,21 +27,25 @@ class Rehearsal:
 
     Raises:
         ConfigError: pairs of other levels, or none that the teacher has scored.
-        ValueError: a file that cannot be used.
+        ValueError: a file that cannot be used, or scores of other levels.
+
+    Attributes:
+        digests: SHA-256 of what it draws from; of scores, that of their manifest.
     """
 
     def __init__(self, config: RunConfig, tokenizer: Path, device: torch.device) -> None:
         settings = config.objective.rehearsal
         assert settings.pairs is not None
-        source = PairsFile.open(Path(settings.pairs))
-        source.check_levels(config.data.levels)
-        pairs, scores = source.read(split="train"), read_teacher_scores([Path(s) for s in settings.scores], hidden=False)
-        teacher, _ = teacher_targets(pairs, scores, config.data.levels.count)
+        levels, source, folders = config.data.levels, PairsFile.open(Path(settings.pairs)), [Path(s) for s in settings.scores]
+        source.check_levels(levels)
+        pairs = source.read(split="train")
+        teacher, _ = teacher_targets(pairs, read_teacher_scores(folders, levels=levels, hidden=False))
         seen = ~np.isnan(teacher[:, 0])
         if not seen.any():
             raise ConfigError(f"objective.rehearsal.scores: {settings.scores} have none of the train pairs of {settings.pairs}")
         self._data = PairData(pairs.filter(seen), tokenizer, config.text.query_tokens, config.text.title_tokens, device)
         self._teacher = torch.from_numpy(teacher[seen])
+        self.digests = {"pairs": file_digest(source.path), "scores": [file_digest(folder / MANIFEST) for folder in folders]}
         self._batch_size, self._device = settings.batch_size, device
 
     def draw(self) -> tuple[PairBatch, Tensor]:

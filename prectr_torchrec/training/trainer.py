@@ -78,6 +78,8 @@ class Trainer:
         if config.train.init_from is not None and not self.saved:
             init_from(config.train.init_from, self.model, config, run)
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
+        if rehearsal is not None:
+            self.job["rehearsal"] = rehearsal.digests
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
         self.stop = StopSignal()
         self.guard = StepGuard(
@@ -244,7 +246,7 @@ class Trainer:
 
     def _check_same_job(self, saved: dict[str, Any]) -> None:
         """A position means something for the same samples only; rows that a kernel makes stay on their ranks."""
-        differences = list(_differences(saved["samples"], self.job["samples"], "samples"))
+        differences = [d for of in ("samples", "rehearsal") for d in _differences(saved.get(of), self.job.get(of), of)]
         if made := self.config.virtual_tables() | self.config.multi_probe_tables():
             differences += [f"tables.{min(made)} stays on its ranks: {d}" for d in _differences(saved, self.job)]
         if differences:

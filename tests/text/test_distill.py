@@ -16,7 +16,7 @@ from small_run import small_config
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config import ConfigError, Levels, RunConfig
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_teacher_scores
 from prectr_torchrec.distributed.process import process_group
@@ -149,7 +149,7 @@ def test_divergence_is_the_kl_of_softened_distributions_over_the_scored_rows() -
 def test_teacher_scores_find_their_pairs_in_any_order(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.parquet", queries=5)
     scores = read_teacher_scores([write_teacher_scores(tmp_path / "scores", pairs)])
-    probabilities, hidden = teacher_targets(pairs, scores.slice(0, 30), 4)
+    probabilities, hidden = teacher_targets(pairs, scores.slice(0, 30))
     known = ~np.isnan(probabilities).any(1)
     assert known.sum() == 30 and hidden is None
     by_key = {(r["query_id"], r["item_id"]): r["probabilities"] for r in scores.to_pylist()}
@@ -189,8 +189,9 @@ def test_scores_of_other_pairs_or_levels_are_refused(tmp_path: Path) -> None:
         run(two, tmp_path, "two")
     with pytest.raises(ConfigError, match=r"distill\.hidden_weight: 0\.5 needs hidden states of one teacher"):
         run(small(hidden_weight=0.5), tmp_path, "hidden")
-    with pytest.raises(ValueError, match=r"scores have 4 levels, data\.levels has 3"):
-        teacher_targets(pairs, read_teacher_scores([tmp_path / "scores"]), 3)
+    says = "graded with levels bounded by .1.5, 2.17, 2.84., data.levels.boundaries is .1.5, 2.17, 2.9."
+    with pytest.raises(ValueError, match=says):
+        read_teacher_scores([tmp_path / "scores"], levels=Levels(boundaries=[1.5, 2.17, 2.9]))
 
 
 def test_another_students_folder_is_refused(root: Path) -> None:

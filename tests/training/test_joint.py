@@ -154,3 +154,13 @@ def test_rehearsal_that_cannot_be_used_is_refused_before_a_run_is_begun(root: Pa
             with pytest.raises(ValueError, match=says):
                 Trainer(made, root / "data", tmp_path / "run", process)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_with_the_pairs_it_was_begun_with_alone(root: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs.parquet", queries=20)
+    write_teacher_scores(tmp_path / "scores", pairs)
+    with process_group("cpu") as process:
+        Trainer(config(rehearsal(tmp_path)), root / "data", tmp_path / "run", process).train()
+        pq.write_table(pairs.slice(1), tmp_path / "pairs.parquet")
+        with pytest.raises(ConfigError, match=r"cannot be resumed by this job \(rehearsal.pairs: '\w{64}' then, '\w{64}' now\)"):
+            Trainer(config(rehearsal(tmp_path)), root / "data", tmp_path / "run", process).train()
