@@ -199,8 +199,10 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a ranker, or resume its training. Exit code 75: stopped by a signal and saved; the same command goes on."""
+    from prectr_torchrec.config_files import load_config
     from prectr_torchrec.training.launch import launch
 
+    load_config(config, overrides or ())  # a mistake in it is no reason to start ranks
     sets = [word for override in overrides or () for word in ("--set", override)]
     planned = ["--plan", str(plan)] if plan else []
     arguments = ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets]
@@ -247,8 +249,10 @@ def distill(
     overrides: Overrides = None,
 ) -> None:
     """Distil a small text encoder and relevance tower from a teacher's scores and from grades."""
+    from prectr_torchrec.config_files import load_config
     from prectr_torchrec.training.launch import launch
 
+    load_config(config, overrides or ())
     words = [word for folder in teacher_scores or () for word in ("--teacher-scores", str(folder))]
     words += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []
     words += [word for override in overrides or () for word in ("--set", override)]

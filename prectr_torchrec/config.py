@@ -354,6 +354,15 @@ class RunConfig(Section):
         for name in self.tables:
             if not any(f.table == name for f in self.features.values()):
                 raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
+        for ids in ("hashed", "managed"):
+            looked_up = sorted(set(self.tables) - self.bag_tables(), reverse=True)
+            widths = {self.tables[name].dim: name for name in looked_up if self.tables[name].ids == ids}
+            if len(widths) > 1:
+                said = " and ".join(f"tables.{name}.dim is {dim}" for dim, name in widths.items())
+                raise ValueError(
+                    f"{said}: {ids} tables of requests, histories, peers and candidates' sequences lie in one EmbeddingCollection and "
+                    "have one dim; only tables that candidate_* bags alone use may differ"
+                )
         if any(stage.reset_tables for stage in self.train.stages) and (virtual := self.virtual_tables()):
             raise ValueError(f"train.stages.*.reset_tables: the kernel makes the rows of tables.{min(virtual)}; set it to false")
         return self

@@ -42,7 +42,7 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
         ConfigError: unknown file, unknown key, wrong value; the message names them.
     """
     path = find_config(name)
-    tree = _read_tree(path, ())
+    tree = _without_removed(_read_tree(path, ()))
     tree.setdefault("name", path.stem)
     if overrides:  # on the whole configuration, so that defaults can be reached into
         tree = validate_config(tree, str(path)).model_dump(mode="json")
@@ -55,7 +55,7 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
         except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
             raise ConfigError(f"--set {override!r}: {value!r} is not valid YAML") from None
         _set(tree, key.strip().split("."), parsed, override)
-    return validate_config(tree, str(path))
+    return validate_config(_without_removed(tree), str(path))
 
 
 def dump_config(config: RunConfig) -> str:
@@ -99,16 +99,18 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, null removes an inherited table or feature, everything else replaces."""
+    """Mappings merge key by key, everything else replaces."""
     merged = dict(base)
     for key, value in over.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = {
-                k: v for k, v in _merge(merged[key], value).items() if v is not None or key not in ("tables", "features")
-            }
-        else:
-            merged[key] = value
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _without_removed(tree: dict[str, Any]) -> dict[str, Any]:
+    """Null removes an inherited table or feature."""
+    named = {key: tree[key] for key in ("tables", "features") if isinstance(tree.get(key), dict)}
+    return tree | {key: {name: value for name, value in of.items() if value is not None} for key, of in named.items()}
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -
         (["pairs", "--config", "prectr_v2", "--raw", "nowhere", "--out", "unused"], "error: impressions: there is no file"),
         (["teacher-tune", "--teacher", "t", "--pairs", "nowhere", "--out", "o"], "error: nowhere: there is no such file"),
         (["teach", "--teacher", "t", "--pairs", "nowhere", "--out", "o"], "error: nowhere: there is no such file"),
-        (["train", "--config", "nowhere", "--data", "d", "--run", "r"], "error: no configuration 'nowhere'"),
+        (["train", "--config", "nowhere", "--data", "d", "--run", "r", "--nproc", "2"], "error: no configuration 'nowhere'"),
         (["distill", "--config", "student", "--pairs", "nowhere", "--out", "unused"], "error: nowhere: there is no such file"),
     ],
 )
@@ -89,11 +90,11 @@ def test_a_users_mistake_is_one_message_and_exit_code_two(arguments: list[str], 
     assert "Traceback" not in done.stderr
 
 
-def test_a_failing_ranks_own_message_comes_last(tmp_path: Path) -> None:
-    done = prectr("train", "--config", "nowhere", "--data", tmp_path, "--run", tmp_path / "run", "--nproc", 2)
-    assert done.returncode == 1
+def test_a_mistake_that_ranks_meet_comes_last_and_ends_with_two(tmp_path: Path) -> None:
+    done = prectr("train", "--config", "prectr_v1", "--data", tmp_path, "--run", tmp_path / "run", "--nproc", 2)
+    assert done.returncode == 2
     last = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
-    assert "ConfigError: no configuration 'nowhere'" in last
+    assert re.match(rf"error: rank [01]: \w+: {tmp_path}.* prepared.json is missing", last), last
     assert done.stderr.rstrip().endswith(last)
 
 

@@ -106,6 +106,8 @@ def test_null_removes_an_inherited_feature(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", MINIMAL + "  history_item_id: {table: item, sequence: history}\n")
     child = load_config(write(tmp_path, "child.yaml", "base: base.yaml\nfeatures: {history_item_id: null}\n"))
     assert list(child.features) == ["candidate_item_id"]
+    features = ("features.candidate_item_id.sequence=candidate", "features.history_item_id=null")
+    assert load_config(str(tmp_path / "base.yaml"), features).features.keys() == {"candidate_item_id"}
 
 
 def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
@@ -131,6 +133,14 @@ def test_tables_split_into_bags_and_sequences(tmp_path: Path) -> None:
     text = MINIMAL + "  history_item_id: {table: item, sequence: history}\n  candidate_brand_id: {table: brand}\n"
     config = load_config(write(tmp_path, "both.yaml", text.replace("features:", "  brand: {rows: 9, dim: 4}\nfeatures:")))
     assert config.bag_tables() == {"brand"}
+
+
+def test_tables_of_one_collection_have_one_width() -> None:
+    message = error("prectr_v2", "tables.item.dim=64")
+    assert "tables.brand.dim is 16 and tables.item.dim is 64: hashed tables" in message
+    assert load_config("prectr_v2", ("tables.title_token.dim=32",)).tables["title_token"].dim == 32
+    managed = ("tables.item.ids=managed", "tables.item.rows=840", "tables.item.sharding=[row_wise]")
+    assert load_config("prectr_v2", ("tables.item.dim=64", *managed)).tables["item"].dim == 64
 
 
 def test_without_interest_the_history_features_are_left_out() -> None:

@@ -6,8 +6,9 @@ import contextlib
 import gc
 import logging
 import os
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
@@ -18,10 +19,23 @@ from transformers.utils import logging as transformers_logging
 from prectr_torchrec.distributed.lost import lost_ranks_named
 
 
+MISTAKE = 2
+"""Exit code of a rank that met a user's mistake: another start would fail as well."""
+
+
 class Process(NamedTuple):
     rank: int
     world_size: int
     device: torch.device
+
+
+def run_rank(main: Callable[[], None]) -> None:
+    """Runs the program of a rank that a launcher started; a user's mistake ends it with `MISTAKE`."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError):
+        traceback.print_exc()
+        raise SystemExit(MISTAKE) from None
 
 
 @contextlib.contextmanager

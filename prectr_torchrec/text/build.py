@@ -63,8 +63,6 @@ def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, so
         source: where it came from, for messages.
     """
     text = config.text
-    if vocabulary.pad_token_id != 0:
-        raise ConfigError(f"{source}: the padding token's id is {vocabulary.pad_token_id}; texts are padded with 0 here")
     encoder = _build_encoder(config, vocabulary, source)
     if isinstance(encoder, NgramEncoder):
         if text.interaction != "dual":

@@ -26,7 +26,7 @@ from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, file_digest, once
-from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller
@@ -191,4 +191,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -28,7 +28,7 @@ from prectr_torchrec.config import validate_section
 from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
-from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 from prectr_torchrec.training.metrics import relevance_metrics
 
@@ -172,4 +172,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -59,11 +59,17 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """Loads a tokenizer folder.
 
     Raises:
-        ValueError: there is no tokenizer.
+        ValueError: there is no tokenizer, or one that pads with another id than 0.
     """
     if not (path / "tokenizer.json").is_file():
         raise ValueError(f"{path}: no tokenizer here (tokenizer.json is missing); `prectr prepare` writes one beside the samples")
-    return PreTrainedTokenizerFast.from_pretrained(str(path))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
+    if tokenizer.pad_token_id != 0:
+        raise ValueError(
+            f"{path}: the padding token's id is {tokenizer.pad_token_id}; texts are padded with 0 here, so an encoder of another "
+            "kind than BERT's can only be a teacher"
+        )
+    return tokenizer
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:

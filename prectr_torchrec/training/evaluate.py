@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from prectr_torchrec.config import Levels, RunConfig
 from prectr_torchrec.data.schema import MANIFEST
-from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
@@ -300,4 +300,4 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -49,9 +49,8 @@ def init_from(settings: InitFromConfig, model: DistributedModelParallel, config:
 
 def _check_tokens(chosen: set[str], config: RunConfig, source: Path, run: Path) -> None:
     token_tables = {f"tables.{f.table}" for name, f in config.features.items() if name.endswith("_tokens")}
-    of_tokens = sorted(
-        n for n in chosen if n in token_tables or ".encoder." in n or n.startswith(("taste.title.", "relevance.match."))
-    )
+    by_token = ("personal.taste.title.", "relevance.match.")
+    of_tokens = sorted(n for n in chosen if n in token_tables or ".encoder." in n or n.startswith(by_token))
     if of_tokens and folder_digest(source / TOKENIZER) != folder_digest(run / TOKENIZER):
         raise ConfigError(
             f"train.init_from: {of_tokens[0]} has a row for each token, and the tokens of {source} are others; exclude "

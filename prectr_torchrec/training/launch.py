@@ -54,8 +54,8 @@ def launch(
         rendezvous: `HOST:PORT` of one of the machines, where they meet; needed for more than one.
 
     Raises:
-        ValueError: `nproc` below 1, nodes without a rendezvous, or the program's own complaint where it runs in this process.
-        WorkerError: a rank failed.
+        ValueError: `nproc` below 1, nodes without a rendezvous, or the program's own complaint.
+        WorkerError: a rank failed otherwise.
         SystemExit: with `REQUEUE`: ranks were asked to stop; with 128 and the signal's number: one ended the job.
     """
     if nproc < 1:
@@ -99,6 +99,8 @@ def _run_ranks(torchrun_args: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    from prectr_torchrec.distributed.process import MISTAKE
+
     try:
         run(parse_args(torchrun_args))
     except ChildFailedError as error:
@@ -107,7 +109,8 @@ def _run_ranks(torchrun_args: list[str]) -> None:
             raise SystemExit(REQUEUE) from None
         recorded = failure.error_file_data["message"]
         if isinstance(recorded, dict):  # written by `record` around the program's main
-            raise WorkerError(f"rank {rank}: {recorded['message']}") from None
+            kind = ValueError if failure.exitcode == MISTAKE else WorkerError
+            raise kind(f"rank {rank}: {recorded['message']}") from None
         reason = failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise WorkerError(f"rank {rank} failed ({reason}); its own output is above") from None
     except SignalException as stopped:

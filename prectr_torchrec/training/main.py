@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from prectr_torchrec.config_files import load_config
-from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.distributed.sharding import read_plan
 from prectr_torchrec.training.trainer import Trainer
 
@@ -32,4 +32,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

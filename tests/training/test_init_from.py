@@ -89,4 +89,6 @@ def test_text_of_other_tokens_is_refused(source: Path, tmp_path: Path, process: 
     (other / TOKENIZER / "more.txt").write_text("another tokenizer")
     with pytest.raises(ConfigError, match=r"the tokens of .* are others; exclude .*tables\.title_token"):
         Trainer(config_from(source), other, tmp_path / "run", process)
+    with pytest.raises(ConfigError, match=r"exclude .*personal\.taste\.title\.token\.weight, or prepare"):
+        Trainer(config_from(source, include=["personal.*"]), other, tmp_path / "taste", process)
     Trainer(config_from(source, include=["tables.item"]), other, tmp_path / "other", process)
