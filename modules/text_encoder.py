@@ -48,7 +48,19 @@ class TextEncoder(nn.Module):
     @classmethod
     def from_pretrained(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
         """An encoder from a folder in Hugging Face layout."""
-        return cls(AutoModel.from_pretrained(path, attn_implementation="sdpa"), precision=precision)
+        return cls(AutoModel.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32), precision=precision)
+
+    @classmethod
+    def from_settings(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
+        """A fresh encoder such as that of a folder, of which no more than `config.json` is read."""
+        return cls(AutoModel.from_config(AutoConfig.from_pretrained(path), attn_implementation="sdpa"), precision=precision)
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """As of `nn.Module`; an encoder that is kept still has no dropout."""
+        super().train(mode)
+        if not any(weights.requires_grad for weights in self.parameters()):
+            self.model.eval()
+        return self
 
     def forward(self, tokens: Tensor, token_types: Tensor | None = None) -> Tensor:
         """Returns: (N, dim) float, of `token_states`' arguments; a row of nothing but padding gives zero."""

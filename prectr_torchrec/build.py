@@ -10,8 +10,13 @@ from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.tokenizer import load_tokenizer, special_ids
 
 
-def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
+def build_prectr(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> PRECTR:
     """The towers.
+
+    Args:
+        config: the run.
+        tokenizer: tokenizer folder of the prepared data or of the run.
+        kept: as of `text.build.build_relevance`.
 
     Raises:
         ConfigError: features and model do not fit together.
@@ -33,7 +38,7 @@ def build_prectr(config: RunConfig, tokenizer: Path) -> PRECTR:
         preference=PreferenceParts(
             **model.preference.model_dump(), vocab_size=len(vocabulary), special_tokens=special_ids(vocabulary)
         ),
-        relevance=build_relevance(config, tokenizer),
+        relevance=build_relevance(config, tokenizer, kept=kept),
         statistics=list(model.statistics),
         position_corrected=model.position_corrected,
         mixture=model.mixture,

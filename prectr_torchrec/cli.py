@@ -98,7 +98,7 @@ def prepare(
 ) -> None:
     """Turn a raw search log into request-major samples."""
     from prectr_torchrec.config_files import load_config
-    from prectr_torchrec.data.prepare import prepare
+    from prectr_torchrec.data.prepare import far_from_levels, prepare
 
     run = load_config(config, overrides or ())
     manifest = prepare(run.data, run.text, raw, out, candidates=candidates, relevance=relevance or ())
@@ -109,6 +109,8 @@ def prepare(
             typer.echo(f"dropped: {count:,} {what}")
     if not manifest["rows"]["judgments"]:
         typer.echo("no judgments file: every relevance is missing")
+    if note := far_from_levels(manifest, run.data.levels):
+        typer.echo(note)
 
 
 @app.command()

@@ -44,6 +44,9 @@ class Levels(Section):
     grade_min: float = 1.0
     grade_max: float = 3.0
     """A grade outside [grade_min, grade_max] is an error."""
+    level_grades: list[float] | None = None
+    """The grade that stands for each level, lowest level first; null: the middle of the level's grades. Where grades are whole
+    numbers, a level each, these are they."""
 
     @property
     def count(self) -> int:
@@ -52,9 +55,11 @@ class Levels(Section):
 
     @property
     def grades(self) -> list[float]:
-        """(K,) the grade that stands for each level: the middle of its grades."""
-        edges = [self.grade_min, *self.boundaries, self.grade_max]
-        return [(low + high) / 2 for low, high in itertools.pairwise(edges)]
+        """(K,) the grade that stands for each level."""
+        return self.level_grades or [(low + high) / 2 for low, high in self._ranges()]
+
+    def _ranges(self) -> list[tuple[float, float]]:
+        return list(itertools.pairwise([self.grade_min, *self.boundaries, self.grade_max]))
 
     @model_validator(mode="after")
     def _ascending_within_the_grades(self) -> Levels:
@@ -65,6 +70,13 @@ class Levels(Section):
             raise ValueError(f"grade_min {low} must be below grade_max {high}")
         if not all(low <= boundary < high for boundary in self.boundaries):
             raise ValueError(f"boundaries {self.boundaries} must lie from grade_min {low} up to below grade_max {high}")
+        given = self.level_grades
+        if given is not None:
+            ranges = self._ranges()
+            if len(given) != self.count or not all(low <= g <= high for g, (low, high) in zip(given, ranges, strict=True)):
+                raise ValueError(f"level_grades {given} must be {self.count} grades, one within each of {ranges}")
+            if sorted(set(given)) != given:
+                raise ValueError(f"level_grades {given} must ascend strictly")
         return self
 
 
@@ -360,8 +372,8 @@ class RunConfig(Section):
             if len(widths) > 1:
                 said = " and ".join(f"tables.{name}.dim is {dim}" for dim, name in widths.items())
                 raise ValueError(
-                    f"{said}: {ids} tables of requests, histories, peers and candidates' sequences lie in one EmbeddingCollection and "
-                    "have one dim; only tables that candidate_* bags alone use may differ"
+                    f"{said}: {ids} tables of requests, histories, peers and candidates' sequences lie in one "
+                    "EmbeddingCollection and have one dim; only tables that candidate_* bags alone use may differ"
                 )
         if any(stage.reset_tables for stage in self.train.stages) and (virtual := self.virtual_tables()):
             raise ValueError(f"train.stages.*.reset_tables: the kernel makes the rows of tables.{min(virtual)}; set it to false")

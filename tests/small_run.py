@@ -9,7 +9,7 @@ from typing import Any
 from sample_files import WORDS, write_samples
 
 from prectr_torchrec.config import RunConfig, validate_config
-from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER
+from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_settings
 from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
@@ -64,6 +64,6 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
 
 
 def write_small_manifest(folder: Path, config: RunConfig) -> None:
-    settings = {"data": config.data.model_dump(mode="json")}
+    settings = {"data": sample_settings(config.data)}
     manifest = {"version": SAMPLE_VERSION, "digest": "small", "max_candidates": 9, "settings": settings}
     (folder / MANIFEST).write_text(json.dumps(manifest))

@@ -152,3 +152,12 @@ def test_description_documents_every_field(minimal: str) -> None:
     described = describe_config(load_config(minimal))
     assert "# Share of all requests, the latest ones." in described
     assert "rows: 100" in described
+
+
+def test_the_grade_that_stands_for_a_level_is_the_middle_or_the_one_given(minimal: str) -> None:
+    whole = ("data.levels.boundaries=[0, 1, 2]", "data.levels.grade_min=0")
+    assert load_config(minimal, whole).data.levels.grades == [0, 0.5, 1.5, 2.5]
+    assert load_config(minimal, (*whole, "data.levels.level_grades=[0, 1, 2, 3]")).data.levels.grades == [0, 1, 2, 3]
+    assert "must be 4 grades, one within each of [(0.0, 0.0), " in error(minimal, *whole, "data.levels.level_grades=[1, 2, 3, 4]")
+    assert "must be 4 grades" in error(minimal, *whole, "data.levels.level_grades=[0, 1, 2]")
+    assert "must ascend strictly" in error(minimal, *whole, "data.levels.level_grades=[0, 1, 1, 3]")

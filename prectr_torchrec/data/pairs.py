@@ -123,9 +123,8 @@ class PairsFile:
     def check_levels(self, levels: Levels) -> None:
         """Raises ConfigError where the pairs were made with other levels."""
         if self.levels != levels:
-            raise ConfigError(
-                f"data.levels: {self.path} was made with boundaries {self.levels.boundaries}; use these or make it anew"
-            )
+            made = ", ".join(f"{name} {value}" for name, value in self.levels)
+            raise ConfigError(f"data.levels: {self.path} was made with {made}; use these or make it anew")
 
     def read(self, columns: list[str] | None = None, split: str | None = None) -> pa.Table:
         """The pairs in order; of one split where given."""
@@ -135,8 +134,10 @@ class PairsFile:
         return pq.ParquetFile(self.path).read_row_group(shard, columns=columns)
 
     def level_grades(self) -> NDArray[np.float64]:
-        """(K,) the grade that stands for each level: the mean of its grades in the train split, or the middle of its range."""
+        """(K,) the grade that stands for each level: the one set, else the mean of its train grades, or the middle."""
         levels = self.levels
+        if levels.level_grades is not None:
+            return np.array(levels.level_grades)
         grades = self.read(["relevance"], "train")["relevance"].drop_null().to_numpy()
         level = grade_levels(grades, levels.boundaries)
         means = [grades[level == k].mean(dtype=np.float64) if (level == k).any() else np.nan for k in range(1, levels.count + 1)]

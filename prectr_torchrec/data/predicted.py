@@ -43,12 +43,13 @@ def load_predicted(con: Connection, files: Sequence[Path], levels: int) -> int:
         return 0
     sums = ", ".join(f"sum(probabilities[{k}]::DOUBLE) AS p{k}" for k in range(1, levels + 1))
     below = ["0", *(f"round({PACKED_UNITS} * ({_plus(k)}) / ({_plus(levels)}))::BIGINT" for k in range(1, levels + 1))]
-    packed = " + ".join(f"(({high}) - ({low})) * {256**k}" for k, (low, high) in enumerate(itertools.pairwise(below)))
+    packed = " + ".join(f"(({high}) - ({low})) * {256**k}::HUGEINT" for k, (low, high) in enumerate(itertools.pairwise(below)))
+    wrapped = f"(packed - CASE WHEN packed >= {2**63} THEN {2**64}::HUGEINT ELSE 0 END)::BIGINT"  # a sure eighth level
     con.execute(
-        f"""INSERT INTO predicted SELECT q.rowid AS query, i.rowid AS item, {packed} AS predicted
+        f"""INSERT INTO predicted SELECT query, item, {wrapped} FROM (SELECT q.rowid AS query, i.rowid AS item, {packed} AS packed
         FROM (SELECT query_id, item_id, {sums} FROM {scan_files(files)} GROUP BY ALL) s
         JOIN queries q USING (query_id) JOIN items i USING (item_id)
-        ANTI JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid ORDER BY 1, 2"""
+        ANTI JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid) ORDER BY 1, 2"""
     )
     return int(one_row(con, "SELECT count(*) FROM predicted")[0])
 

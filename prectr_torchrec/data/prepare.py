@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from prectr_torchrec.config import DataConfig, RawTable, TextConfig
+from prectr_torchrec.config import DataConfig, Levels, RawTable, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
 from prectr_torchrec.data.predicted import find_scores
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, open_duckdb, quote
 from prectr_torchrec.data.samples import Log, Requests, build_rows
-from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema
+from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
@@ -64,7 +64,8 @@ def prepare(
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
         `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, `examination` (of positions 1, 2,
-        ...; deeper ones share the last), and the `settings` it came from.
+        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), and the
+        `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -95,6 +96,20 @@ def prepare(
     once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
     shutil.rmtree(job.work)
     return manifest
+
+
+def far_from_levels(manifest: dict[str, Any], levels: Levels) -> str | None:
+    """What to say where the judgments of a level lie elsewhere than the grade that stands for it, as whole grades do."""
+    means = [stands if mean is None else mean for mean, stands in zip(manifest["level_grades"], levels.grades, strict=True)]
+    quarter = (levels.grade_max - levels.grade_min) / levels.count / 4
+    for level, (mean, stands) in enumerate(zip(means, levels.grades, strict=True), 1):
+        if abs(mean - stands) > quarter:
+            return (
+                f"note: judgments of level {level} are {mean:.2f} on average, {stands:.2f} stands for it; with "
+                f"data.levels.level_grades: {[round(m, 3) for m in means]} each level would stand for what it is (set it to "
+                "train; the samples stay the same)"
+            )
+    return None
 
 
 EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
@@ -295,7 +310,7 @@ def _settings(
     files = [file for source in sources.values() for file in source.files]
     return {
         "version": SAMPLE_VERSION,
-        "data": data.model_dump(mode="json", exclude={"memory"}),
+        "data": sample_settings(data),
         "text": {"vocab_size": text.vocab_size} if text.path is None else {"tokenizer": tokenizer_digest(Path(text.path))},
         "files": {str(file.absolute()): _stamp(file) for file in files},
         "candidates": {str(file.absolute()): _stamp(file) for file in candidates},

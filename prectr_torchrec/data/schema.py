@@ -98,6 +98,11 @@ def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> Non
             raise ValueError(f"{path}: column {field.name!r} is {found.field(field.name).type}, expected {field.type}")
 
 
+def sample_settings(data: DataConfig) -> dict[str, Any]:
+    """The settings that samples depend on."""
+    return data.model_dump(mode="json", exclude={"memory": True, "levels": {"level_grades"}})
+
+
 def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
     """The manifest of a prepared folder, if the folder is whole and fits the configuration.
 
@@ -112,7 +117,7 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: sample version {manifest.get('version', 'none')}, this release reads {SAMPLE_VERSION}; prepare again"
         )
-    made, wanted = manifest["settings"]["data"], data.model_dump(mode="json")
+    made, wanted = manifest["settings"]["data"], sample_settings(data)
     for key in _AGREED:
         if made[key] != wanted[key]:
             raise ValueError(

@@ -107,7 +107,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     if scores:
         rows["predicted pairs"] = predicted
     rows["impressions"] = _load_events(con, sources["impressions"], kinds, data.levels, drops)
-    return {"id_kinds": kinds, "rows": rows, "dropped": drops}
+    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "level_grades": _mean_grades(con, data.levels)}
 
 
 def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, levels: Levels, drops: dict[str, int]) -> None:
@@ -191,6 +191,13 @@ def _load_judgments(con: Connection, source: Source | None, kinds: Kinds, levels
     drops["judgments given twice"] = rows - all_grades
     con.execute("DROP TABLE grades")
     return rows
+
+
+def _mean_grades(con: Connection, levels: Levels) -> list[float | None]:
+    """(K,) of the judgments of each level."""
+    means = f"SELECT {_level('relevance', levels)} AS level, avg(relevance) FROM judgments GROUP BY 1"
+    found = dict(con.execute(means).fetchall())
+    return [found.get(level) for level in range(1, levels.count + 1)]
 
 
 def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None:

@@ -203,7 +203,8 @@ def _words_are_independent(tokenizer: Tokenizer) -> bool:
         and kinds["pre_tokenizer"] == "BertPreTokenizer"
         and kinds["normalizer"] in (None, "BertNormalizer", "Lowercase")
         and kinds["post_processor"] in (None, "TemplateProcessing", "BertProcessing")
-        and all(re.fullmatch(r"[\w\[\]]+", token["content"]) for token in parts["added_tokens"])
+        # an added word without brackets would be cut out of longer words
+        and all(re.fullmatch(r"\[\w+\]", token["content"]) for token in parts["added_tokens"])
     )
 
 

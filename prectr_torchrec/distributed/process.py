@@ -18,7 +18,6 @@ from transformers.utils import logging as transformers_logging
 
 from prectr_torchrec.distributed.lost import lost_ranks_named
 
-
 MISTAKE = 2
 """Exit code of a rank that met a user's mistake: another start would fail as well."""
 

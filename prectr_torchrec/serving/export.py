@@ -32,7 +32,7 @@ from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.request import RequestSchema
 from prectr_torchrec.serving.saved import SavedTensors
 from prectr_torchrec.serving.tables import Precision, write_ids, write_table
-from prectr_torchrec.text.student import read_student
+from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
 TITLES = "titles.safetensors"
@@ -148,8 +148,8 @@ def ids_path(folder: Path, table: str) -> Path:
 
 def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensors) -> RunConfig:
     """Writes towers, encoder and tokenizer; returns the configuration that builds them from the folder alone."""
-    shutil.copytree(run / TOKENIZER, folder / TEXT)
-    prectr = build_prectr(config, run / TOKENIZER)
+    shutil.copytree(run / TOKENIZER, folder / TEXT, ignore=shutil.ignore_patterns(STUDENT))
+    prectr = build_prectr(config, run / TOKENIZER, kept=True)
     weights = saved.load(_TOWERS)
     prectr.load_state_dict(weights)
     encoder = text_encoder(prectr)
@@ -157,7 +157,7 @@ def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensor
         encoder.model.save_pretrained(str(folder / TEXT))
         weights = {name: weight for name, weight in weights.items() if not name.startswith(ENCODER)}
     save_file({name: weight.contiguous() for name, weight in weights.items()}, str(folder / TOWERS))
-    student = read_student(Path(config.text.path)) if config.text.path else None
+    student = read_student(run / TOKENIZER)
     settings = student["text"]["encoder"] if student is not None else config.text.encoder
     text = config.text.model_copy(update={"path": None, "start": "encoder", "encoder": settings})
     return config.model_copy(update={"text": text})

@@ -43,7 +43,8 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
     if ranker.titles is None:
         raise ValueError(f"{folder}: this ranker reads query and title together, or no texts at all; there is nothing to keep")
     schema = pq.read_schema(items)
-    if column not in schema.names or not (pa.types.is_string(schema.field(column).type)):
+    of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if column not in schema.names or not any(check(schema.field(column).type) for check in of_texts):
         raise ValueError(f"{items}: no column {column!r} of texts; columns are {', '.join(schema.names)}")
     titles = pq.read_table(items, columns=[column])[column].combine_chunks().drop_null().unique().to_pylist()
     tokenizer, width = TextTokenizer(folder / TEXT), ranker.config.text.title_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +25,65 @@ from prectr_torchrec.modules import (
     TextMatch,
     TextRelevance,
 )
-from prectr_torchrec.text.student import load_relevance, read_student
+from prectr_torchrec.text.student import STUDENT, check_meaning, load_relevance, read_student
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 
 NGRAM = "ngram"
 """The `model_type` of `NgramEncoder`."""
 
 
-def build_relevance(config: RunConfig, tokenizer: Path) -> TextRelevance:
+def keep_settings(config: RunConfig, tokenizer: Path) -> None:
+    """Copies into the tokenizer's folder of a run what it needs of `text.path` besides the weights, so that it can do without."""
+    for name in ("config.json", STUDENT):
+        if config.text.path and config.model.text and (source := Path(config.text.path) / name).is_file():
+            shutil.copyfile(source, tokenizer / name)
+
+
+def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> TextRelevance:
     """The text side: interaction over an encoder, match features and relevance tower; started from `text.path` where it is set.
 
     Args:
         config: reads `text`, `data.levels`, and of `model` what concerns the relevance tower.
         tokenizer: tokenizer folder with document frequencies.
+        kept: the weights come from a checkpoint: `text.path` is not read, but what `keep_settings` has of it.
 
     Raises:
         ConfigError: settings that do not fit together, the tokenizer, or what is in `text.path`.
     """
     model, text = config.model, config.text
-    interaction = build_interaction(config, load_tokenizer(tokenizer), tokenizer) if model.text else None
+    interaction = build_interaction(config, load_tokenizer(tokenizer), tokenizer, kept=kept) if model.text else None
     match = build_match(tokenizer, text.stemmer) if model.match else None
     if interaction is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
     relevance = TextRelevance(interaction, match, model.relevance_tower, config.data.levels.count, dropout=model.dropout)
-    if text.path and (model.text or _of_match_alone(read_student(Path(text.path)))):
-        load_relevance(Path(text.path), relevance, encoder_alone=text.start == "encoder")
+    if text.path and not kept:
+        _start(config, relevance)
     if text.frozen and interaction is not None:
         interaction.encoder.requires_grad_(False)
     return relevance
 
 
-def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path) -> Interaction:
+def _start(config: RunConfig, relevance: TextRelevance) -> None:
+    """Loads what `text.path` has beside a Hugging Face encoder."""
+    path, whole = Path(str(config.text.path)), config.text.start == "relevance"
+    student = read_student(path)
+    if student is not None and (config.model.text or _of_match_alone(student)):
+        load_relevance(path, relevance, encoder_alone=not whole)
+        if whole:
+            check_meaning(student, config)
+
+
+def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path, *, kept: bool = False) -> Interaction:
     """The encoder and how it reads a pair.
 
     Args:
         config: the run.
         vocabulary: the tokenizer.
-        source: where it came from, for messages.
+        source: its folder.
+        kept: as of `build_relevance`.
     """
     text = config.text
-    encoder = _build_encoder(config, vocabulary, source)
+    encoder = _build_encoder(config, vocabulary, source, kept)
     if isinstance(encoder, NgramEncoder):
         if text.interaction != "dual":
             raise ConfigError(f"text.interaction: an encoder of n-grams reads texts apart: dual, not {text.interaction}")
@@ -107,11 +127,13 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     return TextMatch(idf[stem], is_number, torch.tensor(stem), special_tokens=special_ids(vocabulary))
 
 
-def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path) -> TextEncoder | NgramEncoder:
-    path = config.text.path
-    if path is None:
+def _build_encoder(
+    config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path, kept: bool
+) -> TextEncoder | NgramEncoder:
+    if config.text.path is None:
         return _fresh_encoder(config.text.encoder, vocabulary, config.text.precision)
-    if load_tokenizer(Path(path)).get_vocab() != vocabulary.get_vocab():
+    path = str(source) if kept else config.text.path
+    if not kept and load_tokenizer(Path(path)).get_vocab() != vocabulary.get_vocab():
         raise ConfigError(
             f"text.path: {path} has another vocabulary than {source}: its encoder would read noise; prepare the samples with "
             "this text.path"
@@ -121,7 +143,8 @@ def _build_encoder(config: RunConfig, vocabulary: PreTrainedTokenizerFast, sourc
         raise ConfigError(f"text.path: {path} is a student of match features alone; set model.text: false, or give another")
     if student is not None and student["text"]["encoder"]["model_type"] == NGRAM:
         return _fresh_encoder(student["text"]["encoder"], vocabulary, config.text.precision)  # its weights lie beside the tower's
-    return TextEncoder.from_pretrained(path, precision=config.text.precision)
+    build = TextEncoder.from_settings if kept else TextEncoder.from_pretrained
+    return build(path, precision=config.text.precision)
 
 
 def _of_match_alone(student: dict[str, Any] | None) -> bool:

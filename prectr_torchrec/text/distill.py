@@ -25,7 +25,7 @@ from prectr_torchrec.data import teacher_scores as scores_files
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
 from prectr_torchrec.data.tokens import tokenizer_digest
-from prectr_torchrec.data.workspace import claim, file_digest, once
+from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
 from prectr_torchrec.text.build import build_relevance
@@ -156,6 +156,7 @@ def _settings(
 ) -> dict[str, Any]:  # fmt: skip
     """What the student depends on."""
     dumped = config.model_dump(mode="json")
+    begins = {"text.path": config.text.path, "distill.token_vectors": config.distill.token_vectors}
     for folder in scores:
         read_scores_manifest(folder)
     return {
@@ -165,6 +166,7 @@ def _settings(
         "pairs": file_digest(pairs),
         "teacher_scores": [file_digest(folder / scores_files.MANIFEST) for folder in scores],
         "tokenizer": tokenizer_digest(tokenizer) if tokenizer else None,
+        **{f"files of {name}": folder_digest(Path(of)) for name, of in begins.items() if of and Path(of).is_dir()},
         "ranks": world_size,
     }
 

@@ -93,6 +93,28 @@ def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: boo
     relevance.load_state_dict(there, strict=False)
 
 
+def check_meaning(about: dict[str, Any], config: RunConfig) -> None:
+    """That a student's levels and match features are those of the configuration.
+
+    Args:
+        about: of `read_student`.
+        config: that takes the student's relevance tower.
+
+    Raises:
+        ConfigError: they mean something else; names the setting.
+    """
+    boundaries = about["levels"]["boundaries"], config.data.levels.boundaries
+    settings: dict[str, tuple[Any, Any]] = {"data.levels.boundaries": boundaries}
+    if config.model.match:
+        settings["text.stemmer"] = (about["text"]["stemmer"], config.text.stemmer)
+    for name, (there, here) in settings.items():
+        if there != here:
+            raise ConfigError(
+                f"text.path: the relevance side of {config.text.path} was made with {name} {there}, and here it is {here}; set "
+                "the same, or text.start: encoder to take the encoder alone"
+            )
+
+
 def _levels(about: dict[str, Any]) -> int:
     return len(about["levels"]["boundaries"]) + 1
 

@@ -126,7 +126,7 @@ class ClassifierTeacher(Teacher):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
         super().__init__(model, tokenizer, options)
-        self.padding = tokenizer.pad_token_id or 0
+        self.padding = settle_padding(model, tokenizer)
 
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
         return tokenize_pairs(self.tokenizer, queries, titles, self.options.max_length)
@@ -276,8 +276,6 @@ def load_teacher(
     if classifies:
         if model.config.num_labels != levels:
             raise ValueError(f"{path}: the classifier has {model.config.num_labels} labels, the pairs {levels} levels")
-        if model.config.pad_token_id is None:  # decoders find the last token by it
-            model.config.pad_token_id = tokenizer.pad_token_id
         return ClassifierTeacher(model, tokenizer, options)
     prompt = prompt or load_prompt()
     if len(prompt.answers) != levels:
@@ -289,6 +287,13 @@ def check_model_folder(path: Path) -> None:
     """Raises ValueError where there is no model, before Hugging Face takes the path for a name on its hub."""
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: no model here (config.json is missing); a teacher is a folder in Hugging Face layout")
+
+
+def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills up a classifier's batches, set in its configuration too: decoders find a text's end by it."""
+    known = (model.config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    model.config.pad_token_id = next((token for token in known if token is not None and token >= 0), 0)
+    return int(model.config.pad_token_id)
 
 
 def tokenize_pairs(

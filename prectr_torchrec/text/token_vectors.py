@@ -49,7 +49,8 @@ def start_from_token_vectors(student: TextEncoder, tokenizer: Path, source: Path
 def read_alone(source: Path, texts: list[str]) -> Tensor:
     """Mean of the last hidden states of each text read alone, (N, D) float."""
     try:
-        tokenizer, encoder = AutoTokenizer.from_pretrained(str(source)), AutoModel.from_pretrained(str(source)).eval()
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        encoder = AutoModel.from_pretrained(str(source), dtype=torch.float32).eval()
     except (OSError, ValueError) as error:
         raise ConfigError(f"distill.token_vectors: {source} holds no Hugging Face encoder with its tokenizer: {error}") from None
     found = []

@@ -31,7 +31,7 @@ from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, on
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import grade_distributions
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, token_batches
-from prectr_torchrec.text.teacher import check_model_folder, tokenize_pairs
+from prectr_torchrec.text.teacher import check_model_folder, settle_padding, tokenize_pairs
 
 MANIFEST = "tune.json"
 """Written last: a tuned folder without it is unfinished."""
@@ -127,6 +127,7 @@ class _Tuner:
         self.model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             str(teacher), num_labels=pairs.levels.count, ignore_mismatched_sizes=True, dtype=torch.float32
         )
+        self.padding = settle_padding(self.model, self.tokenizer)
         self.model.to(device)
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
         self.per_epoch = -(-len(self.train.lengths) // config.batch_size)
@@ -195,10 +196,12 @@ class _Tuner:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        return loss.item()
+        if not (value := loss.item()) < float("inf"):
+            raise ValueError(f"the loss is {value} at step {self.step}; lower lr, and choose another --out")
+        return value
 
     def _loss(self, data: _Labelled, rows: NDArray[np.int64]) -> Tensor:
-        padded = pad_batch(data.inputs, rows, self.tokenizer.pad_token_id or 0, left=False)
+        padded = pad_batch(data.inputs, rows, self.padding, left=False)
         batch = {name: values.to(self.device) for name, values in padded.items()}
         with self._autocast():
             logits = self.model(**batch).logits

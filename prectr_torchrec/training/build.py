@@ -39,17 +39,20 @@ class RankingTask(nn.Module):
         return self.objective(batch, sequences, bags)
 
 
-def build_task(config: RunConfig, tokenizer: Path, *, table_device: torch.device | None = None) -> RankingTask:
+def build_task(
+    config: RunConfig, tokenizer: Path, *, table_device: torch.device | None = None, kept: bool = False
+) -> RankingTask:
     """Builds the unsharded model.
 
     Args:
         config: the run.
         tokenizer: tokenizer folder of the prepared data or of the run.
         table_device: `meta` leaves the tables' memory to the sharder.
+        kept: as of `text.build.build_relevance`.
     """
     frozen = frozen_tables(config)
     held = HeldFeatures({name for name, feature in config.features.items() if feature.table in frozen}) if frozen else None
-    objective = Objective(build_prectr(config, tokenizer), config.objective)
+    objective = Objective(build_prectr(config, tokenizer, kept=kept), config.objective)
     task = RankingTask(build_embeddings(config, table_device), objective, held)
     if config.train.freeze:
         freeze_towers(task, config)

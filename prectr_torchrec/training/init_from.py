@@ -12,7 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_train import InitFromConfig
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.data.workspace import folder_digest
+from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.resharding import check_loadable
 from prectr_torchrec.parameter_names import parameter_name, select
 from prectr_torchrec.runs import load_run
@@ -51,7 +51,7 @@ def _check_tokens(chosen: set[str], config: RunConfig, source: Path, run: Path) 
     token_tables = {f"tables.{f.table}" for name, f in config.features.items() if name.endswith("_tokens")}
     by_token = ("personal.taste.title.", "relevance.match.")
     of_tokens = sorted(n for n in chosen if n in token_tables or ".encoder." in n or n.startswith(by_token))
-    if of_tokens and folder_digest(source / TOKENIZER) != folder_digest(run / TOKENIZER):
+    if of_tokens and tokenizer_digest(source / TOKENIZER) != tokenizer_digest(run / TOKENIZER):
         raise ConfigError(
             f"train.init_from: {of_tokens[0]} has a row for each token, and the tokens of {source} are others; exclude "
             f"{', '.join(of_tokens)}, or prepare the data with its tokenizer (text.path)"

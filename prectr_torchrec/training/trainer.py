@@ -28,6 +28,7 @@ from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.runs import CONFIG, load_run
+from prectr_torchrec.text.build import keep_settings
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.disk import explained_save, num_bytes
@@ -221,7 +222,7 @@ class Trainer:
                 plan = saved["plan"]
             else:
                 config = movable(config, saved["plan"])
-        return build_sharded(config, self.run, self.process, plan)
+        return build_sharded(config, self.run, self.process, plan, kept=bool(self.saved))
 
     def _resume(self, saved: dict[str, Any]) -> None:
         """Goes on from the last checkpoint; on other ranks, with what the earlier ones left of the epoch."""
@@ -298,6 +299,7 @@ class Trainer:
             written = self.run / CONFIG
             if not written.exists():
                 shutil.copytree(self.data / TOKENIZER, self.run / TOKENIZER, dirs_exist_ok=True)
+                keep_settings(self.config, self.run / TOKENIZER)
                 replace_text(written, dump_config(self.config))
         dist.barrier()
         started = load_run(self.run)
@@ -308,10 +310,13 @@ class Trainer:
 
 
 def build_sharded(
-    config: RunConfig, run: Path, process: Process, plan: Plan | None = None
+    config: RunConfig, run: Path, process: Process, plan: Plan | None = None, *, kept: bool = True
 ) -> tuple[DistributedModelParallel, Optimizers, Plan]:
-    """Plans, where no plan is given, shards and builds the model and its optimizers; collective."""
-    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"))
+    """Plans, where no plan is given, shards and builds the model and its optimizers; collective.
+
+    `kept`: a checkpoint of the run will be loaded.
+    """
+    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"), kept=kept)
     apply_table_optimizers(task.embeddings, config)
     task.objective.to(process.device)
     sharding = plan_sharding(task, config, process.device, plan)

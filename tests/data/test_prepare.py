@@ -25,11 +25,11 @@ from raw_logs import (
 from sample_files import write_tokenizer
 
 from prectr_torchrec.config import DataConfig, Levels, RawLog, RawTable, Split, TextConfig
-from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.preferences import PreferenceStatistics
-from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.data.prepare import far_from_levels, prepare
 from prectr_torchrec.data.raw import RawLogError
-from prectr_torchrec.data.schema import COUNTS, check_schema, sample_schema
+from prectr_torchrec.data.schema import COUNTS, check_schema, read_manifest, sample_schema
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY
 
 TEXT = TextConfig(vocab_size=300)
@@ -86,6 +86,17 @@ def test_several_teachers_are_averaged(tmp_path: Path) -> None:
     assert packed == {0, int.from_bytes([64, 0, 32, 32], "little")}
 
 
+def test_of_eight_levels_the_highest_can_be_sure(tmp_path: Path) -> None:
+    raw = random_log(5)
+    data = DataConfig(**SMALL, levels=Levels(boundaries=[1.1, 1.4, 1.7, 2.0, 2.3, 2.6, 2.9]))
+    units = [0] * 7 + [128]
+    predicted = {(q["query_id"], i["item_id"]): units for q in raw["queries"] for i in raw["items"]}
+    run(raw, tmp_path, data, relevance=[write_scores(predicted, data, tmp_path / "scores")])
+    packed = {value for row in labelled_rows(tmp_path) for value in row["candidate_predicted"]} - {0}
+    assert packed == {int.from_bytes(units, "little", signed=True)}
+    assert unpack_levels(np.array([*packed]), 8).tolist() == [[0] * 7 + [1]]
+
+
 def test_unshown_candidates_have_predicted_levels_too(tmp_path: Path) -> None:
     raw, data = random_log(5), DataConfig(**SMALL)
     predicted = random_predictions(raw, data)
@@ -110,6 +121,21 @@ def test_soft_grades_that_do_not_fit_the_log_are_refused(tmp_path: Path) -> None
         run(raw, tmp_path / "b", other, relevance=[scores])
     with pytest.raises(ValueError, match=r"not \(wholly\) taught, teach.json is missing"):
         run(raw, tmp_path / "c", data, relevance=[tmp_path])
+
+
+def test_whole_grades_that_no_level_stands_for_are_told(tmp_path: Path) -> None:
+    raw = random_log(1)
+    for row in raw["judgments"]:
+        row["relevance"] = float(round(row["relevance"] or 1))
+    levels = Levels(boundaries=[1, 2])
+    manifest = run(raw, tmp_path, DataConfig(**SMALL, levels=levels))
+    assert manifest["level_grades"] == [1, 2, 3]
+    note = far_from_levels(manifest, levels)
+    assert note is not None and "of level 2 are 2.00 on average, 1.50 stands for it" in note
+    assert "data.levels.level_grades: [1.0, 2.0, 3.0]" in note
+    given = levels.model_copy(update={"level_grades": [1, 2, 3]})
+    assert far_from_levels(manifest, given) is None
+    assert read_manifest(tmp_path / "out", DataConfig(**SMALL, levels=given)) == manifest
 
 
 def test_a_log_without_history_or_peers_wanted_has_empty_lists(tmp_path: Path) -> None:

@@ -60,6 +60,15 @@ def test_a_tokenizer_whose_words_hang_together_is_asked_for_whole_texts(folder: 
     assert TextTokenizer(folder).encode(TEXTS, 8).tolist() == plain(folder, TEXTS, 8)
 
 
+@pytest.mark.parametrize("special", [False, True])
+def test_added_words_are_found_within_longer_ones(folder: Path, special: bool) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(["ebike"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    texts = ["ebikes oak", "an ebike", *TEXTS]
+    assert TextTokenizer(folder).encode(texts, 8).tolist() == plain(folder, texts, 8)
+
+
 def test_forgetting_words_changes_no_ids(folder: Path) -> None:
     tokenizer = TextTokenizer(folder, capacity=2)
     for text in TEXTS:

@@ -43,6 +43,19 @@ def test_encoder_loads_what_hugging_face_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(TextEncoder.from_pretrained(str(tmp_path)).eval()(texts), model(texts))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_encoder_saved_in_half_precision_is_trained_in_full(tmp_path: Path, dtype: torch.dtype) -> None:
+    encoder().model.to(dtype).save_pretrained(tmp_path)
+    assert {weights.dtype for weights in TextEncoder.from_pretrained(str(tmp_path)).parameters()} == {torch.float32}
+
+
+def test_an_encoder_that_is_kept_still_has_no_dropout() -> None:
+    model, texts = encoder(hidden_dropout_prob=0.5), torch.tensor([[2, 7, 8, 9]])
+    assert not torch.equal(model.train()(texts), model(texts))
+    model.requires_grad_(False)
+    assert torch.equal(model.train()(texts), model.eval()(texts))
+
+
 def test_bf16_is_for_training_alone() -> None:
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
     exact, half = encoder(**still), encoder(**still, precision="bf16")

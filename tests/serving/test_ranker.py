@@ -143,7 +143,7 @@ def test_an_index_warms_the_titles_and_changes_no_score(exported: Any, tmp_path:
     folder = tmp_path / "indexed"
     shutil.copytree(exported.folder, folder)
     titles = sorted(set(exported.samples["candidate_title"].combine_chunks().flatten().to_pylist()))
-    pq.write_table(pa.table({"title": [*titles, titles[0]]}), tmp_path / "items.parquet")
+    pq.write_table(pa.table({"title": pa.array([*titles, titles[0]], pa.large_string())}), tmp_path / "items.parquet")
     assert index_titles(Ranker.load(folder), folder, tmp_path / "items.parquet") == len(titles)
     warm = Ranker.load(folder)
     assert warm.titles is not None and len(warm.titles) == len(titles)

@@ -1,6 +1,7 @@
 """`prectr distill` on generated pairs, in this process."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from small_run import small_config
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from prectr_torchrec.config import ConfigError, Levels, RunConfig
+from prectr_torchrec.config import ConfigError, DataConfig, Levels, RunConfig
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_teacher_scores
 from prectr_torchrec.distributed.process import process_group
@@ -198,6 +199,30 @@ def test_another_students_folder_is_refused(root: Path) -> None:
     run(small(teacher_epochs=1, grade_epochs=0), root, "mine")
     with pytest.raises(ValueError, match=r"was made from other settings.*\n.*distill.lr: 0.005 there, 0.5 now"):
         run(small(teacher_epochs=1, grade_epochs=0, lr=0.5), root, "mine")
+
+
+def test_what_a_student_begins_with_is_part_of_what_it_is(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "late", tmp_path / "begin")
+    config = small({"path": str(tmp_path / "begin"), "interaction": "late"}, teacher_epochs=1, grade_epochs=0)
+    run(config, root, "begun")
+    (tmp_path / "begin" / "model.safetensors").write_bytes((root / "dual" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"was made from other settings.*\n.*files of text\.path\.model\.safetensors: "):
+        run(config, root, "begun")
+
+
+def test_a_student_of_other_levels_or_stems_is_refused_and_its_encoder_can_be_had(root: Path) -> None:
+    student = student_config(root / "match")
+    levels = student.model_copy(deep=True, update={"data": DataConfig(levels=Levels(boundaries=[1.2, 2, 2.9]))})
+    stems = student.model_copy(deep=True)
+    stems.text.stemmer = "german"
+    for other, said in (
+        (levels, "data.levels.boundaries .1.5, 2.17, 2.84., and here it is .1.2, 2.0, 2.9."),
+        (stems, "text.stemmer english, and here it is german"),
+    ):
+        with pytest.raises(ConfigError, match=f"match was made with {said}.*or text.start: encoder"):
+            build_relevance(other, root / "match")
+        other.text.start = "encoder"
+        build_relevance(other, root / "match")
 
 
 def test_a_relevance_side_of_another_shape_is_refused_and_its_encoder_can_be_had(root: Path) -> None:

@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from teachers import GRADES, QUERIES, TITLES, WORDS, causal_teacher, classifier, encoder
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from teachers import GRADES, QUERIES, SMALL, TITLES, WORDS, byte_level_tokenizer, causal_teacher, classifier, encoder
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+)
 
 from prectr_torchrec.config import ConfigError
 from prectr_torchrec.text.teacher import CausalTeacher, Prompt, TeacherOptions, load_prompt, load_teacher
@@ -68,6 +74,24 @@ def test_a_classifier_in_batches_equals_one_pair_at_a_time(tmp_path: Path) -> No
         output = model(**tokenizer(query, title, return_tensors="pt"), output_hidden_states=True)
         np.testing.assert_allclose(graded.probabilities[n], output.logits[0].softmax(-1), atol=1e-6)
         np.testing.assert_allclose(graded.hidden[n], output.hidden_states[-1][0].mean(0), atol=2e-3)
+
+
+@pytest.mark.parametrize("padding", [{}, {"model": 7}, {"tokenizer": "<|user|>"}, {"model": 7, "tokenizer": "<|user|>"}])
+@torch.no_grad()
+def test_a_decoder_that_classifies_is_read_at_the_pairs_end(tmp_path: Path, padding: dict[str, Any]) -> None:
+    """Whichever of model and tokenizer name a padding token, if any."""
+    tokenizer = byte_level_tokenizer()
+    tokenizer.pad_token = padding.get("tokenizer")
+    torch.manual_seed(0)
+    settings = {**SMALL, "num_key_value_heads": 1, "num_labels": 4, "pad_token_id": padding.get("model")}
+    Qwen2ForSequenceClassification(Qwen2Config(vocab_size=len(tokenizer), **settings)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    graded = load_teacher(tmp_path, 4, options=TeacherOptions(max_tokens=60)).grade(QUERIES, TITLES)
+    model, tokenizer = Qwen2ForSequenceClassification.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    for n, (query, title) in enumerate(zip(QUERIES, TITLES, strict=True)):
+        ids = tokenizer(query, title, return_tensors="pt")["input_ids"]
+        expected = model.score(model.model(ids).last_hidden_state[:, -1])
+        np.testing.assert_allclose(graded.probabilities[n], expected[0].softmax(-1), atol=1e-6)
 
 
 def test_long_texts_are_cut_and_the_question_stays(tmp_path: Path) -> None:

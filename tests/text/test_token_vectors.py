@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel
 
 from prectr_torchrec.config import ConfigError
 from prectr_torchrec.modules import TextEncoder
@@ -69,3 +69,11 @@ def test_a_source_that_is_too_narrow_or_no_encoder_is_refused(tmp_path: Path, so
         started(tmp_path, source, 16)
     with pytest.raises(ConfigError, match="no Hugging Face encoder"):
         started(tmp_path, tmp_path / "nothing", 8)
+
+
+def test_a_source_in_half_precision_is_read_in_full(tmp_path: Path, source: Path) -> None:
+    whole = read_alone(source, ["oak"])
+    AutoModel.from_pretrained(source).half().save_pretrained(source)
+    drawn, vectors, _ = started(tmp_path, source, 8)
+    assert vectors.dtype == torch.float32 and not torch.equal(vectors, drawn)
+    torch.testing.assert_close(read_alone(source, ["oak"]), whole, atol=1e-2, rtol=1e-2)

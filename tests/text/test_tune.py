@@ -127,6 +127,12 @@ def test_the_head_learns_at_its_own_rate(folder: Path, tmp_path: Path) -> None:
     assert (after["classifier.weight"] - fresh.classifier.weight).abs().max() > 0.01
 
 
+def test_a_loss_that_is_no_number_ends_it(folder: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"lr": 1e30, "head_lr": 1e30})
+    with pytest.raises(ValueError, match=r"the loss is nan at step \d+; lower lr, and choose another --out"):
+        tune_teacher(folder / "encoder", folder / "pairs.parquet", tmp_path / "out", config, CPU)
+
+
 def test_overrides_reach_the_configuration() -> None:
     assert tuning_config(["lr=1e-4", "epochs=3"]) == TuneConfig(lr=1e-4, epochs=3)
 

@@ -12,6 +12,7 @@ from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.parameter_names import parameter_name
+from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -86,7 +87,9 @@ def test_parameters_that_the_other_run_lacks_are_refused(source: Path, tmp_path:
 
 def test_text_of_other_tokens_is_refused(source: Path, tmp_path: Path, process: Process) -> None:
     other = write_small_data(tmp_path / "data", small_config(), requests=8)
-    (other / TOKENIZER / "more.txt").write_text("another tokenizer")
+    (other / TOKENIZER / DOCUMENT_FREQUENCY).write_text((other / TOKENIZER / DOCUMENT_FREQUENCY).read_text().replace("1", "2"))
+    Trainer(config_from(source), other, tmp_path / "later", process)  # a later log of the same tokens
+    (other / TOKENIZER / "tokenizer.json").write_text((other / TOKENIZER / "tokenizer.json").read_text() + "\n")
     with pytest.raises(ConfigError, match=r"the tokens of .* are others; exclude .*tables\.title_token"):
         Trainer(config_from(source), other, tmp_path / "run", process)
     with pytest.raises(ConfigError, match=r"exclude .*personal\.taste\.title\.token\.weight, or prepare"):

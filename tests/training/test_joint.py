@@ -1,9 +1,11 @@
 """The distilled text side inside the ranker: started from, trained along, held still, and its n-grams never sharded."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,15 +14,18 @@ from pair_files import write_pairs, write_teacher_scores
 from small_run import small_config, write_small_data
 from torch import Tensor
 
+from prectr_torchrec import Ranker
 from prectr_torchrec.config import ConfigError, Levels, RunConfig
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.data.teacher_scores import probabilities, read_teacher_scores
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.modules import NgramEncoder
+from prectr_torchrec.serving.export import export
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import distill
 from prectr_torchrec.text.student import judge
 from prectr_torchrec.text.tokenizer import load_tokenizer
+from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.objectives import divergence
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.trainer import Trainer
@@ -164,3 +169,28 @@ def test_a_run_goes_on_with_the_pairs_it_was_begun_with_alone(root: Path, tmp_pa
         pq.write_table(pairs.slice(1), tmp_path / "pairs.parquet")
         with pytest.raises(ConfigError, match=r"cannot be resumed by this job \(rehearsal.pairs: '\w{64}' then, '\w{64}' now\)"):
             Trainer(config(rehearsal(tmp_path)), root / "data", tmp_path / "run", process).train()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_does_without_the_student_that_it_began_with(root: Path, tmp_path: Path, kind: str) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(root / kind, student)
+    with process_group("cpu") as process:
+        trained = start(root, tmp_path / "run", process, **KINDS[kind], path=str(student))
+        trained.train()
+        shutil.rmtree(student)
+        resumed = start(root, tmp_path / "run", process, **KINDS[kind], path=str(student))
+        resumed.train()
+    for name, weight in weights(trained).items():
+        torch.testing.assert_close(weights(resumed)[name], weight, rtol=0, atol=0)
+    evaluate(["--run", str(tmp_path / "run"), "--data", str(root / "data")])
+    export(tmp_path / "run", tmp_path / "exported")
+    samples = pa.concat_tables([pq.read_table(path) for path in sorted((root / "data" / "test").glob("*.parquet"))])
+    scored = Ranker.load(tmp_path / "exported").score(samples)
+    predicted = pq.read_table(tmp_path / "run" / "predictions-test.parquet")
+    assert not (tmp_path / "exported" / "text" / "student.json").exists()
+    ours, theirs = (
+        table.sort_by([("request_id", "ascending"), ("item_id", "ascending")])["click_probability"].to_numpy()
+        for table in (scored, predicted)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
