@@ -1,3 +1,4 @@
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ def test_null_removes_an_inherited_feature(tmp_path: Path) -> None:
     assert list(child.features) == ["candidate_item_id"]
     features = ("features.candidate_item_id.sequence=candidate", "features.history_item_id=null")
     assert load_config(str(tmp_path / "base.yaml"), features).features.keys() == {"candidate_item_id"}
+
+
+def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    example = page.split("## A configuration of your own\n")[1].split("\n\n")[0]
+    config = load_config(write(tmp_path, "mine.yaml", textwrap.dedent(example)))
+    assert config.tables["item"].rows == 20_000_000 and "user" not in config.tables
+    assert (config.text.path, len(config.train.stages)) == ("STUDENT", 1)
 
 
 def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:

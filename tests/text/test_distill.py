@@ -1,7 +1,9 @@
 """`prectr distill` on generated pairs, in this process."""
 
+import itertools
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,23 @@ def test_a_student_of_match_features_alone_loads_with_its_weights(root: Path) ->
     config.model.text = True
     with pytest.raises(ConfigError, match=r"match is a student of match features alone; set model\.text: false"):
         build_relevance(config, root / "match")
+
+
+@pytest.mark.parametrize("student", ["late", "dual", "cross", "match"])
+def test_the_snippet_of_the_page_judges_as_a_batch_of_pairs_does(root: Path, student: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "encoder.md").read_text()
+    lines = page.split("with `folder` a student's path:\n")[1].splitlines()
+    snippet = "\n".join(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
+    pairs = pq.read_table(root / "pairs.parquet").slice(0, 20)
+    query = pairs["query"][0].as_py()
+    names: dict[str, Any] = {"folder": root / student, "query": query, "titles": pairs["title"].to_pylist()}
+    with torch.no_grad():
+        exec(textwrap.dedent(snippet), names)
+    config = student_config(root / student)
+    of_query = pairs.set_column(pairs.schema.get_field_index("query"), "query", pa.array([query] * len(pairs)))
+    data = PairData(of_query, root / student, config.text.query_tokens, config.text.title_tokens, torch.device("cpu"))
+    expected = predict(build_relevance(config, root / student), data, np.arange(len(pairs)))
+    np.testing.assert_allclose(names["levels"], expected, atol=1e-6)
 
 
 def test_only_a_fresh_transformer_can_start_from_token_vectors(root: Path) -> None:
