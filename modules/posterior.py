@@ -44,7 +44,8 @@ class GaussianPosterior(nn.Module):
         m = self.log_precision.exp()
         identity = torch.eye(events.shape[2], device=events.device, dtype=events.dtype)
         gram = events.transpose(1, 2) @ (events * information.unsqueeze(2))  # (R, D, D)
-        factor = torch.linalg.cholesky(gram + m * identity)
+        found = torch.linalg.cholesky_ex(gram + m * identity)
+        factor = found[0].masked_fill((found[1] > 0)[:, None, None], torch.nan)  # what cannot be factored shows in the loss
         preference = torch.cholesky_solve((events * surplus.unsqueeze(2)).sum(1).unsqueeze(2), factor)  # (R, D, 1)
         mean = (targets @ preference).squeeze(2)
         with torch.no_grad():

@@ -60,10 +60,12 @@ def _check_events(config: RunConfig, history: dict[str, str], peers: dict[str, s
     if (model.interest or model.preference.own) and not history:
         key = "interest" if model.interest else "preference.own"
         raise ConfigError(f"model.{key}: true needs at least one history_* feature, such as history_item_id")
+    if model.preference.peers and not peers:
+        raise ConfigError("model.preference.peers: true needs at least one peer_* feature, such as peer_item_id")
     if model.preference.incentive != "none" and not (model.preference.own or model.preference.peers):
         raise ConfigError("model.preference.incentive: needs model.preference.own or peers, the preference it compares with")
     compared = {target for target in history.values() if target.startswith("candidate_")}
-    if model.preference.peers and model.preference.own and set(peers.values()) != compared:
+    if model.preference.peers and compared and set(peers.values()) != compared:
         missing = ", ".join(sorted(compared ^ set(peers.values())))
         raise ConfigError(
             f"model.preference.peers: peer_* and history_* features must be compared with the same candidate_* ones; {missing} "

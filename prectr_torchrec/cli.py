@@ -109,6 +109,8 @@ def prepare(
             typer.echo(f"dropped: {count:,} {what}")
     if not manifest["rows"]["judgments"]:
         typer.echo("no judgments file: every relevance is missing")
+    for attribute, count in manifest.get("zeros", {}).items():
+        typer.echo(f"note: {count:,} rows of {attribute} are 0, which stands for none; if 0 is a value, add 1 to all of them")
     if note := far_from_levels(manifest, run.data.levels):
         typer.echo(note)
 

@@ -45,7 +45,8 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     tree = _without_removed(_read_tree(path, ()))
     tree.setdefault("name", path.stem)
     if overrides:  # on the whole configuration, so that defaults can be reached into
-        tree = validate_config(tree, str(path)).model_dump(mode="json")
+        features = tree.get("features", {})  # all of them: an override may switch on what reads them
+        tree = {**validate_config(tree, str(path)).model_dump(mode="json"), "features": features}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:

@@ -77,6 +77,11 @@ class TableConfig(Section):
         """Ids are mixed and brought down to less than this before they are looked up: rows, or too many to collide."""
         return MANAGED_IDS if self.ids == "managed" else self.rows
 
+    @property
+    def in_buckets(self) -> bool:
+        """Whether ranks share the rows out by `buckets`."""
+        return self.kernel in VIRTUAL or self.ids == "managed"
+
     @model_validator(mode="after")
     def _split_by_buckets(self) -> TableConfig:
         asks = f"kernel {self.kernel!r}" if self.kernel in VIRTUAL else "ids 'managed'" if self.ids == "managed" else None

@@ -98,8 +98,8 @@ def _equal(value: Any, other: Any, tolerance: float) -> bool:
 
 def _rank(launcher: int, rank: int) -> int:
     wanted = f"RANK={rank}".encode()
-    (found,) = [pid for pid in descendants(launcher) if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
-    return found
+    found = [pid for pid in descendants(launcher) if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    return found[0]  # its reader workers, which have its environment, come after it
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

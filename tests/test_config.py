@@ -119,6 +119,12 @@ def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
     assert (config.text.path, len(config.train.stages)) == ("STUDENT", 1)
 
 
+def test_an_override_that_switches_a_part_on_finds_its_features() -> None:
+    config = load_config("dnn", ("model.interest=true",))
+    assert {name for name in config.features if name.startswith("history_")}
+    assert not {name for name in load_config("dnn", ("train.seed=2",)).features if name.startswith("history_")}
+
+
 def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "base: b.yaml\n")
     write(tmp_path, "b.yaml", "base: a.yaml\n")

@@ -64,8 +64,8 @@ def prepare(
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
         `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, `examination` (of positions 1, 2,
-        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), and the
-        `settings` it came from.
+        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), `zeros` (rows of
+        attributes written as 0, which stands for none), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -100,7 +100,8 @@ def prepare(
 
 def far_from_levels(manifest: dict[str, Any], levels: Levels) -> str | None:
     """What to say where the judgments of a level lie elsewhere than the grade that stands for it, as whole grades do."""
-    means = [stands if mean is None else mean for mean, stands in zip(manifest["level_grades"], levels.grades, strict=True)]
+    found = manifest.get("level_grades", levels.grades)  # samples of an earlier release lack it
+    means = [stands if mean is None else mean for mean, stands in zip(found, levels.grades, strict=True)]
     quarter = (levels.grade_max - levels.grade_min) / levels.count / 4
     for level, (mean, stands) in enumerate(zip(means, levels.grades, strict=True), 1):
         if abs(mean - stands) > quarter:

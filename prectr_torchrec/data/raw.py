@@ -132,7 +132,7 @@ def check_rows(con: Connection, source: Source, checks: Sequence[Check]) -> int:
         RawLogError: names file, column, row, value and what would be right.
     """
     counts = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {check.bad})" for check in checks)])
-    rows, *bad = one_row(con, f"SELECT {counts} FROM {source.scan()}")
+    rows, *bad = _scan(con, source, counts)
     for check, count in zip(checks, bad, strict=True):
         if count:
             file, row, value = find_rows(con, source, check.column, check.bad, 1)[0]
@@ -166,7 +166,7 @@ def whole_number(source: Source, column: str, low: int, high: int, expected: str
     """A column of whole numbers in low..high without nulls, as BIGINT."""
     name, kind = source.sql(column), source.types[column]
     if kind in INTEGERS or kind == "BOOLEAN":
-        bad, value = f"{name} IS NULL", f"CAST({name} AS BIGINT)"
+        bad, value = f"{name} IS NULL", f"TRY_CAST({name} AS BIGINT)"
     elif kind in FLOATS or kind.startswith("DECIMAL"):
         bad, value = f"{name} IS NULL OR NOT isfinite({name}::DOUBLE) OR {name} <> floor({name})", f"TRY_CAST({name} AS BIGINT)"
     elif kind == "VARCHAR":
@@ -206,6 +206,12 @@ def attribute(source: Source, column: str, kind: IdKind) -> tuple[str, list[Chec
         bad = f"({name} IS NOT NULL AND (NOT isfinite({name}) OR {name} <> floor({name})))"
         return f"coalesce(TRY_CAST({name} AS BIGINT), 0)", [Check(column, bad, "a whole number or null")]
     return f"coalesce({_id_sql(source, column, kind)}, 0)", []
+
+
+def count_zeros(con: Connection, source: Source, column: str, kind: IdKind) -> int:
+    """Rows where an attribute is written as 0, which stands for none."""
+    zero = f"count(*) FILTER (WHERE {source.sql(column)}::VARCHAR IN ('0', '0.0'))"
+    return 0 if kind == "text" else int(_scan(con, source, zero)[0])
 
 
 def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
@@ -257,7 +263,19 @@ def _holds_integers(con: Connection, source: Source, column: str) -> bool:
         return False
     name = source.sql(column)
     plain = f"{name} IS NULL OR CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) = {name}"
-    return bool(one_row(con, f"SELECT bool_and(coalesce({plain}, false)) IS NOT FALSE FROM {source.scan()}")[0])
+    return bool(_scan(con, source, f"bool_and(coalesce({plain}, false)) IS NOT FALSE")[0])
+
+
+def _scan(con: Connection, source: Source, columns: str) -> tuple:
+    """One row of aggregates over a table.
+
+    Raises:
+        RawLogError: a file that cannot be read to its end.
+    """
+    try:
+        return one_row(con, f"SELECT {columns} FROM {source.scan()}")
+    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
+        raise RawLogError(f"{source.label}: cannot be read: {' '.join(str(error).splitlines()[:3])}") from None
 
 
 def scan_files(files: Iterable[Path]) -> str:
@@ -267,7 +285,8 @@ def scan_files(files: Iterable[Path]) -> str:
     if files[0].suffix == ".parquet":
         # can_have_nan: Parquet leaves NaN out of a column's statistics, and DuckDB would skip the rows that we look for
         return f"read_parquet([{names}], union_by_name=true, can_have_nan=true)"
-    return f"read_csv([{names}], header=true, all_varchar=true, union_by_name=true)"
+    # quoting is said, not found out: the head of a file need not show it
+    return f"""read_csv([{names}], header=true, all_varchar=true, union_by_name=true, quote='"', escape='"')"""
 
 
 def _describe(con: Connection, name: str, files: Sequence[Path]) -> dict[str, str]:

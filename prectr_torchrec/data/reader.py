@@ -236,7 +236,7 @@ class _Workers:
         reader._reading.share_memory_()
         share = _WorkerShare(reader, self._turns)
         self._loader = DataLoader(
-            share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True,
+            share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True, worker_init_fn=_begin,
             generator=torch.Generator(),  # of its own: it would else draw from the one that dropout draws from
         )  # fmt: skip
 
@@ -256,8 +256,13 @@ class _WorkerShare(IterableDataset[BatchArrays]):
     def __iter__(self) -> Iterator[BatchArrays]:
         info = get_worker_info()
         assert info is not None
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         return self._reader._read(*self._turns[info.id].tolist())
+
+
+def _begin(worker: int) -> None:
+    """Of a worker process, in a group of its own: what asks the job to stop is for the ranks, and would kill it."""
+    os.setpgrp()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _as_is(arrays: Any) -> Any:

@@ -26,6 +26,7 @@ from prectr_torchrec.data.raw import (
     Source,
     attribute,
     check_rows,
+    count_zeros,
     describe_rows,
     find_files,
     find_rows,
@@ -107,7 +108,15 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     if scores:
         rows["predicted pairs"] = predicted
     rows["impressions"] = _load_events(con, sources["impressions"], kinds, data.levels, drops)
-    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "level_grades": _mean_grades(con, data.levels)}
+    zeros = {
+        f"{source.name}.{name}": count
+        for source, names in ((sources["items"], data.item_attributes), (sources.get("users"), data.user_attributes))
+        if source is not None
+        for name in names
+        if (count := count_zeros(con, source, name, kinds[name]))
+    }
+    told = {"level_grades": _mean_grades(con, data.levels), "zeros": zeros}
+    return {"id_kinds": kinds, "rows": rows, "dropped": drops, **told}
 
 
 def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, levels: Levels, drops: dict[str, int]) -> None:
@@ -226,7 +235,7 @@ def _load_events(con: Connection, source: Source, kinds: Kinds, levels: Levels, 
     for name in ("request_id", "user_id", "query_id", "item_id"):
         values[name], more = identifier(source, name, kinds[name])
         checks += more
-    values["timestamp"], more = whole_number(source, "timestamp", 0, 2**62, "whole seconds, not negative")
+    values["timestamp"], more = whole_number(source, "timestamp", 0, 10**11, "whole seconds, not negative and no milliseconds")
     checks += more
     values["click"], more = whole_number(source, "click", 0, 1, "0 or 1")
     checks += more

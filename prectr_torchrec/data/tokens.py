@@ -22,6 +22,8 @@ _KIND[list(b"!\"#$%&'()*+,-./:;<=>?@\\^_`{|}~")] = _PUNCTUATION
 _LOWER = np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8)
 
 _WORDS_A_TEXT = 512
+_CHARACTERS = 2**28
+"""Held of texts, and of words, at most."""
 
 
 class TokenCache:
@@ -30,7 +32,7 @@ class TokenCache:
     Args:
         tokenizer: may be shared between caches.
         num_tokens: W, tokens kept of a text, special ones included.
-        capacity: texts held; `trim` forgets all when there are more.
+        capacity: texts held; `trim` forgets all when there are more, or when they are too long for memory.
     """
 
     def __init__(self, tokenizer: TextTokenizer, num_tokens: int, capacity: int = 1_000_000) -> None:
@@ -38,14 +40,16 @@ class TokenCache:
         self._tokenizer = tokenizer
         self._capacity = capacity
         self._rows: dict[str, int] = {}
+        self._characters = 0
         self._matrix = np.zeros((1024, num_tokens), dtype=np.int32)
         self._first = np.zeros(len(self._matrix), dtype=np.int64)  # scratch of `distinct`
 
     def trim(self) -> bool:
         """Forgets all texts if there are more than `capacity`; true if it did, and rows given before are void."""
-        if len(self._rows) <= self._capacity:
+        if len(self._rows) <= self._capacity and self._characters <= _CHARACTERS:
             return False
         self._rows.clear()
+        self._characters = 0
         return True
 
     def rows(self, texts: list[str]) -> NDArray[np.int64]:
@@ -79,6 +83,7 @@ class TokenCache:
             self._matrix, self._first = grown, np.zeros(size, dtype=np.int64)
         self._matrix[start:stop] = self._tokenizer.encode(texts, self.num_tokens)
         self._rows.update(zip(texts, range(start, stop), strict=True))
+        self._characters += sum(map(len, texts))
 
 
 class TextTokenizer:
@@ -108,6 +113,7 @@ class TextTokenizer:
         self._continues = np.zeros(max(self._tokenizer.get_vocab().values()) + 1, dtype=bool)
         self._continues[[i for token, i in self._tokenizer.get_vocab().items() if token.startswith("##")]] = True
         self._word_rows: dict[str, int] = {}
+        self._word_characters = 0
         self._word_offsets = np.zeros(1, dtype=np.int64)
         self._word_ids = np.zeros(0, dtype=np.int32)
 
@@ -155,13 +161,15 @@ class TextTokenizer:
         return words, starts.searchsorted(ends)
 
     def _rows_of_words(self, words: list[str]) -> NDArray[np.int64]:
-        if len(self._word_rows) > self._capacity:
+        if len(self._word_rows) > self._capacity or self._word_characters > _CHARACTERS:
             self._word_rows.clear()
+            self._word_characters = 0
             self._word_offsets, self._word_ids = self._word_offsets[:1], self._word_ids[:0]
         rows = np.fromiter(map(self._word_rows.get, words, repeat(-1)), dtype=np.int64, count=len(words))
         missing = np.flatnonzero(rows < 0).tolist()
         new, ids, offsets = self._encode_words([words[i] for i in missing])
         self._word_rows.update(zip(new, range(len(self._word_rows), len(self._word_rows) + len(new)), strict=True))
+        self._word_characters += sum(map(len, new))
         self._word_offsets = np.concatenate([self._word_offsets, offsets[1:] + len(self._word_ids)])
         self._word_ids = np.concatenate([self._word_ids, ids])
         rows[missing] = [self._word_rows[words[i]] for i in missing]

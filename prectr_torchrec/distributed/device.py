@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL
+from prectr_torchrec.config_tables import INT8_ROW
 
 
 def check_device(config: RunConfig, device: str, ranks: int) -> None:
@@ -23,7 +23,7 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
                 problems.append(f"tables.{name}.stochastic_rounding: true needs CUDA; use null or false")
             if table.ids == "managed" and table.managed.algorithm == "multi_probe":
                 problems.append(f"tables.{name}.managed.algorithm: 'multi_probe' needs CUDA; use 'sorted'")
-        if (table.kernel in VIRTUAL or table.ids == "managed") and table.buckets % ranks:
+        if table.in_buckets and table.buckets % ranks:
             problems.append(f"tables.{name}.buckets: {table.buckets} must be a multiple of the {ranks} ranks")
     for way in ("forward", "backward"):
         if device == "cpu" and getattr(config.communication, way) == "bf16":

@@ -150,11 +150,26 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, pl
     return cast(ShardingPlan, outcome[0])
 
 
+def host_memory() -> int:
+    """Bytes that this process may take: the host's, or the least that a container or a batch system's job leaves of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    own = next((line[3:] for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::")), "/").lstrip("/")
+    root = Path("/sys/fs/cgroup")
+    for folder in (root / own, *(root / own).parents):
+        if folder.is_relative_to(root):
+            limits += [int(line) for line in _lines(folder / "memory.max") if line.isdigit()]
+    return min(limits)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
 def here(device: torch.device) -> Hardware:
     """The machines as they are, where TorchRec's defaults are somebody else's."""
     ranks = dist.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = host_memory()
     hbm = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     return Hardware(ranks, local, hbm, memory, device=device.type)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from prectr_torchrec.data.schema import check_schema, sample_schema
 from prectr_torchrec.data.workspace import once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.serving.export import read_about
@@ -88,6 +89,7 @@ def _score_shard(shard: Path, part: Path) -> None:
     assert _worker is not None
     with pq.ParquetFile(shard) as file, replacing(part) as path:
         there = [name for name in _worker.columns if name in file.schema_arrow.names]
+        check_schema(file.schema_arrow, sample_schema(_worker.config.data), shard)
         writer = None
         try:
             for group in range(max(file.num_row_groups, 1)):

@@ -23,6 +23,7 @@ from prectr_torchrec.build import build_prectr
 from prectr_torchrec.checkpoint_files import broken_files
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.data.workspace import file_digest, once
 from prectr_torchrec.distributed.process import quiet_transformers
@@ -71,6 +72,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     tables = {name: _source(name, saved, config) for name in config.tables}
     about: dict[str, Any] = {
         "version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize,
+        "id_kinds": _id_kinds(run),
         "figures": {path.stem.removeprefix("metrics-"): _figures(path) for path in sorted(run.glob("metrics-*.json"))},
     }  # fmt: skip
 
@@ -84,7 +86,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
             served = _write_towers(partial, run, config, saved)
         about["towers_sha256"] = file_digest(partial / TOWERS)
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
-        _write_json(partial / SCHEMA, RequestSchema(served.data).describe())
+        _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"]).describe())
         _write_json(partial / ABOUT, about)
         (partial / "README.md").write_text(model_card(served, about), encoding="utf-8")
 
@@ -167,6 +169,12 @@ def text_encoder(prectr: PRECTR) -> TextEncoder | None:
     """The Hugging Face encoder within the towers, if there is one."""
     interaction = prectr.relevance.interaction
     return interaction.encoder if interaction is not None and isinstance(interaction.encoder, TextEncoder) else None
+
+
+def _id_kinds(run: Path) -> dict[str, str]:
+    """How the log that a run was trained on writes its ids."""
+    samples = run / SAMPLES
+    return dict(json.loads(samples.read_text()).get("id_kinds", {})) if samples.is_file() else {}
 
 
 def _figures(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,14 +83,16 @@ class Field(NamedTuple):
     default: Any
 
 
-def make_field(field: pa.Field, levels: int, grades: tuple[float, float]) -> Field:
+def make_field(field: pa.Field, levels: int, grades: tuple[float, float], id_kinds: Mapping[str, str]) -> Field:
+    """The field of a sample column; `id_kinds` tells how the log writes its ids, as `prepared.json` has it."""
     name, family = field.name, family_of(field.name)
     key = name.removeprefix(f"{family}_") if family else name
-    kind, default = _kind(name, key, field.type, levels, grades)
+    of_id = "either" if key == "request_id" else id_kinds.get(key, id_kinds.get(key.removeprefix("user_"), "either"))
+    kind, default = _kind(name, key, field.type, levels, grades, of_id)
     return Field(name, key, field.type.value_type if family else field.type, kind, default)
 
 
-def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[float, float]) -> tuple[Kind, Any]:
+def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[float, float], of_id: str) -> tuple[Kind, Any]:
     value = type_.value_type if pa.types.is_list(type_) else type_
     if key == "predicted":
         schema = {"type": ["array", "null"], "items": {"type": "number", "minimum": 0}, "minItems": levels, "maxItems": levels}
@@ -121,8 +124,7 @@ def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[fl
         low, high = counts.get(key, (0, 2**31 - 1))
         schema = {"type": "integer", "minimum": low, "maximum": high}
         return Kind(f"an integer from {low} to {high}", _integer, schema, low, high), max(low, 0)
-    schema = {"type": ["integer", "string"], "minimum": -(2**63), "maximum": 2**63 - 1}
-    return Kind("a 64-bit integer or a text, as in the log", _id, schema, -(2**63), 2**63 - 1), 0
+    return ID_KINDS[of_id], 0
 
 
 def read(value: Any, kind: Kind, place: Callable[[int], str], i: int) -> Any:
@@ -142,7 +144,21 @@ def outside(numbers: NDArray[Any], kind: Kind) -> NDArray[np.bool_]:
 
 
 def _id(value: Any) -> int:
-    return hash_id(value) if isinstance(value, str) else _integer(value)
+    return hash_id(value) if isinstance(value, str) else _integer_id(value)
+
+
+def _text_id(value: Any) -> int:
+    if isinstance(value, str):
+        return hash_id(value)
+    if _integer(value):
+        raise TypeError
+    return 0  # nobody, nothing
+
+
+def _integer_id(value: Any) -> int:
+    """Ids from 2**63 on as `prepare` takes them, in two's complement; who has no such integers may send digits."""
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"-?[0-9]+", value) else _integer(value)
+    return number - 2**64 if 2**63 <= number < 2**64 else number
 
 
 def _integer(value: Any) -> int:
@@ -217,3 +233,13 @@ def _counter_doc(name: str) -> str | None:
     if what not in COUNTS or who not in whose:
         return None
     return f"By level, index 0 without a grade: times {what.replace('examined', 'shown, weighted by examination,')} {whose[who]}."
+
+
+_INTEGERS = {"type": ["integer", "string"], "minimum": -(2**63), "maximum": 2**64 - 1}
+_BOUNDS = (-(2**63), 2**63 - 1)
+ID_KINDS = {
+    "integer": Kind("a 64-bit integer, as in the log", _integer_id, _INTEGERS, *_BOUNDS),
+    "text": Kind("a text, as in the log", _text_id, {"type": ["string", "integer"], "minimum": 0, "maximum": 0}),
+    "either": Kind("a 64-bit integer or a text, as in the log", _id, _INTEGERS, *_BOUNDS),
+}
+"""By how the log writes ids: as integers, or as texts that are hashed; `either` where that is not known."""

@@ -66,10 +66,11 @@ class Ranker:
     """
 
     def __init__(
-        self, config: RunConfig, prectr: PRECTR, embeddings: ServedEmbeddings, builder: BatchBuilder, titles: TitleVectors | None
-    ) -> None:
+        self, config: RunConfig, prectr: PRECTR, embeddings: ServedEmbeddings, builder: BatchBuilder, titles: TitleVectors | None,
+        id_kinds: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.titles = config, titles
-        self.schema = RequestSchema(config.data)
+        self.schema = RequestSchema(config.data, id_kinds)
         self._prectr, self._embeddings, self._builder = prectr, embeddings, builder
         self._building = threading.Lock()
 
@@ -96,7 +97,7 @@ class Ranker:
             FileNotFoundError: there is no exported ranker.
             ValueError: it was exported by another release, or its files do not belong together.
         """
-        folder = Path(path)
+        folder = Path(path).resolve()  # a link may be pointed elsewhere while files are opened
         about = read_about(folder)
         if about["version"] != EXPORT_VERSION:
             raise ValueError(f"{folder}: export version {about['version']}, this release reads {EXPORT_VERSION}; export again")
@@ -119,7 +120,14 @@ class Ranker:
         titles = TitleVectors(prectr.relevance.encode, title_vectors) if keeps_titles(prectr) and title_vectors else None
         if titles is not None and (folder / TITLES).is_file():
             warm(titles, folder / TITLES)
-        return cls(config, prectr, ServedEmbeddings(config, tables), BatchBuilder(config, folder / TEXT, 1, 1), titles)
+        return cls(
+            config,
+            prectr,
+            ServedEmbeddings(config, tables),
+            BatchBuilder(config, folder / TEXT, 1, 1),
+            titles,
+            about.get("id_kinds"),
+        )
 
     @overload
     def score(self, requests: Request, *, explain: bool = ...) -> Scores: ...

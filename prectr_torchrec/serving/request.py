@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from prectr_torchrec.config import DataConfig, nearest
 from prectr_torchrec.data.columns import FAMILIES, family_of
 from prectr_torchrec.data.schema import sample_schema
-from prectr_torchrec.serving.fields import DOCS, REQUIRED, Field, describe, make_field, outside, read, shown
+from prectr_torchrec.serving.fields import DOCS, ID_KINDS, REQUIRED, Field, describe, make_field, outside, read, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
 
 Request = Mapping[str, Any]
@@ -27,13 +27,14 @@ class RequestSchema:
 
     Args:
         data: of the run.
+        id_kinds: how the log writes its ids, as `prepared.json` tells; without it integers and texts pass alike.
     """
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
         self._levels = data.levels.count
         self._arrow = sample_schema(data)
         grades = (data.levels.grade_min, data.levels.grade_max)
-        fields = [make_field(field, self._levels, grades) for field in self._arrow if field.name not in _SKIPPED]
+        fields = [make_field(field, self._levels, grades, id_kinds or {}) for field in self._arrow if field.name not in _SKIPPED]
         self._request = [field for field in fields if family_of(field.column) is None]
         self._families = {f: [field for field in fields if family_of(field.column) == f] for f in FAMILIES}
 
@@ -84,13 +85,17 @@ class RequestSchema:
         """Sample rows of a table with columns of the sample schema, of which all but the query and the ids may be missing.
 
         Raises:
-            RequestError: a required column is missing, or one is not what it should be.
+            RequestError: a required column is missing, one of a list's fields is unknown, or one is not what it should be.
         """
+        for name in table.column_names:
+            if family_of(name) and name not in self._arrow.names:
+                raise RequestError(name, "an unknown column", f"one of the schema{nearest(name, self._arrow.names)}")
         given = {family: next((n for n in table.column_names if family_of(n) == family), None) for family in FAMILIES}
         columns: dict[str, pa.Array] = {}
+        ids = {f.column: f for fields in (self._request, *self._families.values()) for f in fields if f.kind in ID_KINDS.values()}
         for field in self._arrow:
             if field.name in table.column_names:
-                columns[field.name] = _cast(table[field.name], field)
+                columns[field.name] = _cast(table[field.name], field, ids.get(field.name))
             elif field.name in REQUIRED:
                 raise RequestError(field.name, "no such column", f"a column of {field.type}")
         for family in FAMILIES:
@@ -241,10 +246,19 @@ def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
             raise RequestError(f"{path}{name}", "an unknown field", f"one of the schema{nearest(str(key), valid)}")
 
 
-def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.Array:
+def _cast(column: pa.ChunkedArray, field: pa.Field, of_id: Field | None) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    listed = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    value = array.type.value_type if listed else array.type
     try:
-        array = array.cast(field.type)
+        if of_id is not None and not array.null_count and (pa.types.is_string(value) or pa.types.is_large_string(value)):
+            texts = array.flatten() if listed else array
+            numbers = pa.array([read(text, of_id.kind, lambda i: f"{field.name}, value {i}", i)
+                                for i, text in enumerate(texts.to_pylist())], pa.int64())  # fmt: skip
+            lengths = pc.list_value_length(array).to_numpy() if listed else None
+            array = numbers if lengths is None else pa.ListArray.from_arrays(np.concatenate([[0], lengths.cumsum()]), numbers)
+        # ids from 2**63 on in two's complement
+        array = array.cast(field.type, safe=of_id is None or not pa.types.is_uint64(value))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise RequestError(field.name, f"a column of {array.type} ({error})", f"a column of {field.type}") from None
     if array.null_count:

@@ -79,6 +79,7 @@ class RankingServer:
     def __init__(self, model: Path, settings: ServerSettings, demo: Path | None = None) -> None:
         self.model, self._settings = model, settings
         self.ranker = _load(model)
+        self._reloading = asyncio.Lock()
         self._metrics = _Metrics()
         self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan)
         self._add_routes(self.app, self.ranker.schema)
@@ -88,14 +89,15 @@ class RankingServer:
     async def reload(self) -> None:
         """Loads the folder anew; requests in the works end with the ranker that they began with. What fails to load changes
         nothing."""
-        try:
-            self.ranker = await asyncio.to_thread(_load, self.model)
-        except Exception as error:
-            self._metrics.reloads.labels("failed").inc()
-            _LOG.error("%s was not reloaded, the ranker in use stays: %s", self.model, error)
-        else:
-            self._metrics.reloads.labels("done").inc()
-            _LOG.warning("%s was reloaded", self.model)
+        async with self._reloading:  # one after the other, or the slower would stay
+            try:
+                self.ranker = await asyncio.to_thread(_load, self.model)
+            except Exception as error:
+                self._metrics.reloads.labels("failed").inc()
+                _LOG.error("%s was not reloaded, the ranker in use stays: %s", self.model, error)
+            else:
+                self._metrics.reloads.labels("done").inc()
+                _LOG.warning("%s was reloaded", self.model)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -323,7 +325,7 @@ def _choice(body: bytes) -> tuple[str, int]:
         sent = json.loads(body)
         query, user = sent["query"], int(sent["user"])
         query.encode()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise Refused(422, 'request: expected {"query": a text, "user": an id}') from None
     return query, user
 

@@ -95,7 +95,12 @@ def map_tensors(path: Path, resident: int) -> dict[str, Tensor]:
     for name, about in header.items():
         shape, (start, end) = about["shape"], about["data_offsets"]
         dtype = _DTYPES[about["dtype"]]
-        flat = torch.frombuffer(mapped, dtype=dtype, offset=8 + length + start, count=(end - start) // dtype.itemsize)
+        count = (end - start) // dtype.itemsize
+        flat = (
+            torch.frombuffer(mapped, dtype=dtype, offset=8 + length + start, count=count)
+            if count
+            else torch.empty(0, dtype=dtype)
+        )
         tensors[name] = (flat if on_disk else flat.clone()).view(shape)
     return tensors
 

@@ -58,6 +58,8 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
     relevance = TextRelevance(interaction, match, model.relevance_tower, config.data.levels.count, dropout=model.dropout)
     if text.path and not kept:
         _start(config, relevance)
+    if text.frozen and not (text.path or config.train.init_from):
+        raise ConfigError("text.frozen: the encoder begins from nothing and would stay there; give text.path")
     if text.frozen and interaction is not None:
         interaction.encoder.requires_grad_(False)
     return relevance

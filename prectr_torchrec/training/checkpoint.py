@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import Metadata
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from prectr_torchrec.checkpoint_files import FILES, PROGRESS, broken_files, describe_files, write_manifest
@@ -130,7 +131,7 @@ class Checkpoints:
     def load(self, which: str, model: DistributedModelParallel, optimizers: Optimizers | None) -> None:
         """Loads into a sharded model, on as many ranks as saved it or others; collective.
 
-        Random states go on where they were on as many ranks only.
+        Random states go on where they were on as many ranks of the same kind of device only.
 
         Args:
             which: as of `runs.checkpoint_path`.
@@ -147,7 +148,7 @@ class Checkpoints:
         if optimizers is not None:
             optimizers.init_state()
         state = _state(model, optimizers)
-        if optimizers is not None and saving_ranks(saved) != dist.get_world_size():
+        if "random" in state and not _has_random_states(saved, state["random"]):
             del state["random"]
         dcp.load(state, checkpoint_id=path)
         model.load_state_dict(state["model"])
@@ -270,6 +271,12 @@ def _on_all(work: Callable[[], _T], group: dist.ProcessGroup | None = None) -> l
         if problem is not None:
             raise problem
     return [made for made, _ in everyone]
+
+
+def _has_random_states(saved: Metadata, random: dict[str, dict[str, Any]]) -> bool:
+    """Whether a checkpoint is of as many ranks, and has this rank's random states, of the same kinds of device."""
+    wanted = {f"random.{rank}.{name}" for rank, states in random.items() for name in states}
+    return saving_ranks(saved) == dist.get_world_size() and wanted <= saved.state_dict_metadata.keys()
 
 
 def _state(model: DistributedModelParallel, optimizers: Optimizers | None) -> dict[str, Any]:

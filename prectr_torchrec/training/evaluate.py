@@ -180,7 +180,7 @@ def _oracle_lines(oracle: dict[str, Any]) -> list[str]:
 def _relevance(pairs: p.GradedPairs, levels: Levels, has_training: bool) -> dict[str, m.Metrics]:
     def of(mask: m.Array) -> m.Metrics:
         return m.relevance_metrics(
-            pairs.relevance_probabilities[mask],
+            pairs.relevance_probabilities.reshape(-1, levels.count)[mask],
             pairs.relevance[mask],
             pairs.query_id[mask],
             boundaries=levels.boundaries,

@@ -16,7 +16,9 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 
-_PARTS = {".relevance.interaction.encoder.": "encoder", ".relevance.": "relevance", ".taste.title.": "taste"}
+_PARTS = {
+    "prectr.relevance.interaction.encoder.": "encoder", "prectr.relevance.": "relevance", "prectr.personal.taste.title.": "taste",
+}  # fmt: skip
 """Where in a parameter's name its group shows, the first one that does; all others are towers."""
 
 
@@ -60,7 +62,9 @@ class Optimizers:
         self.combined = CombinedOptimizer([("fused", self.fused), ("dense", clipped)])
 
     def set_rates(self, stage: StageConfig, step: int, total_steps: int) -> None:
-        """Sets the rates for the step to come: linear warm-up, then linear decay of the dense ones; tables keep theirs.
+        """Sets the rates for the step to come: linear warm-up times, of the dense ones, linear decay; tables keep theirs.
+
+        A warm-up takes half of the stage at most.
 
         In a stage of graded pairs only the relevance side has something to learn from, and only it is moved.
 
@@ -69,7 +73,7 @@ class Optimizers:
             step: steps done in this stage.
             total_steps: of this stage.
         """
-        warmup = min(1.0, (step + 1) / max(stage.warmup_steps, 1))
+        warmup = min(1.0, (step + 1) / max(min(stage.warmup_steps, total_steps // 2), 1))
         decay = max(total_steps - step, 1) / max(total_steps, 1)
         towers = 0.0 if stage.split == "judgments" else stage.lr
         peak = {"encoder": stage.encoder_lr, "relevance": stage.relevance_lr or stage.lr, "towers": towers, "taste": towers}
@@ -113,6 +117,10 @@ def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: 
         for state in fused[name].values():
             for shard in state.local_shards():
                 shard.tensor.zero_()
+    for module in model.modules():  # `state_dict` has written the caches of HBM back; they would now hide the fresh rows
+        for lookup in getattr(module, "_lookups", []):
+            if hasattr(lookup, "purge"):
+                lookup.purge()
 
 
 def fill_uniform(rows: Tensor, bound: float, generator: torch.Generator) -> None:

@@ -157,13 +157,17 @@ def _more_hosts(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
     total = sum(_table_bytes(config, name) for name in config.tables)
     room = hardware.ranks_per_host * _room(hardware)[1]
     hosts = max(int(total // room), hardware.ranks // hardware.ranks_per_host) + 1
-    for tried in (hosts, hosts + 1, hosts + 2, 2 * hosts, 4 * hosts):
+    most = math.gcd(*(table.buckets for table in config.tables.values() if table.in_buckets))  # 0: any number of ranks
+    numbers = (hosts, hosts + 1, hosts + 2, 2 * hosts, 4 * hosts) if most == 0 else range(hosts, most + 1)
+    unit, found = "GPUs" if hardware.device == "cuda" else "ranks", None
+    for tried in numbers:
         more = hardware._replace(ranks=tried * hardware.ranks_per_host)
-        plan = plan_run(config, more)
-        if plan is not None:
-            break
-    unit = "GPUs" if hardware.device == "cuda" else "ranks"
-    yield Change(f"{more.ranks} {unit} on {tried} hosts", config, [], more, plan)
+        if most % more.ranks == 0:
+            found = Change(f"{more.ranks} {unit} on {tried} hosts", config, [], more, plan_run(config, more))
+            if found.plan is not None:
+                break
+    if found is not None:
+        yield found
 
 
 def format_plan(config: RunConfig, plan: Plan, hardware: Hardware) -> str:

@@ -21,6 +21,7 @@ from prectr_torchrec.config import ConfigError, RunConfig, StageConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
+from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import flush_managed, hold_managed
@@ -300,6 +301,7 @@ class Trainer:
             if not written.exists():
                 shutil.copytree(self.data / TOKENIZER, self.run / TOKENIZER, dirs_exist_ok=True)
                 keep_settings(self.config, self.run / TOKENIZER)
+                shutil.copyfile(self.data / SAMPLES, self.run / SAMPLES)
                 replace_text(written, dump_config(self.config))
         dist.barrier()
         started = load_run(self.run)

@@ -257,3 +257,42 @@ def test_unsigned_ids_keep_all_bits(tmp_path: Path) -> None:
     assert {row["user_id"] for row in read_split(tmp_path / "out", "train")} <= {
         -1 - event["user_id"] for event in raw["impressions"]
     }
+
+
+def test_quoting_that_the_head_of_a_file_does_not_show_is_read(tmp_path: Path) -> None:
+    raw = random_log()
+    event = raw["impressions"][0]
+    raw["queries"] += [{"query_id": 10_000 + i, "query": f"plain {i}"} for i in range(30_000)]
+    texts = ("red, lamp", 'an 8" lamp', "two\nlines")
+    raw["queries"] += [{"query_id": 50_000 + i, "query": text} for i, text in enumerate(texts)]
+    raw["impressions"] += [{**event, "request_id": 90_000 + i, "query_id": 50_000 + i, "position": 1} for i in range(3)]
+    load(raw, tmp_path, suffix="csv")
+    found = {row["query"] for split in ("train", "validation", "test") for row in read_split(tmp_path / "out", split)}
+    assert {*texts} <= found
+
+
+def test_a_csv_that_breaks_off_is_named(tmp_path: Path) -> None:
+    folder = write_log(random_log(), tmp_path / "raw", suffix="csv")
+    with (folder / "items.csv").open("a") as file:
+        file.writelines(f"{9_000 + i},lamp,1,1\n" for i in range(30_000))
+        file.write("99999,lamp,1,1,1,1,1,1\n")
+    data = DataConfig(raw=RawLog(**{n: RawTable(path=f"{n}.csv") for n in ("impressions", "items", "queries", "judgments")}))
+    with pytest.raises(RawLogError, match=r"items.*cannot be read: .*Line: \d+"):
+        prepare(data, TEXT, folder, tmp_path / "out", progress=False)
+
+
+def test_milliseconds_are_no_seconds(tmp_path: Path) -> None:
+    raw = random_log()
+    setting_all("impressions", "timestamp", lambda t: 1_700_000_000_000 + t)(raw)
+    with pytest.raises(RawLogError, match=r"column 'timestamp', row 1: \d+; expected whole seconds, not negative and no milli"):
+        load(raw, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_attributes_written_as_zero_are_counted_since_zero_is_none(tmp_path: Path, suffix: str) -> None:
+    raw = random_log()
+    for row in raw["items"]:
+        row["category_id"] = 7
+    raw["items"][3]["category_id"] = 0
+    raw["items"][4]["category_id"] = None
+    assert load(raw, tmp_path, suffix=suffix)["zeros"] == {"items.category_id": 1}

@@ -8,6 +8,7 @@ import pytest
 from sample_files import write_tokenizer
 from tokenizers import Tokenizer
 
+from prectr_torchrec.data import tokens
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
 TEXTS = [
@@ -110,3 +111,15 @@ def test_bags_of_tokens_leave_special_ones_out(folder: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere: no tokenizer.json here"):
         TextTokenizer(tmp_path / "nowhere")
+
+
+def test_long_texts_are_forgotten_before_there_are_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_CHARACTERS", 100)
+    tokenizer = TextTokenizer(folder)
+    cache = TokenCache(tokenizer, 8)
+    cache.rows(["red oak " * 20])
+    assert cache.trim() and not cache.trim()
+    assert cache.distinct(cache.rows(["oak door"]))[0].tolist() == plain(folder, ["oak door"], 8)
+    long = ["a" * 90, "b" * 90, "oak"]
+    for _ in range(3):
+        assert tokenizer.encode(long, 8).tolist() == plain(folder, long, 8)

@@ -25,9 +25,9 @@ from prectr_torchrec.training.stop import Stopped
 from prectr_torchrec.training.trainer import Trainer
 
 
-def fault_config(epochs: int = 1, **train: Any) -> RunConfig:
+def fault_config(epochs: int = 1, workers: int = 0, **train: Any) -> RunConfig:
     stages = [{"split": "train", "epochs": epochs, "lr": 0.003, "warmup_steps": 2}]
-    return small_config(train={"stages": stages, "validation": False, **train})
+    return small_config(train={"stages": stages, "validation": False, **train}, batch={"workers": workers})
 
 
 def walk(data: str, planted: str, uneven: str, runs: str) -> None:

@@ -47,7 +47,7 @@ def test_two_ranks_hold_out(walked: str, case: str) -> None:
 
 
 def test_a_killed_rank_starts_all_again_and_a_signal_to_the_job_saves(tmp_path: Path) -> None:
-    config = fault_config(epochs=8, log_every=2, checkpoint_every=5)
+    config = fault_config(epochs=8, workers=1, log_every=2, checkpoint_every=5)
     data, run = write_small_data(tmp_path / "data", config), tmp_path / "run"
     job = start_training(config, data, run, "--max-restarts", "1")
     signal_at(8, signal.SIGKILL, job, run, rank=1)

@@ -82,3 +82,10 @@ def test_every_parameter_of_taste_learns() -> None:
     )
     out.mean.square().sum().backward()
     assert [n for n, p in taste.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_what_cannot_be_inferred_is_no_number_and_no_failure() -> None:
+    events, targets = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    events[1, 0, 0] = torch.nan
+    out = GaussianPosterior()(events, torch.ones(2, 3), torch.ones(2, 3), targets)
+    assert out.mean[0].isfinite().all() and out.mean[1].isnan().all()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from distributed.managed_worker import managed_config
 from ranks import run_ranks
 from serving.test_export import differences
@@ -14,6 +15,7 @@ from small_run import write_small_data
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.serving.export import export
+from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
 from prectr_torchrec.training.launch import launch
 
 
@@ -27,3 +29,11 @@ def test_managed_ids_keep_their_rows(tmp_path: Path) -> None:
     for resident in (0, 2**28):
         assert max(differences(Ranker.load(tmp_path / "exported", resident=resident).score(samples), predictions)) < 1e-5
     assert json.loads((tmp_path / "exported" / "export.json").read_text())["tables"]["item"]["rows"] == 16
+
+
+def test_nothing_can_be_kept_too(tmp_path: Path) -> None:
+    written = {"ids": Pieces(torch.int64, (0,), iter(())), "rows": Pieces(torch.float32, (2, 3), iter([torch.ones(2, 3)]))}
+    write_tensors(tmp_path / "some.safetensors", written)
+    for resident in (0, 2**20):
+        found = map_tensors(tmp_path / "some.safetensors", resident)
+        assert found["ids"].shape == (0,) and found["rows"].sum() == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from request_fuzz import ANYTHING, requests
 from serving_requests import plain_requests
 from small_run import small_config
 
+from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.serving.request import RequestError, RequestSchema
 
 SCHEMA = RequestSchema(small_config().data)
@@ -30,7 +32,7 @@ ONE = {"item_id": 1, "title": "red"}
          "candidates[0].item_id: got nothing; expected a 64-bit integer or a text, as in the log"),
         ({"query": "q", "candidates": [ONE, {"item_id": 1.5}]},
          "candidates[1].item_id: got 1.5 (float); expected a 64-bit integer or a text, as in the log"),
-        ({"query": "q", "candidates": [{"item_id": 2**63}]}, "candidates[0].item_id: got 9223372036854775808 (int)"),
+        ({"query": "q", "candidates": [{"item_id": 2**64}]}, "candidates[0].item_id: got 18446744073709551616 (int)"),
         ({"query": "q", "candidates": [{"item_id": True}]}, "candidates[0].item_id: got True (bool)"),
         ({"query": "q", "candidates": [{"item_id": 1, "titel": "x"}]},
          "candidates[0].titel: got an unknown field; expected one of the schema (did you mean 'title'?)"),
@@ -127,3 +129,41 @@ def test_whatever_comes_is_taken_or_refused_by_name(request_: Any) -> None:
         assert table.num_rows == 1 and not np.isnan(table["candidate_shown"].combine_chunks().flatten().to_numpy()).any()
         return
     assert refused.field and str(refused).startswith(refused.field)
+
+
+def first_ids(schema: RequestSchema, item: Any, user: Any = 0) -> tuple[int, int]:
+    """Of a plain request, which an Arrow table of the same ids must agree with."""
+    row = schema.from_plain([{"query": "q", "user_id": user, "candidates": [{"item_id": item}]}])
+    table = pa.table({"query": ["q"], "user_id": [user], "candidate_item_id": [[item]]})
+    assert schema.from_arrow(table).select(["user_id", "candidate_item_id"]) == row.select(["user_id", "candidate_item_id"])
+    return row["candidate_item_id"][0].as_py()[0], row["user_id"][0].as_py()
+
+
+def test_ids_are_read_as_the_log_writes_them() -> None:
+    data = small_config().data
+    texts, integers = (RequestSchema(data, {"item_id": kind, "user_id": kind}) for kind in ("text", "integer"))
+    assert first_ids(texts, "7", "b") == (hash_id("7"), hash_id("b"))
+    assert first_ids(integers, "7", "-3") == first_ids(integers, 7, -3) == (7, -3)
+    assert first_ids(SCHEMA, "7") == (hash_id("7"), 0)
+    assert texts.from_plain([{"query": "q", "user_id": 0, "candidates": []}])["user_id"].to_pylist() == [0]
+    for schema, wrong, says in ((texts, 7, "got 7 (int); expected a text, as in the log"),
+                                (integers, "b", "got 'b' (str); expected a 64-bit integer, as in the log")):  # fmt: skip
+        with pytest.raises(RequestError, match=re.escape(f"candidates[0].item_id: {says}")):
+            schema.from_plain([{"query": "q", "candidates": [{"item_id": wrong}]}])
+    with pytest.raises(RequestError, match=re.escape("candidate_item_id, value 1: got 'b' (str)")):
+        integers.from_arrow(pa.table({"query": ["q"], "candidate_item_id": [["7", "b"]]}))
+
+
+def test_ids_of_sixty_four_bits_are_those_that_prepare_takes() -> None:
+    row = SCHEMA.from_plain([{"query": "q", "user_id": 2**64 - 1, "candidates": [{"item_id": 2**63 + 5}]}])
+    users, items = pa.array([2**64 - 1], pa.uint64()), pa.array([[2**63 + 5]], pa.list_(pa.uint64()))
+    table = SCHEMA.from_arrow(pa.table({"query": ["q"], "user_id": users, "candidate_item_id": items}))
+    for found in (row, table):
+        assert found.select(["user_id", "candidate_item_id"]).to_pylist() == [
+            {"user_id": -1, "candidate_item_id": [-(2**63) + 5]}
+        ]
+
+
+def test_an_unknown_column_of_a_list_is_named() -> None:
+    with pytest.raises(RequestError, match=r"candidate_titel: got an unknown column; .*did you mean 'candidate_title'"):
+        SCHEMA.from_arrow(pa.table({"candidate_titel": [["x"]], "query": ["q"], "candidate_item_id": [[1]]}))

@@ -54,3 +54,11 @@ def test_an_unfinished_job_of_other_samples_is_refused(exported: Any, tmp_path: 
 def test_a_folder_without_samples_is_refused(exported: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="name a folder of samples"):
         score_files(exported.folder, tmp_path, tmp_path / "scores.parquet")
+
+
+def test_samples_without_a_column_of_the_ranker_are_refused(exported: Any, tmp_path: Path) -> None:
+    path = next((exported.data / "test").glob("*.parquet"))
+    (tmp_path / "less").mkdir()
+    pq.write_table(pq.read_table(path).drop_columns(["user_shown"]), tmp_path / "less" / path.name)
+    with pytest.raises(ValueError, match="column 'user_shown' is missing"):
+        score_files(exported.folder, tmp_path / "less", tmp_path / "scores.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -9,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -24,10 +27,13 @@ import pytest
 from request_fuzz import bodies, complaint
 from serving.test_export import differences
 from serving_requests import plain_requests
+from small_run import small_config
 
 from prectr_torchrec import Ranker
+from prectr_torchrec.serving import server as server_module
 from prectr_torchrec.serving.batch import score_files
 from prectr_torchrec.serving.export import export
+from prectr_torchrec.serving.request import RequestSchema
 
 TOKEN = "a secret of the tests"
 
@@ -221,3 +227,26 @@ def test_a_stop_lets_requests_in_the_works_end(exported: Any, token: Path, reque
             slow.sendall(body[10:])
             assert slow.recv(100).startswith(b"HTTP/1.1 200")
         assert server.process.wait(60) in (0, -signal.SIGTERM)
+
+
+def test_of_two_reloads_the_later_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = iter([(0.0, "first"), (0.5, "old"), (0.0, "new")])
+
+    def load(model: Path) -> Any:
+        seconds, name = next(loads)
+        time.sleep(seconds)
+        return SimpleNamespace(name=name, schema=RequestSchema(small_config().data))
+
+    monkeypatch.setattr(server_module, "_load", load)
+    server = server_module.RankingServer(Path("anywhere"), server_module.ServerSettings())
+
+    async def reload_twice() -> None:
+        await asyncio.gather(server.reload(), server.reload())
+
+    asyncio.run(reload_twice())
+    assert server.ranker.name == "new"
+
+
+def test_a_user_that_is_no_number_is_refused() -> None:
+    with pytest.raises(server_module.Refused, match=r"expected .*an id"):
+        server_module._choice(b'{"query": "a", "user": Infinity}')

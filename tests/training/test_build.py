@@ -36,3 +36,18 @@ def test_features_of_events_that_no_part_reads_are_left_out(part: str) -> None:
     with_part, without = small_config(model=reading), small_config(model={"interest": False, "preference": {}})
     assert "history_item_id" in with_part.features and "peer_item_id" not in with_part.features
     assert "history_item_id" not in without.features
+
+
+def test_peers_need_a_feature_and_the_historys_whoever_reads_it(tokenizer: Path) -> None:
+    only_peers = {"own": False, "peers": True, "incentive": "none"}
+    config = small_config(model={"preference": only_peers})
+    del config.features["peer_item_id"]
+    with pytest.raises(ConfigError, match=r"model\.preference\.peers: true needs at least one peer_\* feature"):
+        build_prectr(config, tokenizer)
+    features = {"peer_brand_id": {"table": "brand", "sequence": "peer"}}
+    message = refused(tokenizer, features=features, model={"interest": True, "preference": only_peers})
+    assert "peer_* and history_* features must be compared" in message
+
+
+def test_a_fresh_encoder_is_not_kept_still(tokenizer: Path) -> None:
+    assert refused(tokenizer, text={"frozen": True}).startswith("text.frozen: the encoder begins from nothing")

@@ -6,6 +6,7 @@ import torch
 from small_model import Small, small_model
 
 from prectr_torchrec.checkpoint_files import FILES
+from prectr_torchrec.training import checkpoint
 from prectr_torchrec.training.checkpoint import Checkpoints
 
 
@@ -170,3 +171,14 @@ def test_a_checkpoint_is_found_by_its_name(small: Small) -> None:
     assert checkpoints.path("step-000000001") == checkpoints.folder / "step-000000001"
     with pytest.raises(FileNotFoundError, match="no checkpoint 'first'; there are last, best, step-000000001, step-000000002"):
         checkpoints.path("first")
+
+
+def test_random_states_of_another_kind_of_device_are_left(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.train(steps=1)
+    checkpoints = Checkpoints(small.run)
+    checkpoints.save(small.model, small.optimizers, {"step": 1})
+    monkeypatch.setattr(checkpoint, "random_states", lambda device: {"cpu": torch.get_rng_state(), "cuda": torch.zeros(16)})
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    checkpoints.load("last", small.model, small.optimizers)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -148,6 +148,13 @@ def test_candidates_without_clicks_have_no_click_metrics(data):
     assert found["relevance"]["all"]["spearman"] is not None
 
 
+def test_without_any_grade_clicks_are_measured_alone(data):
+    rows = [part | {"relevance": np.full(len(part["relevance"]), np.nan, np.float32)} for part in build.scored()]
+    measured = run(data, rows=rows)
+    assert measured["clicks"] == run(data)["clicks"]
+    assert all(value is None for name, value in measured["relevance"]["all"].items() if name not in ("pairs", "queries"))
+
+
 def test_expected_auc_is_that_of_the_joined_rows(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
     found = run(data, oracle=tmp_path / "oracle.parquet")["oracle"]

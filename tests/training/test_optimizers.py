@@ -34,6 +34,11 @@ def test_rates_warm_up_and_only_the_dense_ones_decay(small: Small) -> None:
     assert rates(small, 9) == pytest.approx((0.01 * 0.1, 0.001 * 0.1, 0.1))
 
 
+def test_a_warm_up_takes_half_of_a_short_stage(small: Small) -> None:
+    assert rates(small, 0, total=4) == pytest.approx((0.01 / 2, 0.001 / 2, 0.1 / 2))
+    assert rates(small, 1, total=4) == pytest.approx((0.01 * 0.75, 0.001 * 0.75, 0.1))
+
+
 def test_the_relevance_side_may_have_a_rate_of_its_own(small: Small) -> None:
     small.optimizers.set_rates(STAGE.model_copy(update={"relevance_lr": 0.002}), 5, 10)
     found = {group["part"]: group["lr"] for group in small.optimizers.dense.param_groups}
@@ -48,7 +53,10 @@ def test_graded_pairs_move_the_relevance_side_alone(small: Small) -> None:
     small.model(next(reader.epoch(0)))[0].backward()
     small.optimizers.combined.step()
     moved = {name for name, weight in small.weights().items() if not torch.equal(before[name], weight)}
-    assert moved and all(".relevance." in name for name in moved)
+    assert moved and all(name.startswith("objective.prectr.relevance.") for name in moved)
+    groups = {group["part"]: len(group["params"]) for group in small.optimizers.dense.param_groups}
+    of_text = sum(name.startswith("objective.prectr.relevance.") for name, _ in small.model.named_parameters())
+    assert groups["relevance"] + groups["encoder"] == of_text and groups["towers"] > 0
 
 
 def test_a_new_stage_starts_without_the_old_ones_moments(small: Small) -> None:

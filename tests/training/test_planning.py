@@ -106,3 +106,10 @@ def test_a_sharding_type_that_a_collection_lacks_is_an_error_not_a_misfit() -> N
     config.tables["item"].sharding = ["table_row_wise"]
     with pytest.raises(ValueError, match="No available sharding type"):
         plan_run(config, cluster(8))
+
+
+def test_numbers_of_hosts_that_the_buckets_do_not_allow_are_not_tried() -> None:
+    settings = ["rows=4_200_000_000", "ids=managed", "sharding=[row_wise]"]
+    config = load_config("prectr_v2", [f"tables.item.{setting}" for setting in settings])
+    (more,) = (change for change in find_changes(config, cluster(8, hbm="40GB")) if "hosts" in change.what)
+    assert more.what == "24 GPUs on 3 hosts" and more.plan is not None
