@@ -295,4 +295,4 @@ def test_attributes_written_as_zero_are_counted_since_zero_is_none(tmp_path: Pat
         row["category_id"] = 7
     raw["items"][3]["category_id"] = 0
     raw["items"][4]["category_id"] = None
-    assert load(raw, tmp_path, suffix=suffix)["zeros"] == {"items.category_id": 1}
+    assert load(raw, tmp_path, suffix=suffix)["zeros"]["items.category_id"] == 1
