@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from small_run import small_config, write_small_data
 
 from prectr_torchrec.config import ConfigError
 from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.distributed import sharding
 from prectr_torchrec.distributed.costs import Hardware
 from prectr_torchrec.distributed.sharding import plan_from_dict, plan_to_dict, read_plan
 from prectr_torchrec.training.build import build_embeddings
@@ -97,3 +99,12 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"world_size": {"a": 2}}')
     with pytest.raises(ConfigError, match="no sharding plan; write one with `prectr plan --save`"):
         read_plan(tmp_path / "plan.json")
+
+
+def test_the_least_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/proc/self/cgroup": ["0::/job/step"], "/sys/fs/cgroup/job/step/memory.max": ["max"]}
+    files |= {"/sys/fs/cgroup/job/memory.max": ["4096"], "/sys/fs/cgroup/memory.max": ["8192"]}
+    monkeypatch.setattr(sharding, "_lines", lambda path: files.get(str(path), []))
+    assert sharding.host_memory() == 4096
+    monkeypatch.setattr(sharding, "_lines", lambda path: [])
+    assert sharding.host_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
