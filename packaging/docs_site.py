@@ -16,7 +16,7 @@ REFERENCE = {
     "modules": ["prectr_torchrec.modules"],
     "data": ["prectr_torchrec.data.batch", "prectr_torchrec.data.reader"],
     "serving": ["prectr_torchrec.serving.ranker", "prectr_torchrec.serving.request", "prectr_torchrec.serving.export"],
-    "config": ["prectr_torchrec.config", "prectr_torchrec.config_tables", "prectr_torchrec.config_train"],
+    "config": [f"prectr_torchrec.{module}" for module in ("config", "config_text", "config_tables", "config_train")],
 }
 """Page -> what it tells of."""
 
