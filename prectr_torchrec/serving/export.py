@@ -161,7 +161,7 @@ def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensor
     save_file({name: weight.contiguous() for name, weight in weights.items()}, str(folder / TOWERS))
     student = read_student(run / TOKENIZER)
     settings = student["text"]["encoder"] if student is not None else config.text.encoder
-    text = config.text.model_copy(update={"path": None, "start": "encoder", "encoder": settings})
+    text = config.text.model_copy(update={"path": None, "start": "encoder", "frozen": False, "encoder": settings})
     return config.model_copy(update={"text": text})
 
 
