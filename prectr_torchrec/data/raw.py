@@ -6,7 +6,7 @@ Every check is one aggregate over the whole table; only when one fails are the f
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -208,10 +208,11 @@ def attribute(source: Source, column: str, kind: IdKind) -> tuple[str, list[Chec
     return f"coalesce({_id_sql(source, column, kind)}, 0)", []
 
 
-def count_zeros(con: Connection, source: Source, column: str, kind: IdKind) -> int:
-    """Rows where an attribute is written as 0, which stands for none."""
-    zero = f"count(*) FILTER (WHERE {source.sql(column)}::VARCHAR IN ('0', '0.0'))"
-    return 0 if kind == "text" else int(_scan(con, source, zero)[0])
+def count_zeros(con: Connection, source: Source, columns: Sequence[str], kinds: Mapping[str, IdKind]) -> dict[str, int]:
+    """Rows where an attribute is written as 0, which stands for none; those columns that have such, by `table.column`."""
+    numbers = [column for column in columns if kinds[column] == "integer"]
+    zeros = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {source.sql(c)}::VARCHAR IN ('0', '0.0'))" for c in numbers)])
+    return {f"{source.name}.{c}": count for c, count in zip(numbers, _scan(con, source, zeros)[1:], strict=True) if count}
 
 
 def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:

@@ -108,13 +108,9 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     if scores:
         rows["predicted pairs"] = predicted
     rows["impressions"] = _load_events(con, sources["impressions"], kinds, data.levels, drops)
-    zeros = {
-        f"{source.name}.{name}": count
-        for source, names in ((sources["items"], data.item_attributes), (sources.get("users"), data.user_attributes))
-        if source is not None
-        for name in names
-        if (count := count_zeros(con, source, name, kinds[name]))
-    }
+    zeros = count_zeros(con, sources["items"], data.item_attributes, kinds)
+    if "users" in sources:
+        zeros |= count_zeros(con, sources["users"], data.user_attributes, kinds)
     told = {"level_grades": _mean_grades(con, data.levels), "zeros": zeros}
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, **told}
 

@@ -35,6 +35,7 @@ class RequestSchema:
         self._arrow = sample_schema(data)
         grades = (data.levels.grade_min, data.levels.grade_max)
         fields = [make_field(field, self._levels, grades, id_kinds or {}) for field in self._arrow if field.name not in _SKIPPED]
+        self._ids = {field.column: field for field in fields if field.kind in ID_KINDS.values()}
         self._request = [field for field in fields if family_of(field.column) is None]
         self._families = {f: [field for field in fields if family_of(field.column) == f] for f in FAMILIES}
 
@@ -92,10 +93,9 @@ class RequestSchema:
                 raise RequestError(name, "an unknown column", f"one of the schema{nearest(name, self._arrow.names)}")
         given = {family: next((n for n in table.column_names if family_of(n) == family), None) for family in FAMILIES}
         columns: dict[str, pa.Array] = {}
-        ids = {f.column: f for fields in (self._request, *self._families.values()) for f in fields if f.kind in ID_KINDS.values()}
         for field in self._arrow:
             if field.name in table.column_names:
-                columns[field.name] = _cast(table[field.name], field, ids.get(field.name))
+                columns[field.name] = _cast(table[field.name], field, self._ids.get(field.name))
             elif field.name in REQUIRED:
                 raise RequestError(field.name, "no such column", f"a column of {field.type}")
         for family in FAMILIES:

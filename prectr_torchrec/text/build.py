@@ -34,9 +34,10 @@ NGRAM = "ngram"
 
 def keep_settings(config: RunConfig, tokenizer: Path) -> None:
     """Copies into the tokenizer's folder of a run what it needs of `text.path` besides the weights, so that it can do without."""
-    for name in ("config.json", STUDENT):
-        if config.text.path and config.model.text and (source := Path(config.text.path) / name).is_file():
-            shutil.copyfile(source, tokenizer / name)
+    if config.text.path and config.model.text:
+        for name in ("config.json", STUDENT):
+            if (source := Path(config.text.path) / name).is_file():
+                shutil.copyfile(source, tokenizer / name)
 
 
 def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> TextRelevance:

@@ -7,6 +7,7 @@ state and the best weights so far, written aside and renamed.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -196,7 +197,7 @@ class _Tuner:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        if not (value := loss.item()) < float("inf"):
+        if not math.isfinite(value := loss.item()):
             raise ValueError(f"the loss is {value} at step {self.step}; lower lr, and choose another --out")
         return value
 
