@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--config", default="student")
     parser.add_argument("--students", nargs="+", default=[*STUDENTS, f"cross + match{WITHOUT}", f"cross{WITHOUT}"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--nproc", type=int, default=1, help="ranks that distil; `distill.batch_size` is of each")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every student")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,17 +135,9 @@ def student(arguments: argparse.Namespace, name: str, seed: int, graded: Graded)
     """Distils a student, if that has not been done, and measures it."""
     folder = arguments.out / f"{name.replace(' ', '_')}-{seed}"
     sets = [*STUDENTS[name.removesuffix(WITHOUT)], f"distill.seed={seed}", *arguments.set]
-    command = [
-        sys.executable,
-        "-m",
-        "prectr_torchrec.cli",
-        "distill",
-        "--config",
-        arguments.config,
-        "--pairs",
-        str(arguments.pairs),
-    ]
-    command += ["--out", str(folder), *(word for setting in sets for word in ("--set", setting))]
+    command = [sys.executable, "-m", "prectr_torchrec.cli", "distill", "--config", arguments.config]
+    command += ["--pairs", str(arguments.pairs), "--out", str(folder), "--nproc", str(arguments.nproc)]
+    command += [word for setting in sets for word in ("--set", setting)]
     if not name.endswith(WITHOUT):
         command += ["--teacher-scores", str(arguments.teacher_scores)]
     began = time.perf_counter()

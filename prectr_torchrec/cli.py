@@ -111,6 +111,10 @@ def prepare(
         typer.echo("no judgments file: every relevance is missing")
     for attribute, count in manifest.get("zeros", {}).items():
         typer.echo(f"note: {count:,} rows of {attribute} are 0, which stands for none; if 0 is a value, add 1 to all of them")
+    for column, value in manifest.get("mixed_ids", {}).items():
+        typer.echo(
+            f"note: {column} is read as text, though most values are whole numbers ({value}); if that is a mistake, mend it"
+        )
     if note := far_from_levels(manifest, run.data.levels):
         typer.echo(note)
 

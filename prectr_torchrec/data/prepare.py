@@ -65,7 +65,8 @@ def prepare(
         The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
         `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, `examination` (of positions 1, 2,
         ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), `zeros` (rows of
-        attributes written as 0, which stands for none), and the `settings` it came from.
+        attributes written as 0, which stands for none), `mixed_ids` (CSV columns of ids that few values make text of), and the
+        `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.

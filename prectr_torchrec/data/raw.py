@@ -226,6 +226,25 @@ def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str])
     return kinds
 
 
+def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, IdKind]) -> dict[str, str]:
+    """CSV columns of text of which most values are whole numbers: `table.column` -> the first row that is none, and how many.
+
+    One mistyped id makes text of all.
+    """
+    found: dict[str, str] = {}
+    for source in sources:
+        if source.files[0].suffix == ".parquet":
+            continue
+        columns = [column for column in source.columns if kinds.get(column) == "text"]
+        odd = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE NOT {_plain_integer(source, c)})" for c in columns)])
+        rows, *counts = _scan(con, source, odd)
+        for column, count in zip(columns, counts, strict=True):
+            if 0 < 2 * count < rows:
+                file, row, value = find_rows(con, source, column, f"NOT {_plain_integer(source, column)}", 1)[0]
+                found[f"{source.name}.{column}"] = f"{file.name}, row {row}: {value!r}" + f" ({count - 1} more)" * (count > 1)
+    return found
+
+
 def wrong_type(source: Source, column: str, expected: str) -> RawLogError:
     return RawLogError(f"{source.files[0]}: column {source.columns[column]!r} is {source.types[column]}; expected {expected}")
 
@@ -262,9 +281,13 @@ def _holds_integers(con: Connection, source: Source, column: str) -> bool:
         return True
     if source.files[0].suffix == ".parquet":
         return False
+    return bool(_scan(con, source, f"bool_and({_plain_integer(source, column)}) IS NOT FALSE")[0])
+
+
+def _plain_integer(source: Source, column: str) -> str:
+    """Whether a value of a text column is null or written as a plain integer."""
     name = source.sql(column)
-    plain = f"{name} IS NULL OR CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) = {name}"
-    return bool(_scan(con, source, f"bool_and(coalesce({plain}, false)) IS NOT FALSE")[0])
+    return f"coalesce({name} IS NULL OR CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) = {name}, false)"
 
 
 def _scan(con: Connection, source: Source, columns: str) -> tuple:

@@ -32,6 +32,7 @@ from prectr_torchrec.data.raw import (
     find_rows,
     id_kinds,
     identifier,
+    mixed_ids,
     number,
     one_row,
     open_source,
@@ -80,7 +81,7 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
 
 
 def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], scores: Sequence[Path] = ()) -> dict[str, Any]:
-    """Checks every row and makes the tables; returns what to report: id kinds, row counts, drops.
+    """Checks every row and makes the tables; returns what to report: id kinds, row counts, drops, oddities.
 
     Args:
         con: connection to fill.
@@ -112,6 +113,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     if "users" in sources:
         zeros |= count_zeros(con, sources["users"], data.user_attributes, kinds)
     told = {"level_grades": _mean_grades(con, data.levels), "zeros": zeros}
+    told["mixed_ids"] = mixed_ids(con, list(sources.values()), kinds)
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, **told}
 
 

@@ -269,7 +269,7 @@ class _Labelled:
         self.inputs = tokenize_pairs(tokenizer, table["query"].to_pylist(), table["title"].to_pylist(), config.max_length)
         self.lengths = [len(ids) for ids in self.inputs["input_ids"]]
         grades = table["relevance"].to_numpy()
-        self.targets = grade_distributions(torch.from_numpy(grades), torch.from_numpy(pairs.level_grades()))
+        self.targets = grade_distributions(torch.tensor(grades), torch.from_numpy(pairs.level_grades()))
 
 
 def _spread(table: pa.Table, count: int) -> pa.Table:

@@ -296,3 +296,20 @@ def test_attributes_written_as_zero_are_counted_since_zero_is_none(tmp_path: Pat
     raw["items"][3]["category_id"] = 0
     raw["items"][4]["category_id"] = None
     assert load(raw, tmp_path, suffix=suffix)["zeros"]["items.category_id"] == 1
+
+
+def test_one_mistyped_id_that_makes_text_of_a_csv_column_is_named(tmp_path: Path) -> None:
+    raw = random_log()
+    user = raw["impressions"][4]["user_id"]
+    row = next(number for number, impression in enumerate(raw["impressions"], 1) if impression["user_id"] == user)
+    for impression in raw["impressions"]:
+        impression["user_id"] = f"{impression['user_id']}" + "x" * (impression["user_id"] == user)
+    found = load(raw, tmp_path, suffix="csv")["mixed_ids"]
+    assert list(found) == ["impressions.user_id"]
+    assert found["impressions.user_id"].startswith(f"impressions.csv, row {row}: '{user}x' (")
+
+
+def test_ids_that_are_all_text_or_all_whole_numbers_are_no_mixture(tmp_path: Path) -> None:
+    raw = random_log()
+    setting_all("impressions", "user_id", lambda user: f"u{user}")(raw)
+    assert load(raw, tmp_path, suffix="csv")["mixed_ids"] == {}
