@@ -235,5 +235,5 @@ def _with_noise(features: Tensor, scale: Tensor, real: Tensor) -> Tensor:
 
 def _rows_of_other_requests(candidate_weight: Tensor) -> Tensor:
     """For each row the row half a batch away: with many requests a batch, another request's title."""
-    count = max(int((candidate_weight > 0).sum()), 1)
+    count = (candidate_weight > 0).sum().clamp(min=1)  # stays a tensor: the host need not wait for it
     return (torch.arange(candidate_weight.shape[0], device=candidate_weight.device) + count // 2) % count

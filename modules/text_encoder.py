@@ -79,12 +79,11 @@ class TextEncoder(nn.Module):
         Returns:
             (N, W, dim) float, zero at padding.
         """
-        lengths = (tokens != 0).sum(1)
-        order = lengths.argsort(stable=True)
-        groups = order.chunk(max(1, min(self.length_groups, tokens.shape[0] // 32)))
+        lengths, order = (tokens != 0).sum(1).sort(stable=True)
+        groups = max(1, min(self.length_groups, tokens.shape[0] // 32))
+        widths = torch.stack([of_group[-1] for of_group in lengths.chunk(groups)]).clamp(min=1).tolist()  # one copy to the host
         states = []
-        for rows in groups:
-            width = max(int(lengths[rows[-1]]), 1)
+        for rows, width in zip(order.chunk(groups), widths, strict=True):
             types = token_types[rows, :width] if token_types is not None and self.has_token_types else None
             states.append(F.pad(self._encode(tokens[rows, :width], types), (0, 0, 0, tokens.shape[1] - width)))
         return torch.cat(states)[order.argsort()]

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from prectr_torchrec.config_base import ConfigError as ConfigError
 from prectr_torchrec.config_base import Section, nearest
-from prectr_torchrec.config_tables import VIRTUAL, CommunicationConfig, FeatureConfig, TableConfig
+from prectr_torchrec.config_tables import CommunicationConfig, FeatureConfig, TableConfig
 from prectr_torchrec.config_text import DistillConfig as DistillConfig
 from prectr_torchrec.config_text import PairsConfig as PairsConfig
 from prectr_torchrec.config_text import TextConfig as TextConfig
@@ -283,13 +283,7 @@ class RunConfig(Section):
                     f"{said}: {ids} tables of requests, histories, peers and candidates' sequences lie in one "
                     "EmbeddingCollection and have one dim; only tables that candidate_* bags alone use may differ"
                 )
-        if any(stage.reset_tables for stage in self.train.stages) and (virtual := self.virtual_tables()):
-            raise ValueError(f"train.stages.*.reset_tables: the kernel makes the rows of tables.{min(virtual)}; set it to false")
         return self
-
-    def virtual_tables(self) -> set[str]:
-        """Tables whose kernel makes their rows when they are first trained on."""
-        return {name for name, table in self.tables.items() if table.kernel in VIRTUAL}
 
     def multi_probe_tables(self) -> set[str]:
         """Tables whose ids are in a hash table on the GPU."""

@@ -26,8 +26,6 @@ class CacheConfig(Section):
     """Share of the table's rows."""
     algorithm: Literal["lru", "lfu"] = "lru"
     """What makes room: the row not used for longest, or least often."""
-    ssd_directory: str | None = None
-    """Folder for rows on SSD, of each rank its own where it names `@local_rank`; null: a temporary folder."""
 
 
 class ManagedConfig(Section):
@@ -51,10 +49,10 @@ class ManagedConfig(Section):
 class TableConfig(Section):
     rows: int = Field(ge=1)
     dim: int = Field(ge=4, multiple_of=4)
-    dtype: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Of the rows; the optimizer's state is fp32. `int8` keeps a scale and an offset (8 bytes) with each row and needs CUDA."""
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    """Of the rows; the optimizer's state is fp32."""
     stochastic_rounding: bool | None = None
-    """Round updated fp16 and int8 rows up or down by chance, so that small steps are not lost; null: where the device can, that
+    """Round updated fp16 rows up or down by chance, so that small steps are not lost; null: where the device can, that
     is on CUDA."""
     ids: Literal["hashed", "managed"] = "hashed"
     """`hashed`: row = mix64(id) % rows, which ids may share. `managed`: ids have rows of their own as long as they are in use;
@@ -64,7 +62,8 @@ class TableConfig(Section):
     """Sharding types the planner may choose among."""
     kernel: KernelName = "fused"
     """Where the rows live: in the device's own memory; in host memory read over the bus, plain or behind a cache in HBM; or made
-    when first trained on, in host memory or on SSD behind a cache in HBM. All but `fused` need CUDA."""
+    when first trained on, in host memory or on SSD behind a cache in HBM. All but `fused` need CUDA; the last two can be planned
+    with, not trained."""
     cache: CacheConfig = CacheConfig()
     buckets: int = Field(840, ge=1)
     """Of managed and virtual tables: parts that ranks share out among them, fixed for the table's life. `rows` is a multiple of
@@ -90,8 +89,8 @@ class TableConfig(Section):
         if asks and self.rows % self.buckets:
             near = -(-self.rows // self.buckets) * self.buckets
             raise ValueError(f"rows must be a multiple of buckets {self.buckets}, such as {near}, for {asks}")
-        if self.ids == "managed" and (self.kernel != "fused" or self.dtype == "int8"):
-            raise ValueError(f"ids 'managed' needs kernel 'fused' and dtype fp32 or fp16; got {self.kernel!r} and {self.dtype!r}")
+        if self.ids == "managed" and self.kernel != "fused":
+            raise ValueError(f"ids 'managed' needs kernel 'fused'; got {self.kernel!r}")
         if self.ids == "managed" and self.managed.algorithm == "multi_probe" and self.managed.eviction != "lru":
             raise ValueError(f"managed.algorithm 'multi_probe' has eviction 'lru' only; got {self.managed.eviction!r}")
         return self

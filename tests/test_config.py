@@ -74,7 +74,7 @@ def test_managed_ids_are_fused_and_row_wise(minimal: str) -> None:
     managed = ("tables.item.ids=managed", "tables.item.sharding=[row_wise]", "tables.item.rows=1680")
     assert load_config(minimal, managed).tables["item"].id_range == 2**62
     assert "sharding must be [row_wise]" in error(minimal, managed[0], managed[2])
-    assert "ids 'managed' needs kernel 'fused' and dtype fp32 or fp16" in error(minimal, *managed, "tables.item.dtype=int8")
+    assert "ids 'managed' needs kernel 'fused'" in error(minimal, *managed, "tables.item.kernel=fused_uvm")
     probed = "tables.item.managed={algorithm: multi_probe, eviction: lfu}"
     assert "'multi_probe' has eviction 'lru' only; got 'lfu'" in error(minimal, *managed, probed)
 

@@ -100,7 +100,8 @@ class SearchReader(IterableDataset[SearchBatch]):
         wanted = watched_items(islice(chain(batches, empty), max(remaining, 0)), self._timeout, self._whereabouts)
         for done, arrays in enumerate(wanted, start + 1):
             self._position = (epoch, done)
-            yield self._builder.to_batch(arrays)
+            batch = self._builder.to_batch(arrays)
+            yield batch.pin_memory() if torch.cuda.is_initialized() else batch
 
     def rows(self, epoch: int, batch: int) -> list[SampleRow]:
         """File and row of each request of a batch of this rank, in the batch's order; none for an empty batch."""
@@ -238,6 +239,7 @@ class _Workers:
         self._loader = DataLoader(
             share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True, worker_init_fn=_begin,
             generator=torch.Generator(),  # of its own: it would else draw from the one that dropout draws from
+            multiprocessing_context=_start_method(),
         )  # fmt: skip
 
     def read(self, turns: list[tuple[int, int, int]]) -> Iterator[BatchArrays]:
@@ -257,6 +259,11 @@ class _WorkerShare(IterableDataset[BatchArrays]):
         info = get_worker_info()
         assert info is not None
         return self._reader._read(*self._turns[info.id].tolist())
+
+
+def _start_method() -> str | None:
+    """NCCL, which a rank on a GPU has running by now, does not live through a fork."""
+    return "spawn" if torch.cuda.is_initialized() else None
 
 
 def _begin(worker: int) -> None:

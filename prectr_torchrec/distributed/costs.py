@@ -75,7 +75,7 @@ def table_inputs(config: RunConfig, name: str) -> list[Input]:
 
 def weight_bytes(table: TableConfig, rows: int, columns: int) -> int:
     """Bytes of a block of a table."""
-    return rows * (columns + 8) if table.dtype == "int8" else rows * columns * {"fp32": 4, "fp16": 2}[table.dtype]
+    return rows * columns * {"fp32": 4, "fp16": 2}[table.dtype]
 
 
 def state_bytes(table: TableConfig, rows: int, columns: int) -> int:

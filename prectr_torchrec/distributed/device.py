@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import INT8_ROW
+from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL
 
 
 def check_device(config: RunConfig, device: str, ranks: int) -> None:
@@ -17,8 +17,6 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
         if device == "cpu":
             if table.kernel != "fused":
                 problems.append(f"tables.{name}.kernel: {table.kernel!r} needs CUDA; use 'fused'")
-            if table.dtype == "int8":
-                problems.append(f"tables.{name}.dtype: 'int8' rows cannot be trained without CUDA; use 'fp16' or 'fp32'")
             if table.stochastic_rounding:
                 problems.append(f"tables.{name}.stochastic_rounding: true needs CUDA; use null or false")
             if table.ids == "managed" and table.managed.algorithm == "multi_probe":
@@ -36,3 +34,20 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
             ]
     if problems:
         raise ConfigError(f"this job's {ranks} ranks run on {device}: " + "; ".join(problems))
+
+
+def check_trainable(config: RunConfig) -> None:
+    """Refuses what can be planned with, but neither saved nor loaded.
+
+    The rows of TorchRec's virtual tables come to a checkpoint as `PartiallyMaterializedTensor`s, of which Distributed Checkpoint
+    writes no rows and into which it loads none.
+
+    Raises:
+        ConfigError: names the table, and what would be right.
+    """
+    for name, table in config.tables.items():
+        if table.kernel in VIRTUAL:
+            raise ConfigError(
+                f"tables.{name}.kernel: {table.kernel!r} can be planned with, not trained: a checkpoint would not hold its rows; "
+                "use 'fused_uvm_caching', or more ranks"
+            )

@@ -120,14 +120,27 @@ class SortedIds(MCHManagedCollisionModule):
         self._input_history_buffer_size = size
 
 
+class ProbedIds(HashZchManagedCollisionModule):
+    """A hash table of the ids that have rows, on a GPU.
+
+    Attributes:
+        held: no id is admitted or evicted any more.
+    """
+
+    held = False
+
+    def train(self, mode: bool = True) -> ProbedIds:
+        return super().train(mode and not self.held)
+
+
 def make_managed(name: str, table: TableConfig, device: torch.device) -> ManagedCollisionModule:
     """What gives the ids of a table their rows; the sharder makes each rank's own of it."""
     settings = table.managed
     if settings.algorithm == "multi_probe":
-        return HashZchManagedCollisionModule(
+        return ProbedIds(
             zch_size=table.rows, device=device, total_num_buckets=table.buckets, max_probe=settings.max_probe,
             input_hash_size=MANAGED_IDS, name=name, eviction_policy_name=HashZchEvictionPolicyName.LRU_EVICTION,
-            eviction_config=HashZchEvictionConfig(features=[name]),
+            eviction_config=HashZchEvictionConfig(features=[name], single_ttl=0),  # whoever was not seen this hour may go
         )  # fmt: skip
     return SortedIds(
         zch_size=table.rows, device=device, eviction_policy=_policy(table), eviction_interval=settings.interval,

@@ -6,11 +6,12 @@ import contextlib
 import gc
 import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -32,9 +33,14 @@ def run_rank(main: Callable[[], None]) -> None:
     """Runs the program of a rank that a launcher started; a user's mistake ends it with `MISTAKE`."""
     try:
         main()
-    except (ValueError, FileNotFoundError):
+    except Exception as error:
         traceback.print_exc()
-        raise SystemExit(MISTAKE) from None
+        code = MISTAKE if isinstance(error, (ValueError, FileNotFoundError)) else 1
+        if torch.cuda.is_initialized():  # NCCL's destructors too may wait for ranks that never come
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        raise SystemExit(code) from None
 
 
 @contextlib.contextmanager
@@ -47,7 +53,7 @@ def process_group(
         rank, world size and this rank's device: a GPU of its own with NCCL, or, with fewer GPUs than ranks, the CPU with gloo.
 
     Raises:
-        ValueError: `cuda` is asked for with fewer GPUs than ranks.
+        ValueError: `cuda` is asked for with fewer GPUs than ranks, or hosts differ in it.
         LostRanks: a collective operation failed; names the ranks that did not answer.
     """
     quiet_libraries()
@@ -55,22 +61,41 @@ def process_group(
     if device == "cuda" and gpus < ranks:
         raise ValueError(f"train.device: 'cuda' needs a GPU a rank; here are {ranks} ranks and {gpus} GPUs; use 'cpu' or 'auto'")
     on_gpu = device != "cpu" and gpus >= ranks
+    if device == "auto" and 0 < gpus < ranks:
+        print(f"note: {ranks} ranks and {gpus} GPUs on this host: the ranks work on the CPU; train.device=cuda makes it an error",
+              file=sys.stderr, flush=True)  # fmt: skip
     local = int(os.environ.get("LOCAL_RANK", 0))
     here = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(here)
+        torch.set_float32_matmul_precision("high")  # TF32: several times the speed of plain fp32
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    agreed = False
     try:
         with lost_ranks_named(timeout):
+            _check_same_devices(on_gpu)
             yield Process(dist.get_rank(), dist.get_world_size(), here)
+        agreed = True
+    except SystemExit:  # asked to stop: all ranks have agreed on it
+        agreed = True
+        raise
     finally:
         # models and pipelines are full of cycles; what they hold of the group goes now, not while the interpreter shuts down
         gc.collect()
-        dist.destroy_process_group()
+        if agreed or not on_gpu:  # NCCL would wait here for the ranks that this one's error has left alone
+            dist.destroy_process_group()
+
+
+def _check_same_devices(on_gpu: bool) -> None:
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, on_gpu)
+    if len(set(found)) > 1:
+        cpu = [rank for rank, gpu in enumerate(found) if not gpu]
+        raise ValueError(f"ranks {cpu} have no GPU of their own, the others have; start as many ranks a host as each has GPUs")
 
 
 def random_states(device: torch.device) -> dict[str, torch.Tensor]:

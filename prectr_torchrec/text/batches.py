@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,14 +14,19 @@ from torch import Tensor
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Rows in batches of at most `max_tokens` tokens, padding included, the longest first; a longer row goes alone.
 
-    The longest come first so that a batch that does not fit into memory shows at once.
+    The longest come first so that a batch that does not fit into memory shows at once. A batch that is at least half full ends
+    where the length changes: without padding there is no mask, and attention takes its fastest kernel.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
+    ordered = np.asarray(lengths)[order]
+    changes = np.flatnonzero(np.diff(ordered)) + 1
     start = 0
     while start < len(order):
-        size = max(1, max_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+        size = max(1, max_tokens // max(1, int(ordered[start])))
+        ends = changes[np.searchsorted(changes, start + (size + 1) // 2) : np.searchsorted(changes, start + size)]
+        stop = int(ends[-1]) if len(ends) else start + size
+        yield order[start:stop]
+        start = stop
 
 
 def shuffled_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
@@ -42,12 +48,12 @@ def pad_batch(inputs: dict[str, list[list[int]]], rows: NDArray[np.int64], pad_t
     Returns:
         Name -> (len(rows), longest) int64.
     """
-    longest = max(len(inputs["input_ids"][row]) for row in rows)
+    lengths = np.array([len(inputs["input_ids"][row]) for row in rows])
+    place = np.arange(lengths.max())
+    taken = place >= lengths.max() - lengths[:, None] if left else place < lengths[:, None]  # (len(rows), longest)
     batch: dict[str, Tensor] = {}
     for name, values in inputs.items():
-        padded = torch.full((len(rows), longest), pad_token_id if name == "input_ids" else 0)
-        for n, row in enumerate(rows):
-            length = len(values[row])
-            padded[n, longest - length if left else 0 :][:length] = torch.tensor(values[row])
-        batch[name] = padded
+        padded = np.full(taken.shape, pad_token_id if name == "input_ids" else 0)
+        padded[taken] = np.fromiter(chain.from_iterable(values[row] for row in rows), np.int64, lengths.sum())
+        batch[name] = torch.from_numpy(padded)
     return batch

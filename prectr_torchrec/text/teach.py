@@ -12,11 +12,12 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,8 @@ from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, on
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 from prectr_torchrec.training.metrics import relevance_metrics
+
+Read = TypeVar("Read")
 
 
 def teach(
@@ -101,15 +104,18 @@ def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], h
     schema = scores_schema(source.levels.count, teacher.hidden_size if hidden else None)
     began, done = time.perf_counter(), 0
 
-    def write(pairs: pa.Table, path: Path) -> None:
-        graded = teacher.grade(pairs["query"].to_pylist(), pairs["title"].to_pylist(), hidden=hidden)
+    def read(shard: int) -> tuple[pa.Table, dict[str, list[list[int]]]]:
+        pairs = source.read_shard(shard)
+        return pairs, teacher.tokenize(pairs["query"].to_pylist(), pairs["title"].to_pylist())
+
+    def write(pairs: pa.Table, tokens: dict[str, list[list[int]]], path: Path) -> None:
+        graded = teacher.grade_tokens(tokens, hidden=hidden)
         columns = [pairs["query_id"], pairs["item_id"], fixed_size_lists(graded.probabilities)]
         columns += [fixed_size_lists(graded.hidden)] if graded.hidden is not None else []
         pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
 
-    for number, (shard, path) in enumerate(parts.items(), 1):
-        pairs = source.read_shard(shard)
-        once(path, partial(write, pairs))
+    for number, (path, (pairs, tokens)) in enumerate(zip(parts.values(), _one_ahead(read, parts), strict=True), 1):
+        once(path, partial(write, pairs, tokens))
         done += pairs.num_rows
         rate = done / (time.perf_counter() - began)
         left = (len(parts) - number) * done / number / rate
@@ -118,6 +124,18 @@ def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], h
             file=sys.stderr,
             flush=True,
         )
+
+
+def _one_ahead(read: Callable[[int], Read], shards: Iterable[int]) -> Iterator[Read]:
+    """What `read` gives of each shard; the next one is read while the last one is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Read] | None = None
+        for shard in shards:
+            ready, coming = coming, thread.submit(read, shard)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:

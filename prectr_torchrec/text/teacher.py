@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,8 +51,8 @@ class TeacherOptions(Section):
     """Above 1 makes the distributions flatter."""
     max_length: int = Field(128, ge=8)
     """Tokens kept of a pair (sequence classifier), or of each of the two texts in a prompt (causal model)."""
-    max_tokens: int = Field(8192, ge=1)
-    """Tokens of a batch, padding included."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Tokens of a batch, padding included; null: 32,768 on a GPU, 2,048 on a CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the weights; `auto`: bf16 on a GPU, fp32 on a CPU."""
     device_map: str | None = None
@@ -86,7 +86,6 @@ class Teacher(ABC):
         self.hidden_size: int = model.config.get_text_config().hidden_size
         self.accepted: set[str] = set(inspect.signature(model.forward).parameters)
 
-    @torch.inference_mode()
     def grade(self, queries: Sequence[str], titles: Sequence[str], *, hidden: bool = False) -> Graded:
         """Grades N >= 1 pairs.
 
@@ -95,13 +94,19 @@ class Teacher(ABC):
             titles: N texts.
             hidden: whether to return pooled hidden states too.
         """
-        inputs = self.tokenize(queries, titles)
+        return self.grade_tokens(self.tokenize(queries, titles), hidden=hidden)
+
+    @torch.inference_mode()
+    def grade_tokens(self, inputs: dict[str, list[list[int]]], *, hidden: bool = False) -> Graded:
+        """`grade` of what `tokenize` gave, which may be called in another thread meanwhile."""
         lengths = [len(ids) for ids in inputs["input_ids"]]
+        on_gpu = self.model.device.type == "cuda"
         order, probabilities, states = [], [], []
-        for rows in token_batches(lengths, self.options.max_tokens):
+        for rows in token_batches(lengths, self.options.max_tokens or (32_768 if on_gpu else 2_048)):
             batch = pad_batch(inputs, rows, self.padding, left=self.left)
-            batch = {name: values.to(self.model.device) for name, values in batch.items() if name in self.accepted}
-            logits, pooled = self.forward(batch, hidden)
+            if lengths[rows[0]] == lengths[rows[-1]]:  # no padding, and none to be looked for
+                batch.pop("attention_mask", None)
+            logits, pooled = self.forward(self._placed(batch, on_gpu), hidden)
             order.append(rows)
             probabilities.append((logits.float() / self.options.temperature).softmax(-1))
             if pooled is not None:
@@ -109,13 +114,21 @@ class Teacher(ABC):
         back = np.argsort(np.concatenate(order))  # only now is a GPU waited for
         return Graded(torch.cat(probabilities).cpu().numpy()[back], torch.cat(states).cpu().numpy()[back] if hidden else None)
 
+    def _placed(self, batch: dict[str, Tensor], on_gpu: bool) -> dict[str, Tensor]:
+        """What the model accepts of a batch, where it is; a copy to a GPU is not waited for."""
+        kept = {name: values.pin_memory() if on_gpu else values for name, values in batch.items() if name in self.accepted}
+        return {name: values.to(self.model.device, non_blocking=True) for name, values in kept.items()}
+
     @abstractmethod
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
         """Name of a model input -> token values of each pair, not padded."""
 
     @abstractmethod
     def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
-        """Padded (B, W) inputs to (B, K) logits of the levels and, where asked for, (B, D) pooled hidden states."""
+        """Padded (B, W) inputs to (B, K) logits of the levels and, where asked for, (B, D) pooled hidden states.
+
+        A batch without padding has no `attention_mask`.
+        """
 
 
 class ClassifierTeacher(Teacher):
@@ -135,8 +148,11 @@ class ClassifierTeacher(Teacher):
         output = self.model(**batch, output_hidden_states=hidden)
         if not hidden:
             return output.logits, None
+        states = output.hidden_states[-1].float()  # (B, W, D)
+        if "attention_mask" not in batch:
+            return output.logits, states.mean(1)
         mask = batch["attention_mask"].unsqueeze(-1)  # (B, W, 1)
-        return output.logits, (output.hidden_states[-1].float() * mask).sum(1) / mask.sum(1)
+        return output.logits, (states * mask).sum(1) / mask.sum(1)
 
 
 class CausalTeacher(Teacher):
@@ -169,7 +185,7 @@ class CausalTeacher(Teacher):
 
     def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
         extra: dict[str, Any] = {}
-        if "position_ids" in self.accepted:  # or they would count the padding in front
+        if "position_ids" in self.accepted and "attention_mask" in batch:  # or they would count the padding in front
             extra["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         if "logits_to_keep" in self.accepted:  # or the whole vocabulary is scored at every token
             extra["logits_to_keep"] = 1
@@ -193,14 +209,15 @@ class CausalTeacher(Teacher):
         """A chat template writes the special tokens itself."""
         return dict(self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template))
 
-    def _cut(self, texts: Sequence[str]) -> Iterator[str]:
+    def _cut(self, texts: Sequence[str]) -> list[str]:
         """The texts, cut behind the last token that is kept; a text has at most as many tokens as bytes."""
-        limit = self.options.max_length
-        for text in texts:
-            if len(text.encode()) > limit:
-                ends = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-                text = text[: ends[:limit][-1][1]] if ends else text
-            yield text
+        cut, limit = list(texts), self.options.max_length
+        long = [place for place, text in enumerate(cut) if len(text.encode()) > limit]
+        if long:
+            tokens = self.tokenizer([cut[p] for p in long], add_special_tokens=False, return_offsets_mapping=True)
+            for place, ends in zip(long, tokens["offset_mapping"], strict=True):
+                cut[place] = cut[place][: ends[:limit][-1][1]] if ends else cut[place]
+        return cut
 
     def _answer_tokens(self) -> list[int]:
         text = self._fill("query", "title")

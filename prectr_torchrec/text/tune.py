@@ -106,6 +106,8 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
     tuner = None
     if not (out / MANIFEST).is_file():  # what cannot be tuned is refused before the folder is claimed for it
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
         tuner = _Tuner(teacher, source, out / "work" / "checkpoint.pt", config, device)
     settings = {"teacher": folder_digest(teacher), "pairs": file_digest(pairs), **config.model_dump(mode="json")}
     if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:

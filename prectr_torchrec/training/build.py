@@ -17,7 +17,7 @@ from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.training.freezing import HeldFeatures, freeze_towers, frozen_tables
 from prectr_torchrec.training.objectives import Objective
 
-_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16, "int8": DataType.INT8}
+_DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 class RankingTask(nn.Module):

@@ -24,7 +24,8 @@ class ChecksumWriter(FileSystemWriter):
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        # copied as it is written: copying ahead takes CUDA streams in the writer's own thread, which knows of GPU 0 only
+        super().__init__(folder, per_thread_copy_ahead=0)
         self.fs = _Files()
 
     @property

@@ -90,7 +90,7 @@ class StepGuard:
 
     @staticmethod
     def _agree(bad: Tensor, stop: bool) -> tuple[bool, bool]:
-        flags = torch.stack([bad, bad.new_tensor(stop)]).int()
+        flags = torch.stack([bad, torch.full_like(bad, stop)]).int()
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         any_bad, any_stop = flags.tolist()  # one copy to the host
         return bool(any_bad), bool(any_stop)

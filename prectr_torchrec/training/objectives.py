@@ -159,7 +159,7 @@ def debias_loss(output: PRECTROutput, batch: SearchBatch, distance: Tensor, conf
     assert other is not None
     rows = (distance > 0) & other.foreign & (batch.click_weight > 0)
     score = output.reference_click.logit
-    enough = score.detach() >= torch.quantile(score.detach()[rows], config.quantile) if bool(rows.any()) else rows
+    enough = score.detach() >= score.detach().masked_fill(~rows, torch.nan).nanquantile(config.quantile)  # NaN without any
     hinge = (config.margin * distance - (score - other.logit)).clamp(0.0, config.clip)
     rebuilt = (batch.level - distance.long()).clamp(min=1) * rows
     return weighted_mean(hinge, (rows & enough).float()), anchor_loss(other.log_pi, level_targets(rebuilt, other.log_pi.shape[1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
@@ -113,7 +113,7 @@ def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: 
         for shard in table.local_shards():
             device = shard.tensor.device
             generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))
-            fill_uniform(shard.tensor, bound, generator)
+            shard.tensor.uniform_(-bound, bound, generator=generator)
         for state in fused[name].values():
             for shard in state.local_shards():
                 shard.tensor.zero_()
@@ -121,18 +121,3 @@ def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: 
         for lookup in getattr(module, "_lookups", []):
             if hasattr(lookup, "purge"):
                 lookup.purge()
-
-
-def fill_uniform(rows: Tensor, bound: float, generator: torch.Generator) -> None:
-    """Fills a table with numbers in [-bound, bound), in place, since it may fill the machine.
-
-    Args:
-        rows: (rows, dim) floating point, or (rows, dim + 8) uint8 as FBGEMM keeps int8 rows.
-    """
-    if rows.dtype != torch.uint8:
-        rows.uniform_(-bound, bound, generator=generator)
-        return
-    for block in rows.split(1 << 20):
-        values = torch.empty(block.shape[0], block.shape[1] - 8, device=rows.device)
-        values.uniform_(-bound, bound, generator=generator)
-        block.copy_(torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(values))

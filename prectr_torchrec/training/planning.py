@@ -125,12 +125,11 @@ def find_changes(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
         rows = -(-table.rows // buckets) * buckets
         return {"kernel": "ssd_virtual_table", "sharding": ["row_wise"], "buckets": buckets, "rows": rows}
 
-    for change in _least("rows on SSD", virtual, on_ssd, config, hardware if hardware.ssd else hardware._replace(ssd=10**18)):
+    what = "rows on SSD (to plan with: `train` refuses them)"
+    for change in _least(what, virtual, on_ssd, config, hardware if hardware.ssd else hardware._replace(ssd=10**18)):
         needed = max(load.ssd for load in rank_loads(change.config, change.plan, hardware)) if change.plan else 0
-        what = f"{change.what}, {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else change.what
-        resets = [number for number, stage in enumerate(config.train.stages) if stage.reset_tables]
-        settings = change.settings + [f"train.stages.{number}.reset_tables=false" for number in resets]
-        yield change._replace(what=what, settings=settings, hardware=hardware)
+        size = f", {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else ""
+        yield change._replace(what=change.what + size, hardware=hardware)
 
 
 def _least(

@@ -19,15 +19,14 @@ def table_metrics(model: DistributedModelParallel, optimizers: Optimizers, confi
     Returns:
         for a table of managed ids its `occupancy` and, since the last call, the `hit_rate` of training (lookups of ids with a
         row of their own) and `evictions`; for one of hashed ids its `collision_rate`, the chance that a further id shares its
-        row, that is the share of rows trained on. Rows that a kernel makes when they are first trained on are not counted.
+        row, that is the share of rows trained on.
     """
     counts = managed_counts(model) | _trained_rows(model, optimizers, config)
-    names = [name for name in config.tables if name not in config.virtual_tables()]
-    local = [[counts.get(name, {}).get(count, 0) for count in _COUNTS] for name in names]
+    local = [[counts.get(name, {}).get(count, 0) for count in _COUNTS] for name in config.tables]
     total = torch.tensor(local, dtype=torch.int64, device=model.device)
     dist.all_reduce(total)
     measured: dict[str, dict[str, float]] = {}
-    for name, (used, rows, lookups, hits, evictions) in zip(names, total.tolist(), strict=True):
+    for name, (used, rows, lookups, hits, evictions) in zip(config.tables, total.tolist(), strict=True):
         if config.tables[name].ids == "hashed":
             measured[name] = {"collision_rate": used / config.tables[name].rows}
         elif rows:
@@ -40,7 +39,7 @@ def _trained_rows(model: DistributedModelParallel, optimizers: Optimizers, confi
     weights, found = model.state_dict(), {}
     for name, states in optimizers.fused.state_dict()["state"].items():
         table = name.split(".")[-2]
-        if table not in config.tables or config.tables[table].ids == "managed" or table in config.virtual_tables():
+        if table not in config.tables or config.tables[table].ids == "managed":
             continue
         shards = zip(weights[name].local_shards(), next(iter(states.values())).local_shards(), strict=True)
         first_columns = [state.tensor for weight, state in shards if weight.metadata.shard_offsets[1] == 0]

@@ -23,7 +23,7 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
-from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.resharding import movable
@@ -67,6 +67,7 @@ class Trainer:
     def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: Plan | None = None) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
         check_device(config, process.device.type, process.world_size)  # before anything is written
+        check_trainable(config)
         manifest = read_manifest(data, config.data)
         rehearsal = Rehearsal(config, data / TOKENIZER, process.device) if config.objective.rehearsal.pairs else None
         self._open_run_directory()
@@ -249,7 +250,7 @@ class Trainer:
     def _check_same_job(self, saved: dict[str, Any]) -> None:
         """A position means something for the same samples only; rows that a kernel makes stay on their ranks."""
         differences = [d for of in ("samples", "rehearsal") for d in _differences(saved.get(of), self.job.get(of), of)]
-        if made := self.config.virtual_tables() | self.config.multi_probe_tables():
+        if made := self.config.multi_probe_tables():
             differences += [f"tables.{min(made)} stays on its ranks: {d}" for d in _differences(saved, self.job)]
         if differences:
             raise ConfigError(
@@ -269,7 +270,7 @@ class Trainer:
 
     def _reset_tables(self, epoch: int) -> None:
         seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
-        keep = self.config.virtual_tables() | (frozen_tables(self.config) if epoch > 0 else set())
+        keep = frozen_tables(self.config) if epoch > 0 else ()
         reset_tables(self.model, self.optimizers, seed, keep=keep)
 
     def _write(self, values: dict[str, Any]) -> None:

@@ -198,6 +198,14 @@ def test_workers_start_anew_after_an_epoch_left_early(folder: Path) -> None:
             assert_equal(batch, expected)
 
 
+def test_workers_that_are_spawned_as_beside_a_gpu_read_what_forked_ones_read(folder: Path, monkeypatch: Any) -> None:
+    config = make_config(ALL, workers=1)
+    forked = list(make_reader(folder, config, shuffle=True).epoch(1))
+    monkeypatch.setattr("prectr_torchrec.data.reader._start_method", lambda: "spawn")
+    for batch, expected in zip(make_reader(folder, config, shuffle=True).epoch(1), forked, strict=True):
+        assert_equal(batch, expected)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_reading_draws_nothing_from_the_models_random_numbers(folder: Path, workers: int) -> None:
     before = torch.get_rng_state()

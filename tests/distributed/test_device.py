@@ -5,8 +5,8 @@ import pytest
 from small_run import small_config, write_small_data
 
 from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import ManagedConfig
-from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.config_tables import VIRTUAL, ManagedConfig
+from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.trainer import Trainer
 
@@ -21,7 +21,6 @@ def changed(table: dict[str, Any] | None = None, **communication: str) -> RunCon
     ("table", "message"),
     [
         ({"kernel": "fused_uvm_caching"}, "tables.item.kernel: 'fused_uvm_caching' needs CUDA; use 'fused'"),
-        ({"dtype": "int8"}, "tables.item.dtype: 'int8' rows cannot be trained without CUDA; use 'fp16' or 'fp32'"),
         ({"stochastic_rounding": True}, "tables.item.stochastic_rounding: true needs CUDA; use null or false"),
     ],
 )
@@ -60,6 +59,13 @@ def test_buckets_of_a_virtual_table_are_shared_out_among_the_ranks() -> None:
     check_device(changed(virtual), "cuda", 8)
     with pytest.raises(ConfigError, match=r"tables.item.buckets: 840 must be a multiple of the 16 ranks"):
         check_device(changed(virtual), "cuda", 16)
+
+
+@pytest.mark.parametrize("kernel", VIRTUAL)
+def test_virtual_tables_are_not_trained_since_a_checkpoint_would_not_hold_their_rows(kernel: str) -> None:
+    with pytest.raises(ConfigError, match=rf"tables.item.kernel: '{kernel}' can be planned with, not trained"):
+        check_trainable(changed({"kernel": kernel}))
+    check_trainable(changed({"kernel": "fused_uvm_caching"}))
 
 
 def test_a_job_that_cannot_run_writes_nothing(tmp_path: Path) -> None:

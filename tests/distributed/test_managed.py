@@ -13,7 +13,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from prectr_torchrec.config import ConfigError
 from prectr_torchrec.config_tables import ManagedConfig, TableConfig
-from prectr_torchrec.distributed.managed import SortedIds, make_managed
+from prectr_torchrec.distributed.managed import ProbedIds, SortedIds, make_managed
 from prectr_torchrec.training import evaluate
 
 
@@ -83,6 +83,17 @@ def test_a_flush_admits_what_the_interval_has_seen() -> None:
     assert rows_of(module, 8) == [3]
     module.flush()
     assert rows_of(module, 8) != [3]
+
+
+def test_ids_in_a_hash_table_are_aged_and_keep_their_rows_where_these_are_held() -> None:
+    settings = ManagedConfig(algorithm="multi_probe")
+    table = TableConfig(rows=4, dim=4, ids="managed", buckets=1, sharding=["row_wise"], managed=settings)
+    module = make_managed("item", table, torch.device("cpu"))
+    assert isinstance(module, ProbedIds)
+    age, threshold = module._eviction_module(ids(1, 2)["item"])
+    assert len(age) == 2 and (age >= threshold).all()  # what is seen now stays
+    module.held = True
+    assert not module.train().training  # TorchRec admits and evicts in training only
 
 
 def test_ids_saved_by_fewer_ranks_are_refused() -> None:

@@ -9,7 +9,7 @@ from small_run import small_config
 from prectr_torchrec.config import StageConfig
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.training.optimizers import fill_uniform, reset_tables
+from prectr_torchrec.training.optimizers import reset_tables
 
 STAGE = StageConfig(epochs=1, lr=0.01, encoder_lr=0.001, table_lr=0.1, warmup_steps=4)
 
@@ -98,11 +98,3 @@ def test_reset_tables_forgets_weights_and_states_and_keeps_the_towers(small: Sma
     assert all(state.eq(0).all() for state in small.states().values())
     reset_tables(small.model, small.optimizers, seed=1)
     assert all(torch.equal(fresh[n], w) for n, w in small.weights().items())
-
-
-def test_int8_rows_are_filled_as_fbgemm_keeps_them() -> None:
-    rows = torch.zeros(500, 16 + 8, dtype=torch.uint8)
-    fill_uniform(rows, 0.1, torch.Generator().manual_seed(1))
-    values = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(rows)
-    assert values.shape == (500, 16) and values.abs().max() <= 0.1001
-    assert values.mean().abs() < 2e-3 and values.std() == pytest.approx(0.2 / 12**0.5, rel=0.05)
