@@ -77,7 +77,7 @@ def process_group(
     agreed = False
     try:
         with lost_ranks_named(timeout):
-            _check_same_devices(on_gpu)
+            check_same_devices(on_gpu)
             yield Process(dist.get_rank(), dist.get_world_size(), here)
         agreed = True
     except SystemExit:  # asked to stop: all ranks have agreed on it
@@ -90,7 +90,8 @@ def process_group(
             dist.destroy_process_group()
 
 
-def _check_same_devices(on_gpu: bool) -> None:
+def check_same_devices(on_gpu: bool) -> None:
+    """Raises ValueError where some ranks work on GPUs and others do not: they would wait for each other; collective."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, on_gpu)
     if len(set(found)) > 1:

@@ -10,7 +10,7 @@ from small_run import small_config
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.config import RunConfig
-from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.distributed.process import check_same_devices, process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, read_plan
 from prectr_torchrec.training.build import build_embeddings
 from prectr_torchrec.training.trainer import Trainer
@@ -24,6 +24,14 @@ def check_planner_failure() -> None:
             plan_sharding(build_embeddings(config, torch.device("meta")), config, process.device)
         except ValueError as error:
             print(f"rank {dist.get_rank()} heard: {error}")
+
+
+def check_mixed_devices() -> None:
+    with process_group("cpu") as process:
+        try:
+            check_same_devices(process.rank == 0)
+        except ValueError as error:
+            print(f"rank {process.rank} heard: {error}")
 
 
 def check_plan() -> None:

@@ -34,6 +34,11 @@ def test_a_planner_failure_reaches_all_ranks_and_names_the_tables() -> None:
     assert "item: table_row_wise" in output
 
 
+def test_hosts_with_and_without_gpus_make_no_job() -> None:
+    output = run_ranks(2, "distributed.sharding_worker:check_mixed_devices")
+    assert [f"rank {rank} heard: ranks [1] have no GPU of their own, the others have" in output for rank in (0, 1)] == [True] * 2
+
+
 def test_ranks_start_with_rows_of_their_own(tmp_path: Path) -> None:
     data = write_small_data(tmp_path / "data", small_config("row_wise"))
     output = run_ranks(2, "distributed.sharding_worker:check_first_rows", data=data, run=tmp_path / "run")
