@@ -50,5 +50,6 @@ class GaussianPosterior(nn.Module):
         mean = (targets @ preference).squeeze(2)
         with torch.no_grad():
             whitened = torch.linalg.solve_triangular(factor, targets.transpose(1, 2), upper=False)  # (R, D, P)
-            variance = m * whitened.square().sum(1) / targets.square().sum(2).clamp(min=1e-12)
+            length = targets.square().sum(2)
+            variance = torch.where(length > 0, m * whitened.square().sum(1) / length.clamp(min=1e-12), 1.0)
         return Posterior(mean, variance)

@@ -125,8 +125,7 @@ class RelevancePreference(nn.Module):
             counts: (R, num_counts).
         """
         C = items.shape[0]
-        own, peers, nobody = items.new_zeros(C, self.dim), items.new_zeros(C, self.dim), items.new_zeros(C)
-        have_own = have_peers = nobody
+        own, peers = items.new_zeros(C, self.dim), items.new_zeros(C, self.dim)
         targets = slots.scatter(items)
         if self.intent is not None and intent is not None and own_by_intent is not None:
             own = own + self.intent(intent.unsqueeze(1), own_by_intent).squeeze(1)[to_request]
@@ -134,10 +133,21 @@ class RelevancePreference(nn.Module):
             own = own + slots.gather(self.category(targets, own_by_item))
         if self.own_statistics is not None and own_statistics is not None:
             own = own + self.own_statistics(own_statistics)[to_request]
-            have_own = own_statistics.ne(0).any(1).to(items.dtype)[to_request]
         if self.peers is not None and peer_events is not None:
             peers = slots.gather(self.peers(targets, peer_events))
         if self.peer_statistics is not None and peer_statistics is not None:
             peers = peers + self.peer_statistics(peer_statistics)[to_request]
-            have_peers = peer_statistics.ne(0).any(1).to(items.dtype)[to_request]
-        return self.gate(own, peers, torch.stack([have_own, have_peers], dim=1), counts[to_request])
+        there = torch.stack(
+            [_past(counts, own_statistics, own_by_intent, own_by_item), _past(counts, peer_statistics, peer_events)], dim=1
+        ).to(items.dtype)  # (R, 2)
+        return self.gate(own, peers, there[to_request], counts[to_request])
+
+
+def _past(counts: Tensor, statistics: Tensor | None, *events: Events | None) -> Tensor:
+    """(R,) bool, whether either tells of a past event; a caller may have events and no statistics."""
+    past = torch.zeros_like(counts[:, 0], dtype=torch.bool)
+    if statistics is not None:
+        past = past | statistics.ne(0).any(1)
+    for kind in events:
+        past = past if kind is None else past | (kind.lengths > 0)
+    return past

@@ -60,6 +60,10 @@ def _check_events(config: RunConfig, history: dict[str, str], peers: dict[str, s
     if (model.interest or model.preference.own) and not history:
         key = "interest" if model.interest else "preference.own"
         raise ConfigError(f"model.{key}: true needs at least one history_* feature, such as history_item_id")
+    if model.preference.own and peers and not any(target.startswith("candidate_") for target in history.values()):
+        raise ConfigError(
+            "model.preference.own: beside peer_* features it needs a history_* feature of items, such as history_item_id"
+        )
     if model.preference.peers and not peers:
         raise ConfigError("model.preference.peers: true needs at least one peer_* feature, such as peer_item_id")
     if model.preference.incentive != "none" and not (model.preference.own or model.preference.peers):

@@ -229,7 +229,8 @@ class ObjectiveConfig(Section):
     anchor: float = Field(0.3, ge=0)
     """Weight of the cross-entropy of the level distribution on the grade."""
     anchor_on: Literal["level", "grade"] = "level"
-    """Of the grade: its `level`, or the distribution over the two levels that the `grade` lies between, as in `distill`."""
+    """Of the grade: its `level`, or the distribution over the two levels that the `grade` lies between, by
+    `data.levels.level_grades`. `distill` does the latter, by the means of the grades that it learns from."""
     consistency: float = Field(0.3, ge=0)
     """Weight of the hinge that keeps the levels' click probabilities in order."""
     consistency_margin: float = 0.0

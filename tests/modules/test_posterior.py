@@ -89,3 +89,22 @@ def test_what_cannot_be_inferred_is_no_number_and_no_failure() -> None:
     events[1, 0, 0] = torch.nan
     out = GaussianPosterior()(events, torch.ones(2, 3), torch.ones(2, 3), targets)
     assert out.mean[0].isfinite().all() and out.mean[1].isnan().all()
+
+
+def test_taste_is_the_posterior_of_its_surplus() -> None:
+    torch.manual_seed(0)
+    taste, events, kinds = Taste(10, dim=4, num_levels=4), torch.randn(1, 5, 4), torch.randn(2, 4)
+    torch.nn.init.normal_(taste.level_logit)
+    torch.nn.init.normal_(taste.position_logit)
+    level, click, position = torch.tensor([[1, 4, 0, 2, 3]]), torch.tensor([[1, 0, 1, 0, 1]]), torch.tensor([[0, 1, 3, 99, 2]])
+    slots = CandidateSlots(torch.tensor([0, 0]), torch.ones(2), 1)
+    out = taste(kinds, slots, Events(events, torch.tensor([4]), level, click, position, level))
+    rate = (taste.level_logit[level] + taste.position_logit[position.clamp(max=10)]).sigmoid()[:, :4]
+    expected = taste.posterior(events[:, :4], click[:, :4] - rate, rate * (1 - rate), kinds.unsqueeze(0))
+    torch.testing.assert_close(out.mean, expected.mean[0])
+    torch.testing.assert_close(out.variance, expected.variance[0])
+
+
+def test_a_title_without_words_is_all_unknown() -> None:
+    out = GaussianPosterior()(torch.randn(1, 3, 4), torch.ones(1, 3), torch.ones(1, 3), torch.zeros(1, 2, 4))
+    assert out.mean.tolist() == [[0, 0]] and out.variance.tolist() == [[1, 1]]

@@ -5,15 +5,14 @@ from typing import Any
 import pytest
 import torch
 from small_run import small_config, write_small_data
+from small_task import batches, build, run, small
 from torch import nn
 from torchrec.distributed.train_pipeline import Tracer
 
-from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import PRECTROutput, grade_distributions
-from prectr_torchrec.training.build import RankingTask, build_task
 from prectr_torchrec.training.objectives import anchor_loss
 
 NGRAMS = {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [8]}
@@ -22,26 +21,6 @@ NGRAMS = {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [8]}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_data(tmp_path_factory.mktemp("prectr"), small_config())
-
-
-def build(config: RunConfig, data: Path) -> RankingTask:
-    torch.manual_seed(0)
-    task = build_task(config, data / TOKENIZER).eval()
-    for name, parameter in task.embeddings.named_parameters():
-        nn.init.normal_(parameter) if "embeddings" in name else None
-    return task
-
-
-def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchBatch]:
-    return list(SearchReader(config, data, split, data / TOKENIZER).epoch(0))
-
-
-def run(task: RankingTask, batch: SearchBatch, **options: Any) -> PRECTROutput:
-    return task.objective.prectr(batch, *task.embeddings(batch.request_features, batch.candidate_features), **options)
-
-
-def small(**model: Any) -> RunConfig:
-    return small_config(model=model)
 
 
 @pytest.mark.parametrize(

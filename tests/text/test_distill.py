@@ -15,39 +15,20 @@ import pytest
 import torch
 from pair_files import write_pairs, write_teacher_scores
 from safetensors.torch import load_file
-from small_run import small_config
+from small_student import run, small
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from prectr_torchrec.config import ConfigError, DataConfig, Levels, RunConfig
+from prectr_torchrec.config import ConfigError, DataConfig, Levels
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_teacher_scores
-from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.text.build import build_relevance
-from prectr_torchrec.text.distill import distill
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
 from prectr_torchrec.text.student import predict, student_config
 from prectr_torchrec.training.metrics import relevance_metrics
 from prectr_torchrec.training.objectives import divergence
 
 NGRAMS = {"model_type": "ngram", "rows": 500, "embedding_dim": 16, "hidden": [16]}
-
-
-def small(text: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **settings: Any) -> RunConfig:
-    quick = {"batch_size": 32, "warmup_steps": 5, "lr": 0.005, "grade_lr": 0.001, "teacher_epochs": 3, "grade_epochs": 1}
-    return small_config(
-        text={"vocab_size": 300, "query_tokens": 5, "title_tokens": 8, **(text or {})},
-        model={"relevance_tower": [16], "match": False, "dropout": 0.0, **(model or {})},
-        distill={**quick, **settings},
-    )
-
-
-def run(
-    config: RunConfig, root: Path, out: str = "student", *, scores: bool = True, tokenizer: Path | None = None
-) -> dict[str, Any]:
-    with process_group("cpu") as process:
-        given = [root / "scores"] if scores else []
-        return distill(config, root / "pairs.parquet", root / out, process, teacher_scores=given, tokenizer=tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +149,15 @@ def test_divergence_is_the_kl_of_softened_distributions_over_the_scored_rows() -
 
 def test_teacher_scores_find_their_pairs_in_any_order(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs.parquet", queries=5)
-    scores = read_teacher_scores([write_teacher_scores(tmp_path / "scores", pairs)])
+    scores = read_teacher_scores([write_teacher_scores(tmp_path / "scores", pairs, hidden=3)])
     probabilities, hidden = teacher_targets(pairs, scores.slice(0, 30))
     known = ~np.isnan(probabilities).any(1)
-    assert known.sum() == 30 and hidden is None
-    by_key = {(r["query_id"], r["item_id"]): r["probabilities"] for r in scores.to_pylist()}
+    assert known.sum() == 30 and hidden is not None
+    by_key = {(r["query_id"], r["item_id"]): (r["probabilities"], r["hidden"]) for r in scores.to_pylist()}
     keys = zip(pairs["query_id"].to_pylist(), pairs["item_id"].to_pylist(), strict=True)
-    expected = np.array([by_key[key] for key in keys])
-    np.testing.assert_allclose(probabilities[known], expected[known])
+    for found, expected in zip((probabilities, hidden), zip(*(by_key[key] for key in keys), strict=True), strict=True):
+        np.testing.assert_allclose(found[known], np.array(expected)[known])
+    assert teacher_targets(pairs, scores.drop_columns("hidden"))[1] is None
 
 
 def bad_pairs(tmp_path: Path, pairs: pa.Table, **settings: Any) -> str:

@@ -49,5 +49,12 @@ def test_peers_need_a_feature_and_the_historys_whoever_reads_it(tokenizer: Path)
     assert "peer_* and history_* features must be compared" in message
 
 
+def test_own_preference_beside_peers_needs_past_items(tokenizer: Path) -> None:
+    config = small_config(model={"interest": False})
+    del config.features["history_item_id"]
+    with pytest.raises(ConfigError, match=r"model\.preference\.own: beside peer_\* features it needs a history_\*"):
+        build_prectr(config, tokenizer)
+
+
 def test_a_fresh_encoder_is_not_kept_still(tokenizer: Path) -> None:
     assert refused(tokenizer, text={"frozen": True}).startswith("text.frozen: the encoder begins from nothing")

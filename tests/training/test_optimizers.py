@@ -98,3 +98,9 @@ def test_reset_tables_forgets_weights_and_states_and_keeps_the_towers(small: Sma
     assert all(state.eq(0).all() for state in small.states().values())
     reset_tables(small.model, small.optimizers, seed=1)
     assert all(torch.equal(fresh[n], w) for n, w in small.weights().items())
+
+
+def test_taste_decays_at_its_own_rate(tmp_path: Path) -> None:
+    with small_model(tmp_path, small_config(train={"weight_decay": 0.02, "taste_weight_decay": 4.0})) as small:
+        found = {group["part"]: group["weight_decay"] for group in small.optimizers.dense.param_groups}
+    assert found == {"encoder": 0.02, "relevance": 0.02, "towers": 0.02, "taste": 4.0}

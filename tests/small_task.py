@@ -1,0 +1,44 @@
+"""The unsharded model of a small run, with rows that say something, and its batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from small_run import small_config
+from torch import nn
+
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.modules import PRECTROutput
+from prectr_torchrec.training.build import RankingTask, build_task
+
+
+def small(**model: Any) -> RunConfig:
+    return small_config(model=model)
+
+
+def build(config: RunConfig, data: Path) -> RankingTask:
+    torch.manual_seed(0)
+    task = build_task(config, data / TOKENIZER).eval()
+    for name, parameter in task.embeddings.named_parameters():
+        nn.init.normal_(parameter) if "embeddings" in name else None
+    return task
+
+
+def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchBatch]:
+    return list(SearchReader(config, data, split, data / TOKENIZER).epoch(0))
+
+
+def run(task: RankingTask, batch: SearchBatch, **options: Any) -> PRECTROutput:
+    return task.objective.prectr(batch, *task.embeddings(batch.request_features, batch.candidate_features), **options)
+
+
+def outputs_of(task: RankingTask) -> list[PRECTROutput]:
+    """A list to which each pass through the towers adds what they gave."""
+    found: list[PRECTROutput] = []
+    task.objective.prectr.register_forward_hook(lambda module, given, output: found.append(output))
+    return found

@@ -1,0 +1,65 @@
+"""The loss of a batch, and what is reported beside it, rebuilt from what the towers gave."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from small_task import batches, build, outputs_of, small
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WEIGHTS = {"anchor": 0.7, "consistency": 1.3, "random_negatives": 0.4, "load_balance": 0.9}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_data(tmp_path_factory.mktemp("prectr"), small_config())
+
+
+@pytest.mark.parametrize("negatives", ["noise", "swap"])
+def test_the_loss_is_the_weighted_sum_of_its_terms(data: Path, negatives: str) -> None:
+    config = small_config(objective={**WEIGHTS, "consistency_margin": 0.2, "debias": {"weight": 0.6, "negatives": negatives}})
+    task, batch = build(config, data).train(), batches(config, data)[0]
+    outputs = outputs_of(task)
+    query = batch.query_index.clone()
+    query[:5] = 0
+    batch = dataclasses.replace(batch, query_index=query)  # some titles are swapped among requests of one query
+    report = task(batch)[1]
+    terms = {**WEIGHTS, "debias": 0.6, "lowered_anchor": 0.6}
+    assert {n: v.item() > 0 for n, v in report.items() if n in terms} == dict.fromkeys(terms, True)
+    expected = report["bce"] + sum(weight * report[name] for name, weight in terms.items())
+    torch.testing.assert_close(report["loss"], expected)
+    bce = F.binary_cross_entropy_with_logits(report["logit"], batch.click, batch.click_weight, reduction="sum")
+    torch.testing.assert_close(report["bce"], bce / batch.click_weight.sum())
+    swapped = outputs[0].swapped
+    assert swapped is not None and 0 < swapped.foreign.sum() < batch.candidate_weight.sum()
+    torch.testing.assert_close(report["random_negatives"], -swapped.log_pi[swapped.foreign, 0].mean().detach())
+
+
+def test_the_debias_reads_the_copies_that_its_setting_names(data: Path) -> None:
+    config = small_config(objective={"random_negatives": 0.1, "debias": {"weight": 0.5, "negatives": "noise", "quantile": 0.0}})
+    task, batch = build(config, data).train(), batches(config, data)[0]
+    outputs, noises = outputs_of(task), list[Tensor]()
+    task.objective.prectr.register_forward_pre_hook(lambda m, a, k: noises.append(k["noise"]), with_kwargs=True)
+    report = task(batch)[1]
+    rows = (batch.level >= 3) & (batch.click_weight > 0)
+    (distance,), (out,) = noises, outputs
+    assert distance[batch.level < 3].eq(0).all() and out.noised is not None
+    hinge = (0.5 * distance - (out.reference_click.logit - out.noised.logit)).clamp(0, 3)[rows]
+    torch.testing.assert_close(report["debias"], hinge.mean().detach())
+
+
+def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
+    task, batch = build(small(), data), batches(small(), data)[0]
+    nn.init.normal_(task.objective.prectr.position.bias.weight)
+    task.objective.prectr.click_tower.head.bias.data = torch.arange(4) * 0.2
+    outputs = outputs_of(task)
+    report = task(batch)[1]
+    (out,) = outputs
+    tau, z = out.personal.incentive.tau, out.level_logits
+    torch.testing.assert_close(report["incentive_slope"], tau[:, 3] - tau[:, 0])
+    assert report["levels_in_order"].tolist() == [float(row == sorted(row)) for row in z.tolist()]
+    assert 0 < report["levels_in_order"].mean() < 1
+    assert report["reference_logit"].equal(out.reference_click.logit) and report["logit"].equal(out.click.logit)
