@@ -26,6 +26,8 @@ class CacheConfig(Section):
     """Share of the table's rows."""
     algorithm: Literal["lru", "lfu"] = "lru"
     """What makes room: the row not used for longest, or least often."""
+    ssd_directory: str | None = None
+    """Folder for rows on SSD, of each rank its own where it names `@local_rank`; null: a temporary folder."""
 
 
 class ManagedConfig(Section):

@@ -233,9 +233,9 @@ def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, Id
     """
     found: dict[str, str] = {}
     for source in sources:
-        if source.files[0].suffix == ".parquet":
-            continue
         columns = [column for column in source.columns if kinds.get(column) == "text"]
+        if source.files[0].suffix == ".parquet" or not columns:
+            continue
         odd = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE NOT {_plain_integer(source, c)})" for c in columns)])
         rows, *counts = _scan(con, source, odd)
         for column, count in zip(columns, counts, strict=True):

@@ -90,7 +90,7 @@ def constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
             min_partition=INT8_ROW if "int8" in (config.communication.forward, config.communication.backward) else 4,
             cache_params=cache,
             stochastic_rounding=table.stochastic_rounding,
-            key_value_params=KeyValueParams() if table.kernel in VIRTUAL else None,
+            key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if table.kernel in VIRTUAL else None,
             use_virtual_table=table.kernel in VIRTUAL,
         )
     return found

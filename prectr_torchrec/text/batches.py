@@ -42,6 +42,12 @@ def shuffled_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Gen
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
+def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """The tensor on a device; a copy to a GPU is not waited for."""
+    on_gpu = device is not None and device.type == "cuda"
+    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor.to(device)
+
+
 def pad_batch(inputs: dict[str, list[list[int]]], rows: NDArray[np.int64], pad_token_id: int, *, left: bool) -> dict[str, Tensor]:
     """The chosen rows of tokenised texts, padded to the longest of them; attention masks and the like with zeros.
 

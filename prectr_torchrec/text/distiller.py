@@ -26,7 +26,8 @@ from prectr_torchrec.config import DistillConfig, RunConfig
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.distributed.process import Process, random_states, set_random_states
 from prectr_torchrec.modules import TextRelevance, grade_distributions
-from prectr_torchrec.text.pair_data import PairBatch, PairData, placed
+from prectr_torchrec.text.batches import to_device
+from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
 from prectr_torchrec.training.metrics import relevance_metrics
 from prectr_torchrec.training.objectives import divergence
@@ -216,7 +217,7 @@ class Distiller:
 
     def _targets(self, rows: NDArray[np.int64]) -> Targets:
         def of(values: NDArray[Any]) -> Tensor:
-            return placed(values[rows], self.process.device)
+            return to_device(torch.from_numpy(values[rows]), self.process.device)
 
         teacher = of(self.teacher) if self.teacher is not None else None
         return Targets(of(self.grade), teacher, of(self.hidden) if self.hidden is not None else None)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prectr_torchrec.data.teacher_scores import probabilities
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
+from prectr_torchrec.text.batches import to_device
 
 KEYS = ["query_id", "item_id"]
 
@@ -64,14 +65,7 @@ class PairData:
         queries, query_index = np.unique(self._query_row[rows], return_inverse=True)
         titles, title_index = np.unique(self._title_row[rows], return_inverse=True)
         parts = (self._queries[queries], self._titles[titles], query_index, title_index)
-        return PairBatch(*(placed(part.astype(np.int64), self._device) for part in parts))
-
-
-def placed(values: NDArray[Any], device: torch.device | None) -> Tensor:
-    """A tensor of the values on a device; a copy to a GPU is not waited for."""
-    tensor = torch.from_numpy(values)
-    on_gpu = device is not None and device.type == "cuda"
-    return tensor.pin_memory().to(device, non_blocking=True) if on_gpu else tensor.to(device)
+        return PairBatch(*(to_device(torch.from_numpy(part.astype(np.int64)), self._device) for part in parts))
 
 
 def teacher_targets(pairs: pa.Table, scores: pa.Table) -> tuple[NDArray[np.float32], NDArray[Any] | None]:

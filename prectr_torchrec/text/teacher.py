@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from prectr_torchrec.config import ConfigError, Section, validate_section
-from prectr_torchrec.text.batches import pad_batch, token_batches
+from prectr_torchrec.text.batches import pad_batch, to_device, token_batches
 
 PROMPT = Path(__file__).with_name("prompt.yaml")
 CLASSIFIERS = ("ForSequenceClassification",)
@@ -100,24 +100,20 @@ class Teacher(ABC):
     def grade_tokens(self, inputs: dict[str, list[list[int]]], *, hidden: bool = False) -> Graded:
         """`grade` of what `tokenize` gave, which may be called in another thread meanwhile."""
         lengths = [len(ids) for ids in inputs["input_ids"]]
-        on_gpu = self.model.device.type == "cuda"
+        max_tokens = self.options.max_tokens or (32_768 if self.model.device.type == "cuda" else 2_048)
         order, probabilities, states = [], [], []
-        for rows in token_batches(lengths, self.options.max_tokens or (32_768 if on_gpu else 2_048)):
+        for rows in token_batches(lengths, max_tokens):
             batch = pad_batch(inputs, rows, self.padding, left=self.left)
             if lengths[rows[0]] == lengths[rows[-1]]:  # no padding, and none to be looked for
                 batch.pop("attention_mask", None)
-            logits, pooled = self.forward(self._placed(batch, on_gpu), hidden)
+            batch = {name: to_device(values, self.model.device) for name, values in batch.items() if name in self.accepted}
+            logits, pooled = self.forward(batch, hidden)
             order.append(rows)
             probabilities.append((logits.float() / self.options.temperature).softmax(-1))
             if pooled is not None:
                 states.append(pooled.half())
         back = np.argsort(np.concatenate(order))  # only now is a GPU waited for
         return Graded(torch.cat(probabilities).cpu().numpy()[back], torch.cat(states).cpu().numpy()[back] if hidden else None)
-
-    def _placed(self, batch: dict[str, Tensor], on_gpu: bool) -> dict[str, Tensor]:
-        """What the model accepts of a batch, where it is; a copy to a GPU is not waited for."""
-        kept = {name: values.pin_memory() if on_gpu else values for name, values in batch.items() if name in self.accepted}
-        return {name: values.to(self.model.device, non_blocking=True) for name, values in kept.items()}
 
     @abstractmethod
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:

@@ -12,7 +12,8 @@ from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, read_teacher_scores
 from prectr_torchrec.data.workspace import file_digest
-from prectr_torchrec.text.pair_data import PairBatch, PairData, placed, teacher_targets
+from prectr_torchrec.text.batches import to_device
+from prectr_torchrec.text.pair_data import PairBatch, PairData, teacher_targets
 
 
 class Rehearsal:
@@ -44,11 +45,11 @@ class Rehearsal:
         if not seen.any():
             raise ConfigError(f"objective.rehearsal.scores: {settings.scores} have none of the train pairs of {settings.pairs}")
         self._data = PairData(pairs.filter(seen), tokenizer, config.text.query_tokens, config.text.title_tokens, device)
-        self._teacher = teacher[seen]
+        self._teacher = torch.from_numpy(teacher[seen])
         self.digests = {"pairs": file_digest(source.path), "scores": [file_digest(folder / MANIFEST) for folder in folders]}
         self._batch_size, self._device = settings.batch_size, device
 
     def draw(self) -> tuple[PairBatch, Tensor]:
         """Returns: B pairs, and (B, K) what the teacher says of them."""
-        rows = torch.randint(len(self._data), (self._batch_size,)).numpy()
-        return self._data.batch(rows), placed(self._teacher[rows], self._device)
+        rows = torch.randint(len(self._data), (self._batch_size,))
+        return self._data.batch(rows.numpy()), to_device(self._teacher[rows], self._device)
