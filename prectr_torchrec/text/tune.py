@@ -31,7 +31,7 @@ from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import grade_distributions
-from prectr_torchrec.text.batches import pad_batch, shuffled_batches, token_batches
+from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
 from prectr_torchrec.text.teacher import check_model_folder, settle_padding, tokenize_pairs
 
 MANIFEST = "tune.json"
@@ -205,10 +205,10 @@ class _Tuner:
 
     def _loss(self, data: _Labelled, rows: NDArray[np.int64]) -> Tensor:
         padded = pad_batch(data.inputs, rows, self.padding, left=False)
-        batch = {name: values.to(self.device) for name, values in padded.items()}
+        batch = {name: to_device(values, self.device) for name, values in padded.items()}
         with self._autocast():
             logits = self.model(**batch).logits
-        return F.cross_entropy(logits.float(), data.targets[rows].to(self.device))
+        return F.cross_entropy(logits.float(), to_device(data.targets[rows], self.device))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")

@@ -248,7 +248,7 @@ class Trainer:
             print(f"note: saved by {ranks} ranks at step {self.position['step']}, goes on with {here}", file=sys.stderr)
 
     def _check_same_job(self, saved: dict[str, Any]) -> None:
-        """A position means something for the same samples only; rows that a kernel makes stay on their ranks."""
+        """A position means something for the same samples only; ids in a hash table on a GPU stay on their ranks."""
         differences = [d for of in ("samples", "rehearsal") for d in _differences(saved.get(of), self.job.get(of), of)]
         if made := self.config.multi_probe_tables():
             differences += [f"tables.{min(made)} stays on its ranks: {d}" for d in _differences(saved, self.job)]
