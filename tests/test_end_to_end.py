@@ -1,45 +1,18 @@
 """The main job by its commands: simulate, prepare, train, evaluate, report."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
-SMALL = [
-    "text.encoder.hidden_size=16",
-    "text.encoder.num_hidden_layers=1",
-    "text.encoder.intermediate_size=16",
-    "text.vocab_size=600",
-    "batch.requests=16",
-    "batch.candidates=112",
-    "train.stages.0.epochs=1",
-    "train.stages.1.epochs=1",
-]
-
-
-def prectr(*arguments: str | Path, code: int = 0) -> str:
-    command = [sys.executable, "-m", "prectr_torchrec.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == code, (done.stdout + done.stderr)[-6000:]
-    return done.stdout + done.stderr
+from pins import differences
+from small_job import SETTINGS, prectr, quality, run_small_job
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    prectr("simulate", "--out", folder / "log", "--requests", "900", "--users", "60", "--queries", "40", "--items", "240")
-    test_from = json.loads((folder / "log" / "meta.json").read_text())["test_from_timestamp"]
-    split = ["--set", f"data.split.test_from={test_from}"]
-    raw, oracle = folder / "log" / "raw", folder / "log" / "eval" / "oracle.parquet"
-    prectr("prepare", "--config", "demo", "--raw", raw, "--out", folder / "samples", *settings, *split)
-    prectr("prepare", "--config", "demo", "--raw", raw, "--out", folder / "all", "--candidates", oracle, *settings, *split)
-    prectr("train", "--config", "demo", "--data", folder / "samples", "--run", folder / "run", "--nproc", "2", *settings)
-    for data in ("samples", "all"):
-        prectr("evaluate", "--run", folder / "run", "--data", folder / data, "--oracle", oracle, "--nproc", "2")
+    run_small_job(folder)
     prectr("report", folder / "run", "--out", folder / "report.html")
     return folder
 
@@ -69,6 +42,10 @@ def test_the_measures_lie_between_chance_and_the_oracle(job: Path) -> None:
     assert measured["simulated"]
 
 
+def test_the_model_is_worth_what_is_pinned(job: Path) -> None:
+    assert differences("quality", quality(job)) == []
+
+
 def test_the_report_stands_alone_and_says_that_the_data_are_simulated(job: Path) -> None:
     page = (job / "report.html").read_text()
     assert "simulated" in page.lower()
@@ -77,8 +54,7 @@ def test_the_report_stands_alone_and_says_that_the_data_are_simulated(job: Path)
 
 def test_a_finished_run_is_left_as_it_is(job: Path) -> None:
     before = (job / "run" / "metrics.jsonl").read_text()
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    prectr("train", "--config", "demo", "--data", job / "samples", "--run", job / "run", "--nproc", "2", *settings)
+    prectr("train", "--config", "demo", "--data", job / "samples", "--run", job / "run", "--nproc", "2", *SETTINGS)
     assert (job / "run" / "metrics.jsonl").read_text() == before
 
 
