@@ -8,7 +8,7 @@ from .inputs import Events, LookedUp, SearchInputs, counters, past_events, searc
 from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
-from .position import PositionBias
+from .position import Examination
 from .posterior import GaussianPosterior, Posterior
 from .prectr import PRECTR, OtherTexts, PRECTROutput
 from .preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
@@ -29,6 +29,7 @@ __all__ = [
     "EventAttention",
     "EventEmbedding",
     "Events",
+    "Examination",
     "GateKind",
     "GaussianPosterior",
     "Incentive",
@@ -43,7 +44,6 @@ __all__ = [
     "PRECTROutput",
     "Personal",
     "PersonalSide",
-    "PositionBias",
     "Posterior",
     "Precision",
     "PrecisionGate",

@@ -24,6 +24,8 @@ class TargetAttention(nn.Module):
         num_heads: heads.
     """
 
+    offsets = ("prior_key", "prior_value")
+
     def __init__(self, target_dim: int, key_dim: int, value_dim: int, *, dim: int, num_heads: int) -> None:
         super().__init__()
         if dim % num_heads:

@@ -29,6 +29,8 @@ class GaussianPosterior(nn.Module):
         precision: m at the start; it is learned.
     """
 
+    offsets = ("log_precision",)
+
     def __init__(self, *, precision: float = 10.0) -> None:
         super().__init__()
         self.log_precision = nn.Parameter(torch.tensor(math.log(precision)))

@@ -13,7 +13,7 @@ from .history import InterestTower
 from .inputs import LookedUp, SearchInputs, counters
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
-from .position import PositionBias
+from .position import Examination
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
 from .towers import ClickTower, Relevance
@@ -126,10 +126,19 @@ class PRECTR(nn.Module):
             relevance_dim=relevance.tower.head.in_features,
         )  # fmt: skip
         in_dim += self.personal.num_features
-        self.position = PositionBias(num_positions) if num_positions is not None else None
+        self.position = Examination(num_positions) if num_positions is not None else None
         self.click_tower = ClickTower(
             in_dim, click_tower, num_levels if mixture else 1, cross_layers=cross_layers, dropout=dropout
         )
+
+    def start_from(self, examination: Sequence[float]) -> None:
+        """Starts what a log tells before training from there.
+
+        Args:
+            examination: of positions 1, 2, ... against the first, as in `prepared.json`.
+        """
+        if self.position is not None:
+            self.position.start_from(examination)
 
     def forward(
         self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: float = 0.0,
@@ -164,7 +173,7 @@ class PRECTR(nn.Module):
         z = self.click_tower(torch.cat(dense, dim=1)) + personal.shift  # (C, K)
 
         reference = self.mixture(log_pi, z)
-        logged = self.mixture(log_pi, z + self.position(batch.position)) if self.position is not None else reference
+        logged = self.position(reference, batch.position) if self.position is not None else reference
         swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z, swap_titles) if swap_titles > 0 else None
         noised = self._noised(batch, pair, match, noise, z) if noise is not None else None
         return PRECTROutput(logged, reference, relevance, z, personal, swapped, noised)

@@ -58,6 +58,8 @@ class PrecisionGate(nn.Module):
         kind: the form.
     """
 
+    offsets = ("prior",)
+
     def __init__(self, dim: int, num_counts: int, kind: GateKind) -> None:
         super().__init__()
         self.kind = kind

@@ -19,6 +19,8 @@ class LevelStatistics(nn.Module):
         base_rate: where p starts.
     """
 
+    offsets = ("base_logit",)
+
     def __init__(self, num_counters: int, *, smoothing: float = 5.0, base_rate: float = 0.2) -> None:
         super().__init__()
         self.smoothing = smoothing

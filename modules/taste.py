@@ -48,6 +48,8 @@ class Taste(nn.Module):
         special_tokens: ids that are no words; 0 is padding.
     """
 
+    offsets = ("level_logit", "position_logit")
+
     def __init__(
         self, vocab_size: int, *, dim: int, num_levels: int, num_positions: int = 10,
         special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4),

@@ -19,6 +19,9 @@ class StageConfig(Section):
     """Peak rate of AdamW for the text encoder."""
     relevance_lr: float | None = Field(None, gt=0)
     """Of the rest of the relevance side; null: `lr`. One that starts from a student is best moved as slowly as its encoder."""
+    offset_lr: float | None = Field(None, gt=0)
+    """Of what has to travel further than a weight does: examination by position, base rates by level, priors. AdamW moves each
+    parameter by about its rate a step, whatever the gradient; null: ten times `lr`. No weight decay."""
     table_lr: float = Field(0.03, gt=0)
     """Peak rate of row-wise Adagrad for the tables."""
     warmup_steps: int = Field(50, ge=0)

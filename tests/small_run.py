@@ -65,5 +65,11 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
 
 def write_small_manifest(folder: Path, config: RunConfig) -> None:
     settings = {"data": sample_settings(config.data)}
-    manifest = {"version": SAMPLE_VERSION, "digest": "small", "max_candidates": 9, "settings": settings}
+    manifest = {
+        "version": SAMPLE_VERSION,
+        "digest": "small",
+        "max_candidates": 9,
+        "examination": [1.0, 0.6, 0.4],
+        "settings": settings,
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest))

@@ -19,7 +19,12 @@ from prectr_torchrec.modules import SearchEmbeddings
 _PARTS = {
     "prectr.relevance.interaction.encoder.": "encoder", "prectr.relevance.": "relevance", "prectr.personal.taste.title.": "taste",
 }  # fmt: skip
-"""Where in a parameter's name its group shows, the first one that does; all others are towers."""
+"""Where in a parameter's name its group shows, the first one that does; of all others the modules' `offsets` are a group, and the
+rest are towers."""
+
+
+OFFSET_RATE = 10
+"""Of `lr`, where `offset_lr` is null."""
 
 
 def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> None:
@@ -43,13 +48,15 @@ class Optimizers:
     def __init__(self, model: DistributedModelParallel, config: TrainConfig) -> None:
         dense = {n: p for n, p in in_backward_optimizer_filter(model.named_parameters()) if p.requires_grad}
         names = {id(p): n for n, p in dense.items()}
+        offsets = {id(getattr(m, name)) for m in model.modules() for name in getattr(m, "offsets", ())}
 
         def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
             parts: dict[str, list[nn.Parameter]] = {}
             for parameter in parameters:
-                part = next((part for mark, part in _PARTS.items() if mark in names[id(parameter)]), "towers")
+                other = "offsets" if id(parameter) in offsets else "towers"
+                part = next((part for mark, part in _PARTS.items() if mark in names[id(parameter)]), other)
                 parts.setdefault(part, []).append(parameter)
-            decay = {"taste": config.taste_weight_decay}
+            decay = {"taste": config.taste_weight_decay, "offsets": 0.0}
             groups = [
                 {"params": parameters, "part": part, "weight_decay": decay.get(part, config.weight_decay)}
                 for part, parameters in sorted(parts.items())
@@ -75,8 +82,10 @@ class Optimizers:
         """
         warmup = min(1.0, (step + 1) / max(min(stage.warmup_steps, total_steps // 2), 1))
         decay = max(total_steps - step, 1) / max(total_steps, 1)
-        towers = 0.0 if stage.split == "judgments" else stage.lr
-        peak = {"encoder": stage.encoder_lr, "relevance": stage.relevance_lr or stage.lr, "towers": towers, "taste": towers}
+        peak = dict.fromkeys(("towers", "taste", "offsets"), 0.0)
+        peak |= {"encoder": stage.encoder_lr, "relevance": stage.relevance_lr or stage.lr}
+        if stage.split == "train":
+            peak |= {"towers": stage.lr, "taste": stage.lr, "offsets": stage.offset_lr or OFFSET_RATE * stage.lr}
         for group in self.dense.param_groups:
             group["lr"] = peak[group["part"]] * warmup * decay
         for group in self.fused.param_groups:

@@ -78,6 +78,8 @@ class Trainer:
         self.model, self.optimizers, used = self._build(plan)
         self.model.module.objective.rehearsal = rehearsal
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
+        if not self.saved:
+            self.model.module.objective.prectr.start_from(manifest["examination"])
         if config.train.init_from is not None and not self.saved:
             init_from(config.train.init_from, self.model, config, run)
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}

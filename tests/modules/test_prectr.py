@@ -155,7 +155,7 @@ def test_a_batch_of_nothing_but_padding_has_no_loss_and_a_zero_gradient(data: Pa
 def test_position_moves_the_click_but_not_the_ranking_logit(data: Path) -> None:
     config = small()
     task = build(config, data)
-    nn.init.normal_(task.objective.prectr.position.bias.weight)
+    nn.init.normal_(task.objective.prectr.position.logit)
     batch = batches(config, data)[0]
     moved = dataclasses.replace(batch, position=batch.position + 3)
     torch.testing.assert_close(run(task, moved).reference_click.logit, run(task, batch).reference_click.logit)

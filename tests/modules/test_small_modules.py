@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
-from prectr_torchrec.modules import ClickTower, LevelStatistics, PositionBias, RelevanceTower
+from prectr_torchrec.modules import ClickProbability, ClickTower, Examination, LevelStatistics, RelevanceTower
 
 
 def test_statistics_of_nothing_are_zero() -> None:
@@ -21,31 +22,58 @@ def test_statistics_trust_many_events_more_than_few() -> None:
     assert 0 < few < many < 3
 
 
-def test_position_zero_is_the_reference_and_costs_nothing() -> None:
-    bias = PositionBias(10)
-    torch.nn.init.normal_(bias.bias.weight)
-    out = bias(torch.tensor([0, 1, 3, 10, 500]))[:, 0]
-    assert out[0] == out[1] == 0 and out[2] != 0
-    assert out[3] == out[4]
+def at_position(examination: Examination, probability: float, *position: int) -> torch.Tensor:
+    """(n,) click probabilities at the positions of what has this one at the reference; no click has the rest."""
+    p = torch.full((len(position),), probability)
+    logged = examination(ClickProbability(p.log(), (1 - p).log()), torch.tensor(position))
+    torch.testing.assert_close(logged.log_click.exp() + logged.log_no_click.exp(), torch.ones(len(position)))
+    return logged.log_click.exp()
 
 
-def test_position_bias_learns_an_examination_curve() -> None:
+def test_a_click_needs_examination() -> None:
+    examination = Examination(5)
+    examination.start_from([1.0, 0.5, 0.2])
+    expected = torch.tensor([0.8, 0.8, 0.4, 0.16, 0.16, 0.16])
+    torch.testing.assert_close(at_position(examination, 0.8, 0, 1, 2, 3, 5, 500), expected)
+
+
+def test_the_reference_is_always_examined_and_passes_no_gradient() -> None:
+    examination = Examination(5)
+    torch.nn.init.normal_(examination.logit)
+    probability = at_position(examination, 0.3, 0, 1)
+    assert probability.eq(probability[0]).all() and probability[0].item() == pytest.approx(0.3)
+    probability.sum().backward()
+    assert examination.logit.grad is not None and examination.logit.grad.eq(0).all()
+
+
+def test_examination_of_a_certain_click_or_skip_is_finite() -> None:
+    examination = Examination(3)
+    for logit in (-80.0, 80.0):
+        z = torch.full((4,), logit, requires_grad=True)
+        logged = examination(ClickProbability(F.logsigmoid(z), F.logsigmoid(-z)), torch.arange(4))
+        (logged.log_click + logged.log_no_click).sum().backward()
+        assert z.grad is not None and z.grad.isfinite().all() and logged.log_no_click.isfinite().all()
+
+
+def test_examination_learns_a_curve() -> None:
     torch.manual_seed(0)
     position = torch.randint(1, 6, (4000,))
-    click = torch.rand(4000) < torch.sigmoid(-0.5 * (position - 1).float())
-    bias = PositionBias(5)
-    optimizer = torch.optim.Adam(bias.parameters(), lr=0.05)
+    half = torch.full((4000,), 0.5).log()
+    click = torch.rand(4000) < 0.5 / position
+    examination = Examination(5)
+    optimizer = torch.optim.Adam(examination.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
-        torch.nn.functional.binary_cross_entropy_with_logits(bias(position)[:, 0], click.float()).backward()
+        logged = examination(ClickProbability(half, half), position)
+        torch.where(click, -logged.log_click, -logged.log_no_click).mean().backward()
         optimizer.step()
-    learned = bias(torch.arange(1, 6))[:, 0]
-    assert (learned[:-1] > learned[1:]).all() and learned[4].item() == pytest.approx(-2.0, abs=0.4)
+    learned = at_position(examination, 0.5, 1, 2, 3, 4, 5) / 0.5
+    torch.testing.assert_close(learned, 1 / torch.arange(1.0, 6.0), atol=0.06, rtol=0.0)
 
 
 def test_reference_outside_the_positions_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reference 9 must lie in 1\.\.5"):
-        PositionBias(5, reference=9)
+        Examination(5, reference=9)
 
 
 def test_relevance_tower_gives_log_probabilities() -> None:

@@ -21,18 +21,19 @@ from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import (
     CandidateSlots,
+    ClickProbability,
     ClickTower,
     CrossInteraction,
     DualInteraction,
     EventAttention,
     EventEmbedding,
     Events,
+    Examination,
     GaussianPosterior,
     InterestTower,
     LateInteraction,
     LevelMixture,
     LevelStatistics,
-    PositionBias,
     PrecisionGate,
     RelevanceIncentive,
     RelevancePreference,
@@ -100,7 +101,9 @@ CASES: dict[str, Case] = {
     "RelevanceIncentive": Case(RelevanceIncentive(6, 8, 4), lambda R: (torch.randn(R, 6), torch.randn(R, 8))),
     "LevelMixture": Case(LevelMixture(), lambda R: (torch.randn(R, 4).log_softmax(1), torch.randn(R, 4))),
     "LevelStatistics": Case(LevelStatistics(5), lambda R: tuple(torch.rand(3, R, 5))),
-    "PositionBias": Case(PositionBias(10), lambda R: (torch.randint(0, 20, (R,)),)),
+    "Examination": Case(
+        Examination(10), lambda R: (ClickProbability(-torch.rand(R), -torch.rand(R)), torch.randint(0, 20, (R,)))
+    ),
     "GaussianPosterior": Case(
         GaussianPosterior(),
         lambda R: (torch.randn(R, R + 1, 4), torch.randn(R, R + 1), torch.rand(R, R + 1), torch.randn(R, 3, 4)),

@@ -53,7 +53,7 @@ def test_the_debias_reads_the_copies_that_its_setting_names(data: Path) -> None:
 
 def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
     task, batch = build(small(), data), batches(small(), data)[0]
-    nn.init.normal_(task.objective.prectr.position.bias.weight)
+    nn.init.normal_(task.objective.prectr.position.logit)
     task.objective.prectr.click_tower.head.bias.data = torch.arange(4) * 0.2
     outputs = outputs_of(task)
     report = task(batch)[1]

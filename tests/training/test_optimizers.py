@@ -103,4 +103,15 @@ def test_reset_tables_forgets_weights_and_states_and_keeps_the_towers(small: Sma
 def test_taste_decays_at_its_own_rate(tmp_path: Path) -> None:
     with small_model(tmp_path, small_config(train={"weight_decay": 0.02, "taste_weight_decay": 4.0})) as small:
         found = {group["part"]: group["weight_decay"] for group in small.optimizers.dense.param_groups}
-    assert found == {"encoder": 0.02, "relevance": 0.02, "towers": 0.02, "taste": 4.0}
+    assert found == {"encoder": 0.02, "relevance": 0.02, "towers": 0.02, "taste": 4.0, "offsets": 0.0}
+
+
+def test_what_must_travel_has_ten_times_the_rate_of_the_towers_or_its_own(small: Small) -> None:
+    names = {id(p): n for n, p in small.model.named_parameters()}
+    (group,) = (group for group in small.optimizers.dense.param_groups if group["part"] == "offsets")
+    found = {names[id(p)].split("prectr.")[1] for p in group["params"]}
+    assert {"position.logit", "personal.taste.level_logit", "statistics.item.base_logit"} <= found
+    small.optimizers.set_rates(STAGE, 5, 10)
+    assert group["lr"] == pytest.approx(0.05)
+    small.optimizers.set_rates(STAGE.model_copy(update={"offset_lr": 0.02}), 5, 10)
+    assert group["lr"] == pytest.approx(0.01)
