@@ -107,9 +107,11 @@ def prepare(
     for what, count in manifest["dropped"].items():
         if count:
             typer.echo(f"dropped: {count:,} {what}")
-    if new := manifest.get("new_queries"):
-        typer.echo(f"new queries: {new['queries']:,} that only validation or test search; "
-                   f"their {new['judgments']:,} judgments are left out of {out / 'judgments'}")  # fmt: skip
+    new = manifest.get("new_queries", {"queries": 0})
+    if new["queries"]:
+        typer.echo(
+            f"left out of judgments: {new['judgments']:,}, of {new['queries']:,} queries that only validation or test search"
+        )
     if not manifest["rows"]["judgments"]:
         typer.echo("no judgments file: every relevance is missing")
     for attribute, count in manifest.get("zeros", {}).items():

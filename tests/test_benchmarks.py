@@ -144,8 +144,7 @@ QUICK = {
 }
 SLOW = {
     "ablation": Case(
-        "ablation", f"--log {{log}} --out {{out}} --config demo_dnn --config demo --seeds 1 --nproc 1 --shuffled {_sets(SMALL)}",
-        "demo_dnn",
+        "ablation", f"--log {{log}} --out {{out}} --config demo --seeds 1 --nproc 1 --shuffled {_sets(SMALL)}", "demo",
     ),
     "billion": Case("billion", "--out {out} --rows 8400 --requests 400", "8,400"),
     "din": Case("din", f"--requests 600 --epochs 1 {DIN}", "ours above the best of torch-rechub", needs=BENCH),
