@@ -107,6 +107,11 @@ def prepare(
     for what, count in manifest["dropped"].items():
         if count:
             typer.echo(f"dropped: {count:,} {what}")
+    new = manifest.get("new_queries", {"queries": 0})
+    if new["queries"]:
+        typer.echo(
+            f"left out of judgments: {new['judgments']:,}, of {new['queries']:,} queries that only validation or test search"
+        )
     if not manifest["rows"]["judgments"]:
         typer.echo("no judgments file: every relevance is missing")
     for attribute, count in manifest.get("zeros", {}).items():
@@ -139,7 +144,7 @@ def pairs(
     run = load_config(config, overrides or ())
     report = write_pairs(run.data, run.pairs, raw, out, candidates=candidates, test_queries=test_queries)
     typer.echo(f"{out}: {report['rows']:,} pairs")
-    for what in ("by_source", "by_split", "grades", "dropped"):
+    for what in ("by_source", "by_split", "grades", "new_queries", "dropped"):
         typer.echo(f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {count:,}" for name, count in report[what].items()))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from prectr_torchrec.config import DataConfig
 
-SAMPLE_VERSION = "3"
+SAMPLE_VERSION = "4"
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""
