@@ -40,7 +40,9 @@ def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = Fa
         loss = 0.45 + 0.25 * np.exp(-step / 200) + rng.normal(0, 0.01)
         lines.append({"step": step, "epoch": step // 500, "stage": "train", "loss": loss, "bce": loss, "anchor": 2 * loss})
         if step % 500 == 0:
-            lines.append({"step": step, "validation": {"ne": loss + 0.4, "auc": 1 - loss / 2, "gauc": 0.6, "calibration": 1.0}})
+            lines.append(
+                {"step": step, "validation": {"ne": loss + 0.4, "auc": 1 - loss / 2, "gauc_request": 0.6, "calibration": 1.0}}
+            )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10')
     return folder
 
