@@ -19,7 +19,7 @@ from prectr_torchrec.training.predictions import Rows
 REQUESTS = 40
 PAST = (0, 1, 19, 20, 99, 100, 5000)
 """Events of users 0 to 6 before each test request."""
-EXAMINATION = [1.0, 0.5, 0.25, 0.05]
+EXAMINATION = [1.0, 0.9, 0.8, 0.7]
 CANDIDATES = 5
 
 
