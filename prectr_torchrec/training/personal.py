@@ -24,18 +24,19 @@ def personal_measures(table: Table, levels: Levels, activity: dict[str, NDArray[
         activity: segment of users -> (n,) its rows; segments without rows are left out.
 
     Returns:
-        `incentive` as of `incentive_by_strictness` and `slope` as of `slope_against_strictness` for all users and by segment,
-        where the oracle knows the users' strictness; `weights`: segment -> mean
-        weight of `own`, `peers` and `prior`.
+        `effect` as of `effect_by_strictness` and, of the effect of the own past, `slope` as of `slope_against_strictness` for
+        all users and by segment, where the oracle knows the users' strictness; `weights`: segment -> mean weight of `own`,
+        `peers` and `prior`.
     """
     found: Measures = {}
-    if "incentive" in table.by_part and table.oracle is not None:
+    if "effect_own" in table.by_part and table.oracle is not None:
         grade = np.where(np.isnan(table.oracle.relevance), table.relevance, table.oracle.relevance)
         level = grade_levels(grade.astype(np.float32), levels.boundaries)
-        incentive, strictness = table.by_part["incentive"], table.oracle.user_strictness
-        found["incentive"] = incentive_by_strictness(incentive, level, table.user_id, strictness, levels.count)
-    if "incentive_slope" in table.by_part and table.oracle is not None:
-        slope, strictness = table.by_part["incentive_slope"], table.oracle.user_strictness
+        effects = {who: table.by_part[f"effect_{who}"] for who in ("own", "peers")}
+        strictness = table.oracle.user_strictness
+        found["effect"] = effect_by_strictness(effects, level, table.user_id, strictness, levels.count)
+    if "effect_own_slope" in table.by_part and table.oracle is not None:
+        slope, strictness = table.by_part["effect_own_slope"], table.oracle.user_strictness
         parts = {"all": np.ones(len(slope), bool), **activity}
         measured = {name: slope_against_strictness(slope[r], table.user_id[r], strictness[r]) for name, r in parts.items()}
         found["slope"] = {name: measures for name, measures in measured.items() if measures}
@@ -48,19 +49,19 @@ def personal_measures(table: Table, levels: Levels, activity: dict[str, NDArray[
     return {name: measures for name, measures in found.items() if measures}
 
 
-def incentive_by_strictness(incentive: Array, level: Array, user_id: Array, strictness: Array, num_levels: int) -> Measures:
-    """Mean incentive at each level for strict and for indifferent users, the upper and the lower third of users.
+def effect_by_strictness(effects: dict[str, Array], level: Array, user_id: Array, strictness: Array, num_levels: int) -> Measures:
+    """Mean effects of the past on candidates of each level for strict and for indifferent users, the upper and lower third.
 
     Args:
-        incentive: (n,) in logits.
+        effects: whose past -> (n,) in logits.
         level: (n,) in 0..K, 0: unknown.
         user_id: (n,).
         strictness: (n,) of the row's user, NaN unknown.
         num_levels: K.
 
     Returns:
-        `strict` and `indifferent` -> number of `users`, and (K,) `by_level` with None where there are no rows; empty where the
-        users do not differ.
+        `strict` and `indifferent` -> number of `users`, and `by_level`: whose past -> (K,) with None where there are no rows;
+        empty where the users do not differ.
     """
     known = ~np.isnan(strictness)
     _, first = np.unique(user_id[known], return_index=True)
@@ -71,17 +72,19 @@ def incentive_by_strictness(incentive: Array, level: Array, user_id: Array, stri
     return {
         name: {
             "users": len(np.unique(user_id[rows])),
-            "by_level": [_mean(incentive[rows & (level == k)]) for k in range(1, num_levels + 1)],
+            "by_level": {
+                who: [_mean(effect[rows & (level == k)]) for k in range(1, num_levels + 1)] for who, effect in effects.items()
+            },
         }
         for name, rows in groups.items()
     }
 
 
 def slope_against_strictness(slope: Array, user_id: Array, strictness: Array) -> Measures:
-    """Whether those whose incentive rises most with the level are the strict ones.
+    """Whether those whose own past has an effect that rises most with the level are the strict ones.
 
     Args:
-        slope: (n,) incentive of the highest less that of the lowest level, in logits.
+        slope: (n,) effect at the highest level less that at the lowest, in logits.
         user_id: (n,).
         strictness: (n,) of the row's user, NaN unknown.
 

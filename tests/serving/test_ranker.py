@@ -96,7 +96,8 @@ def test_an_explanation_is_that_of_the_run(exported: Any, ranker: Ranker, reques
     assert told is not None and json.loads(json.dumps(told)) == told
     assert told["own_history"]["events"] == whole["own_history"]["events"] > 0
     for one, other in zip(told["candidates"], whole["candidates"], strict=True):
-        assert one["item_id"] == other["item_id"] and one["expert"] == other["expert"]
+        assert one["item_id"] == other["item_id"] and one["effect_own"] == pytest.approx(other["effect_own"], abs=1e-5)
+        assert one["effect_peers_by_level"] == pytest.approx(other["effect_peers_by_level"], abs=1e-5)
         assert one["click_by_level"] == pytest.approx(other["click_by_level"], abs=1e-5)
 
 
