@@ -134,17 +134,6 @@ def test_a_request_without_a_past_has_empty_lists(run: Path, data: Path) -> None
     assert "0 strongest of 0 events" in format_explanation(found)
 
 
-def test_without_a_past_the_past_has_no_effect(run: Path, data: Path) -> None:
-    nothing = {
-        "own": ("user_events", "user_query_events", "user_shown", "user_clicked", "user_examined", "history_age"),
-        "peers": ("query_events", "query_shown", "query_clicked", "query_examined", "group_shown", "peer_age"),
-    }
-    for whose, names in nothing.items():
-        newcomer = next(row for row in samples(data) if not any(np.any(row[name]) for name in names))
-        for candidate in explain(run, data, newcomer["request_id"])["candidates"]:
-            assert candidate[f"effect_{whose}"] == 0 and candidate[f"effect_{whose}_by_level"] == [0] * 4
-
-
 def test_parts_that_the_run_lacks_are_left_out(plain: Path, data: Path, sample: dict[str, Any]) -> None:
     found = explain(plain, data, sample["request_id"], split="test")
     assert found["candidates"][0].keys() == {
