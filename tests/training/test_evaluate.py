@@ -15,7 +15,7 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training.evaluate import evaluate, format_metrics, main, write_json
-from prectr_torchrec.training.personal import effect_by_strictness, slope_against_strictness
+from prectr_torchrec.training.personal import against_strictness, effect_by_strictness, rise
 from prectr_torchrec.training.predictions import sample_files
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
@@ -198,11 +198,21 @@ def test_the_slope_of_the_own_effect_is_compared_with_the_users_strictness(data,
     build.write_oracle(tmp_path / "oracle.parquet")
     found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["slope"]
     assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # strictness u, mean slope u^2 and a half
-    assert slope_against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
+    assert against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
         "users": 2, "correlation": pytest.approx(-1.0),
     }  # fmt: skip
-    assert slope_against_strictness(np.ones(3), np.arange(3), np.arange(3.0)) == {}
-    assert slope_against_strictness(np.ones(3), np.arange(3), np.full(3, np.nan)) == {}
+    assert against_strictness(np.ones(3), np.arange(3), np.arange(3.0)) == {}
+    assert against_strictness(np.ones(3), np.arange(3), np.full(3, np.nan)) == {}
+
+
+def test_the_rise_of_the_own_effect_with_the_candidates_grade_is_compared_with_the_users_strictness(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["rise"]
+    assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # the effect of user u is u times the grade
+    user, grade = np.array([1, 1, 1, 2, 2, 3, 3]), np.array([1, 2, 3, 1, np.nan, 2, 3])
+    found = rise(np.array([1.0, 4.0, 7.0, 9.0, 5.0, 1.0, 0.0]), grade, user)
+    np.testing.assert_allclose(found, [3, 3, 3, np.nan, np.nan, -1, -1])
+    assert against_strictness(found, user, np.arange(7.0)) == {"users": 2, "correlation": pytest.approx(-1.0)}
 
 
 def test_the_weights_are_measured_by_user_activity(data):
