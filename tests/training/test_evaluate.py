@@ -88,7 +88,7 @@ def test_personal_columns_are_those_of_the_runs_parts(data):
     for name in (*effects, "weight_own", "weight_prior"):
         assert [found[name][place] for place in places] == scored[name].tolist()
     run(data, model={"mixture": False})
-    assert pq.read_schema(data.parent / "predictions.parquet").names[-3:] == ["click", "effect_own", "effect_peers"]
+    assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain[:-5], "effect_own", "effect_peers"]
     run(data, build.scored(personal=True), model={"preference": {"peers": True}})
     assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain, "weight_own", "weight_peers", "weight_prior"]
 
