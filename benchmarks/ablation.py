@@ -156,8 +156,9 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
     calibrations = {f"calibration, users of {name}": shown_segments.get(("user", name), {}) for name in ACTIVITY}
     figures |= {name: segment.get("calibration") for name, segment in calibrations.items()}
     figures["rows with levels in order"] = measured["candidates"]["levels_in_order"]
-    slopes = measured["candidates"]["personal"].get("slope", {})
-    figures |= {f"slope and strictness, users of {n}": slopes.get(n, {}).get("correlation") for n in ("all", *ACTIVITY)}
+    for kind in ("slope", "rise"):
+        slopes = measured["candidates"]["personal"].get(kind, {})
+        figures |= {f"{kind} and strictness, users of {n}": slopes.get(n, {}).get("correlation") for n in ("all", *ACTIVITY)}
     if "shuffled" in measured:
         shuffled = measured["shuffled"]["oracle"]["expected_auc"]
         figures |= {f"own past shuffled, {part}": shuffled[part]["model"] for part in ("shown", "all")}

@@ -27,7 +27,7 @@ kept."""
 
 WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
 """How much of a candidate's relevance preference is the own history, the peers, the prior."""
-PARTS = ("levels_in_order", "incentive", "incentive_slope", *WEIGHTS, "taste")
+PARTS = ("levels_in_order", "effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope", *WEIGHTS, "taste")
 
 ORACLE_OPTIONAL = ("relevance", "exposed", "user_strictness")
 
@@ -88,14 +88,15 @@ class GradedPairs:
 def part_columns(model: ModelConfig) -> list[str]:
     """Those of `PARTS` that a run with this model predicts.
 
-    `levels_in_order` is 1 where no level clicks less than the one below it; incentive, its slope (highest less lowest level) and
-    taste are in logits.
+    `levels_in_order` is 1 where no level clicks less than the one below it. Effects and taste are in logits: what the own past,
+    or the peers', changes in the click logit, as a mean over the candidate's own level distribution; its slope: at the highest
+    level less at the lowest.
     """
     preference = model.preference
     there = {
         "levels_in_order": model.mixture,
-        "incentive": preference.incentive != "none",
-        "incentive_slope": preference.incentive == "per_level",
+        **dict.fromkeys(("effect_own", "effect_peers"), True),
+        **dict.fromkeys(("effect_own_slope", "effect_peers_slope"), model.mixture),
         **dict.fromkeys(WEIGHTS, preference.own or preference.peers),
         "taste": preference.taste > 0,
     }

@@ -90,14 +90,14 @@ def write_report(
     }
     hidden = {name: _read_metrics(name, run, hidden_splits) for name, run in evaluated.items()}
     curves = {name: [json.loads(line) for line in read_lines(run / "metrics.jsonl")] for name, run in runs.items()}
-    activity, incentive, weights = _activity(measured), _personal(measured, "incentive"), _personal(measured, "weights")
+    activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
     with figures.style():
         sections = [
             _comparison(measured, hidden),
             _logged_order(measured),
             _figure("Training", figures.training_figure(curves), "Loss terms on training rows, measures on validation rows."),
             _figure("Users by activity", figures.activity_figure(activity), _activity_text(activity)),
-            _figure("Incentive by relevance", figures.incentive_figure(incentive), _incentive_text(incentive)),
+            _figure("Personal effect by relevance", figures.effect_figure(effects), _effect_text(effects)),
             _figure("Preference by activity", figures.weights_figure(weights), WEIGHTS),
             _figure("Calibration", figures.calibration_figure({n: f["reliability"] for n, f in measured.items()}), CALIBRATION),
             _calibration_by_position(measured),
@@ -272,14 +272,16 @@ def _personal(measured: dict[str, Metrics], part: str) -> dict[str, Metrics]:
     return found
 
 
-def _incentive_text(runs: dict[str, Metrics]) -> str:
+def _effect_text(runs: dict[str, Metrics]) -> str:
     """The caption, with the figures of the first run in words."""
-    text = "What the incentive adds to the click logits. Strict and indifferent: the upper and the lower third of users by the "
-    text += "oracle's strictness, which no run has seen."
+    text = "How much a past changes the click logit of candidates of each level, through all parts of the model: the user's own, "
+    text += "and other users' under the query and its group. Strict and indifferent: the upper and the lower third of users by "
+    text += "the oracle's strictness, which no run has seen."
     for name, groups in list(runs.items())[:1]:
         for group, found in groups.items():
-            values = ", ".join("no rows" if value is None else f"{value:+.3f}" for value in found["by_level"])
-            text += f" {name}, {found['users']:,} {group} users, from the lowest level up: {values}."
+            for whose, means in found["by_level"].items():
+                values = ", ".join("no rows" if value is None else f"{value:+.3f}" for value in means)
+                text += f" {name}, {found['users']:,} {group} users, {figures.PASTS[whose]}, from the lowest level up: {values}."
     return text
 
 

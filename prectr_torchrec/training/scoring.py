@@ -51,6 +51,7 @@ def score(
     largest = int(read_manifest(data, config.data)["max_candidates"])
     model, optimizers, _ = build_sharded(config, run, process)
     Checkpoints(run).load(checkpoint, model, None)
+    model.module.objective.effects = True
     reader = SearchReader(
         config, data, split, run / TOKENIZER, rank=process.rank, world_size=process.world_size,
         candidates=max(config.batch.candidates, largest),

@@ -69,7 +69,8 @@ PERSONAL = {"preference": {"own": True, "peers": True, "incentive": "per_level",
 def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal: bool = False) -> Iterator[Rows]:
     """The rows of every world_size-th request, a batch each; scores depend on the ids alone.
 
-    With `personal`, the incentive is the user's number times the grade of `write_oracle`.
+    With `personal`, the effect of the own past is the user's number times the grade of `write_oracle`, that of the peers' past
+    the grade.
     """
     for request in range(100 + rank, 100 + REQUESTS, world_size):
         item = request * 10 + np.arange(CANDIDATES)
@@ -77,10 +78,12 @@ def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal:
         click = (rng.random(CANDIDATES) < 0.4).astype(np.float32)
         weights = np.random.default_rng(request).dirichlet(np.ones(3), CANDIDATES).astype(np.float32)
         columns = {f"weight_{side}": weights[:, i] for i, side in enumerate(("own", "peers", "prior"))}
-        columns |= {"incentive": (request % 7 * (1 + item % 3)).astype(np.float32), "taste": np.zeros(CANDIDATES, np.float32)}
-        columns |= {"incentive_slope": (item % 2 + (request % 7) ** 2).astype(np.float32)}
+        columns |= {"taste": np.zeros(CANDIDATES, np.float32)}
+        effects = {"effect_own": request % 7 * (1 + item % 3), "effect_own_slope": item % 2 + (request % 7) ** 2}
+        effects |= {"effect_peers": 1 + item % 3, "effect_peers_slope": item % 5}
         yield {
             **(columns if personal else {}),
+            **{name: (values * personal).astype(np.float32) for name, values in effects.items()},
             "request_id": np.full(CANDIDATES, request),
             "item_id": item,
             "user_id": np.full(CANDIDATES, request % 7),

@@ -16,7 +16,7 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training.evaluate import evaluate, format_metrics, main, write_json
-from prectr_torchrec.training.personal import incentive_by_strictness, slope_against_strictness
+from prectr_torchrec.training.personal import against_strictness, effect_by_strictness, rise
 from prectr_torchrec.training.predictions import sample_files
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
@@ -83,15 +83,18 @@ def test_predictions_hold_what_was_scored_and_null_where_missing(data):
 def test_personal_columns_are_those_of_the_runs_parts(data):
     run(data)
     plain = pq.read_schema(data.parent / "predictions.parquet").names
-    assert not {"incentive", "incentive_slope", "weight_own", "weight_peers", "weight_prior", "taste"} & set(plain)
+    effects = ["effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope"]
+    assert plain[-5:] == ["levels_in_order", *effects]  # every model reads the counts of the past
     run(data, build.scored(personal=True), model=build.PERSONAL)
     assert pq.read_schema(data.parent / "predictions.parquet").names == [
-        *plain, "incentive", "incentive_slope", "weight_own", "weight_peers", "weight_prior", "taste"
+        *plain, "weight_own", "weight_peers", "weight_prior", "taste"
     ]  # fmt: skip
     found, scored = rows_of(data), next(iter(build.scored(personal=True)))
     places = [found["item_id"].index(item) for item in scored["item_id"]]
-    for name in ("incentive", "incentive_slope", "weight_own", "weight_prior"):
+    for name in (*effects, "weight_own", "weight_prior"):
         assert [found[name][place] for place in places] == scored[name].tolist()
+    run(data, model={"mixture": False})
+    assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain[:-5], "effect_own", "effect_peers"]
     run(data, build.scored(personal=True), model={"preference": {"peers": True}})
     assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain, "weight_own", "weight_peers", "weight_prior"]
 
@@ -242,18 +245,18 @@ def test_expected_auc_is_that_of_the_joined_rows(data, tmp_path):
         assert found["expected_auc"][part]["rows"] == len(chosen)
 
 
-def test_the_incentive_is_measured_for_strict_and_indifferent_users(data, tmp_path):
+def test_effects_of_the_past_are_measured_for_strict_and_indifferent_users(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
     found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]
-    # users 0 to 6 are as strict as their number; grade 1 is level 1, 2 level 2, 3 level 4; the incentive is user times grade
-    strict, indifferent = found["incentive"]["strict"], found["incentive"]["indifferent"]
+    # users 0 to 6 are as strict as their number; grade 1 is level 1, 2 level 2, 3 level 4; the own effect is user times grade
+    strict, indifferent = found["effect"]["strict"], found["effect"]["indifferent"]
     assert (strict["users"], indifferent["users"]) == (3, 3)
-    mean = strict["by_level"][0]
-    assert 4 < mean < 6 and indifferent["by_level"][0] < 2
+    assert 4 < strict["by_level"]["own"][0] < 6 and indifferent["by_level"]["own"][0] < 2
+    assert strict["by_level"]["peers"] == indifferent["by_level"]["peers"] == [1.0, 2.0, None, 3.0]
     rows = [r for r in build.scored(personal=True) if r["user_id"][0] >= 4]
-    incentive, grade = (np.concatenate(x) for x in ([r["incentive"] for r in rows], [1 + r["item_id"] % 3 for r in rows]))
-    expected = [incentive[grade == g].mean() if g else None for g in (1, 2, None, 3)]
-    assert strict["by_level"] == [None if e is None else pytest.approx(e) for e in expected]
+    effect, grade = (np.concatenate(x) for x in ([r["effect_own"] for r in rows], [1 + r["item_id"] % 3 for r in rows]))
+    expected = [effect[grade == g].mean() if g else None for g in (1, 2, None, 3)]
+    assert strict["by_level"]["own"] == [None if e is None else pytest.approx(e) for e in expected]
 
 
 def test_the_share_of_rows_whose_levels_are_in_order_is_measured(data):
@@ -264,15 +267,25 @@ def test_the_share_of_rows_whose_levels_are_in_order_is_measured(data):
     assert run(data, model={"mixture": False})["levels_in_order"] is None
 
 
-def test_the_slope_of_the_incentive_is_compared_with_the_users_strictness(data, tmp_path):
+def test_the_slope_of_the_own_effect_is_compared_with_the_users_strictness(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
     found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["slope"]
     assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # strictness u, mean slope u^2 and a half
-    assert slope_against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
+    assert against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
         "users": 2, "correlation": pytest.approx(-1.0),
     }  # fmt: skip
-    assert slope_against_strictness(np.ones(3), np.arange(3), np.arange(3.0)) == {}
-    assert slope_against_strictness(np.ones(3), np.arange(3), np.full(3, np.nan)) == {}
+    assert against_strictness(np.ones(3), np.arange(3), np.arange(3.0)) == {}
+    assert against_strictness(np.ones(3), np.arange(3), np.full(3, np.nan)) == {}
+
+
+def test_the_rise_of_the_own_effect_with_the_candidates_grade_is_compared_with_the_users_strictness(data, tmp_path):
+    build.write_oracle(tmp_path / "oracle.parquet")
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["rise"]
+    assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # the effect of user u is u times the grade
+    user, grade = np.array([1, 1, 1, 2, 2, 3, 3]), np.array([1, 2, 3, 1, np.nan, 2, 3])
+    found = rise(np.array([1.0, 4.0, 7.0, 9.0, 5.0, 1.0, 0.0]), grade, user)
+    np.testing.assert_allclose(found, [3, 3, 3, np.nan, np.nan, -1, -1])
+    assert against_strictness(found, user, np.arange(7.0)) == {"users": 2, "correlation": pytest.approx(-1.0)}
 
 
 def test_the_weights_are_measured_by_user_activity(data):
@@ -285,15 +298,16 @@ def test_the_weights_are_measured_by_user_activity(data):
 
 def test_without_personal_parts_or_strictness_nothing_personal_is_measured(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
-    assert run(data, oracle=tmp_path / "oracle.parquet")["personal"] == {}
+    alike = run(data, oracle=tmp_path / "oracle.parquet")["personal"]["effect"]  # every effect is zero
+    assert {value for group in alike.values() for means in group["by_level"].values() for value in means} == {0.0, None}
     pq.write_table(pq.read_table(tmp_path / "oracle.parquet").drop(["user_strictness"]), tmp_path / "oracle.parquet")
     rows = build.scored(personal=True)
     assert run(data, rows, oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"].keys() == {"weights"}
 
 
 def test_users_who_are_all_alike_are_in_no_third():
-    alike = (np.ones(4), np.ones(4, np.int8), np.arange(4), np.full(4, 2.0))
-    assert incentive_by_strictness(*alike, 4) == {}
+    alike = ({"own": np.ones(4)}, np.ones(4, np.int8), np.arange(4), np.full(4, 2.0))
+    assert effect_by_strictness(*alike, 4) == {}
 
 
 def test_rows_missing_on_either_side_of_the_oracle_are_counted(data, tmp_path):

@@ -83,8 +83,8 @@ def test_the_table_holds_every_run_the_true_grade_and_the_oracle(page, runs):
 def test_every_section_is_there(page):
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
-        "Comparison", "Against the logged order", "Training", "Users by activity", "Calibration", "Calibration by position",
-        "Relevance",
+        "Comparison", "Against the logged order", "Training", "Users by activity", "Personal effect by relevance", "Calibration",
+        "Calibration by position", "Relevance",
     ]  # fmt: skip
 
 
@@ -95,15 +95,21 @@ def test_runs_with_personal_parts_have_their_figures_beside_those_without(measur
     drawings = dict(
         zip(re.findall("<h2>(.*?)</h2><figure>", page), re.findall(r"<figure>(.*?)</figure>", page, re.S), strict=True)
     )
-    assert list(drawings) == ["Training", "Users by activity", "Incentive by relevance", "Preference by activity", "Calibration"]
+    personal = ["Personal effect by relevance", "Preference by activity"]
+    assert list(drawings) == ["Training", "Users by activity", *personal, "Calibration"]
     for name, texts in {
         "Users by activity": {"prectr_v1", "prectr_v2", "AUC on logged clicks", "Expected AUC, all candidates", "20-99"},
-        "Incentive by relevance": {"prectr_v2", "strict users", "indifferent users", "relevance level"},
+        "Personal effect by relevance": {
+            "prectr_v2",
+            "strict users, own past",
+            "indifferent users, others' past",
+            "relevance level",
+        },
         "Preference by activity": {"prectr_v2", "own history", "peers", "prior", "100+"},
     }.items():
         assert texts <= set(re.findall(r"<text[^>]*>([^<]*)</text>", drawings[name])), name
-    assert "prectr_v1" not in drawings["Incentive by relevance"] + drawings["Preference by activity"]
-    assert "prectr_v2, 3 strict users, from the lowest level up: +" in drawings["Incentive by relevance"]
+    assert "prectr_v1" not in drawings["Preference by activity"] and "prectr_v1" in drawings["Personal effect by relevance"]
+    assert "prectr_v2, 3 strict users, own past, from the lowest level up: +" in drawings["Personal effect by relevance"]
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
@@ -159,7 +165,7 @@ def test_the_page_needs_no_network_and_no_script(page):
 
 def test_figures_have_texts_for_those_who_cannot_see_them(page):
     labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
-    assert len(labels) == page.count("<svg") == 3
+    assert len(labels) == page.count("<svg") == 4
     assert "AUC on logged clicks, prectr_v1: " in labels[1]
 
 

@@ -37,17 +37,17 @@ def report_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
 
 def test_every_part_is_reported_for_each_candidate(data: Path) -> None:
     report = report_of(small_config(), data)
-    shapes = {name: tuple(report[name].shape) for name in ("incentive", "incentive_slope", "preference_weights", "taste")}
-    assert shapes == {"incentive": (64,), "incentive_slope": (64,), "preference_weights": (64, 3), "taste": (64,)}
+    shapes = {name: tuple(report[name].shape) for name in ("preference_weights", "taste")}
+    assert shapes == {"preference_weights": (64, 3), "taste": (64,)}
     assert set(report["levels_in_order"].tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(report["preference_weights"].sum(1), torch.ones(64))
 
 
 def test_parts_that_are_switched_off_are_not_reported(data: Path) -> None:
     report = report_of(small_config(model={"preference": {}, "mixture": False}), data)
-    assert not {"levels_in_order", "incentive", "preference_weights", "taste"} & report.keys()
+    assert not {"levels_in_order", "preference_weights", "taste"} & report.keys()
     weighed = report_of(small_config(model={"preference": {"peers": True}}), data)
-    assert "preference_weights" in weighed and "incentive" not in weighed
+    assert "preference_weights" in weighed and "taste" not in weighed
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,17 @@ def test_a_validation_part_of_one_class_is_null_and_chooses_no_best(data: Path, 
     (logged,) = [line["validation"] for line in lines if "validation" in line]
     assert logged == dict.fromkeys(("ne", "auc", "gauc_request", "calibration"))
     assert "best" not in checkpoint_index(tmp_path / "run")
+
+
+def test_effects_are_reported_where_asked_for_and_never_in_training(data: Path) -> None:
+    effects = {"effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope"}
+    task = build_task(small_config(), data / TOKENIZER)
+    batch = next(SearchReader(small_config(), data, "train", data / TOKENIZER).epoch(0))
+    assert not effects & task.eval()(batch)[1].keys()
+    task.objective.effects = True
+    report = task.eval()(batch)[1]
+    assert {name: tuple(report[name].shape) for name in effects} == dict.fromkeys(effects, (64,))
+    assert not effects & task.train()(batch)[1].keys()
+    single = build_task(small_config(model={"mixture": False}), data / TOKENIZER).eval()
+    single.objective.effects = True
+    assert effects & single(batch)[1].keys() == {"effect_own", "effect_peers"}
