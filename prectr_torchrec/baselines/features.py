@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from prectr_torchrec.baselines.grades import TextGrades
-from prectr_torchrec.baselines.samples import TextPairs, candidate_requests, per_candidate
+from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
 from prectr_torchrec.config import DataConfig
-from prectr_torchrec.data.columns import Columns
+from prectr_torchrec.data.columns import UNLABELLED, Columns
+from prectr_torchrec.data.examination import position_weights, weights_at
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.schema import COUNTS
 
 Features = dict[str, NDArray[np.float32]]
 _SMOOTHING = 5.0
 """Examined events that a rate starts with."""
-_EVENT = ("item_id", "click", "position")
+_EVENT = ("item_id", "click", "position", "relevance")
+
+
+@dataclass(frozen=True)
+class UsualRates:
+    """How often what is looked at is clicked in the train split.
+
+    Attributes:
+        by_level: (K + 1,) click rates, index 0: without a grade.
+        overall: of all levels.
+        examination: of positions, as of `position_weights`.
+        boundaries: of the levels.
+    """
+
+    by_level: NDArray[np.float64]
+    overall: float
+    examination: NDArray[np.float64]
+    boundaries: list[float]
+
+    @classmethod
+    def count(cls, samples: Samples) -> UsualRates:
+        """One pass over the train split."""
+        levels, examination = samples.data.levels, position_weights(samples.examination)
+        clicked, examined = np.zeros((2, levels.count + 1))
+        for columns in samples.columns("train", ["candidate_click", "candidate_relevance", "candidate_position"]):
+            labelled = columns.values["candidate_click"] != UNLABELLED
+            level = grade_levels(columns.values["candidate_relevance"], levels.boundaries)[labelled]
+            weight = weights_at(examination, columns.values["candidate_position"])[labelled]
+            clicked += np.bincount(level, columns.values["candidate_click"][labelled], minlength=levels.count + 1)
+            examined += np.bincount(level, weight, minlength=levels.count + 1)
+        overall = float(clicked.sum() / max(examined.sum(), 1))
+        by_level = (clicked + _SMOOTHING * overall) / (examined + _SMOOTHING)
+        return cls(by_level, overall, examination, levels.boundaries)
+
+    def surplus(self, columns: Columns, family: str) -> NDArray[np.float64]:
+        """(events,) clicks over what is usual at the event's position and level."""
+        level = grade_levels(columns.values[f"{family}_relevance"], self.boundaries)
+        weight = weights_at(self.examination, columns.values[f"{family}_position"])
+        return np.asarray(columns.values[f"{family}_click"] - weight * self.by_level[level], np.float64)
 
 
 class CandidateFeatures:
@@ -28,14 +68,14 @@ class CandidateFeatures:
         data: settings of the samples.
         texts: texts of the folder that is trained on.
         grades: what predicts a grade from the texts.
-        rate: click rate that smoothed rates start from.
+        usual: what clicks are held against.
         categories: column -> its known values, sorted; value k becomes category k, others are missing.
     """
 
     def __init__(
-        self, data: DataConfig, texts: TextPairs, grades: TextGrades, rate: float, categories: dict[str, NDArray[np.int64]]
+        self, data: DataConfig, texts: TextPairs, grades: TextGrades, usual: UsualRates, categories: dict[str, NDArray[np.int64]]
     ) -> None:
-        self._data, self._texts, self._grades, self._rate = data, texts, grades, rate
+        self._data, self._texts, self._grades, self._usual = data, texts, grades, usual
         self.categories = categories
 
     @staticmethod
@@ -87,12 +127,12 @@ class CandidateFeatures:
         features = {name: np.log1p(columns.values[name][request]).astype(np.float32) for name in events}
         for who in ("user", "query", "group"):
             shown, clicked, examined = (columns.values[f"{who}_{what}"] for what in COUNTS)  # (R, K + 1)
-            rates = self._rates(clicked, examined)
+            rates = _smoothed(clicked, examined, self._usual.by_level)
             for number in range(shown.shape[1]):
                 features[f"{who}_shown_{number}"] = np.log1p(shown[:, number])[request]
                 features[f"{who}_rate_{number}"] = rates[:, number][request]
             features[f"{who}_examined"] = np.log1p(examined.sum(axis=1))[request]
-            features[f"{who}_rate"] = self._rates(clicked.sum(axis=1), examined.sum(axis=1))[request]
+            features[f"{who}_rate"] = _smoothed(clicked.sum(axis=1), examined.sum(axis=1), self._usual.overall)[request]
             features[f"{who}_shown_own"] = np.log1p(shown[request, level])
             features[f"{who}_rate_own"] = rates[request, level]
         return features
@@ -100,15 +140,15 @@ class CandidateFeatures:
     def _item(self, columns: Columns) -> Features:
         shown, clicked, examined = (columns.values[f"candidate_{what}"] for what in COUNTS)
         logs = {f"item_{what}": np.log1p(columns.values[f"candidate_{what}"]) for what in COUNTS}
-        return {**logs, "item_rate": self._rates(clicked, examined), "item_click_share": self._rates(clicked, shown)}
-
-    def _rates(self, clicked: NDArray[np.float32], events: NDArray[np.float32]) -> NDArray[np.float32]:
-        return ((clicked + _SMOOTHING * self._rate) / (events + _SMOOTHING)).astype(np.float32)
+        rates = {
+            what: _smoothed(clicked, events, self._usual.overall) for what, events in (("shown", shown), ("examined", examined))
+        }
+        return {**logs, **{f"item_rate_{what}": rate for what, rate in rates.items()}}
 
     def _same(self, columns: Columns, family: str, request: NDArray[np.int64]) -> Features:
         """Past events with the candidate's item, or a value of its attributes: how many, and how many more clicks than usual."""
         candidate, event = _pairs(columns.offsets[family], request)
-        surplus = columns.values[f"{family}_click"] - self._rate
+        surplus = self._usual.surplus(columns, family)
         features: Features = {}
         for name in ("item_id", *self._data.item_attributes):
             value = columns.values[f"candidate_{name}"][candidate]
@@ -121,7 +161,7 @@ class CandidateFeatures:
 
     def _title_taste(self, columns: Columns, request: NDArray[np.int64]) -> NDArray[np.float32]:
         """How much more than usual the user clicked titles with the candidate's words, in inverse document frequency."""
-        surplus = columns.values["history_click"] - self._rate
+        surplus = self._usual.surplus(columns, "history")
         events = self._bags(columns, "history_title").multiply(surplus[:, None]).tocsr()
         offsets = columns.offsets["history"]
         rows = np.repeat(np.arange(columns.num_rows), np.diff(offsets))
@@ -146,6 +186,12 @@ class CandidateFeatures:
         place = np.minimum(np.searchsorted(known, values), max(len(known) - 1, 0))
         there = known[place] == values if len(known) else np.zeros(len(values), bool)
         return np.where(there, place, np.nan).astype(np.float32)
+
+
+def _smoothed(
+    clicked: NDArray[np.float32], events: NDArray[np.float32], start: float | NDArray[np.float64]
+) -> NDArray[np.float32]:
+    return ((clicked + _SMOOTHING * start) / (events + _SMOOTHING)).astype(np.float32)
 
 
 def stack(features: Features) -> NDArray[np.float32]:

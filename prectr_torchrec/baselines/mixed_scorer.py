@@ -58,11 +58,12 @@ class MixedScorer:
         yield to_rows(rows.values, logit + bias[REFERENCE], logged, samples.data.levels.count)
 
     def posterior(self, samples: Samples, split: str) -> UserPosterior:
-        """Users by what was shown to them in the folder that is trained on, and in the scored split where that is another log."""
+        """Users by what was shown to them in the folder that is trained on, and in the scored split where that is another one."""
         parts = [self._shown]
         if samples.folder.resolve() != self._samples.folder.resolve() and split in LABELLED:
             scored = _labelled(read_impressions(samples, [split], self._texts, self._grades))
-            parts.append(scored.take(~np.isin(scored.values["request_id"], self._shown.values["request_id"])))
+            others = ~np.isin(self._shown.values["request_id"], scored.values["request_id"])
+            parts = [self._shown.take(others), scored]
         user, time, x, surplus, information = map(np.concatenate, zip(*map(self._events, parts), strict=True))
         return UserPosterior(user, time, x, surplus, information, self.model.user_variance.double().numpy())
 

@@ -41,11 +41,13 @@ class Samples:
         folder: of `prectr prepare`.
         data: the settings that it was prepared with.
         max_candidates: of a request.
+        examination: of positions 1, 2, ...
     """
 
     folder: Path
     data: DataConfig
     max_candidates: int
+    examination: tuple[float, ...]
 
     @classmethod
     def open(cls, folder: Path, data: DataConfig | None = None) -> Samples:
@@ -59,7 +61,7 @@ class Samples:
         """
         own = validate_section(DataConfig, load_manifest(folder)["settings"]["data"], f"{folder}/{MANIFEST}")
         manifest = read_manifest(folder, data or own)
-        return cls(folder, data or own, int(manifest["max_candidates"]))
+        return cls(folder, data or own, int(manifest["max_candidates"]), tuple(manifest["examination"]))
 
     def has(self, split: str) -> bool:
         """Whether the split is there and has requests."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prectr_torchrec.baselines.features import CandidateFeatures, frequent, stack
+from prectr_torchrec.baselines.features import CandidateFeatures, UsualRates, frequent, stack
 from prectr_torchrec.baselines.grades import TextGrades
 from prectr_torchrec.baselines.impressions import to_rows
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples, candidate_requests, open_texts
@@ -114,19 +114,16 @@ class TreesScorer:
 
 
 def _build_features(samples: Samples, config: TreesConfig) -> CandidateFeatures:
-    """What one pass over the train split tells: click rate and categories."""
+    """The features, with what the train split tells of categories and usual click rates."""
     texts = open_texts(samples, config)
     names = CandidateFeatures.category_columns(samples.data)
     values: dict[str, list[NDArray[np.int64]]] = {name: [] for name in names}
-    clicks = shown = 0
-    for columns in samples.columns("train", [*names, "candidate_click"]):
+    for columns in samples.columns("train", names):
         for name in names:
             values[name].append(columns.values[name])
-        label = columns.values["candidate_click"]
-        clicks, shown = clicks + int((label == 1).sum()), shown + int((label != UNLABELLED).sum())
     categories = {name: frequent(values[name], config.categories) for name in names}
     grades = TextGrades.fit(samples, texts, config.seed)
-    return CandidateFeatures(samples.data, texts, grades, clicks / max(shown, 1), categories)
+    return CandidateFeatures(samples.data, texts, grades, UsualRates.count(samples), categories)
 
 
 def _hold_out(train: Part) -> tuple[Part, Part]:
