@@ -37,6 +37,11 @@ class Device(str, Enum):
     cpu = "cpu"
 
 
+class Baseline(str, Enum):
+    trees = "trees"
+    mixed = "mixed"
+
+
 class Quantize(str, Enum):
     int8 = "int8"
     fp16 = "fp16"
@@ -302,6 +307,34 @@ def evaluate(
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
     given += ["--hide-grades"] if hide_grades else []
     launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint, *given], nproc)
+
+
+@app.command()
+def baseline(
+    kind: Annotated[Baseline, typer.Argument(help="trees: LightGBM; mixed: mixed-effects logistic regression.")],
+    data: Samples,
+    run: Annotated[Path, typer.Option(help="Run directory to write, for `prectr report`.")],
+    score: Annotated[
+        list[Path] | None, typer.Option(help="Folder of prepared samples to score and measure; default: --data. May be repeated.")
+    ] = None,
+    oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Train on the validation split too.")] = False,
+    hide_grades: Annotated[bool, typer.Option("--hide-grades", help="Score candidates as if none had a grade.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting of the baseline, such as rank=8; may be repeated."),
+    ] = None,
+) -> None:
+    """Fit a baseline on prepared samples, score them as `evaluate` does, and measure it."""
+    from prectr_torchrec.baselines.run import run_baseline
+    from prectr_torchrec.training.evaluate import format_metrics
+
+    measured = run_baseline(
+        kind.value, data, run, score=score or (), oracle=oracle, refit=refit, hide_grades=hide_grades, overrides=overrides or ()
+    )
+    for found in measured:
+        typer.echo(format_metrics(found) + "\n")
+    typer.echo(f"{run}: predictions and metrics")
 
 
 @app.command()

@@ -26,6 +26,7 @@ COMMANDS = (
     "plan",
     "train",
     "evaluate",
+    "baseline",
     "explain",
     "export",
     "index",
