@@ -1,4 +1,4 @@
-# make install | test | lint | docs | demo | clean
+# make install | test | benchmarks-smoke | lint | docs | demo | clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,7 +6,7 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # With a GPU FBGEMM's CUDA build; without, a stand-in of the same name that brings the CPU build.
 FBGEMM := $(if $(GPU),fbgemm-gpu==1.8.0,./packaging/fbgemm-gpu)
 
-.PHONY: install test lint docs demo clean tree
+.PHONY: install test benchmarks-smoke lint docs demo clean tree
 
 install: $(INSTALLED)
 
@@ -21,6 +21,10 @@ $(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
+
+# Every documented command of benchmarks/ at its smallest size.
+benchmarks-smoke: $(INSTALLED)
+	$(BIN)/python -m pytest -m benchmark tests/test_benchmarks.py
 
 lint: $(INSTALLED) tree
 	$(BIN)/ruff check

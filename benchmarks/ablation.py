@@ -149,13 +149,16 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
         "calibration": position["calibration"],
     }
     for part in ("shown", "all"):
-        of_part = {f"{part}, users of {name}": ("user", name) for name in ACTIVITY} | {f"{part}, new queries": ("query", "new")}
+        of_part = {f"{part}, users of {name}": ("user", name) for name in ACTIVITY} | {
+            f"{part}, queries without a past": ("query", "0")
+        }
         figures |= {name: segments.get(key, {}).get(f"expected_auc_{part}") for name, key in of_part.items()}
     calibrations = {f"calibration, users of {name}": shown_segments.get(("user", name), {}) for name in ACTIVITY}
     figures |= {name: segment.get("calibration") for name, segment in calibrations.items()}
     figures["rows with levels in order"] = measured["candidates"]["levels_in_order"]
-    slopes = measured["candidates"]["personal"].get("slope", {})
-    figures |= {f"slope and strictness, users of {n}": slopes.get(n, {}).get("correlation") for n in ("all", *ACTIVITY)}
+    for kind in ("slope", "rise"):
+        slopes = measured["candidates"]["personal"].get(kind, {})
+        figures |= {f"{kind} and strictness, users of {n}": slopes.get(n, {}).get("correlation") for n in ("all", *ACTIVITY)}
     if "shuffled" in measured:
         shuffled = measured["shuffled"]["oracle"]["expected_auc"]
         figures |= {f"own past shuffled, {part}": shuffled[part]["model"] for part in ("shown", "all")}

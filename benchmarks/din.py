@@ -3,17 +3,17 @@
 Both see the same rows, ids (hashed by the reader), tables and widths: user, query, item, category and brand, and a history of
 `data.history_length` events. One thread each, in one run, in turns:
 
-- ours trains as `prectr train` does, from Parquet, request by request: as configured, with text match, counts, and what
-  happened at each event besides, in batches of 64 requests (as shipped) and of 256; and of 256 on the ids alone;
+- ours trains as `prectr train` does, from Parquet, request by request: as configured, with text match, known grades, counters,
+  and what happened at each event besides, in batches of 64 requests (as shipped) and of 256; and of 256 on the ids alone;
 - torch-rechub's trains by its own `CTRTrainer` on one row a candidate, from arrays made in memory before the clock starts:
   row by row through its own `DataGenerator`, and, in its favour, from whole batches cut out of the arrays. The activation
   unit of its attention has 36 hidden units, its default, or 256 and 128, as in torch-rechub's own example of DIN.
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/din.py [--data PREPARED] [--rounds 3] [--epochs 2]
 
-Without `--data` it measures on a simulated log, on the requests that show six candidates. The AUC is that of the clicks of the
-validation part. Ours is scored with the position held at its reference, so that neither knows it; torch-rechub's is its best
-over rates and epochs.
+torch-rechub comes with the extra `bench`. Without `--data` it measures on a simulated log, on the requests that show six
+candidates. The AUC is that of the clicks of the validation part. Ours is scored with the position held at its reference, so that
+neither knows it; torch-rechub's is its best over rates and epochs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from common import describe, endless, median, ratio, simulated_samples, take_turns, train_on
@@ -51,14 +51,12 @@ Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
 
 OURS = {"ours, 64": (64, False), "ours, 256": (256, False), "ours, 256, ids": (256, True)}
 """Requests a batch, and whether on the ids alone."""
-TURN = 4096
-"""Requests that a turn of ours goes through."""
 TEXTS = ("candidate_title_tokens", "title_token")
 BESIDES = ("query_tokens", "title_tokens", "user_events", "user_query_events", "query_events", "position", "history_level",
            "history_click", "history_position", "history_age")  # fmt: skip
 """Of our batch, what torch-rechub's DIN has no place for."""
-SMALL, LARGE, ROWS = 384, 2048, 6144
-"""Rows of a batch of torch-rechub's, as many as ours has as shipped or enough to spread its dense table updates; of a turn."""
+SMALL, LARGE = 384, 2048
+"""Rows of a batch of torch-rechub's, as many as ours has as shipped or enough to spread its dense table updates."""
 DEFAULT, EXAMPLE = [36], [256, 128]
 """Hidden units of torch-rechub's attention."""
 RATES, WEIGHT_DECAY = (1e-3, 3e-3), 1e-5
@@ -73,6 +71,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2, help="before the AUC; 0 leaves it out")
     parser.add_argument("--requests", type=int, default=40_000, help="of the simulated log")
+    parser.add_argument("--turn", type=int, default=4096, help="requests that a turn of ours goes through")
+    parser.add_argument("--rows", type=int, default=6144, help="that a turn of torch-rechub's goes through")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = load_config(arguments.config, arguments.set)
@@ -86,7 +86,7 @@ def main() -> None:
         def trainers(part: str) -> dict[str, Trainer]:
             return {name: make_trainer(config, data, Path(scratch) / part / name, process, *kind) for name, kind in OURS.items()}
 
-        compare_speed(trainers("speed"), train, arguments.rounds)
+        compare_speed(trainers("speed"), train, arguments)
         if arguments.epochs:
             compare_auc(trainers("auc"), data, train, validation, arguments.epochs)
 
@@ -97,6 +97,7 @@ def make_trainer(config: RunConfig, data: Path, run: Path, process: Process, req
     config.batch.requests, config.batch.candidates = requests, requests * most
     if ids_alone:
         del config.features[TEXTS[0]], config.tables[TEXTS[1]]
+        config.model.statistics, config.model.known_grade = [], "none"
     trainer = Trainer(config, data, run, process)
     if ids_alone:
         trainer.readers["train"] = cast(SearchReader, IdsAlone(trainer.readers["train"]))
@@ -104,10 +105,13 @@ def make_trainer(config: RunConfig, data: Path, run: Path, process: Process, req
 
 
 class IdsAlone:
-    """A reader's batches with all that is in `BESIDES` blanked."""
+    """A reader, but with all that is in `BESIDES` blanked in its batches."""
 
     def __init__(self, reader: SearchReader) -> None:
-        self.num_batches, self._reader = reader.num_batches, reader
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
 
     def epoch(self, epoch: int, start: int = 0, num_batches: int | None = None) -> Iterator[SearchBatch]:
         for batch in self._reader.epoch(epoch, start, num_batches):
@@ -146,15 +150,16 @@ class CandidateRows:
         return generator.generate_dataloader(x_val={}, y_val=[0], x_test={}, y_test=[0], batch_size=size)[0]
 
 
-def compare_speed(trainers: dict[str, Trainer], train: CandidateRows, rounds: int) -> None:
+def compare_speed(trainers: dict[str, Trainer], train: CandidateRows, arguments: argparse.Namespace) -> None:
+    rounds, most = arguments.rounds, min(arguments.rows, len(train.clicks))
     contenders: dict[str, Callable[[], int]] = {}
     for name, trainer in trainers.items():
         trainer.model.train()
-        contenders[name] = train_on(trainer, endless(trainer), TURN // trainer.config.batch.requests)
-    for units, size, rows in ((DEFAULT, SMALL, ROWS), (DEFAULT, LARGE, ROWS), (EXAMPLE, SMALL, 2 * SMALL)):
+        contenders[name] = train_on(trainer, endless(trainer), max(arguments.turn // trainer.config.batch.requests, 1))
+    for units, size, rows in ((DEFAULT, SMALL, most), (DEFAULT, LARGE, most), (EXAMPLE, SMALL, min(2 * SMALL, most))):
         contenders[f"torch-rechub {units}, {size} rows"] = rechub_turn(train, units, rows, partial(train.batches, size, rows))
-    own = partial(train.generator, LARGE, ROWS)
-    contenders[f"torch-rechub {DEFAULT}, {LARGE} rows, DataGenerator"] = rechub_turn(train, DEFAULT, ROWS, own)
+    own = partial(train.generator, LARGE, most)
+    contenders[f"torch-rechub {DEFAULT}, {LARGE} rows, DataGenerator"] = rechub_turn(train, DEFAULT, most, own)
     rates = take_turns(contenders, rounds)
     print(f"configuration {train.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
           f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, by CPU time in "

@@ -9,6 +9,7 @@ an item lie above the rate of their level and position, and how they rise with t
 takes titles and brands as bags of vectors, users as Gaussian, and clicks as linear in their product: `known` fits the vectors to
 the oracle's taste itself, so that only users are inferred from the training clicks; `learned` fits them to these clicks too, by
 expectation maximisation with a precision for each token. A measurement; nothing of it enters a model.
+pandas comes with the extra `bench`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """How long `prectr plan` takes for a table of 10^10 rows x 64 (and two of 10^9) on 64 and 128 GPUs, the whole command.
 
-python benchmarks/plan.py
+python benchmarks/plan.py [--gpus 8 64 128] [--rounds 3]
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -12,15 +13,17 @@ import time
 
 from common import describe
 
-ROUNDS = 3
-
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 128], help="of the job, in hosts of 8")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
     print(describe("torch", "torchrec"))
-    for gpus in (8, 64, 128):
+    for gpus in arguments.gpus:
         options = ["--config", "billion_ids", "--gpus", str(gpus), "--gpus-per-host", "8", "--hbm", "80GB", "--ddr", "2TB"]
         wall, cpu = [], []
-        for _ in range(ROUNDS):
+        for _ in range(arguments.rounds):
             since, used = time.perf_counter(), cpu_of_children()
             done = subprocess.run([sys.executable, "-m", "prectr_torchrec.cli", "plan", *options], capture_output=True, text=True)
             wall.append(time.perf_counter() - since)

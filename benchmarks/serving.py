@@ -2,7 +2,7 @@
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/serving.py --run RUN --model EXPORTED --data SPLIT [--rounds 100] [--load 60]
 
-Latency: one request of 1,000 candidates with a full history and full peers, one thread, scored by
+Latency: one request of 1,000 candidates (`--candidates`) with a full history and full peers, one thread, scored by
 
 - the exported ranker, its titles encoded before (`cold`: not);
 - the training model, from the same sample columns, whose encoder reads every title;
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="what `prectr export` made of the run")
     parser.add_argument("--data", type=Path, required=True, help="a folder of samples")
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--candidates", type=int, default=1000, help="of the request whose latency is measured")
     parser.add_argument("--load", type=float, default=60, help="seconds")
     parser.add_argument("--deadline", type=float, default=1.0)
     arguments = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
     print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "transformers", "fastapi", "uvicorn"))
     ranker = Ranker.load(arguments.model)
     samples = pa.concat_tables([pq.read_table(path) for path in sorted(arguments.data.glob("*.parquet"))])
-    compare(arguments, ranker, build_request(ranker, samples, 1000))
+    compare(arguments, ranker, build_request(ranker, samples, arguments.candidates))
     if arguments.load:
         bear(arguments, ranker, build_request(ranker, samples, 100))
 

@@ -4,13 +4,13 @@ from .attention import CandidateSlots, TargetAttention
 from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
 from .incentive import Incentive, RelevanceIncentive, load_balance
-from .inputs import Events, LookedUp, SearchInputs, counters, past_events, search_inputs
+from .inputs import Events, LookedUp, SearchInputs, counters, past_events, search_inputs, without_past
 from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import Examination
 from .posterior import GaussianPosterior, Posterior
-from .prectr import PRECTR, OtherTexts, PRECTROutput
+from .prectr import PRECTR, OtherTexts, PersonalEffect, PRECTROutput
 from .preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
 from .relevance import TextRelevance
 from .statistics import LevelStatistics
@@ -43,6 +43,7 @@ __all__ = [
     "OtherTexts",
     "PRECTROutput",
     "Personal",
+    "PersonalEffect",
     "PersonalSide",
     "Posterior",
     "Precision",
@@ -69,4 +70,5 @@ __all__ = [
     "pairwise_text_features",
     "past_events",
     "search_inputs",
+    "without_past",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from functools import cached_property
 from types import SimpleNamespace
@@ -109,6 +110,25 @@ def search_inputs(
     return cast(SearchInputs, SimpleNamespace(**fields))
 
 
+_PAST = {
+    "own": ("user_events", "user_query_events", "user_shown", "user_clicked", "user_examined", "history_lengths"),
+    "peers": ("query_events", "query_shown", "query_clicked", "query_examined", "group_shown", "group_clicked", "group_examined",
+              "peer_lengths"),
+}  # fmt: skip
+
+
+def without_past(batch: SearchInputs, whose: Literal["own", "peers"]) -> SearchInputs:
+    """The batch as if the user, or the other users under the query and its group, had no past.
+
+    Counts, counters and lengths of that past are zero; what lies beyond the lengths is not read, and stays, as all other
+    fields do, the same tensor. Ids stay: what a table has learned of a user or a query is no part of it. The item's
+    counters stay too.
+    """
+    fields = {name: getattr(batch, name) for name in SearchInputs.__annotations__}
+    fields |= {name: torch.zeros_like(fields[name]) for name in _PAST[whose]}
+    return cast(SearchInputs, SimpleNamespace(**fields))
+
+
 def _event_width(family: Literal["history", "peer"], given: dict[str, Tensor]) -> int:
     """L or M."""
     names = [f"{family}_{name}" for name in ("level", "click", "position", "age", "title_index")]
@@ -174,6 +194,12 @@ class LookedUp:
         for name in candidate_features:
             rows = _rows_of(name, sequences, bags)
             self.candidate[name] = nn.functional.pad(rows.float(), (0, 0, 0, C - rows.shape[0]))
+
+    def read_with(self, batch: SearchInputs) -> LookedUp:
+        """The same embeddings, with a batch that has the same candidates in the same places and another past."""
+        other = copy.copy(self)
+        other._batch = batch
+        return other
 
     @cached_property
     def slots(self) -> CandidateSlots:

@@ -96,12 +96,12 @@ class PersonalSide(nn.Module):
         if taste is not None:
             shift = shift + taste.mean.unsqueeze(1)
             features += [taste.mean.unsqueeze(1), taste.variance.unsqueeze(1)]
-        preference = self._preference(batch, looked_up) if self.preference is not None else None
-        incentive = None
-        if preference is not None:
+        preference, incentive = None, None
+        if self.preference is not None:
+            preference = self._preference(self.preference, batch, looked_up)
             features.append(preference.vector)
             if self.incentive is not None:
-                incentive = self.incentive(relevance, preference.vector)
+                incentive = self.incentive(relevance, preference.vector, self.preference.gate.prior)
                 shift = shift + incentive.tau
         return Personal(shift, torch.cat(features, dim=1), preference, incentive, taste)
 
@@ -111,12 +111,11 @@ class PersonalSide(nn.Module):
         past = self.taste.title(batch.history_title_tokens)[batch.history_title_index]  # (R, L, dim)
         return self.taste(titles, looked_up.slots, past_events(batch, "history", past))
 
-    def _preference(self, batch: SearchInputs, looked_up: LookedUp) -> Preference:
-        assert self.preference is not None
+    def _preference(self, module: RelevancePreference, batch: SearchInputs, looked_up: LookedUp) -> Preference:
         intent = [looked_up.request[name] for name in self.history_by_intent.values()]
         statistics = {who: module(*counters(batch, who)) for who, module in self.statistics.items()}
         counts = torch.stack([batch.user_events, batch.user_query_events, batch.query_events, batch.peer_lengths.float()], dim=1)
-        return self.preference(
+        return module(
             torch.cat(intent, dim=1) if intent else None,
             looked_up.events("history", self.history_by_intent) if self.parts.own else None,
             looked_up.rows(self.item_features),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor
 
 from .history import InterestTower
-from .inputs import LookedUp, SearchInputs, counters
+from .inputs import LookedUp, SearchInputs, counters, without_past
 from .mixture import ClickProbability, LevelMixture, known_level_log_probabilities
 from .personal import Personal, PersonalSide, PreferenceParts
 from .position import Examination
@@ -32,6 +32,26 @@ class OtherTexts(NamedTuple):
     """(C,) ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
 
 
+class PersonalEffect(NamedTuple):
+    """What a past changes in the click logits by level, through all parts: `z(x) - z(x without it)`, zero where there is none.
+
+    Without a past its counts, counters and events are those of somebody new; the ids, and the item's counters, are the same.
+    """
+
+    own: Tensor
+    """(C, K) or, without a mixture, (C, 1): of the user's own past."""
+    peers: Tensor
+    """The same of other users' past under the query and its group."""
+
+
+class _Text(NamedTuple):
+    """What the click tower reads of query and title."""
+
+    hidden: Tensor
+    match: Tensor
+    title: list[Tensor]
+
+
 class PRECTROutput(NamedTuple):
     click: ClickProbability
     """At the batch's positions."""
@@ -39,6 +59,8 @@ class PRECTROutput(NamedTuple):
     """With the position held at the reference: what ranks."""
     relevance: Relevance
     """The relevance tower's own word, before any known grade."""
+    log_pi: Tensor
+    """(C, K) log probabilities of the levels that the mixture takes, known ones in place; (C, 1) zeros without a mixture."""
     level_logits: Tensor
     """(C, K) click logits by level, without position."""
     personal: Personal
@@ -47,6 +69,12 @@ class PRECTROutput(NamedTuple):
     """Where asked for: with the title of another request."""
     noised: OtherTexts | None
     """Where asked for: with noise on the text side."""
+    effect: PersonalEffect | None
+    """Where asked for."""
+
+    def mean_over_levels(self, by_level: Tensor) -> Tensor:
+        """(C,) the mean of (C, K) or (C, 1) over the candidate's own level distribution, the mixture's."""
+        return (self.log_pi.exp() * by_level).sum(1)
 
 
 class PRECTR(nn.Module):
@@ -142,7 +170,7 @@ class PRECTR(nn.Module):
 
     def forward(
         self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: float = 0.0,
-        noise: Tensor | None = None, titles: Tensor | None = None,
+        noise: Tensor | None = None, titles: Tensor | None = None, effects: bool = False,
     ) -> PRECTROutput:  # fmt: skip
         """Scores every candidate.
 
@@ -153,7 +181,13 @@ class PRECTR(nn.Module):
             swap_titles: share of the candidates, drawn at random, whose query is also judged with a title of another request.
             noise: (C,) also judge each pair with Gaussian noise on its text side, in standard deviations over the batch.
             titles: (T, ...) `relevance.encode` of the title tokens, where the caller kept it.
+            effects: also say what the own and the peers' past change; runs the personal side and the click tower twice more.
+
+        Raises:
+            ValueError: `effects` in training mode, where dropout would pass for an effect.
         """
+        if effects and self.training:
+            raise ValueError("effects: PRECTR is in training mode, where dropout would pass for an effect; call eval() first")
         to_request = batch.candidate_request
         query_tokens = batch.query_tokens[batch.query_index[to_request]]
         title_tokens = batch.title_tokens[batch.title_index]
@@ -165,18 +199,27 @@ class PRECTR(nn.Module):
         log_pi = self._level_log_probabilities(relevance, batch)
 
         looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
-        personal = self.personal(batch, looked_up, relevance.hidden)
-        dense = [looked_up.rows((*self.request_features, *self.candidate_features))]
-        dense += self._interest(looked_up) + self._dense(batch) + [relevance.hidden, match, personal.features]
-        if self.title is not None:
-            dense.append(self.title(self.relevance.title_vector(pair)))
-        z = self.click_tower(torch.cat(dense, dim=1)) + personal.shift  # (C, K)
+        title_vector = [self.title(self.relevance.title_vector(pair))] if self.title is not None else []
+        text = _Text(relevance.hidden, match, title_vector)
+        z, personal = self._click_logits(batch, looked_up, text)
 
         reference = self.mixture(log_pi, z)
         logged = self.position(reference, batch.position) if self.position is not None else reference
         swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z, swap_titles) if swap_titles > 0 else None
         noised = self._noised(batch, pair, match, noise, z) if noise is not None else None
-        return PRECTROutput(logged, reference, relevance, z, personal, swapped, noised)
+        effect = self._effect(batch, looked_up, text, z) if effects else None
+        return PRECTROutput(logged, reference, relevance, log_pi, z, personal, swapped, noised, effect)
+
+    def _click_logits(self, batch: SearchInputs, looked_up: LookedUp, text: _Text) -> tuple[Tensor, Personal]:
+        """(C, K) without position, and the parts in them that are personal."""
+        personal = self.personal(batch, looked_up, text.hidden)
+        dense = [looked_up.rows((*self.request_features, *self.candidate_features))]
+        dense += self._interest(looked_up) + self._dense(batch) + [text.hidden, text.match, personal.features, *text.title]
+        return self.click_tower(torch.cat(dense, dim=1)) + personal.shift, personal
+
+    def _effect(self, batch: SearchInputs, looked_up: LookedUp, text: _Text, z: Tensor) -> PersonalEffect:
+        others = (without_past(batch, "own"), without_past(batch, "peers"))
+        return PersonalEffect(*(z - self._click_logits(other, looked_up.read_with(other), text)[0] for other in others))
 
     def _level_log_probabilities(self, relevance: Relevance, batch: SearchInputs) -> Tensor:
         if not self.use_mixture:

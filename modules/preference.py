@@ -76,7 +76,7 @@ class PrecisionGate(nn.Module):
             weights = F.softplus(self.score(counts)) * present
         else:
             weights = self.score(torch.cat([counts, own, peers], dim=1)).masked_fill(present == 0, -torch.inf).softmax(1)
-        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)  # alone, the prior has exactly 1
         vector = weights[:, :1] * own + weights[:, 1:2] * peers + weights[:, 2:] * self.prior
         return Preference(vector, weights)
 

@@ -37,6 +37,11 @@ class Device(str, Enum):
     cpu = "cpu"
 
 
+class Baseline(str, Enum):
+    trees = "trees"
+    mixed = "mixed"
+
+
 class Quantize(str, Enum):
     int8 = "int8"
     fp16 = "fp16"
@@ -107,6 +112,11 @@ def prepare(
     for what, count in manifest["dropped"].items():
         if count:
             typer.echo(f"dropped: {count:,} {what}")
+    new = manifest.get("new_queries", {"queries": 0})
+    if new["queries"]:
+        typer.echo(
+            f"left out of judgments: {new['judgments']:,}, of {new['queries']:,} queries that only validation or test search"
+        )
     if not manifest["rows"]["judgments"]:
         typer.echo("no judgments file: every relevance is missing")
     for attribute, count in manifest.get("zeros", {}).items():
@@ -139,7 +149,7 @@ def pairs(
     run = load_config(config, overrides or ())
     report = write_pairs(run.data, run.pairs, raw, out, candidates=candidates, test_queries=test_queries)
     typer.echo(f"{out}: {report['rows']:,} pairs")
-    for what in ("by_source", "by_split", "grades", "dropped"):
+    for what in ("by_source", "by_split", "grades", "new_queries", "dropped"):
         typer.echo(f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {count:,}" for name, count in report[what].items()))
 
 
@@ -276,8 +286,11 @@ def evaluate(
     metrics: Annotated[Path | None, typer.Option(help="JSON file to write the measures to.")] = None,
     oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
     train_data: Annotated[
-        Path | None, typer.Option(help="Folder of prepared samples whose train split defines the segments; default: --data.")
+        Path | None, typer.Option(help="Prepared folder whose train and judgments splits were trained on; default: --data.")
     ] = None,
+    hide_grades: Annotated[
+        bool, typer.Option("--hide-grades", help="Score as if no candidate of the split had a grade.")
+    ] = False,
     checkpoint: Checkpoint = "best",
     nproc: Nproc = 1,
 ) -> None:
@@ -292,7 +305,36 @@ def evaluate(
         "--train-data": train_data,
     }
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
+    given += ["--hide-grades"] if hide_grades else []
     launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint, *given], nproc)
+
+
+@app.command()
+def baseline(
+    kind: Annotated[Baseline, typer.Argument(help="trees: LightGBM; mixed: mixed-effects logistic regression.")],
+    data: Samples,
+    run: Annotated[Path, typer.Option(help="Run directory to write, for `prectr report`.")],
+    score: Annotated[
+        list[Path] | None, typer.Option(help="Folder of prepared samples to score and measure; default: --data. May be repeated.")
+    ] = None,
+    oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Train on the validation split too.")] = False,
+    hide_grades: Annotated[bool, typer.Option("--hide-grades", help="Score candidates as if none had a grade.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one setting of the baseline, such as rank=8; may be repeated."),
+    ] = None,
+) -> None:
+    """Fit a baseline on prepared samples, score them as `evaluate` does, and measure it."""
+    from prectr_torchrec.baselines.run import run_baseline
+    from prectr_torchrec.training.evaluate import format_metrics
+
+    measured = run_baseline(
+        kind.value, data, run, score=score or (), oracle=oracle, refit=refit, hide_grades=hide_grades, overrides=overrides or ()
+    )
+    for found in measured:
+        typer.echo(format_metrics(found) + "\n")
+    typer.echo(f"{run}: predictions and metrics")
 
 
 @app.command()

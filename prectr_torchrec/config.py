@@ -146,7 +146,7 @@ class PreferenceConfig(Section):
     gate: Literal["precision", "mlp", "none"] = "precision"
     """How own, peers and prior are weighted."""
     incentive: Literal["none", "shared", "per_level"] = "none"
-    """Raise, lower or leave the click logits by relevance against preference: one value for all levels or one per level."""
+    """Raise, lower or leave the click logits by relevance against preference: one value, or one per level; none at the prior."""
     taste: int = Field(0, ge=0)
     """Width of the taste vectors, inferred from the past events' titles; 0: none."""
     dim: int = Field(32, ge=4)

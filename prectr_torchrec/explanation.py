@@ -19,7 +19,6 @@ Row = dict[str, Any]
 
 EVENTS = 10
 """Past events told of each list."""
-EXPERTS = ("raise", "lower", "leave")
 SIDES = ("own", "peers", "prior")
 
 
@@ -42,7 +41,7 @@ def observe(prectr: PRECTR, run: Callable[[], object]) -> Observed:
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if threading.get_ident() == here:
+            if threading.get_ident() == here and name not in weights:  # later passes are those without a past
                 target, key, _, lengths = inputs
                 assert isinstance(module, TargetAttention)
                 weights[name] = module.weights(target, key, lengths)[0].mean((0, 1)).cpu()
@@ -98,10 +97,10 @@ def _candidates(config: RunConfig, sample: Row, batch: SearchBatch, output: PREC
         columns["level_probabilities"] = output.relevance.log_pi.exp().tolist()
         columns["click_by_level"] = output.level_logits.sigmoid().tolist()
     columns["click_probability"] = output.reference_click.logit.sigmoid().tolist()
-    if (incentive := output.personal.incentive) is not None:
-        weight, leading = incentive.gate.max(1)
-        columns["incentive"] = incentive.tau.tolist()
-        columns |= {"expert": [EXPERTS[i] for i in leading.tolist()], "expert_weight": weight.tolist()}
+    for who, by_level in (output.effect._asdict() if output.effect is not None else {}).items():
+        columns[f"effect_{who}"] = output.mean_over_levels(by_level).tolist()
+        if config.model.mixture:
+            columns[f"effect_{who}_by_level"] = by_level.tolist()
     if output.personal.preference is not None:
         preference = config.model.preference
         there = {"own": preference.own, "peers": preference.peers, "prior": True}

@@ -20,11 +20,13 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from prectr_torchrec.config import DataConfig, PairsConfig
+from prectr_torchrec.config import DataConfig, PairsConfig, Split
 from prectr_torchrec.data.pairs import write_pairs
 from prectr_torchrec.text.teacher import PROMPT
 from prectr_torchrec.text.tokenizer import train_tokenizer
 
+DATA = DataConfig(split=Split(validation_fraction=0, test_fraction=0))
+"""Of a log whose requests are all of one time."""
 WORDS = "poor weak good best lamp chair table oak steel white black desk floor garden".split()
 GRADES = {"poor": 1, "weak": 2, "good": 3, "best": 4}
 """What the causal teacher learns: the level that the title's last word stands for."""
@@ -59,7 +61,7 @@ def small_pairs(folder: Path, rows_per_row_group: int = 100) -> Path:
         "impressions": [{"request_id": q, "query_id": q, "item_id": i, **event} for q, i in shown],
     }
     config = PairsConfig(rows_per_row_group=rows_per_row_group, validation_fraction=0.2, test_fraction=0.2)
-    write_pairs(DataConfig(), config, write_log(log, folder / "raw"), folder / "pairs.parquet")
+    write_pairs(DATA, config, write_log(log, folder / "raw"), folder / "pairs.parquet")
     return folder / "pairs.parquet"
 
 

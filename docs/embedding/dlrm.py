@@ -32,7 +32,9 @@ class IncentiveDLRM(DLRM):
     def forward(self, match: Tensor, ids: KeyedJaggedTensor, shown: Tensor, clicked: Tensor) -> tuple[ClickProbability, Tensor]:
         """Args: match: (B, 3) of query and title; shown, clicked: (B, K + 1) the user's past by level, first without one."""
         relevance = self.relevance(match)
-        incentive = self.incentive(relevance.hidden, self.preference(self.record(shown, clicked, shown)))
+        preference = self.preference(self.record(shown, clicked, shown))
+        nobody = self.preference.bias  # the preference of an empty record, whose incentive is zero
+        incentive = self.incentive(relevance.hidden, preference, nobody)
         return self.mixture(relevance.log_pi, super().forward(match, ids) + incentive.tau), relevance.log_pi
 
 

@@ -1,7 +1,8 @@
 """`prectr pairs`: the distinct (query, title) pairs of a raw log, for a teacher to grade and a student to learn from.
 
 One row a pair, sorted by query and item. Some come from the log (graded, shown), some are given (candidates that were never
-shown), some are drawn; every pair of a query, and of every query of the same text, is in one split.
+shown), some are drawn; every pair of a query, and of every query of the same text, is in one split. Queries that are new after
+the log's train part have a split of their own, so that what is measured on them was not taught to a student.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from prectr_torchrec.config import ConfigError, DataConfig, Levels, PairsConfig,
 from prectr_torchrec.data.hashing import hash_sql, normalised_sql
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.made_queries import make_queries
-from prectr_torchrec.data.prepare import open_database
+from prectr_torchrec.data.new_queries import find_new_queries
+from prectr_torchrec.data.prepare import in_train, open_database, split_times
 from prectr_torchrec.data.raw import Connection, RawLogError, check_rows, find_files, identifier, one_row, open_source, quote
 from prectr_torchrec.data.tables import Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.workspace import replacing
 
-PAIRS_VERSION = "1"
+PAIRS_VERSION = "2"
 SOURCES = ("graded", "shown", "candidate", "same_category", "other_category", "made")
 """Where a pair comes from; one that has several origins has the first of them."""
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "new")
+"""`new`: of queries that the log's train part does not search, but its validation or test part; they teach nothing."""
 MADE = SOURCES.index("made")
 DRAWS = 4
 """Draws for each pair wanted, since some give a pair that is there already."""
@@ -56,7 +59,7 @@ def write_pairs(
     """Collects the pairs of a raw log.
 
     Args:
-        data: what the log's files are.
+        data: what the log's files are, and where its train part ends.
         pairs: what to draw, and the splits.
         raw: folder of the raw log.
         out: Parquet file to write; it is replaced when the new one is whole.
@@ -64,7 +67,8 @@ def write_pairs(
         test_queries: a file or glob of `query_id`: these are test, whatever their hash.
 
     Returns:
-        `rows`, `by_source`, `by_split`, `grades` (by split) and `dropped`, each a count or a dict of counts.
+        `rows`, `by_source`, `by_split`, `grades` (by split), `new_queries` (as of `prepare`) and `dropped`, each a count or a
+        dict of counts.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -83,6 +87,7 @@ def write_pairs(
                 load_candidates(con, files, report["id_kinds"], data.levels, report["dropped"])
             _collect(con, given=candidates is not None)
             _draw(con, pairs)
+            new_queries = find_new_queries(con, in_train(data, split_times(con, data)))
             _split(con, pairs, report["id_kinds"], test_queries)
             con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
             con.execute("CREATE VIEW pairs AS SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn")
@@ -90,7 +95,7 @@ def write_pairs(
             metadata[_SETTINGS_KEY] = pairs.model_dump_json()
             with replacing(out) as temporary:
                 _write(con, temporary, pa.schema(list(_COLUMNS.items()), metadata=metadata), pairs.rows_per_row_group)
-            return {**_count(con), "dropped": report["dropped"]}
+            return {**_count(con), "new_queries": new_queries, "dropped": report["dropped"]}
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -219,6 +224,7 @@ def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path
     con.execute(
         f"""CREATE TABLE splits AS SELECT query,
             CASE WHEN bool_or(held_out) OVER (PARTITION BY text) OR share < {pairs.test_fraction} THEN 'test'
+            WHEN query IN (SELECT query FROM new_queries) THEN 'new'
             WHEN share < {pairs.test_fraction + pairs.validation_fraction} THEN 'validation' ELSE 'train' END AS split
         FROM (SELECT rowid AS query, {normalised_sql("query")} AS text, {hash_sql("text")} / {2.0**62} AS share,
             query_id IN (SELECT query_id FROM held_out) AS held_out FROM queries)"""

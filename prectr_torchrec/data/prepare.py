@@ -25,6 +25,7 @@ from tqdm import tqdm
 from prectr_torchrec.config import DataConfig, Levels, RawTable, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
+from prectr_torchrec.data.new_queries import find_new_queries
 from prectr_torchrec.data.predicted import find_scores
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, open_duckdb, quote
 from prectr_torchrec.data.samples import Log, Requests, build_rows
@@ -63,10 +64,11 @@ def prepare(
 
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
-        `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`, `examination` (of positions 1, 2,
-        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), `zeros` (rows of
-        attributes written as 0, which stands for none), `mixed_ids` (CSV columns of ids that few values make text of), and the
-        `settings` it came from.
+        `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
+        not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`,
+        `examination` (of positions 1, 2, ...; deeper ones share the last), `level_grades` (the mean of each level's judgments,
+        None without one), `zeros` (rows of attributes written as 0, which stands for none), `mixed_ids` (CSV columns of ids that
+        few values make text of), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -157,7 +159,7 @@ class _Job:
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
-            splits, begins = self._splits(con)
+            splits, told = self._splits(con)
             for name, rows in splits.items():
                 step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
             if not self.candidates:
@@ -166,7 +168,7 @@ class _Job:
         return {
             **json.loads((self.work / "log" / "report.json").read_text()),
             "levels": self.data.levels.count,
-            "split_from": begins,
+            **told,
             "examination": examination,
             "max_candidates": max(split["max_candidates"] for split in described.values()),
             "splits": described,
@@ -205,24 +207,24 @@ class _Job:
             examination = estimate_examination(con, before, self.data.levels.count)
         path.write_text(json.dumps(examination))
 
-    def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, int]]:
-        """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and where splits begin."""
+    def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, Any]]:
+        """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and what the manifest tells of
+        where they begin and what is left out of them."""
         request = "request_id, timestamp, user_id, query"
         unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted"
         if self.candidates:
-            return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {}
+            return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted FROM events WHERE timestamp"
-        least = self.data.train_minimum_grade
-        narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
+        told = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted FROM events WHERE"
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
-        judged += "FROM judgments j JOIN queries q ON q.rowid = j.query"
+        judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
         return {
-            "train": f"{labelled} < {begins['validation']}{narrow}",
-            "validation": f"{labelled} >= {begins['validation']} AND timestamp < {begins['test']}",
-            "test": f"{labelled} >= {begins['test']}",
+            "train": f"{labelled} {in_train(self.data, begins)}",
+            "validation": f"{labelled} timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{labelled} timestamp >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
-        }, begins
+        }, told
 
     def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
         order = "timestamp, request_id, part"
@@ -291,6 +293,13 @@ def split_times(con: Connection, data: DataConfig) -> dict[str, int]:
             f"the log's {requests} requests run from {first} to {last}"
         )
     return {"train": first, "validation": validation, "test": test, "end": last + 1}
+
+
+def in_train(data: DataConfig, begins: dict[str, int]) -> str:
+    """What is true of the events of the train part, in SQL; `begins` is what `split_times` gives."""
+    least = data.train_minimum_grade
+    narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
+    return f"timestamp < {begins['validation']}{narrow}"
 
 
 def memory_bytes(memory: str) -> int:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from prectr_torchrec.config import DataConfig
 
-SAMPLE_VERSION = "3"
+SAMPLE_VERSION = "4"
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""
@@ -103,11 +103,11 @@ def sample_settings(data: DataConfig) -> dict[str, Any]:
     return data.model_dump(mode="json", exclude={"memory": True, "levels": {"level_grades"}})
 
 
-def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
-    """The manifest of a prepared folder, if the folder is whole and fits the configuration.
+def load_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder.
 
     Raises:
-        ValueError: it is not wholly prepared, or was prepared by another release or with other settings; names the key.
+        ValueError: it is not wholly prepared, or was prepared by another release.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -117,6 +117,16 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: sample version {manifest.get('version', 'none')}, this release reads {SAMPLE_VERSION}; prepare again"
         )
+    return manifest
+
+
+def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
+    """The manifest of a prepared folder, if the folder is whole and fits the configuration.
+
+    Raises:
+        ValueError: as of `load_manifest`, or it was prepared with other settings; names the key.
+    """
+    manifest = load_manifest(folder)
     made, wanted = manifest["settings"]["data"], sample_settings(data)
     for key in _AGREED:
         if made[key] != wanted[key]:

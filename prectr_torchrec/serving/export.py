@@ -179,7 +179,12 @@ def _id_kinds(run: Path) -> dict[str, str]:
 
 def _figures(path: Path) -> dict[str, Any]:
     measured = json.loads(path.read_text())
-    kept = ("checkpoint", "split", "simulated", "rows", "requests", "clicks", "clicks_at_position", "relevance", "oracle")
+    if "grades" not in measured:
+        raise ValueError(f"{path}: measured by an earlier release; run `prectr evaluate` again, or remove the file")
+    kept = (
+        "checkpoint", "split", "grades", "simulated", "rows", "requests", "clicks", "clicks_at_position",
+        "calibration_by_position", "logged_order", "relevance", "oracle",
+    )  # fmt: skip
     return {name: measured[name] for name in kept if measured.get(name) is not None}
 
 

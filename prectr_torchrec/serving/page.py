@@ -127,17 +127,9 @@ def _ranking(sample: pa.Table, scores: Scores) -> list[Row]:
         why = told.get(item, {})
         rows.append({
             "item": str(item), "title": titles[i], "click": float(scores.click_probability[i]), "relevance": relevance,
-            "level": why.get("level"), "expert": why.get("expert"), "incentive": _incentive(why, relevance),
+            "level": why.get("level"), "effect_own": why.get("effect_own"), "effect_peers": why.get("effect_peers"),
         })  # fmt: skip
     return rows
-
-
-def _incentive(why: Row, relevance: list[float]) -> float | None:
-    """What the incentive adds to the click logit: at the level that is known, else on average over those predicted."""
-    tau = why.get("incentive")
-    if tau is None or len(tau) == 1:
-        return tau[0] if tau else None
-    return float(tau[why["level"] - 1] if why["level"] else np.dot(relevance, tau))
 
 
 def _read(folder: Path) -> Iterator[Row]:

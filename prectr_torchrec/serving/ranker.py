@@ -176,7 +176,7 @@ class Ranker:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config, row, batch, observe(self._prectr, lambda: self._run(batch)))
+            return take_apart(self.config, row, batch, observe(self._prectr, lambda: self._run(batch, effects=True)))
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -211,10 +211,10 @@ class Ranker:
             arrays = builder.build_arrays([(rows, 0, samples.num_rows)])
         return builder.to_batch(arrays)
 
-    def _run(self, batch: SearchBatch) -> PRECTROutput:
+    def _run(self, batch: SearchBatch, *, effects: bool = False) -> PRECTROutput:
         sequences, bags = self._embeddings(batch.request_features, batch.candidate_features)
         titles = self.titles(batch.title_tokens) if self.titles is not None else None
-        return self._prectr(batch, sequences, bags, titles=titles)
+        return self._prectr(batch, sequences, bags, titles=titles, effects=effects)
 
 
 def _to_table(scores: list[Scores], levels: int) -> pa.Table:

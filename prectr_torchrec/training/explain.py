@@ -21,7 +21,7 @@ from prectr_torchrec.explanation import Row, observe, take_apart
 from prectr_torchrec.modules import PRECTR
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.evaluate import aligned
+from prectr_torchrec.training.measures_text import aligned
 from prectr_torchrec.training.scoring import default_split
 from prectr_torchrec.training.trainer import build_sharded
 
@@ -29,16 +29,17 @@ TITLE = 40
 """Characters of a title in the tables."""
 HEADINGS = {
     "item_id": "item", "query_id": "query", "predicted_level": "predicted", "level_probabilities": "pi", "click_by_level": "p",
-    "click_probability": "click", "incentive": "tau", "expert_weight": "its weight", "taste_variance": "open",
+    "click_probability": "click", "effect_own": "own effect", "effect_own_by_level": "own effect", "effect_peers": "peers effect",
+    "effect_peers_by_level": "peers effect", "taste_variance": "open",
 }  # fmt: skip
-SIGNED = ("incentive", "taste")
+SIGNED = ("effect_own", "effect_own_by_level", "effect_peers", "effect_peers_by_level", "taste")
 LEGEND = {
     "predicted": "level probabilities that the samples bring where there is no grade; zero where they bring none",
     "pi": "the relevance tower's level probabilities{known}",
     "p": "click probability at each level",
     "click": "what ranks, the position held at its reference",
-    "tau": "personal incentive in logits, within p",
-    "expert": "the incentive's leading expert and its weight",
+    "own effect": "what the user's own past changes in the click logit, on average over the levels and at each; 0 without a past",
+    "peers effect": "what other users' past under the query and its group changes in it, likewise",
     "own": "weight of the own history in the preference, peers and prior accordingly",
     "taste": "in logits, within p",
     "open": "share of the taste's variance that the own past leaves open",
@@ -74,6 +75,7 @@ def explain(run: Path, data: Path, request_id: int, *, split: str | None = None,
         here = batch.to(process.device)
         prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
         with torch.no_grad():
+            model.module.objective.effects = True
             observed = observe(prectr, lambda: model.eval()(here))
     row = sample.to_pylist()[0]
     return {

@@ -24,6 +24,7 @@ CURVE_POINTS = 200
 
 CLICK_TERMS = {"bce": "Click loss (BCE)", "consistency": "Level consistency"}
 GRADE_TERMS = {"anchor": "Relevance anchor"}
+PASTS = {"own": "own past", "peers": "others' past"}
 SIDES = {"own": "own history", "peers": "peers", "prior": "prior"}
 CHECKS = {"ne": "Validation normalised entropy", "auc": "Validation AUC"}
 
@@ -79,24 +80,26 @@ def activity_figure(panels: dict[str, dict[str, dict[str, float]]]) -> Figure | 
         everything = [v for values in runs.values() for v in values.values()]
         axis.set_ylim(min(0.5, *everything), max(everything) + 0.03)
         axis.set_xticks(range(len(segments)), segments)
-        axis.set_xlabel("training impressions of the user")
+        axis.set_xlabel("events of the user before the request")
         axis.set_title(heading)
         axis.grid(False, axis="x")
     _legend(figure, axes)
     return figure
 
 
-def incentive_figure(runs: dict[str, Metrics]) -> Figure | None:
-    """Mean incentive against the level, a panel a run; `runs`: run -> `personal.incentive_by_strictness`."""
+def effect_figure(runs: dict[str, Metrics]) -> Figure | None:
+    """Mean effect of the own and of the peers' past against the level, a panel a run; `runs`: run ->
+    `personal.effect_by_strictness`."""
     if not runs:
         return None
     figure, axes = _panels(len(runs))
     for axis, (name, groups) in zip(axes, runs.items(), strict=True):
-        for i, (group, found) in enumerate(groups.items()):
-            values = np.array(found["by_level"], dtype=np.float64)  # NaN where None
-            x = np.arange(1, len(values) + 1)
-            axis.plot(x, values, DASHES[i], color=COLOURS[i], marker="o", markersize=4, label=f"{group} users")
-        axis.set(title=name, xlabel="relevance level", ylabel="mean incentive, logits")
+        lines = [(group, whose, means) for group, found in groups.items() for whose, means in found["by_level"].items()]
+        for i, (group, whose, means) in enumerate(lines):
+            values = np.array(means, dtype=np.float64)  # NaN where None
+            label, x = f"{group} users, {PASTS[whose]}", np.arange(1, len(values) + 1)
+            axis.plot(x, values, DASHES[i], color=COLOURS[i], marker="o", markersize=4, label=label)
+        axis.set(title=name, xlabel="relevance level", ylabel="mean effect, logits")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     limits = [axis.get_ylim() for axis in axes]
     for axis in axes:
@@ -118,7 +121,7 @@ def weights_figure(runs: dict[str, dict[str, dict[str, float]]]) -> Figure | Non
             axis.bar(range(len(segments)), heights, 0.7, bottom=bottom, color=COLOURS[i], label=SIDES[side])
             bottom += heights
         axis.set_xticks(range(len(segments)), list(segments))
-        axis.set(title=name, xlabel="training impressions of the user", ylabel="mean weight", ylim=(0, 1))
+        axis.set(title=name, xlabel="events of the user before the request", ylabel="mean weight", ylim=(0, 1))
         axis.grid(False, axis="x")
     _legend(figure, axes)
     return figure

@@ -27,6 +27,8 @@ class Objective(nn.Module):
         self.prectr = prectr
         self.config = config
         self.rehearsal: Rehearsal | None = None
+        self.effects = False
+        """Report the personal effects too, in evaluation mode."""
 
     def forward(
         self, batch: SearchBatch, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]
@@ -37,7 +39,10 @@ class Objective(nn.Module):
         swap = (self.training and self.config.random_negatives > 0) or (lower and debias.negatives == "swap")
         distance = lowered_distance(batch.level, debias) if lower else None
         noise = distance * debias.noise if distance is not None and debias.negatives == "noise" else None
-        output = self.prectr(batch, sequences, bags, swap_titles=self.config.swap_share if swap else 0.0, noise=noise)
+        output = self.prectr(
+            batch, sequences, bags, swap_titles=self.config.swap_share if swap else 0.0, noise=noise,
+            effects=self.effects and not self.training,
+        )  # fmt: skip
         if self.config.anchor_on == "grade":
             anchored = grade_distributions(batch.relevance, self.prectr.level_grades).nan_to_num()
         else:
@@ -77,13 +82,15 @@ class Objective(nn.Module):
 
 def _parts(output: PRECTROutput) -> dict[str, Tensor]:
     """What the model says of each candidate besides its score, where it has the part: `levels_in_order` (C,), 1 where no level
-    clicks less than the one below it; `incentive` (C,), mean over levels; `incentive_slope` (C,), highest less lowest level;
-    `preference_weights` (C, 3) of own, peers and prior, `taste` (C,)."""
+    clicks less than the one below it; `preference_weights` (C, 3) of own, peers and prior, `taste` (C,). And, where asked for, of
+    the personal effect: `effect_own` and `effect_peers` (C,), means over the candidate's own level distribution;
+    `effect_own_slope` and `effect_peers_slope` (C,), highest less lowest level, with a mixture."""
     z = output.level_logits
     parts = {"levels_in_order": (z[:, 1:] >= z[:, :-1]).all(1).float()} if z.shape[1] > 1 else {}
-    if output.personal.incentive is not None:
-        tau = output.personal.incentive.tau
-        parts |= {"incentive": tau.mean(1), "incentive_slope": tau[:, -1] - tau[:, 0]}
+    for who, by_level in (output.effect._asdict() if output.effect is not None else {}).items():
+        parts[f"effect_{who}"] = output.mean_over_levels(by_level)
+        if by_level.shape[1] > 1:
+            parts[f"effect_{who}_slope"] = by_level[:, -1] - by_level[:, 0]
     if output.personal.preference is not None:
         parts["preference_weights"] = output.personal.preference.weights
     if output.personal.taste is not None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_logs import Raw, Row, write_log, write_table
 
-from prectr_torchrec.config import DataConfig, PairsConfig
+from prectr_torchrec.config import DataConfig, PairsConfig, Split
 from prectr_torchrec.data.made_queries import mistype
 from prectr_torchrec.data.pairs import write_pairs
 
@@ -33,7 +33,8 @@ def shop() -> Raw:
 
 def pairs_of(folder: Path, made: float = 20.0, raw: Raw | None = None, *, mistyped: float = 0.0, **options: Path) -> list[Row]:
     settings = PairsConfig(made_queries=made, mistyped=mistyped, validation_fraction=0.2, test_fraction=0.2)
-    write_pairs(DataConfig(), settings, write_log(raw or shop(), folder / "raw"), folder / "pairs.parquet", **options)
+    data = DataConfig(split=Split(validation_fraction=0, test_fraction=0))
+    write_pairs(data, settings, write_log(raw or shop(), folder / "raw"), folder / "pairs.parquet", **options)
     return pq.read_table(folder / "pairs.parquet").to_pylist()
 
 

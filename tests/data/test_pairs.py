@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from raw_logs import Raw, Row, as_id, random_log, write_log, write_table
 
-from prectr_torchrec.config import ConfigError, DataConfig, PairsConfig, validate_config
+from prectr_torchrec.config import ConfigError, DataConfig, PairsConfig, Split, validate_config
 from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.pairs import DRAWS, PairsFile, write_pairs
 from prectr_torchrec.data.raw import RawLogError
@@ -125,6 +125,23 @@ def test_queries_of_one_text_are_in_one_split(tmp_path: Path) -> None:
     assert split[6] == split[7] == "test"
 
 
+def test_queries_that_only_validation_or_test_search_teach_nothing(tmp_path: Path) -> None:
+    raw = shop(requests=40)
+    raw["queries"] += [{"query_id": 500 + n, "query": f"words {n // 2}"} for n in range(40)]
+    raw["judgments"] += [{"query_id": 500 + n, "item_id": 4001, "relevance": 2.0} for n in range(40)]
+    event = {**raw["impressions"][0], "timestamp": 50}
+    raw["impressions"] += [{**event, "request_id": 900 + n, "query_id": 500 + n} for n in range(0, 20, 2)]
+    data = DataConfig(split=Split(validation_from=45, test_from=48))
+    report = write_pairs(data, PAIRS, write_log(raw, tmp_path / "raw"), tmp_path / "p")
+    split = {row["query_id"]: row["split"] for row in read(tmp_path / "p")}
+    new = {500 + n for n in range(20)}
+    assert {split[query] for query in new} == {"new", "test"}
+    assert all(name != "new" for query, name in split.items() if query not in new)
+    assert {split[500 + n] for n in range(20, 40)} == {"train", "validation", "test"}
+    assert report["new_queries"] == {"queries": 20, "judgments": 20}
+    assert report["by_split"]["new"] == sum(split[row["query_id"]] == "new" for row in read(tmp_path / "p"))
+
+
 def test_drawn_pairs_are_of_the_category_that_they_say(tmp_path: Path) -> None:
     raw = shop(requests=40)
     write_pairs(DATA, PAIRS, write_log(raw, tmp_path / "raw"), tmp_path / "p")
@@ -201,7 +218,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such file; `prectr pairs` writes one"):
         PairsFile.open(tmp_path / "nowhere")
     write_table([{"query_id": 1}], tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="pairs version none, this release reads 1"):
+    with pytest.raises(ValueError, match="pairs version none, this release reads 2"):
         PairsFile.open(tmp_path / "other.parquet")
     (tmp_path / "text").write_text("no parquet")
     with pytest.raises(ValueError, match="text: not a Parquet file"):

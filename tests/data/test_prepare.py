@@ -289,8 +289,52 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> N
         run(random_log(), tmp_path, DataConfig(**SMALL | {"split": Split(test_from=0)}))
 
 
-def test_judgments_become_rows_without_user_or_past(tmp_path: Path) -> None:
+def with_new_queries(raw: Raw) -> Raw:
+    """Adds judged queries: of id 80 and 81 searched at 25 and 35 alone, 82 never, 83 at 35 in the words of a query of train, and
+    84 never, in the words of 81."""
+    texts = {80: "late", 81: "later", 82: "never", 83: f" {raw['queries'][0]['query'].upper()} ", 84: "LATER "}
+    raw["queries"] += [{"query_id": query, "query": text} for query, text in texts.items()]
+    raw["judgments"] += [
+        {"query_id": query, "item_id": raw["items"][i]["item_id"], "relevance": 2.0} for query in texts for i in (1, 2)
+    ]
+    event = raw["impressions"][0]
+    for request, (query, time) in enumerate(((80, 25), (81, 35), (83, 35)), 1000):
+        raw["impressions"].append({**event, "request_id": request, "query_id": query, "timestamp": time})
+    return raw
+
+
+def test_judgments_of_queries_that_only_validation_or_test_search_are_left_out_and_counted(tmp_path: Path) -> None:
+    raw = with_new_queries(random_log(8))
+    manifest = run(raw, tmp_path, DataConfig(**SMALL))
+    judged = {row["query_id"] for row in read_split(tmp_path / "out", "judgments")}
+    searched_in_train = {row["query_id"] for row in read_split(tmp_path / "out", "train")}
+    assert judged & {80, 81, 82, 83, 84} == {82, 83}
+    assert judged >= searched_in_train & {row["query_id"] for row in raw["judgments"]}
+    assert manifest["new_queries"] == {"queries": 3, "judgments": 6}
+
+
+def test_a_visible_grade_of_a_new_query_stays_a_feature(tmp_path: Path) -> None:
+    raw = with_new_queries(random_log(7))
+    item = raw["impressions"][0]["item_id"]
+    raw["judgments"] = [row for row in raw["judgments"] if (row["query_id"], row["item_id"]) != (81, item)]
+    raw["judgments"].append({"query_id": 81, "item_id": item, "relevance": 3.0})
+    run(raw, tmp_path, DataConfig(**SMALL))
+    (row,) = [row for row in read_split(tmp_path / "out", "test") if row["query_id"] == 81]
+    assert row["candidate_relevance"] == [3.0]
+
+
+def test_a_query_that_narrow_training_rows_lack_is_new(tmp_path: Path) -> None:
     raw = random_log(7)
+    raw["judgments"] = [
+        row for row in raw["judgments"] if row["query_id"] != raw["queries"][0]["query_id"] or row["relevance"] < 2
+    ]
+    run(raw, tmp_path, DataConfig(**SMALL | {"train_minimum_grade": 2.0}))
+    judged, trained = ({row["query_id"] for row in read_split(tmp_path / "out", split)} for split in ("judgments", "train"))
+    assert trained and judged <= trained
+
+
+def test_judgments_become_rows_without_user_or_past(tmp_path: Path) -> None:
+    raw = random_log(8)
     run(raw, tmp_path, DataConfig(**SMALL))
     rows = read_split(tmp_path / "out", "judgments")
     found = {(r["query_id"], i): g for r in rows for i, g in zip(r["candidate_item_id"], r["candidate_relevance"], strict=True)}

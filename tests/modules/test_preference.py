@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 from prectr_torchrec.modules import CandidateSlots, Events, PrecisionGate, RelevanceIncentive, RelevancePreference, load_balance
 
@@ -74,21 +75,54 @@ def test_the_precision_gate_is_a_weighted_mean() -> None:
     torch.testing.assert_close(out.vector, torch.tensor([[1.0, 2.0]]))
 
 
+def test_a_prior_of_the_least_precision_is_still_all_there_is() -> None:
+    gate = PrecisionGate(4, 2, "precision")
+    torch.nn.init.normal_(gate.prior)
+    torch.nn.init.constant_(gate.score[-1].bias, -40.0)
+    out = gate(torch.randn(3, 4), torch.randn(3, 4), torch.zeros(3, 2), torch.zeros(3, 2))
+    assert out.vector.equal(gate.prior.expand(3, 4))
+
+
+def experts(module: RelevanceIncentive, relevance: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """The mixture of raise and lower at a preference, written out."""
+    a = module.relevance(relevance)
+    w = torch.cat([a, r, a - r, a * r], dim=1)
+    gate = module.gate(w).softmax(1)
+    return gate[:, :1] * softplus(module.raise_(w)) - gate[:, 1:2] * softplus(module.lower(w))
+
+
 @pytest.mark.parametrize("num_values", [1, 4])
-def test_incentive_raises_lowers_or_leaves_and_repeats(num_values: int) -> None:
+def test_the_incentive_is_what_the_experts_give_beyond_the_prior_and_repeats(num_values: int) -> None:
     torch.manual_seed(0)
     module = RelevanceIncentive(6, 8, num_values).train()
-    relevance, preference = torch.randn(5, 6), torch.randn(5, 8)
-    out = module(relevance, preference)
+    relevance, preference, prior = torch.randn(5, 6), torch.randn(5, 8), torch.randn(8)
+    out = module(relevance, preference, prior)
     assert out.tau.shape == (5, num_values)
+    expected = experts(module, relevance, preference) - experts(module, relevance, prior.expand(5, 8))
+    torch.testing.assert_close(out.tau, expected)
     torch.testing.assert_close(out.gate.sum(1), torch.ones(5))
-    torch.testing.assert_close(module(relevance, preference).tau, out.tau)  # deterministic in training too
+    assert module(relevance, preference, prior).tau.equal(out.tau)  # deterministic in training too
+
+
+@pytest.mark.parametrize("rows", [1, 5, 130])
+def test_the_prior_has_no_incentive_whatever_the_experts_have_learned(rows: int) -> None:
+    torch.manual_seed(rows)
+    module = RelevanceIncentive(6, 8, 4)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    relevance, preference, prior = torch.randn(rows, 6), torch.randn(rows, 8), torch.randn(8)
+    preference[::2] = prior
+    tau = module(relevance, preference, prior).tau
+    assert tau[::2].eq(0).all() and (tau[1::2] != 0).any(1).all()
+
+
+def test_what_depends_on_the_relevance_alone_cannot_be_in_the_incentive() -> None:
+    torch.manual_seed(0)
+    module = RelevanceIncentive(6, 8, 4)
     with torch.no_grad():
-        module.gate.weight.zero_()
-        for expert, sign in enumerate((1, -1, 0)):
-            module.gate.bias.copy_(torch.nn.functional.one_hot(torch.tensor(expert), 3) * 50.0)
-            assert (module(relevance, preference).tau.sign() == sign).all() or sign == 0
-        assert module(relevance, preference).tau.abs().max() < 1e-6
+        for layer in (module.gate, module.raise_[0], module.lower[0]):
+            layer.weight.copy_(torch.cat([torch.randn(layer.out_features, 8), torch.zeros(layer.out_features, 24)], dim=1))
+        assert module(torch.randn(5, 6), torch.randn(5, 8), torch.randn(8)).tau.eq(0).all()
 
 
 def test_load_balance_is_zero_for_equal_loads_and_ignores_padding() -> None:

@@ -98,7 +98,7 @@ CASES: dict[str, Case] = {
         InterestTower(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))
     ),
     "EventAttention": Case(EventAttention(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(R, 2, 6), events(R))),
-    "RelevanceIncentive": Case(RelevanceIncentive(6, 8, 4), lambda R: (torch.randn(R, 6), torch.randn(R, 8))),
+    "RelevanceIncentive": Case(RelevanceIncentive(6, 8, 4), lambda R: (torch.randn(R, 6), torch.randn(R, 8), torch.randn(8))),
     "LevelMixture": Case(LevelMixture(), lambda R: (torch.randn(R, 4).log_softmax(1), torch.randn(R, 4))),
     "LevelStatistics": Case(LevelStatistics(5), lambda R: tuple(torch.rand(3, R, 5))),
     "Examination": Case(
@@ -177,7 +177,7 @@ def test_the_whole_of_prectr_is_one_graph_around_its_encoder(tmp_path: Path) -> 
     data = write_small_data(tmp_path, config)
     task = build_task(config, data / TOKENIZER).eval()
     prectr = task.objective.prectr
-    whole = {"swap_titles": 0.0, "noise": None, "titles": None}
+    whole = {"swap_titles": 0.0, "noise": None, "titles": None, "effects": False}
     graph = traced(prectr, ("relevance.interaction.encoder",), **whole)
     for batch in SearchReader(config, data, "test", data / TOKENIZER).epoch(0):
         looked_up = task.embeddings(batch.request_features, batch.candidate_features)

@@ -96,8 +96,22 @@ def test_an_explanation_is_that_of_the_run(exported: Any, ranker: Ranker, reques
     assert told is not None and json.loads(json.dumps(told)) == told
     assert told["own_history"]["events"] == whole["own_history"]["events"] > 0
     for one, other in zip(told["candidates"], whole["candidates"], strict=True):
-        assert one["item_id"] == other["item_id"] and one["expert"] == other["expert"]
+        assert one["item_id"] == other["item_id"] and one["effect_own"] == pytest.approx(other["effect_own"], abs=1e-5)
+        assert one["effect_peers_by_level"] == pytest.approx(other["effect_peers_by_level"], abs=1e-5)
         assert one["click_by_level"] == pytest.approx(other["click_by_level"], abs=1e-5)
+
+
+def test_a_past_that_is_not_there_has_no_effect(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
+    request = max(requests, key=lambda r: len(r["history"]) * len(r["peers"]))
+    of = {"effect_own": ("user_", "history"), "effect_peers": ("query_", "group_", "peers")}
+    for name, fields in of.items():
+        newcomer = {field: value for field, value in request.items() if not field.startswith(fields)}
+        explanation = ranker.score({"query": request["query"], **newcomer}, explain=True).explanation
+        assert explanation is not None and len(explanation["candidates"]) == len(request["candidates"])
+        for candidate in explanation["candidates"]:
+            assert candidate.pop(name) == 0 and candidate.pop(f"{name}_by_level") == [0] * 4
+            other = "effect_peers" if name == "effect_own" else "effect_own"
+            assert candidate[other] != 0
 
 
 def test_threads_score_and_explain_as_one_does(ranker: Ranker, requests: list[dict[str, Any]]) -> None:

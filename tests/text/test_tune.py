@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from teachers import encoder, small_pairs
+from teachers import DATA, encoder, small_pairs
 from transformers import AutoModelForSequenceClassification
 
-from prectr_torchrec.config import ConfigError, DataConfig, PairsConfig
+from prectr_torchrec.config import ConfigError, PairsConfig
 from prectr_torchrec.data.pairs import PairsFile, write_pairs
 from prectr_torchrec.text.teacher import load_teacher
 from prectr_torchrec.text.tokenizer import load_tokenizer
@@ -154,6 +154,6 @@ def test_wrong_overrides_are_named(override: str, message: str) -> None:
 def test_pairs_without_grades_are_refused(tmp_path: Path) -> None:
     small_pairs(tmp_path)
     (tmp_path / "raw" / "judgments.parquet").unlink()
-    write_pairs(DataConfig(), PairsConfig(), tmp_path / "raw", tmp_path / "pairs.parquet")
+    write_pairs(DATA, PairsConfig(), tmp_path / "raw", tmp_path / "pairs.parquet")
     with pytest.raises(ValueError, match="no graded pair in the train split"):
         tune_teacher(encoder(tmp_path / "encoder"), tmp_path / "pairs.parquet", tmp_path / "out", CONFIG, CPU)

@@ -88,7 +88,10 @@ def test_the_click_probability_is_made_of_the_parts(found: dict[str, Any]) -> No
         pi = np.array(row["level_probabilities"]) if row["level"] is None else np.eye(4)[row["level"] - 1]
         assert row["click_probability"] == pytest.approx(pi @ row["click_by_level"], abs=1e-4)
         assert row["own"] + row["peers"] + row["prior"] == pytest.approx(1, abs=1e-5)
-        assert len(row["incentive"]) == 4 and row["expert"] in ("raise", "lower", "leave") and 0 < row["taste_variance"] <= 1
+        assert 0 < row["taste_variance"] <= 1
+        for name in ("effect_own", "effect_peers"):
+            by_level = row[f"{name}_by_level"]
+            assert len(by_level) == 4 and row[name] == pytest.approx(pi @ by_level, abs=1e-4) and any(by_level)
 
 
 def test_it_explains_what_evaluation_predicts(run: Path, data: Path, found: dict[str, Any], tmp_path: Path) -> None:
@@ -99,9 +102,13 @@ def test_it_explains_what_evaluation_predicts(run: Path, data: Path, found: dict
     assert {r["item_id"]: r["click_probability"] for r in found["candidates"]} == pytest.approx(predicted, abs=1e-5)
     for row in found["candidates"]:
         other = next(r for r in rows if r["item_id"] == row["item_id"])
-        assert other["incentive"] == pytest.approx(np.mean(row["incentive"]), abs=1e-5)
-        for name, column in (("own", "weight_own"), ("peers", "weight_peers"), ("prior", "weight_prior"), ("taste", "taste")):
-            assert other[column] == pytest.approx(row[name], abs=1e-5)
+        for name in ("effect_own", "effect_peers", "taste"):
+            assert other[name] == pytest.approx(row[name], abs=1e-5)
+            if name != "taste":
+                by_level = row[f"{name}_by_level"]
+                assert other[f"{name}_slope"] == pytest.approx(by_level[3] - by_level[0], abs=1e-5)
+        for name in ("own", "peers", "prior"):
+            assert other[f"weight_{name}"] == pytest.approx(row[name], abs=1e-5)
 
 
 def test_attention_falls_on_the_events_of_the_sample(found: dict[str, Any], sample: dict[str, Any]) -> None:
@@ -129,18 +136,20 @@ def test_a_request_without_a_past_has_empty_lists(run: Path, data: Path) -> None
 
 def test_parts_that_the_run_lacks_are_left_out(plain: Path, data: Path, sample: dict[str, Any]) -> None:
     found = explain(plain, data, sample["request_id"], split="test")
-    assert found["candidates"][0].keys() == {"item_id", "title", "grade", "level", "click_probability"}
+    assert found["candidates"][0].keys() == {
+        "item_id", "title", "grade", "level", "click_probability", "effect_own", "effect_peers"
+    }  # fmt: skip
     assert "own_history" not in found and "peers" not in found
     text = format_explanation(found)
-    assert "click: what ranks" in text and "tau" not in text and "history" not in text
+    assert "click: what ranks" in text and "own effect 1" not in text and "history" not in text
 
 
-def test_a_preference_of_the_own_past_alone_is_told_without_incentive_and_peers(data: Path, sample: dict[str, Any]) -> None:
+def test_a_preference_of_the_own_past_alone_is_told_without_peers(data: Path, sample: dict[str, Any]) -> None:
     config = small_config(model={"interest": False, "preference": {"own": True}}, train=STAGES)
     found = explain(trained(data.parent / "own", data, config), data, sample["request_id"])
     first = found["candidates"][0]
     assert first["own"] + first["prior"] == pytest.approx(1, abs=1e-5)
-    assert not {"peers", "incentive", "expert", "taste"} & first.keys() and "peers" not in found
+    assert not {"peers", "taste"} & first.keys() and "peers" not in found
     assert found["own_history"]["nothing_fits"].keys() == {"intent", "category"}
 
 
@@ -154,7 +163,8 @@ def test_the_command_prints_tables_and_writes_the_same_as_json(
     assert json.loads((tmp_path / "found.json").read_text()) == found
     header = next(line for line in done.output.splitlines() if line.startswith("item"))
     assert header.split() == (
-        "item title grade level pi 1 pi 2 pi 3 pi 4 p 1 p 2 p 3 p 4 click tau 1 tau 2 tau 3 tau 4 expert its weight "
+        "item title grade level pi 1 pi 2 pi 3 pi 4 p 1 p 2 p 3 p 4 click own effect own effect 1 own effect 2 "
+        "own effect 3 own effect 4 peers effect peers effect 1 peers effect 2 peers effect 3 peers effect 4 "
         "own peers prior taste open"
     ).split()  # fmt: skip
 

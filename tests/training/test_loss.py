@@ -56,10 +56,16 @@ def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
     nn.init.normal_(task.objective.prectr.position.logit)
     task.objective.prectr.click_tower.head.bias.data = torch.arange(4) * 0.2
     outputs = outputs_of(task)
+    task.objective.effects = True
     report = task(batch)[1]
     (out,) = outputs
-    tau, z = out.personal.incentive.tau, out.level_logits
-    torch.testing.assert_close(report["incentive_slope"], tau[:, 3] - tau[:, 0])
+    effect, z = out.effect, out.level_logits
+    assert effect is not None
+    for who, by_level in (("own", effect.own), ("peers", effect.peers)):
+        assert report[f"effect_{who}_slope"].equal(by_level[:, 3] - by_level[:, 0]) and by_level.any()
+        at_level = by_level.gather(1, (batch.level - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
+        mean = (out.relevance.log_pi.exp() * by_level).sum(1)
+        torch.testing.assert_close(report[f"effect_{who}"], torch.where(batch.level > 0, at_level, mean), atol=1e-5, rtol=1e-4)
     assert report["levels_in_order"].tolist() == [float(row == sorted(row)) for row in z.tolist()]
     assert 0 < report["levels_in_order"].mean() < 1
     assert report["reference_logit"].equal(out.reference_click.logit) and report["logit"].equal(out.click.logit)
