@@ -32,6 +32,7 @@ from prectr_torchrec.config import RunConfig, validate_config
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.training.schedule import passes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -95,7 +96,7 @@ def compare(config: RunConfig, folder: Path, runs: int) -> None:
                   "(a) Arrow scan": (scan, candidates), "(b) per-row DataLoader": (per_row, part)}  # fmt: skip
     seconds = measure(contenders, runs)
     rates = {name: contenders[name][1] / statistics.median(seconds[name]) for name in contenders}
-    epochs = max((stage.epochs for stage in config.train.stages if stage.split == "train"), default=1)
+    epochs = passes(requests)
     first, later = rates["reader, first epoch"], rates["reader, later epochs"]
     rates[f"reader, a job's {epochs} epochs"] = epochs / (1 / first + (epochs - 1) / later)
     print(f"{platform.platform()}, {platform.processor() or platform.machine()}, cores used: {len(os.sched_getaffinity(0))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,8 @@ from prectr_torchrec.config_base import Section
 class StageConfig(Section):
     split: Literal["judgments", "train"] = "train"
     """`judgments`: graded pairs without users or clicks, for the relevance tower and the encoder alone."""
-    epochs: int = Field(ge=0)
+    epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Passes over the split; `auto`: from the number of its requests, between 1 and 8, two at 50,000."""
     lr: float = Field(3e-3, gt=0)
     """Peak rate of AdamW for the towers."""
     encoder_lr: float = Field(3e-4, gt=0)
@@ -42,7 +43,10 @@ class InitFromConfig(Section):
 
 class TrainConfig(Section):
     seed: int = 1
-    stages: list[StageConfig] = [StageConfig(split="judgments", epochs=1), StageConfig(epochs=2)]
+    stages: list[StageConfig] = [StageConfig(split="judgments", epochs=1), StageConfig()]
+    reference_requests: int | None = Field(32, ge=1)
+    """Requests of a step, of all ranks together, that the rates of AdamW are stated for: with n times as many they are sqrt(n)
+    times as high. null: the rates as they are, whatever the ranks."""
     weight_decay: float = Field(0.01, ge=0)
     taste_weight_decay: float = Field(3.0, ge=0)
     """Of the title tokens' taste vectors: many, each with few clicks to learn from."""

@@ -45,7 +45,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
                   "statistics": ["user", "query", "group", "item"],
                   "preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8, "dim": 8}},
         "objective": {"random_negatives": 0.1},
-        "train": {"log_every": 5, "checkpoint_every": 7, "stages": [
+        "train": {"log_every": 5, "reference_requests": None, "checkpoint_every": 7, "stages": [
             {"split": "judgments", "epochs": 1, "lr": 0.003, "warmup_steps": 2},
             {"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2, "reset_tables": True}]},
     }  # fmt: skip

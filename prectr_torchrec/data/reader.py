@@ -82,6 +82,11 @@ class SearchReader(IterableDataset[SearchBatch]):
         """The sample columns that are read."""
         return self._builder.columns
 
+    @property
+    def num_requests(self) -> int:
+        """Requests of the split, on all ranks."""
+        return sum(len(group.num_candidates) for group in self._row_groups)
+
     def num_batches(self, epoch: int) -> int:
         """Batches of this rank in an epoch."""
         return sum(self._plan(epoch, part).num_batches for part in self._parts())

@@ -15,6 +15,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
+from prectr_torchrec.training.schedule import rate_factor
 
 _PARTS = {
     "prectr.relevance.interaction.encoder.": "encoder", "prectr.relevance.": "relevance", "prectr.personal.taste.title.": "taste",
@@ -41,11 +42,18 @@ def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> N
 class Optimizers:
     """The optimizers of a sharded model and the rates that a stage sets for them.
 
+    Args:
+        model: the sharded model.
+        config: rates and decay.
+        requests: of a step of all ranks together.
+
     Attributes:
+        factor: what the rates of AdamW are multiplied by, as of `schedule.rate_factor`.
         combined: what the pipeline steps; `fused` for the tables, `dense` for everything else.
     """
 
-    def __init__(self, model: DistributedModelParallel, config: TrainConfig) -> None:
+    def __init__(self, model: DistributedModelParallel, config: TrainConfig, requests: int) -> None:
+        self.factor = rate_factor(requests, config.reference_requests)
         dense = {n: p for n, p in in_backward_optimizer_filter(model.named_parameters()) if p.requires_grad}
         names = {id(p): n for n, p in dense.items()}
         offsets = {id(getattr(m, name)) for m in model.modules() for name in getattr(m, "offsets", ())}
@@ -58,7 +66,7 @@ class Optimizers:
                 parts.setdefault(part, []).append(parameter)
             decay = {"taste": config.taste_weight_decay, "offsets": 0.0}
             groups = [
-                {"params": parameters, "part": part, "weight_decay": decay.get(part, config.weight_decay)}
+                {"params": parameters, "part": part, "weight_decay": self.factor * decay.get(part, config.weight_decay)}
                 for part, parameters in sorted(parts.items())
             ]
             return torch.optim.AdamW(groups, fused=True)
@@ -87,7 +95,7 @@ class Optimizers:
         if stage.split == "train":
             peak |= {"towers": stage.lr, "taste": stage.lr, "offsets": stage.offset_lr or OFFSET_RATE * stage.lr}
         for group in self.dense.param_groups:
-            group["lr"] = peak[group["part"]] * warmup * decay
+            group["lr"] = peak[group["part"]] * self.factor * warmup * decay
         for group in self.fused.param_groups:
             group["lr"] = stage.table_lr * warmup
         self.fused.step()  # passes the rate on to the kernels; the update itself happens in backward

@@ -41,6 +41,7 @@ from prectr_torchrec.training.init_from import init_from
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
 from prectr_torchrec.training.progress import MetricsLog, Throughput
 from prectr_torchrec.training.rehearsal import Rehearsal
+from prectr_torchrec.training.schedule import passes
 from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
@@ -115,19 +116,29 @@ class Trainer:
         plan = [self._batches(stage) for stage in self.stages]
         if self.saved:
             self._resume(self.saved)
+        self._say_how_long(plan)
         if self.process.rank == 0:
             replace_text(self.run / "plan.json", json.dumps(self.job["plan"], indent=1))
         self.throughput = Throughput(self._steps_left(plan))
         self.log = MetricsLog(self.run, self.position["step"]) if self.process.rank == 0 else None
         while self.position["stage"] < len(self.stages):
             number = self.position["stage"]
-            for epoch in range(self.position["epoch"], self.stages[number].epochs):
+            for epoch in range(self.position["epoch"], len(plan[number])):
                 self._train_epoch(self.stages[number], epoch, plan[number])
             self.position.update(stage=number + 1, epoch=0, batch=0)
         with self._explained():
             self.checkpoints.wait()
         if self.log is not None:
             self.log.close()
+
+    def _say_how_long(self, plan: list[list[int]]) -> None:
+        if self.process.rank != 0:
+            return
+        most = self.config.batch.requests * self.process.world_size
+        for stage, batches in zip(self.stages, plan, strict=True):
+            requests, rates = self.readers[stage.split].num_requests, f"rates x {self.optimizers.factor:.2f}"
+            print(f"{stage.split}: {requests:,} requests, {len(batches)} passes, {sum(batches):,} steps of up to {most}, {rates}",
+                  file=sys.stderr)  # fmt: skip
 
     def _train_epoch(self, stage: StageConfig, epoch: int, batches: list[int]) -> None:
         start, left = self.position["batch"], self._batches_left(stage, epoch, batches[epoch])
@@ -278,7 +289,9 @@ class Trainer:
             self.log.write({"step": self.position["step"], **values})
 
     def _batches(self, stage: StageConfig) -> list[int]:
-        return [agree_on_batches(self.readers[stage.split].num_batches(epoch)) for epoch in range(stage.epochs)]
+        reader = self.readers[stage.split]
+        epochs = passes(reader.num_requests) if stage.epochs == "auto" else stage.epochs
+        return [agree_on_batches(reader.num_batches(epoch)) for epoch in range(epochs)]
 
     def _reader(self, split: str, *, shuffle: bool) -> SearchReader:
         return SearchReader(
@@ -293,7 +306,7 @@ class Trainer:
         has = self._has(stage.split) or stage.split == "train"  # without a train split the reader says what is wrong
         if not has and self.process.rank == 0:
             print(f"note: stage {stage.split!r} is left out: {self.data} has no such split", file=sys.stderr)
-        return has and stage.epochs > 0
+        return has and stage.epochs != 0
 
     def _open_run_directory(self) -> None:
         if self.process.rank == 0:
@@ -325,7 +338,8 @@ def build_sharded(
     sharding = plan_sharding(task, config, process.device, plan)
     model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders(config, process.device.type))
     hold_managed(model, frozen_tables(config))
-    return model, Optimizers(model, config.train), plan_to_dict(sharding)
+    requests = config.batch.requests * process.world_size
+    return model, Optimizers(model, config.train, requests), plan_to_dict(sharding)
 
 
 def evaluate_batches(
