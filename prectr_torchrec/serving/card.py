@@ -82,6 +82,7 @@ def _split_figures(figures: dict[str, Any]) -> list[str]:
     rows = [
         [f"{PAIRS[part]}, {name}", _number(value)]
         for part, measures in figures.get("relevance", {}).items()
+        if measures["pairs"]
         for name, value in measures.items()
     ]
     return lines + (_table(["relevance tower against grades", "value"], rows) if rows else [])

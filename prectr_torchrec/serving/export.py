@@ -70,10 +70,11 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         raise ValueError("; ".join(broken))
     saved = SavedTensors(folder)
     tables = {name: _source(name, saved, config) for name in config.tables}
+    measured = sorted(path.stem for path in run.glob("metrics-*.json"))
     about: dict[str, Any] = {
         "version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize,
         "id_kinds": _id_kinds(run),
-        "figures": {path.stem.removeprefix("metrics-"): _figures(path) for path in sorted(run.glob("metrics-*.json"))},
+        "figures": {name.removeprefix("metrics-"): _figures(run / f"{name}.json") for name in measured},
     }  # fmt: skip
 
     def build(partial: Path) -> None:

@@ -84,17 +84,13 @@ def write_report(
         ValueError: a run has not been evaluated, or by an earlier release.
     """
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
-    hidden_splits = [f"{split}{HIDDEN}" for split in splits]
-    evaluated = {
-        name: run for name, run in runs.items() if any((run / f"metrics-{split}.json").is_file() for split in hidden_splits)
-    }
-    hidden = {name: _read_metrics(name, run, hidden_splits) for name, run in evaluated.items()}
+    with_hidden = _with_hidden(measured, runs, [f"{split}{HIDDEN}" for split in splits])
     curves = {name: [json.loads(line) for line in read_lines(run / "metrics.jsonl")] for name, run in runs.items()}
     activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
     with figures.style():
         sections = [
-            _comparison(measured, hidden),
-            _logged_order(measured),
+            _comparison(measured, with_hidden),
+            _logged_order(with_hidden),
             _figure("Training", figures.training_figure(curves), "Loss terms on training rows, measures on validation rows."),
             _figure("Users by activity", figures.activity_figure(activity), _activity_text(activity)),
             _figure("Personal effect by relevance", figures.effect_figure(effects), _effect_text(effects)),
@@ -121,12 +117,18 @@ def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
     return {**clicks, "truth": whole or next(iter(with_oracle), None), "simulated": any(f["simulated"] for f in found)}
 
 
-def _comparison(measured: dict[str, Metrics], hidden: dict[str, Metrics]) -> str:
-    rows: dict[str, Metrics] = {}
-    for name, found in measured.items():
-        rows[name] = _run_row(found)
-        if name in hidden:
-            rows[f"{name}, grades hidden"] = _run_row(hidden[name])
+def _with_hidden(measured: dict[str, Metrics], runs: dict[str, Path], splits: Sequence[str]) -> dict[str, Metrics]:
+    """The runs, each followed by its figures with hidden grades where there are such files."""
+    found = {}
+    for name, visible in measured.items():
+        found[name] = visible
+        if any((runs[name] / f"metrics-{split}.json").is_file() for split in splits):
+            found[f"{name}, grades hidden"] = _read_metrics(name, runs[name], splits)
+    return found
+
+
+def _comparison(measured: dict[str, Metrics], with_hidden: dict[str, Metrics]) -> str:
+    rows = {name: _run_row(found) for name, found in with_hidden.items()}
     truth = next((f["truth"]["oracle"] for f in measured.values() if f["truth"]), None)
     clicks = next((f["oracle"] for f in measured.values() if f["oracle"] and f["clicks"]["clicks"]), None)
     references: dict[str, Metrics] = {}
@@ -148,7 +150,7 @@ def _comparison(measured: dict[str, Metrics], hidden: dict[str, Metrics]) -> str
             "the share of the way runs from the true grade alone (0) to the oracle (1). Served / true is the mean probability at "
             "the reference position over the true one."
         )
-    if hidden:
+    if len(with_hidden) > len(measured):
         note += " With grades hidden the model scores as if no candidate had a grade; bold is the best of those that see them."
     return f"<section><h2>Comparison</h2>{compared}<p class=note>{note}</p></section>"
 
