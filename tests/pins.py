@@ -19,8 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401  threads are set before torch is imported
-
 FOLDER = Path(__file__).parent / "pins"
 TOLERANCES = {
     "samples": 1e-6, "distillation": 1e-4, "losses": 1e-4, "losses_on_two_ranks": 1e-4, "predictions": 1e-4, "scores": 1e-4,
@@ -117,6 +115,7 @@ def main() -> int:
     if unknown := sorted(set(files) - set(TOLERANCES)):
         parser.error(f"no file of pins {', '.join(unknown)}; there are {', '.join(TOLERANCES)}")
 
+    import conftest  # noqa: F401  sets threads, before torch is imported
     from pinned_runs import measure, measure_quality
 
     with tempfile.TemporaryDirectory() as folder:
@@ -138,4 +137,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main())
