@@ -19,15 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import conftest  # noqa: F401  threads are set before torch is imported
-
 FOLDER = Path(__file__).parent / "pins"
 TOLERANCES = {
     "samples": 1e-6, "distillation": 1e-4, "losses": 1e-4, "losses_on_two_ranks": 1e-4, "predictions": 1e-4, "scores": 1e-4,
     "quality": 0.01,
 }  # fmt: skip
-"""How far a number may be from its pin, by file. AVX2 in place of AVX-512 moves the losses by 1e-6; three seeds are within 0.012
-of each other in quality."""
+"""How far a number may be from its pin, by file; `docs/reliability.md` says what other processors and small changes move."""
 HOW = "`python tests/pins.py --write` pins it; the commit says so"
 
 
@@ -118,6 +115,7 @@ def main() -> int:
     if unknown := sorted(set(files) - set(TOLERANCES)):
         parser.error(f"no file of pins {', '.join(unknown)}; there are {', '.join(TOLERANCES)}")
 
+    import conftest  # noqa: F401  sets threads, before torch is imported
     from pinned_runs import measure, measure_quality
 
     with tempfile.TemporaryDirectory() as folder:
@@ -139,4 +137,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
     sys.exit(main())
