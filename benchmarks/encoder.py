@@ -168,7 +168,7 @@ def training_rate(config: RunConfig, folder: Path, data: PairData, precision: st
     text = config.text.model_copy(update={"precision": precision, "path": None})
     task = StudentTask(build_relevance(config.model_copy(update={"text": text}), folder), config.distill, teaching=True).train()
     optimizer = torch.optim.AdamW(task.parameters(), fused=True)
-    size, levels = config.distill.batch_size, config.data.levels.count
+    size, levels = min(config.distill.batch_size, len(data)), config.data.levels.count
     even = torch.full((size, levels), 1 / levels)
     rows = np.random.default_rng(0).permutation(len(data))[:size]
 
