@@ -319,7 +319,7 @@ def baseline(
     ] = None,
     oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
     refit: Annotated[bool, typer.Option("--refit", help="Train on the validation split too.")] = False,
-    hide_grades: Annotated[bool, typer.Option("--hide-grades", help="Score candidates as if none had a grade.")] = False,
+    hide_grades: Annotated[bool, typer.Option("--hide-grades", help="Score once more as if no candidate had a grade.")] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override one setting of the baseline, such as rank=8; may be repeated."),

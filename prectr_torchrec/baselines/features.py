@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from prectr_torchrec.baselines.grades import TextGrades
+from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.columns import UNLABELLED, Columns
@@ -93,13 +93,20 @@ class CandidateFeatures:
         request = ["request_id", "user_id", "query_id", "query", "user_events", "user_query_events", "query_events"]
         return [*request, "history_query_id", "history_title", *names, *CandidateFeatures.category_columns(data)]
 
-    def __call__(self, columns: Columns, *, hide_grades: bool = False) -> Features:
-        """(candidates,) each; `position` first, 1 where none was logged."""
+    def __call__(self, columns: Columns, hidden: NDArray[np.bool_]) -> Features:
+        """The features of all candidates.
+
+        Args:
+            hidden: (candidates,) whose grades and predicted levels are hidden.
+
+        Returns:
+            (candidates,) each; `position` first, 1 where none was logged.
+        """
         request = candidate_requests(columns)
         position = columns.values["candidate_position"].astype(np.float32)
         match = self._texts.features(per_candidate(columns, "query"), columns.texts["candidate_title"])
         features: Features = {"position": np.maximum(position, 1)}
-        features |= self._relevance(columns, match, hide_grades)
+        features |= self._relevance(columns, match, hidden)
         features |= {f"match_{number}": column for number, column in enumerate(match.T)}
         features |= self._counters(columns, request, features["level"].astype(np.int64))
         features |= self._item(columns)
@@ -109,16 +116,19 @@ class CandidateFeatures:
         features |= {name: self._category(columns, name, request) for name in self.categories}
         return features
 
-    def _relevance(self, columns: Columns, match: NDArray[np.float32], hide_grades: bool) -> Features:
-        grade, packed = columns.values["candidate_relevance"], columns.values["candidate_predicted"]
-        if hide_grades:
-            grade, packed = np.full_like(grade, np.nan), np.zeros_like(packed)
-        levels = unpack_levels(packed, self._data.levels.count)
+    def _relevance(self, columns: Columns, match: NDArray[np.float32], hidden: NDArray[np.bool_]) -> Features:
+        """The visible grade, else the predicted one, and which of them it is."""
+        visible = np.where(hidden, np.float32(np.nan), columns.values["candidate_relevance"])
+        packed = np.where(hidden, 0, columns.values["candidate_predicted"])
+        by_text = self._grades.predict(match)
+        grade = known_or_predicted(visible, packed, by_text, self._data.levels)
+        predicted = unpack_levels(packed, self._data.levels.count).T
         return {
             "grade": grade,
             "level": grade_levels(grade, self._data.levels.boundaries).astype(np.float32),
-            "text_grade": self._grades.predict(match),
-            **{f"predicted_{number}": column for number, column in enumerate(levels.T, 1)},
+            "graded": (~np.isnan(visible)).astype(np.float32),
+            "text_grade": by_text,
+            **{f"predicted_{number}": column for number, column in enumerate(predicted, 1)},
         }
 
     def _counters(self, columns: Columns, request: NDArray[np.int64], level: NDArray[np.int64]) -> Features:

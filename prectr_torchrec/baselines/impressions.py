@@ -25,7 +25,7 @@ class Impressions:
     """n candidates in the order of the samples.
 
     Attributes:
-        values: `REQUEST`, `CANDIDATE` and the item attributes as in the samples; `grade`, the visible or a predicted one;
+        values: `REQUEST`, `CANDIDATE` and the item attributes as in the samples; `grade`, and whether it is `predicted`;
             `title`, an index into the titles; `split`, an index into the splits that were read. (n,) each.
         titles: the distinct titles.
     """
@@ -65,7 +65,12 @@ def read_impressions(
             parts.append(
                 {name: columns.values[name] for name in candidate}
                 | {name: columns.values[name][row] for name in REQUEST}
-                | {"grade": visible, "title": place[title.index], "split": np.full(len(row), number)}
+                | {
+                    "grade": visible,
+                    "predicted": np.isnan(relevance) | hide_grades,
+                    "title": place[title.index],
+                    "split": np.full(len(row), number),
+                }
             )
     return Impressions({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, list(places))
 

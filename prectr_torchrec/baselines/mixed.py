@@ -83,8 +83,9 @@ class MixedEffects(nn.Module):
 
     .. math:: f(g) + (a_u + a_q + a_c) + (b_u + b_q + b_c) g + \mathrm{quality}_i + t_u \cdot v_i + \mathrm{bias}_{position}
 
-    with :math:`f` piecewise linear and :math:`v_i` the sum of the vectors of the item's frequent title words and attributes
-    (generalised linear mixed models of search: GLMix, KDD 2016). Rows are drawn while training, and are their means when scoring.
+    with :math:`f` piecewise linear, another one where the grade is predicted, and :math:`v_i` the sum of the vectors of the
+    item's frequent title words and attributes (generalised linear mixed models of search: GLMix, KDD 2016). Rows are drawn while
+    training, and are their means when scoring.
 
     Args:
         occurrences: table -> (N,) occurrences of its rows in training, for `user`, `query`, `group`, `item`, `word` and each of
@@ -109,7 +110,7 @@ class MixedEffects(nn.Module):
         self.taste = rows("user", config.rank, scale=0.05)
         self.word = rows("word", config.rank, scale=0.3)
         self.attribute = nn.ModuleDict({name: rows(name, config.rank, scale=0.3) for name in attributes})
-        self.by_grade = nn.Parameter(torch.linspace(-2.0, -0.5, levels))
+        self.by_grade = nn.Parameter(torch.cat([torch.linspace(-2.0, -0.5, levels), torch.zeros(levels)]))
         self.position_bias = nn.Parameter(torch.zeros(positions + 1))
 
     def forward(self, pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, Tensor]:

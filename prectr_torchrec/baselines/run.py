@@ -40,11 +40,11 @@ def run_baseline(
         score: prepared folders, of which `test` is scored, or `candidates` where there is no test; none: `data`.
         oracle: as of `evaluate`; nothing but the measures reads it.
         refit: train on the validation split too.
-        hide_grades: score candidates as if none had a grade.
+        hide_grades: score everything once more as if no candidate had a grade, to `...-<split>-grades-hidden...`.
         overrides: `key=value` of the baseline's settings.
 
     Returns:
-        The measures of each folder.
+        The measures of each folder, with grades hidden after the others.
 
     Raises:
         ConfigError: an unknown setting or a wrong value.
@@ -60,18 +60,19 @@ def run_baseline(
     run_config = RunConfig(name=kind, data=samples.data, objective=ObjectiveConfig(anchor=0), model=ModelConfig(mixture=False))
     run.mkdir(parents=True, exist_ok=True)
     replace_text(run / CONFIG, dump_config(run_config))
-    about = {"kind": kind, "trained_on": splits, "hide_grades": hide_grades, "settings": config.model_dump(mode="json")}
+    about = {"kind": kind, "trained_on": splits, "settings": config.model_dump(mode="json")}
     replace_text(run / "baseline.json", json.dumps(about, indent=1))
     results = []
     for folder, split in scored:
-        measured = evaluate(
-            scorer.score(folder, split, hide_grades=hide_grades),
-            config=run_config, split=folder.folder / split, train=data / "train",
-            predictions=run / f"predictions-{split}.parquet", oracle=oracle,
-        )  # fmt: skip
-        assert measured is not None, "one process is rank 0"
-        results.append({"run": kind, "checkpoint": None, **measured})
-        write_json(results[-1], run / f"metrics-{split}.json")
+        for name, hidden in ((split, False), *[(f"{split}-grades-hidden", True)] * hide_grades):
+            measured = evaluate(
+                scorer.score(folder, split, hide_grades=hidden),
+                config=run_config, split=folder.folder / split, train=data / "train",
+                predictions=run / f"predictions-{name}.parquet", oracle=oracle,
+            )  # fmt: skip
+            assert measured is not None, "one process is rank 0"
+            results.append({"run": kind, "checkpoint": None, **measured})
+            write_json(results[-1], run / f"metrics-{name}.json")
     return results
 
 

@@ -40,6 +40,8 @@ class TreesConfig(BaselineConfig):
     """Share of the features that each tree draws."""
     bagging_fraction: float = Field(0.8, gt=0, le=1)
     """Share of the rows that each tree draws."""
+    hidden_share: float = Field(0.2, ge=0, le=1)
+    """Share of the training candidates whose grade is hidden, to learn what to do without one."""
     categories: int = Field(1000, ge=0)
     """Most frequent values kept of each attribute."""
 
@@ -63,7 +65,7 @@ class TreesScorer:
         self._features = _build_features(samples, config)
         self.names: list[str] = []
         """Of the features."""
-        train = self._read(samples, "train")
+        train = self._read(samples, "train", config.hidden_share)
         if not len(train[1]):
             raise ValueError(f"{samples.folder}: no candidate of train has a click label to learn from")
         validation = self._read(samples, "validation") if samples.has("validation") else (train[0][:0], train[1][:0])
@@ -77,7 +79,8 @@ class TreesScorer:
     def score(self, samples: Samples, split: str, *, hide_grades: bool = False) -> Iterator[Rows]:
         """The candidates of a split, as `prectr evaluate` scores them, a row group at a time."""
         for columns in samples.columns(split, self._features.columns(samples.data)):
-            matrix = stack(self._features(columns, hide_grades=hide_grades))
+            hidden = np.full(len(columns.values["candidate_click"]), hide_grades)
+            matrix = stack(self._features(columns, hidden))
             logged = self._predict(matrix)
             matrix[:, self.names.index("position")] = REFERENCE
             request = candidate_requests(columns)
@@ -87,10 +90,11 @@ class TreesScorer:
     def _predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(self.booster.predict(matrix, raw_score=True), dtype=np.float64)
 
-    def _read(self, samples: Samples, split: str) -> Part:
+    def _read(self, samples: Samples, split: str, hidden_share: float = 0.0) -> Part:
         matrices, labels = [], []
+        rng = np.random.default_rng(self._config.seed)
         for columns in samples.columns(split, self._features.columns(samples.data)):
-            features = self._features(columns)
+            features = self._features(columns, rng.random(len(columns.values["candidate_click"])) < hidden_share)
             self.names = list(features)
             labelled = columns.values["candidate_click"] != UNLABELLED
             matrices.append(stack(features)[labelled])

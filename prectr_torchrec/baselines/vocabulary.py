@@ -30,7 +30,7 @@ class Pairs(NamedTuple):
     word_weight: Tensor
     """(n, 16), their squares sum to 1 or are all 0."""
     grade: Tensor
-    """(n, K) the grade on piecewise linear knots."""
+    """(n, 2 K) the grade on piecewise linear knots, and the same where it is a predicted one, else 0."""
     slope: Tensor
     """(n, 2) one, and the grade from the middle of the grades."""
     position: Tensor
@@ -75,16 +75,16 @@ class Vocabulary:
         rows = {table: _index(known, impressions.values[column]) for table, (column, known) in self.ids.items()}
         words, weight = self._words(impressions.titles)
         knots = np.linspace(self.levels.grade_min, self.levels.grade_max, self.levels.count)
-        visible, title = impressions.values["grade"], impressions.values["title"]
-        grade = np.stack([np.interp(visible, knots, knot) for knot in np.eye(len(knots))], axis=1)
-        slope = np.stack([np.ones(len(visible)), visible - knots.mean()], axis=1)
+        grade, predicted, title = (impressions.values[name] for name in ("grade", "predicted", "title"))
+        basis = np.stack([np.interp(grade, knots, knot) for knot in np.eye(len(knots))], axis=1)
+        slope = np.stack([np.ones(len(grade)), grade - knots.mean()], axis=1)
         position = impressions.values["candidate_position"].astype(np.int64)
         position = np.where(position == 0, REFERENCE, np.minimum(position, self.positions))
         return Pairs(
             {table: torch.from_numpy(row) for table, row in rows.items()},
             torch.from_numpy(words[title]),
             torch.from_numpy(weight[title]),
-            torch.from_numpy(grade.astype(np.float32)),
+            torch.from_numpy(np.concatenate([basis, basis * predicted[:, None]], axis=1).astype(np.float32)),
             torch.from_numpy(slope.astype(np.float32)),
             torch.from_numpy(position),
         )

@@ -19,12 +19,13 @@ from prectr_torchrec.baselines.mixed_scorer import MixedScorer
 from prectr_torchrec.baselines.run import run_baseline
 from prectr_torchrec.baselines.samples import Samples
 from prectr_torchrec.baselines.trees import TreesConfig, TreesScorer
-from prectr_torchrec.config import ConfigError, DataConfig, Split, TextConfig
+from prectr_torchrec.config import ConfigError, DataConfig, ModelConfig, RunConfig, Split, TextConfig
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.runs import CHECKPOINTS
+from prectr_torchrec.training.evaluate import evaluate
 from prectr_torchrec.training.metrics import spearman
-from prectr_torchrec.training.predictions import PART_SCHEMA, Rows
+from prectr_torchrec.training.predictions import Rows
 from prectr_torchrec.training.report import write_report
 
 KINDS = ("trees", "mixed")
@@ -54,7 +55,7 @@ def runs(log: Path) -> dict[str, Path]:
     for kind, run in folders.items():
         run_baseline(
             kind, log / "samples", run, score=(log / "samples", log / "candidates"), oracle=log / "eval" / "oracle.parquet",
-            overrides=QUICK[kind],
+            hide_grades=True, overrides=QUICK[kind],
         )  # fmt: skip
     return folders
 
@@ -100,12 +101,27 @@ def test_probabilities_at_the_logged_positions_are_calibrated(kind: str, runs: d
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_writes_the_predictions_of_evaluate(kind: str, runs: dict[str, Path], log: Path) -> None:
+def test_writes_the_predictions_of_evaluate(kind: str, runs: dict[str, Path], log: Path, tmp_path: Path) -> None:
+    """The columns are those of a model without parts, the rows those of the samples in their order."""
     table = pq.read_table(runs[kind] / "predictions-test.parquet")
-    assert table.schema.equals(PART_SCHEMA.insert(3, pa.field("query_id", pa.int64())))
-    samples = pq.read_table(log / "samples" / "test")
+    columns = ("request_id", "item_id", "user_id", "relevance", "click")
+    rows = {name: table[name].to_numpy() for name in columns}
+    rows |= {name: np.zeros(len(table), np.float32) for name in ("click_probability", "logged_logit")}
+    rows |= {"relevance_probabilities": np.full((len(table), 4), 0.25, np.float32)}
+    config = RunConfig(name="model", model=ModelConfig(mixture=False))
+    path, split = tmp_path / "predictions.parquet", log / "samples" / "test"
+    evaluate([rows], config=config, split=split, train=log / "samples" / "train", predictions=path)
+    assert table.schema.equals(pq.read_schema(path))
+    samples = pq.read_table(split)
     assert table["item_id"].to_pylist() == [item for row in samples["candidate_item_id"].to_pylist() for item in row]
     assert table["click"].to_pylist() == [click for row in samples["candidate_click"].to_pylist() for click in row]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_grades_are_measured_beside_visible_ones(kind: str, runs: dict[str, Path]) -> None:
+    visible, hidden = (json.loads((runs[kind] / f"metrics-test{name}.json").read_text()) for name in ("", "-grades-hidden"))
+    assert hidden["rows"] == visible["rows"]
+    assert hidden["clicks"]["auc"] != visible["clicks"]["auc"]
 
 
 def test_the_report_shows_them_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
