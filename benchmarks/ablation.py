@@ -1,6 +1,6 @@
 """Quality of configurations on a search log with an oracle: the whole job, several seeds, one table.
 
-    python benchmarks/ablation.py --log DIR --out DIR --config prectr_v1 --config prectr_v2 --seeds 1 2 3
+    python benchmarks/ablation.py --log DIR --out DIR --config prectr_v1 --config prectr_v2 --seeds 1 2 3 --baseline mixed trees
 
 `--log` is a folder as `prectr simulate` writes it: `raw/`, `eval/oracle.parquet`, `meta.json` with `test_from_timestamp`, and
 optionally `eval/judgments_unseen_queries.parquet`. Every step is the command that a user runs. Finished runs are kept, so that
@@ -30,6 +30,7 @@ from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.schema import COUNTS, MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")
+HIDDEN = "candidates-grades-hidden"
 OWN_COUNTERS = ("user_events", "user_query_events", *(f"user_{what}" for what in COUNTS))
 
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--config", action="append", required=True, help="configurations, the one to compare with first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nproc", type=int, default=2)
+    parser.add_argument("--baseline", nargs="+", default=[], choices=["mixed", "trees"], help="beside the configurations")
     parser.add_argument("--checkpoint", default="best", help="best by the validation split, or last")
     parser.add_argument("--shuffled", action="store_true", help="also score with the own past of another request: a control")
     parser.add_argument("--relevance", type=Path, action="append", default=[], help="soft grades, as of `prectr prepare`")
@@ -52,13 +54,20 @@ def main() -> None:
     for seed in arguments.seeds:  # seed by seed: a table of all configurations stands as early as possible
         for config in arguments.config:
             results.append({"config": config, "seed": seed, **run(arguments, config, seed, test_from, folders[config])})
-            table = format_table(results, arguments.config)
-            changed = f", with {' '.join(arguments.set)}" if arguments.set else ""
-            text = f"{machine}, {arguments.nproc} ranks{changed}\n\n{table}\n"
-            (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1))
-            (arguments.out / "results.md").write_text(text)
-            print(text, flush=True)
-    plot(results, arguments.config, arguments.out / "results.png")
+            write_results(arguments, machine, results)
+        for kind in arguments.baseline:
+            results.append({"config": kind, "seed": seed, **run_baseline(arguments, kind, seed, folders[arguments.config[0]])})
+            write_results(arguments, machine, results)
+    plot(results, [*arguments.config, *arguments.baseline], arguments.out / "results.png")
+
+
+def write_results(arguments: argparse.Namespace, machine: str, results: list[dict[str, Any]]) -> None:
+    table = format_table(results, [*arguments.config, *arguments.baseline])
+    changed = f", with {' '.join(arguments.set)}" if arguments.set else ""
+    text = f"{machine}, {arguments.nproc} ranks{changed}\n\n{table}\n"
+    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1))
+    (arguments.out / "results.md").write_text(text)
+    print(text, flush=True)
 
 
 def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[str, Path]:
@@ -111,9 +120,9 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
     command = ["train", "--config", config, "--data", str(folders["samples"]), "--run", str(directory), *nproc]
     train_seconds = prectr([*command, *sets([f"data.split.test_from={test_from}", f"train.seed={seed}", *arguments.set])])
     measured, evaluate_seconds = {}, 0.0
-    for name, folder in folders.items():
-        # the segments come from the training samples, whatever is scored
+    for name, folder in {**folders, HIDDEN: folders["candidates"]}.items():
         oracle = ["--oracle", str(arguments.log / "eval" / "oracle.parquet")] if name != "unseen" else []
+        oracle += ["--hide-grades"] if name == HIDDEN else []
         target = directory / f"metrics-{name}.json"
         train_data = ["--train-data", str(folders["samples"]), "--metrics", str(target)]
         where = ["--run", str(directory), "--data", str(folder), "--checkpoint", arguments.checkpoint]
@@ -131,9 +140,25 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
     return figures
 
 
+def run_baseline(arguments: argparse.Namespace, kind: str, seed: int, folders: dict[str, Path]) -> dict[str, Any]:
+    """Fits and measures a baseline on the samples of the first configuration, if that has not been done; its figures."""
+    directory = arguments.out / "runs" / f"{kind}-{seed}"
+    done = directory / "quality.json"
+    if done.exists():
+        return dict(json.loads(done.read_text()))
+    where = ["--data", str(folders["samples"]), "--run", str(directory), "--set", f"seed={seed}", "--hide-grades"]
+    where += ["--score", str(folders["samples"]), "--score", str(folders["candidates"])]
+    seconds = prectr(["baseline", kind, *where, "--oracle", str(arguments.log / "eval" / "oracle.parquet")])
+    files = {"samples": "test", "candidates": "candidates", HIDDEN: HIDDEN}
+    measured = {name: json.loads((directory / f"metrics-{file}.json").read_text()) for name, file in files.items()}
+    figures = {**summary(measured), "train_seconds": seconds, "evaluate_seconds": 0.0}
+    done.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
 def summary(measured: dict[str, Any]) -> dict[str, Any]:
     """What goes into the table."""
-    expected = measured["candidates"]["oracle"]["expected_auc"]
+    expected, hidden = (measured[name]["oracle"]["expected_auc"] for name in ("candidates", HIDDEN))
     clicks, position = measured["samples"]["clicks"], measured["samples"]["clicks_at_position"]
     segments, shown_segments = (
         {(s["by"], s["segment"]): s for s in measured[part]["segments"]} for part in ("candidates", "samples")
@@ -141,6 +166,7 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
     figures = {
         "expected AUC, shown": expected["shown"]["model"],
         "expected AUC, all": expected["all"]["model"],
+        **{f"grades hidden, {part}": hidden[part]["model"] for part in ("shown", "all")},
         "AUC": clicks["auc"],
         "AUC, position known": position["auc"],
         "GAUC by user": clicks["gauc_user"],
@@ -179,7 +205,7 @@ def format_table(results: list[dict[str, Any]], configs: list[str]) -> str:
     for name in names:
         cells = []
         for config in configs:
-            values = [r[name] for r in results if r["config"] == config and r[name] is not None]
+            values = [r[name] for r in results if r["config"] == config and r.get(name) is not None]
             spread = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
