@@ -149,7 +149,9 @@ def summary(measured: dict[str, Any]) -> dict[str, Any]:
         "calibration": position["calibration"],
     }
     for part in ("shown", "all"):
-        of_part = {f"{part}, users of {name}": ("user", name) for name in ACTIVITY} | {f"{part}, new queries": ("query", "new")}
+        of_part = {f"{part}, users of {name}": ("user", name) for name in ACTIVITY} | {
+            f"{part}, queries without a past": ("query", "0")
+        }
         figures |= {name: segments.get(key, {}).get(f"expected_auc_{part}") for name, key in of_part.items()}
     calibrations = {f"calibration, users of {name}": shown_segments.get(("user", name), {}) for name in ACTIVITY}
     figures |= {name: segment.get("calibration") for name, segment in calibrations.items()}

@@ -92,7 +92,7 @@ def evaluate(
     """Scores a split with a trained ranker and measures it.
 
     Args:
-        script_args: further arguments of the evaluation, after `--`: `-- --oracle FILE`
+        script_args: further arguments of the evaluation, after `--`: `-- --oracle FILE --hide-grades`
         run: run directory of the training
         data: folder of prepared samples, as the ranks see it
         j: [[min_nodes:]nodes x] ranks of each node, such as 2x8 or 8; with GPUs one rank a GPU

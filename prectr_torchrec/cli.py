@@ -281,8 +281,11 @@ def evaluate(
     metrics: Annotated[Path | None, typer.Option(help="JSON file to write the measures to.")] = None,
     oracle: Annotated[Path | None, typer.Option(help="Oracle of a simulated log, to measure expected AUC.")] = None,
     train_data: Annotated[
-        Path | None, typer.Option(help="Folder of prepared samples whose train split defines the segments; default: --data.")
+        Path | None, typer.Option(help="Prepared folder whose train and judgments splits were trained on; default: --data.")
     ] = None,
+    hide_grades: Annotated[
+        bool, typer.Option("--hide-grades", help="Score as if no candidate of the split had a grade.")
+    ] = False,
     checkpoint: Checkpoint = "best",
     nproc: Nproc = 1,
 ) -> None:
@@ -297,6 +300,7 @@ def evaluate(
         "--train-data": train_data,
     }
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
+    given += ["--hide-grades"] if hide_grades else []
     launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint, *given], nproc)
 
 

@@ -121,5 +121,5 @@ def test_every_option_of_evaluate_reaches_the_evaluation(monkeypatch: pytest.Mon
     given = {"run": "r", "data": "d", "split": "s", "checkpoint": "last", "predictions": "p", "metrics": "m", "oracle": "o"}
     given["train_data"] = "t"
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
-    assert CliRunner().invoke(app, ["evaluate", *options]).exit_code == 0
-    assert {name: str(value) for name, value in vars(_parse(launched[0])).items()} == given
+    assert CliRunner().invoke(app, ["evaluate", *options, "--hide-grades"]).exit_code == 0
+    assert {name: str(value) for name, value in vars(_parse(launched[0])).items()} == {**given, "hide_grades": "True"}

@@ -7,6 +7,10 @@ from typing import Any
 import yaml
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.training.measures_text import PAIRS
+
+PROBABILITY = ("normalized_entropy", "log_loss", "calibration")
+BY_POSITION = ("rows", "clicks", "predicted", "observed", "calibration")
 
 
 def model_card(config: RunConfig, about: dict[str, Any]) -> str:
@@ -51,14 +55,37 @@ def _figures(about: dict[str, Any]) -> list[str]:
     if not about["figures"]:
         return ["Nothing was measured before the export (`prectr evaluate`)."]
     lines = ["By `prectr evaluate`, before any quantisation of the tables." if about["quantize"] else "By `prectr evaluate`."]
-    for split, figures in about["figures"].items():
-        simulated = ", of a simulated log" if figures.get("simulated") else ""
-        lines += ["", f"Split `{split}`, {figures['checkpoint']} checkpoint{simulated}:", ""]
-        rows = [[name, _number(value)] for name, value in figures["clicks"].items()]
-        relevance = figures.get("relevance", {}).get("all", {})
-        rows += [[f"relevance, {name}", _number(value)] for name, value in relevance.items()]
-        lines += _table(["clicks, position held at its reference", "value"], rows)
+    for figures in about["figures"].values():
+        lines += _split_figures(figures)
     return lines
+
+
+def _split_figures(figures: dict[str, Any]) -> list[str]:
+    """Ranking at the reference position, where the model serves; probabilities against clicks at the logged positions."""
+    simulated = ", of a simulated log" if figures["simulated"] else ""
+    hidden = ", candidates' grades hidden from the model" if figures["grades"] == "hidden" else ""
+    lines = ["", f"Split `{figures['split']}`, {figures['checkpoint']} checkpoint{simulated}{hidden}:"]
+    if figures["clicks"]["clicks"]:
+        rows = [[name, _number(value)] for name, value in figures["clicks"].items()]
+        lines += _table(["ranking of clicks, position held at its reference", "value"], rows)
+        rows = [[name, _number(figures["clicks_at_position"][name])] for name in PROBABILITY]
+        lines += _table(["click probabilities, at the logged position", "value"], rows)
+        rows = [
+            [line["position"], *(_number(line[column]) for column in BY_POSITION)] for line in figures["calibration_by_position"]
+        ]
+        lines += _table(["logged position", *BY_POSITION[:-1], "predicted / observed"], rows)
+    if compared := figures.get("logged_order"):
+        lines += ["", f"On the shown candidates: {compared['verdict']['text']}."]
+    if oracle := figures.get("oracle"):
+        served = f"{_number(oracle['calibration'])} of the true one on shown candidates"
+        lines += ["", f"The mean probability that is served, at the reference position, is {served}."]
+    rows = [
+        [f"{PAIRS[part]}, {name}", _number(value)]
+        for part, measures in figures.get("relevance", {}).items()
+        if measures["pairs"]
+        for name, value in measures.items()
+    ]
+    return lines + (_table(["relevance tower against grades", "value"], rows) if rows else [])
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> list[str]:

@@ -70,10 +70,11 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         raise ValueError("; ".join(broken))
     saved = SavedTensors(folder)
     tables = {name: _source(name, saved, config) for name in config.tables}
+    measured = sorted(path.stem for path in run.glob("metrics-*.json"))
     about: dict[str, Any] = {
         "version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize,
         "id_kinds": _id_kinds(run),
-        "figures": {path.stem.removeprefix("metrics-"): _figures(path) for path in sorted(run.glob("metrics-*.json"))},
+        "figures": {name.removeprefix("metrics-"): _figures(run / f"{name}.json") for name in measured},
     }  # fmt: skip
 
     def build(partial: Path) -> None:
@@ -179,7 +180,12 @@ def _id_kinds(run: Path) -> dict[str, str]:
 
 def _figures(path: Path) -> dict[str, Any]:
     measured = json.loads(path.read_text())
-    kept = ("checkpoint", "split", "simulated", "rows", "requests", "clicks", "clicks_at_position", "relevance", "oracle")
+    if "grades" not in measured:
+        raise ValueError(f"{path}: measured by an earlier release; run `prectr evaluate` again, or remove the file")
+    kept = (
+        "checkpoint", "split", "grades", "simulated", "rows", "requests", "clicks", "clicks_at_position",
+        "calibration_by_position", "logged_order", "relevance", "oracle",
+    )  # fmt: skip
     return {name: measured[name] for name in kept if measured.get(name) is not None}
 
 

@@ -20,6 +20,7 @@ from prectr_torchrec.checkpoint_files import FILES, PROGRESS, broken_files, desc
 from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.distributed.resharding import check_loadable, saving_ranks
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path
+from prectr_torchrec.training.best import LOWEST, ValidationLoss, choose_best
 from prectr_torchrec.training.checksums import ChecksumWriter
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.optimizers import Optimizers
@@ -65,13 +66,13 @@ class Checkpoints:
         model: DistributedModelParallel,
         optimizers: Optimizers,
         progress: dict[str, Any],
-        validation_ne: float | None = None,
+        validation: ValidationLoss | None = None,
     ) -> None:
         """Saves on all ranks; collective. In the background one save is under way at a time: the next one waits for it.
 
         Args:
             progress: plain values; `progress["step"]` names the checkpoint.
-            validation_ne: where it was measured after this step: the lowest one is the best checkpoint.
+            validation: where it was measured after this step; the best checkpoint is chosen by it (`best`).
 
         Raises:
             CheckpointException, OSError: this save, or the one in the background before it, failed; what was saved earlier stays.
@@ -88,7 +89,7 @@ class Checkpoints:
         position = json.dumps(progress, indent=1)  # now: it moves on while the files are written
 
         def publish(group: dist.ProcessGroup | None) -> None:
-            self._publish(writer, group, name, position, validation_ne)
+            self._publish(writer, group, name, position, validation)
 
         if self._background is None:
             dcp.save(state, storage_writer=writer, planner=RowBlockPlanner())
@@ -190,6 +191,7 @@ class Checkpoints:
         index["last"] = whole[0]
         if index.get("best") in broken:
             del index["best"], index["best_ne"]
+            (self.folder / LOWEST).unlink(missing_ok=True)
         replace_text(self.folder / "index.json", json.dumps(index, indent=1))
         for name in broken:
             if (self.folder / name).exists():
@@ -197,7 +199,7 @@ class Checkpoints:
                 os.replace(self.folder / name, self.folder / f"broken-{name}")
 
     def _publish(
-        self, writer: ChecksumWriter, group: dist.ProcessGroup | None, name: str, progress: str, validation_ne: float | None
+        self, writer: ChecksumWriter, group: dist.ProcessGroup | None, name: str, progress: str, validation: ValidationLoss | None
     ) -> None:
         """Collective over the group: the checkpoint appears when its files are whole on all ranks, or not at all."""
         temporary = self.folder / f".{name}.saving"
@@ -208,18 +210,18 @@ class Checkpoints:
             if dist.get_rank() == 0:
                 (temporary / PROGRESS).write_text(progress)
                 write_manifest(temporary, files | describe_files([temporary / ".metadata", temporary / PROGRESS]))
-                self._replace(temporary, name, validation_ne)
+                self._replace(temporary, name, validation)
 
         _on_all(replace, group)
 
-    def _replace(self, temporary: Path, name: str, validation_ne: float | None) -> None:
+    def _replace(self, temporary: Path, name: str, validation: ValidationLoss | None) -> None:
         final, index = self.folder / name, self.index()
         if final.exists():
             os.replace(final, self.folder / f".{name}.replaced")
         os.replace(temporary, final)
         index["last"] = name
-        if validation_ne is not None and validation_ne < index.get("best_ne", float("inf")):
-            index |= {"best": name, "best_ne": validation_ne}
+        if validation is not None and choose_best(self.folder, validation):
+            index |= {"best": name, "best_ne": validation.ne}
         replace_text(self.folder / "index.json", json.dumps(index, indent=1))
         self._remove_old(index)
 

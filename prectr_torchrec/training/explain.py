@@ -21,7 +21,7 @@ from prectr_torchrec.explanation import Row, observe, take_apart
 from prectr_torchrec.modules import PRECTR
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.evaluate import aligned
+from prectr_torchrec.training.measures_text import aligned
 from prectr_torchrec.training.scoring import default_split
 from prectr_torchrec.training.trainer import build_sharded
 

@@ -79,7 +79,7 @@ def activity_figure(panels: dict[str, dict[str, dict[str, float]]]) -> Figure | 
         everything = [v for values in runs.values() for v in values.values()]
         axis.set_ylim(min(0.5, *everything), max(everything) + 0.03)
         axis.set_xticks(range(len(segments)), segments)
-        axis.set_xlabel("training impressions of the user")
+        axis.set_xlabel("events of the user before the request")
         axis.set_title(heading)
         axis.grid(False, axis="x")
     _legend(figure, axes)
@@ -118,7 +118,7 @@ def weights_figure(runs: dict[str, dict[str, dict[str, float]]]) -> Figure | Non
             axis.bar(range(len(segments)), heights, 0.7, bottom=bottom, color=COLOURS[i], label=SIDES[side])
             bottom += heights
         axis.set_xticks(range(len(segments)), list(segments))
-        axis.set(title=name, xlabel="training impressions of the user", ylabel="mean weight", ylim=(0, 1))
+        axis.set(title=name, xlabel="events of the user before the request", ylabel="mean weight", ylim=(0, 1))
         axis.grid(False, axis="x")
     _legend(figure, axes)
     return figure

@@ -20,6 +20,10 @@ from prectr_torchrec.data.levels import grade_levels
 Array = NDArray[Any]
 Metrics = dict[str, Any]
 
+NDCG_AT = (3, 10)
+LAST_POSITION = 21
+"""From here on calibration does not tell positions apart."""
+
 
 def auc(score: Array, label: Array) -> float | None:
     """Area under the ROC curve, ties counting half.
@@ -28,7 +32,7 @@ def auc(score: Array, label: Array) -> float | None:
         score: (n,) finite; higher ranks first.
         label: (n,) in [0, 1], hard or soft.
     """
-    won, pairs = _pairs(score, label, 1.0 - label, np.zeros(len(score), dtype=np.int64))
+    won, pairs = pair_weights(score, label, 1.0 - label, np.zeros(len(score), dtype=np.int64))
     return float(won[0] / pairs[0]) if len(pairs) and pairs[0] > 0 else None
 
 
@@ -40,12 +44,24 @@ def gauc(score: Array, label: Array, group: Array) -> float | None:
         label: (n,) 0 or 1.
         group: (n,) ids of users or requests.
     """
-    index = _dense(group)
-    won, pairs = _pairs(score, label, 1.0 - label, index)
-    both = pairs > 0
-    if not both.any():
-        return None
-    return float(np.average(won[both] / pairs[both], weights=np.bincount(index)[both]))
+    total, rows = (x.sum() for x in gauc_sums(score, label, dense(group)))
+    return float(total / rows) if rows else None
+
+
+def gauc_sums(score: Array, label: Array, group: Array) -> tuple[Array, Array]:
+    """What `gauc` is the ratio of, so that it can be summed over ranks and resampled.
+
+    Args:
+        score: (n,) finite.
+        label: (n,) 0 or 1.
+        group: (n,) dense, 0..G-1.
+
+    Returns:
+        (G,) AUC times rows, and (G,) rows; both 0 for a group of one class.
+    """
+    won, pairs = pair_weights(score, label, 1.0 - label, group)
+    rows = np.where(pairs > 0, np.bincount(group), 0.0)
+    return won / np.where(pairs > 0, pairs, 1.0) * rows, rows
 
 
 def pair_accuracy(score: Array, grade: Array, group: Array) -> float | None:
@@ -60,12 +76,12 @@ def pair_accuracy(score: Array, grade: Array, group: Array) -> float | None:
     """
     if not len(score):
         return None
-    rank, group = _dense(grade), _dense(group)
+    rank, group = dense(grade), dense(group)
     ranks = int(rank.max()) + 1
     total_won = total_pairs = 0.0
     for bit in range(ranks.bit_length()):
         prefix, one = rank >> (bit + 1), (rank >> bit & 1).astype(np.float64)
-        won, pairs = _pairs(score, one, 1.0 - one, _dense(group * ranks + prefix))
+        won, pairs = pair_weights(score, one, 1.0 - one, dense(group * ranks + prefix))
         total_won, total_pairs = total_won + won.sum(), total_pairs + pairs.sum()
     return float(total_won / total_pairs) if total_pairs else None
 
@@ -79,26 +95,37 @@ def ndcg(score: Array, gain: Array, group: Array, k: int) -> float | None:
         group: (n,) ids of requests.
         k: places counted, >= 1.
     """
-    index = _dense(group)
-    ideal = _dcg(gain, gain, index, k)
+    index = dense(group)
+    ideal = dcg(gain, gain, index, k)
     some = ideal > 0
-    return float(np.mean(_dcg(score, gain, index, k)[some] / ideal[some])) if some.any() else None
+    return float(np.mean(dcg(score, gain, index, k)[some] / ideal[some])) if some.any() else None
 
 
 def log_loss(probability: Array, label: Array) -> float | None:
     """Mean binary cross-entropy in nats; probabilities are kept 1e-7 away from 0 and 1, float32's own resolution there."""
-    if not len(label):
-        return None
+    return float(np.mean(log_losses(probability, label))) if len(label) else None
+
+
+def log_losses(probability: Array, label: Array) -> Array:
+    """(n,) float64, of each row."""
     p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
+    return -(label * np.log(p) + (1 - label) * np.log1p(-p))
 
 
 def normalized_entropy(probability: Array, label: Array) -> float | None:
     """Log loss divided by that of always predicting the observed rate; below 1 is better than knowing the rate alone."""
-    loss, rate = log_loss(probability, label), float(np.mean(label)) if len(label) else 0.0
-    if loss is None or not 0 < rate < 1:
-        return None
-    return loss / -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
+    loss, entropy = log_loss(probability, label), rate_entropy(float(np.mean(label)) if len(label) else 0.0)
+    return None if loss is None or entropy is None else loss / entropy
+
+
+def rate_entropy(rate: float) -> float | None:
+    """Log loss of always predicting the observed rate; None where all labels are of one class."""
+    return float(-(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))) if 0 < rate < 1 else None
+
+
+def sigmoid(logit: Array) -> Array:
+    """(n,) probabilities, without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0, -logit)))
 
 
 def calibration(probability: Array, label: Array) -> float | None:
@@ -115,6 +142,30 @@ def reliability(probability: Array, label: Array, bins: int = 20) -> list[Metric
         for i in parts
         if len(i)
     ]
+
+
+def calibration_by_position(probability: Array, click: Array, position: Array) -> list[Metrics]:
+    """Predicted over observed clicks at each logged position, from the top down.
+
+    Args:
+        probability: (n,) predicted at the logged position.
+        click: (n,) 0 or 1, NaN where there is no label.
+        position: (n,) from 1, 0 where it was not logged; those from `LAST_POSITION` on are one line.
+
+    Returns:
+        Per position `position`, `rows`, `clicks`, means `predicted` and `observed`, and their ratio `calibration`.
+    """
+    known = ~np.isnan(click)
+    p, y, place = probability[known], click[known], np.minimum(position[known], LAST_POSITION)
+    lines = []
+    for k in np.unique(place):
+        here = place == k
+        lines.append({
+            "position": "not logged" if k == 0 else f"{k}+" if k == LAST_POSITION else str(k), "rows": int(here.sum()),
+            "clicks": int(y[here].sum()), "predicted": float(np.mean(p[here], dtype=np.float64)),
+            "observed": float(np.mean(y[here])), "calibration": calibration(p[here], y[here]),
+        })  # fmt: skip
+    return lines
 
 
 def spearman(a: Array, b: Array) -> float | None:
@@ -149,32 +200,45 @@ def share_of_the_way(value: float | None, start: float | None, end: float | None
     return (value - start) / (end - start)
 
 
-def click_metrics(probability: Array, click: Array, user: Array, request: Array, ndcg_at: Sequence[int] = (3, 10)) -> Metrics:
-    """Click measures over the rows that have a label.
+def ranking_metrics(score: Array, click: Array, user: Array, request: Array, ndcg_at: Sequence[int] = NDCG_AT) -> Metrics:
+    """How well an order agrees with the clicks, over the rows that have a label.
 
     Args:
-        probability: (n,) predicted click probability.
+        score: (n,) higher ranks first.
         click: (n,) 0 or 1, NaN where there is no label.
         user: (n,) ids.
         request: (n,) ids.
         ndcg_at: the k of NDCG@k.
     """
     known = ~np.isnan(click)
-    p, y, u, r = probability[known], click[known].astype(np.float64), user[known], request[known]
+    s, y, u, r = score[known], click[known].astype(np.float64), user[known], request[known]
     return {
         "rows": len(y),
         "clicks": int(y.sum()),
-        "auc": auc(p, y),
-        "gauc_user": gauc(p, y, u),
-        "gauc_request": gauc(p, y, r),
-        "normalized_entropy": normalized_entropy(p, y),
-        "log_loss": log_loss(p, y),
-        "calibration": calibration(p, y),
-        **{f"ndcg@{k}": ndcg(p, y, r, k) for k in ndcg_at},
+        "auc": auc(s, y),
+        "gauc_user": gauc(s, y, u),
+        "gauc_request": gauc(s, y, r),
+        **{f"ndcg@{k}": ndcg(s, y, r, k) for k in ndcg_at},
     }
 
 
-def grade_ndcg(score: Array, grade: Array, request: Array, grade_min: float, ndcg_at: Sequence[int] = (3, 10)) -> Metrics:
+def probability_metrics(probability: Array, click: Array) -> Metrics:
+    """How well probabilities predict the clicks, over the rows that have a label.
+
+    Args:
+        probability: (n,) of a click where the row was shown: at its logged position.
+        click: (n,) 0 or 1, NaN where there is no label.
+    """
+    known = ~np.isnan(click)
+    p, y = probability[known], click[known].astype(np.float64)
+    return {
+        "normalized_entropy": normalized_entropy(p, y),
+        "log_loss": log_loss(p, y),
+        "calibration": calibration(p, y),
+    }
+
+
+def grade_ndcg(score: Array, grade: Array, request: Array, grade_min: float, ndcg_at: Sequence[int] = NDCG_AT) -> Metrics:
     """NDCG@k of the final ranking against the grades, gain 2^(grade - grade_min) - 1, over the rows that have a grade."""
     known = ~np.isnan(grade)
     s, g, r = score[known], np.exp2(grade[known].astype(np.float64) - grade_min) - 1, request[known]
@@ -217,7 +281,7 @@ def relevance_metrics(
     }
 
 
-def _pairs(score: Array, positive: Array, negative: Array, group: Array) -> tuple[Array, Array]:
+def pair_weights(score: Array, positive: Array, negative: Array, group: Array) -> tuple[Array, Array]:
     """Per group, the weight of (positive, negative) pairs that the score orders rightly, and of all of them.
 
     Args:
@@ -232,7 +296,7 @@ def _pairs(score: Array, positive: Array, negative: Array, group: Array) -> tupl
     assert np.isfinite(score).all(), "scores must be finite"
     if not len(score):
         return np.zeros(0), np.zeros(0)
-    order, starts, run_group = _tie_runs(score, group)
+    order, starts, run_group = tie_runs(score, group)
     p = np.add.reduceat(positive[order].astype(np.float64), starts)  # (runs,)
     n = np.add.reduceat(negative[order].astype(np.float64), starts)
     p_group, n_group = np.bincount(run_group, p), np.bincount(run_group, n)  # (G,)
@@ -241,11 +305,11 @@ def _pairs(score: Array, positive: Array, negative: Array, group: Array) -> tupl
     return np.bincount(run_group, p * (n_below + n / 2)), p_group * n_group
 
 
-def _dcg(score: Array, gain: Array, group: Array, k: int) -> Array:
+def dcg(score: Array, gain: Array, group: Array, k: int) -> Array:
     """(G,) discounted gain of the first k places of each group."""
     if not len(score):
         return np.zeros(0)
-    order, starts, run_group = _tie_runs(-score.astype(np.float64), group)
+    order, starts, run_group = tie_runs(-score.astype(np.float64), group)
     sizes = np.diff(np.append(starts, len(score)))
     rows_before_group = np.concatenate([[0], np.cumsum(np.bincount(group))[:-1]])
     first = starts - rows_before_group[run_group]  # place of a run's first row within its group, from 0
@@ -254,7 +318,7 @@ def _dcg(score: Array, gain: Array, group: Array, k: int) -> Array:
     return np.bincount(run_group, np.add.reduceat(gain[order].astype(np.float64), starts) / sizes * discount)
 
 
-def _tie_runs(score: Array, group: Array) -> tuple[Array, Array, Array]:
+def tie_runs(score: Array, group: Array) -> tuple[Array, Array, Array]:
     """Rows in order of (group, score), where each run of equal (group, score) starts in it, and the run's group."""
     order = np.lexsort((score, group))
     s, g = score[order], group[order]
@@ -262,7 +326,7 @@ def _tie_runs(score: Array, group: Array) -> tuple[Array, Array, Array]:
     return order, starts, g[starts]
 
 
-def _dense(values: Array) -> NDArray[np.int64]:
+def dense(values: Array) -> NDArray[np.int64]:
     """Ranks among the distinct values, from 0."""
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
 

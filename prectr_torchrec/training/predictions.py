@@ -1,12 +1,10 @@
-"""The predictions table: each rank writes a part, the parts become one Parquet file, the file is joined for measuring.
+"""The predictions file, joined with the oracle and with what was trained on, for measuring.
 
-DuckDB merges and joins within a memory bound, spilling beside the predictions. Only what the measures need comes into memory.
+DuckDB joins within a memory bound, spilling beside the predictions. Only what the measures need comes into memory.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,23 +28,6 @@ kept."""
 WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
 """How much of a candidate's relevance preference is the own history, the peers, the prior."""
 PARTS = ("levels_in_order", "incentive", "incentive_slope", *WEIGHTS, "taste")
-
-PART_SCHEMA = pa.schema(
-    {
-        "request_id": pa.int64(),
-        "item_id": pa.int64(),
-        "user_id": pa.int64(),
-        "click_probability": pa.float32(),
-        "click_probability_at_position": pa.float32(),
-        "relevance_probabilities": pa.list_(pa.float32()),
-        "relevance": pa.float32(),
-        "click": pa.int8(),
-    }
-)
-"""Of the parts, before the `part_columns`; the finished file has `query_id` too. `click_probability` holds the position at
-its reference, `click_probability_at_position` takes the logged one; `relevance` and `click` are null where not known."""
-ROW_GROUP = 65536
-
 
 ORACLE_OPTIONAL = ("relevance", "exposed", "user_strictness")
 
@@ -77,12 +58,14 @@ class Table:
     click_probability_at_position: Array
     relevance: Array
     click: Array
-    user_impressions: Array
-    """Training impressions of the row's user, query and item."""
-    query_impressions: Array
-    item_impressions: Array
-    has_training: bool
-    """False: there is no training split, and the three counts above say nothing."""
+    position: Array
+    """Logged position from 1, 0 where there is none."""
+    user_events: Array
+    """The past that the row's request has: impressions of its user, ..."""
+    query_events: Array
+    """... of its query to other users, ..."""
+    item_shown: Array
+    """... and of the row's item to anyone."""
     by_part: dict[str, Array]
     """Those of `PARTS` that the predictions have, (n,) each."""
     oracle: Oracle | None
@@ -96,7 +79,10 @@ class GradedPairs:
     relevance: Array
     relevance_probabilities: Array
     """(m, K)"""
-    query_impressions: Array
+    trained_on: Array
+    """The pair has a grade in the training samples: among their judgments or their impressions."""
+    known_query: Array
+    """The query is in the training samples: among their judgments or their impressions."""
 
 
 def part_columns(model: ModelConfig) -> list[str]:
@@ -114,74 +100,6 @@ def part_columns(model: ModelConfig) -> list[str]:
         "taste": preference.taste > 0,
     }
     return [name for name in PARTS if there[name]]
-
-
-def parts_folder(predictions: Path) -> Path:
-    """Where the ranks put their parts; must lie on a file system that all of them see."""
-    return predictions.with_name(predictions.name + ".parts")
-
-
-def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequence[str] = ()) -> None:
-    """Streams one rank's rows to its part, which appears only when whole; `parts`: the run's `part_columns`."""
-    schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in parts})])
-    path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-        waiting: list[pa.RecordBatch] = []
-        for batch in rows:
-            waiting.append(_record_batch(batch, schema))
-            if sum(len(b) for b in waiting) >= ROW_GROUP:
-                writer.write_table(pa.Table.from_batches(waiting))
-                waiting = []
-        writer.write_table(pa.Table.from_batches(waiting, schema))
-    unfinished.replace(path)
-
-
-def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) -> int:
-    """Makes one file of the parts, in the order of the samples, with `query_id` added, and removes the parts.
-
-    Args:
-        predictions: the file to write; it appears only when whole.
-        split: folder of the sample files that were scored.
-        world_size: number of parts.
-        memory: DuckDB's limit, as in "2GB".
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        ValueError: a rank's part is not there.
-    """
-    folder = parts_folder(predictions)
-    parts = [folder / f"part-{rank:05d}.parquet" for rank in range(world_size)]
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ValueError(f"{folder}: {', '.join(missing)} not there; give --predictions on a file system that all ranks share")
-    unfinished = predictions.with_name(predictions.name + ".tmp")
-    schema = pq.read_schema(parts[0]).insert(3, pa.field("query_id", pa.int64()))
-    with connect(memory, folder) as db:
-        ordered = db.sql(
-            f"""
-            WITH samples AS (
-                SELECT request_id, query_id, filename, file_row_number, unnest(candidate_item_id) AS item_id,
-                    generate_subscripts(candidate_item_id, 1) AS place
-                FROM {parquet(sample_files(split), "filename = true", "file_row_number = true")}
-            )
-            SELECT {", ".join(schema.names)}
-            FROM {parquet(parts)} JOIN samples USING (request_id, item_id)
-            ORDER BY samples.filename, samples.file_row_number, place
-            """
-        )
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
-            for batch in ordered.to_arrow_reader(ROW_GROUP):
-                writer.write_batch(batch.cast(schema))
-        candidates = _scalar(db, f"SELECT coalesce(sum(len(candidate_item_id)), 0) FROM {parquet(sample_files(split))}")
-    scored, merged = sum(pq.read_metadata(p).num_rows for p in parts), pq.read_metadata(unfinished).num_rows
-    assert scored == merged == candidates, f"{split}: {candidates} candidates, {scored} rows scored, {merged} of them candidates"
-    unfinished.replace(predictions)
-    shutil.rmtree(folder)
-    return merged
 
 
 def oracle_columns(oracle: Path) -> list[str]:
@@ -203,12 +121,11 @@ def oracle_columns(oracle: Path) -> list[str]:
     return list(found)
 
 
-def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str) -> Table:
-    """Joins the predictions with the training impressions and the oracle.
+def load_table(predictions: Path, oracle: Path | None, memory: str) -> Table:
+    """Joins the predictions with the oracle.
 
     Args:
         predictions: the merged file.
-        train: folder of the training samples; may be missing.
         oracle: Parquet with request_id, item_id, probability, and optionally exposed, relevance and user_strictness.
         memory: DuckDB's limit.
 
@@ -220,22 +137,16 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
     parts = [name for name in PARTS if name in pq.read_schema(predictions).names]
     with connect(memory, predictions.parent) as db:
         _check_finite(db, predictions)
-        counts = {who: _impressions(train, f"{who}_id") for who in ("user", "query", "item")}
         db.execute(f"CREATE VIEW oracle AS {_oracle_query(db, oracle)}")
         columns = db.execute(
             f"""
             SELECT request_id, user_id, click_probability, click_probability_at_position,
                 coalesce(p.relevance, 'nan'::FLOAT) AS relevance,
                 coalesce(click::FLOAT, 'nan'::FLOAT) AS click,
-                coalesce(u.impressions, 0) AS user_impressions,
-                coalesce(q.impressions, 0) AS query_impressions,
-                coalesce(i.impressions, 0) AS item_impressions,
+                position, user_events, query_events, item_shown,
                 {", ".join(f"coalesce(o.{name}, 'nan'::DOUBLE) AS oracle_{name}" for name in ("probability", *ORACLE_OPTIONAL))}
                 {"".join(f", p.{name}" for name in parts)}
             FROM {relation} p
-            LEFT JOIN ({counts["user"]}) u USING (user_id)
-            LEFT JOIN ({counts["query"]}) q USING (query_id)
-            LEFT JOIN ({counts["item"]}) i USING (item_id)
             LEFT JOIN oracle o USING (request_id, item_id)
             """
         ).fetchnumpy()
@@ -244,26 +155,35 @@ def load_table(predictions: Path, train: Path, oracle: Path | None, memory: str)
         rows, unmatched, unmatched_exposed = _oracle_counts(db, relation)
         joined = Oracle(**truth, rows=rows, unmatched=unmatched, unmatched_exposed=unmatched_exposed) if oracle else None
     by_part = {name: columns.pop(name) for name in parts}
-    return Table(**columns, has_training=train.is_dir(), by_part=by_part, oracle=joined)
+    return Table(**columns, by_part=by_part, oracle=joined)
 
 
 def load_graded_pairs(predictions: Path, train: Path, memory: str) -> GradedPairs:
-    """The graded pairs of query and item, each once, with the relevance tower's distribution."""
+    """The graded pairs of query and item, each once, with the relevance tower's distribution.
+
+    Args:
+        predictions: the merged file.
+        train: folder of the training samples, with `judgments` beside it; either may be missing.
+        memory: DuckDB's limit.
+    """
     with connect(memory, predictions.parent) as db:
+        db.execute(f"CREATE VIEW trained AS {_trained_pairs(train, predictions)}")
         table = db.sql(
             f"""
-            SELECT DISTINCT ON (query_id, item_id) query_id, relevance, relevance_probabilities,
-                coalesce(q.impressions, 0) AS query_impressions
-            FROM {parquet([predictions])} LEFT JOIN ({_impressions(train, "query_id")}) q USING (query_id)
-            WHERE relevance IS NOT NULL AND relevance_probabilities IS NOT NULL
-            ORDER BY query_id, item_id, request_id
+            SELECT DISTINCT ON (p.query_id, p.item_id) p.query_id, p.relevance, relevance_probabilities,
+                coalesce(t.graded, false) AS trained_on, q.query_id IS NOT NULL AS known_query
+            FROM {parquet([predictions])} p
+            LEFT JOIN (SELECT query_id, item_id, bool_or(graded) AS graded FROM trained GROUP BY ALL) t USING (query_id, item_id)
+            LEFT JOIN (SELECT DISTINCT query_id FROM trained) q ON q.query_id = p.query_id
+            WHERE p.relevance IS NOT NULL AND relevance_probabilities IS NOT NULL
+            ORDER BY p.query_id, p.item_id, request_id
             """
         ).to_arrow_table()
     lists = table["relevance_probabilities"].combine_chunks()
     values = lists.flatten().to_numpy(zero_copy_only=False)
     return GradedPairs(
         relevance_probabilities=values.reshape(len(table), -1 if len(table) else 0),
-        **{name: table[name].to_numpy() for name in ("query_id", "relevance", "query_impressions")},
+        **{name: table[name].to_numpy() for name in ("query_id", "relevance", "trained_on", "known_query")},
     )
 
 
@@ -291,31 +211,17 @@ def sample_files(split: Path) -> list[Path]:
     return files
 
 
-def _record_batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = []
-    for field in schema:
-        if field.name == "relevance_probabilities":
-            pi = rows[field.name]
-            offsets = np.arange(len(pi) + 1, dtype=np.int32) * pi.shape[1]
-            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(pi.ravel(), pa.float32())))
-        elif field.name == "click_probability_at_position":
-            arrays.append(pa.array(np.exp(-np.logaddexp(0, -rows["logged_logit"])), field.type))
-        else:
-            missing = np.isnan(rows[field.name]) if field.name in ("relevance", "click") else None
-            arrays.append(pa.array(rows[field.name], mask=missing).cast(field.type))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _impressions(train: Path, column: str) -> str:
-    """A query for the training impressions of each value of an id column; empty without a training split."""
-    if not train.is_dir():
-        return f"SELECT 0::BIGINT AS {column}, 0::BIGINT AS impressions WHERE false"
-    samples = parquet(sample_files(train))
-    if column == "item_id":
-        samples, rows = f"(SELECT unnest(candidate_item_id) AS item_id FROM {samples})", "count(*)"
-    else:
-        rows = "sum(len(candidate_item_id))::BIGINT"
-    return f"SELECT {column}, {rows} AS impressions FROM {samples} GROUP BY 1"
+def _trained_pairs(train: Path, predictions: Path) -> str:
+    """A query for the training pairs, judgments and impressions, of the predicted queries, and whether they have a grade."""
+    splits = [split for split in (train, train.with_name("judgments")) if any(split.glob("*.parquet"))]
+    if not splits:
+        return "SELECT 0::BIGINT AS query_id, 0::BIGINT AS item_id, false AS graded WHERE false"
+    return f"""
+        SELECT query_id, item_id, relevance IS NOT NULL AS graded FROM (
+            SELECT query_id, unnest(candidate_item_id) AS item_id, unnest(candidate_relevance) AS relevance
+            FROM {parquet([file for split in splits for file in sample_files(split)])}
+            WHERE query_id IN (SELECT query_id FROM {parquet([predictions])})
+        )"""
 
 
 def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None) -> str:
@@ -333,7 +239,7 @@ def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None) -> str:
 def _oracle_counts(db: duckdb.DuckDBPyConnection, relation: str) -> tuple[int, int, int]:
     unmatched = f"FROM oracle ANTI JOIN {relation} p USING (request_id, item_id)"
     counts = ("FROM oracle", unmatched, f"{unmatched} WHERE exposed = 1")
-    rows, missing, missing_exposed = (_scalar(db, f"SELECT count(*) {which}") for which in counts)
+    rows, missing, missing_exposed = (scalar(db, f"SELECT count(*) {which}") for which in counts)
     return rows, missing, missing_exposed
 
 
@@ -341,12 +247,12 @@ def _check_finite(db: duckdb.DuckDBPyConnection, predictions: Path) -> None:
     bad = f"FROM {parquet([predictions])} WHERE NOT coalesce(isfinite(click_probability), false)"
     first = db.execute(f"SELECT request_id, item_id {bad} LIMIT 1").fetchone()
     if first:
-        rows = _scalar(db, f"SELECT count(*) {bad}")
+        rows = scalar(db, f"SELECT count(*) {bad}")
         raise ValueError(f"{predictions}: click_probability is not finite in {rows} rows, first at request_id {first[0]}, "
                          f"item_id {first[1]}; the model has diverged")  # fmt: skip
 
 
-def _scalar(db: duckdb.DuckDBPyConnection, query: str) -> int:
+def scalar(db: duckdb.DuckDBPyConnection, query: str) -> int:
     row = db.execute(query).fetchone()
     assert row is not None
     return int(row[0])

@@ -99,7 +99,7 @@ class MetricsLog:
         if "tables" in values:  # many, and slow to change
             return
         if "validation" in values:
-            text = "  ".join(f"{name} {value:.4f}" for name, value in values["validation"].items())
+            text = "  ".join(f"{n} {'-' if v is None else format(v, '.4f')}" for n, v in values["validation"].items())
             print(f"{self._start()}step {values['step']}  validation  {text}", file=sys.stderr)
             return
         terms = "  ".join(f"{n} {values[n]:.4f}" for n in ("loss", "bce", "anchor", "consistency") if n in values)

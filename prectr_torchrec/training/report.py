@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from prectr_torchrec.training import figures
 from prectr_torchrec.training.files import read_lines, replace_text
+from prectr_torchrec.training.measures_text import PAIRS
+from prectr_torchrec.training.report_html import number, page, table
 
 Metrics = dict[str, Any]
 
@@ -26,6 +28,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "expected_auc_shown": ("Expected AUC, shown", "max"),
     "expected_auc_all": ("Expected AUC, all", "max"),
     "share_of_the_way": ("Share of the way", "max"),
+    "served_over_true": ("Served / true", "one"),
 }
 """Of the comparison: metric -> heading and what is best."""
 
@@ -35,9 +38,25 @@ CALIBRATION = (
 )
 
 WEIGHTS = (
-    "What a user's relevance preference is drawn from, by how often the user was seen in training: the own history, other users "
+    "What a user's relevance preference is drawn from, by the user's events before the request: the own history, other users "
     "under the query and its group, and the learned prior; means over candidates."
 )
+
+HIDDEN = "-grades-hidden"
+"""Ends the split in the name of a file that was measured with the candidates' grades hidden from the model."""
+
+DIFFERENCES = {
+    "position_corrected": ("Clicks corrected for position", ("ndcg@10", "ndcg@3", "pair_accuracy", "auc")),
+    "logged": ("Clicks as logged", ("ndcg@10", "ndcg@3", "gauc_request", "auc")),
+}
+"""Kind of clicks -> heading and measures."""
+MEASURES = {
+    "ndcg@10": "NDCG@10",
+    "ndcg@3": "NDCG@3",
+    "pair_accuracy": "Pairs in order",
+    "gauc_request": "GAUC by request",
+    "auc": "AUC",
+}
 
 RELEVANCE = {
     "pairs": "Graded pairs",
@@ -55,29 +74,33 @@ def write_report(
 
     Args:
         out: the file.
-        runs: name -> run directory with `metrics.jsonl` and the `metrics-<split>.json` of `evaluate`; the first run leads.
+        runs: name -> run directory with `metrics.jsonl` and the `metrics-<split>.json` of `evaluate`; the first run leads. Where
+            there is a `metrics-<split>-grades-hidden.json` too, the run has a second row for it.
         splits: evaluated splits to look for; of each run the first with clicks gives the figures on clicks, and the
             expected AUC comes from the first that covers all candidates.
         title: heading of the page.
 
     Raises:
-        ValueError: a run has not been evaluated.
+        ValueError: a run has not been evaluated, or by an earlier release.
     """
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
+    with_hidden = _with_hidden(measured, runs, [f"{split}{HIDDEN}" for split in splits])
     curves = {name: [json.loads(line) for line in read_lines(run / "metrics.jsonl")] for name, run in runs.items()}
     activity, incentive, weights = _activity(measured), _personal(measured, "incentive"), _personal(measured, "weights")
     with figures.style():
         sections = [
-            _comparison(measured),
+            _comparison(measured, with_hidden),
+            _logged_order(with_hidden),
             _figure("Training", figures.training_figure(curves), "Loss terms on training rows, measures on validation rows."),
             _figure("Users by activity", figures.activity_figure(activity), _activity_text(activity)),
             _figure("Incentive by relevance", figures.incentive_figure(incentive), _incentive_text(incentive)),
             _figure("Preference by activity", figures.weights_figure(weights), WEIGHTS),
             _figure("Calibration", figures.calibration_figure({n: f["reliability"] for n, f in measured.items()}), CALIBRATION),
+            _calibration_by_position(measured),
             _relevance(measured),
         ]
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, _page(title, measured, [s for s in sections if s]))
+    replace_text(out, page(title, measured, [s for s in sections if s]))
 
 
 def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
@@ -86,33 +109,50 @@ def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
     found = [json.loads(path.read_text()) for path in files if path.is_file()]
     if not found:
         raise ValueError(f"{run}: run {name!r} has no {' or '.join(p.name for p in files)}; run `prectr evaluate` on it")
+    if any("grades" not in f for f in found):
+        raise ValueError(f"{run}: run {name!r} was measured by an earlier release; run `prectr evaluate` on it again")
     clicks = next((f for f in found if f["clicks"]["clicks"]), found[0])
     with_oracle = [f for f in found if f["oracle"]]
     whole = next((f for f in with_oracle if f["oracle"]["expected_auc"]["all"]["model"] is not None), None)
     return {**clicks, "truth": whole or next(iter(with_oracle), None), "simulated": any(f["simulated"] for f in found)}
 
 
-def _comparison(measured: dict[str, Metrics]) -> str:
-    rows = {name: _run_row(found) for name, found in measured.items()}
+def _with_hidden(measured: dict[str, Metrics], runs: dict[str, Path], splits: Sequence[str]) -> dict[str, Metrics]:
+    """The runs, each followed by its figures with hidden grades where there are such files."""
+    found = {}
+    for name, visible in measured.items():
+        found[name] = visible
+        if any((runs[name] / f"metrics-{split}.json").is_file() for split in splits):
+            found[f"{name}, grades hidden"] = _read_metrics(name, runs[name], splits)
+    return found
+
+
+def _comparison(measured: dict[str, Metrics], with_hidden: dict[str, Metrics]) -> str:
+    rows = {name: _run_row(found) for name, found in with_hidden.items()}
     truth = next((f["truth"]["oracle"] for f in measured.values() if f["truth"]), None)
     clicks = next((f["oracle"] for f in measured.values() if f["oracle"] and f["clicks"]["clicks"]), None)
-    references = {}
+    references: dict[str, Metrics] = {}
+    if logged := next((f["logged_order"]["logged"] for f in measured.values() if f["logged_order"]), None):
+        references["logged order"] = {name: values["logged_order"] for name, values in logged.items()}
     if truth:
         for key, label in (("true_grade", "true grade alone"), ("oracle", "oracle")):
             expected = {f"expected_auc_{part}": truth["expected_auc"][part][key] for part in ("shown", "all")}
             references[label] = {**expected, "auc": clicks["logged_auc"][key] if clicks else None}
     columns = [c for c in COLUMNS if any(row.get(c) is not None for row in (*rows.values(), *references.values()))]
-    best = {c: _best(rows, c) for c in columns}
-    body = [[(_number(row.get(c)), name == best[c]) for c in columns] for name, row in rows.items()]
-    body += [[(_number(row.get(c)), False) for c in columns] for row in references.values()]
-    table = _table(["Ranker", *(COLUMNS[c][0] for c in columns)], [*rows, *references], body, quiet=len(rows))
+    best = {c: _best({name: rows[name] for name in measured}, c) for c in columns}
+    body = [[(number(row.get(c)), name == best[c]) for c in columns] for name, row in rows.items()]
+    body += [[(number(row.get(c)), False) for c in columns] for row in references.values()]
+    compared = table(["Ranker", *(COLUMNS[c][0] for c in columns)], [*rows, *references], body, quiet=len(rows))
     note = "AUC, GAUC and NDCG are of logged clicks, scored at the reference position; entropy and calibration at the logged one."
     if truth:
         note += (
             " Expected AUC weighs pairs by the true click probability, free of position and of the luck of the draw; "
-            "the share of the way runs from the true grade alone (0) to the oracle (1)."
+            "the share of the way runs from the true grade alone (0) to the oracle (1). Served / true is the mean probability at "
+            "the reference position over the true one."
         )
-    return f"<section><h2>Comparison</h2>{table}<p class=note>{note}</p></section>"
+    if len(with_hidden) > len(measured):
+        note += " With grades hidden the model scores as if no candidate had a grade; bold is the best of those that see them."
+    return f"<section><h2>Comparison</h2>{compared}<p class=note>{note}</p></section>"
 
 
 def _run_row(found: Metrics) -> Metrics:
@@ -123,7 +163,58 @@ def _run_row(found: Metrics) -> Metrics:
         row |= {f"expected_auc_{part}": expected[part]["model"] for part in ("shown", "all")}
         whole = expected["all"] if expected["all"]["model"] is not None else expected["shown"]
         row["share_of_the_way"] = whole["share_of_the_way"]
+        row["served_over_true"] = found["truth"]["oracle"]["calibration"]
     return row
+
+
+def _logged_order(measured: dict[str, Metrics]) -> str:
+    """Each run's verdict, and its differences from the logged order."""
+    compared = {name: found["logged_order"] for name, found in measured.items() if found["logged_order"]}
+    if not compared:
+        return ""
+    verdicts = "".join(
+        f"<li>{html.escape(name)}: {html.escape(found['verdict']['text'])}</li>" for name, found in compared.items()
+    )
+    tables = ""
+    for kind, (heading, measures) in DIFFERENCES.items():
+        rows = {name: found[kind] for name, found in compared.items() if found[kind]}
+        if not rows:
+            continue
+        body = [[(_difference(row[measure]), False) for measure in measures] for row in rows.values()]
+        logged = next(iter(rows.values()))
+        body.append([(number(logged[measure]["logged_order"]), False) for measure in measures])
+        tables += table([heading, *(MEASURES[measure] for measure in measures)], [*rows, "logged order"], body, quiet=len(rows))
+    limit = next(iter(compared.values()))["max_weight"]
+    note = (
+        "Differences from the order that was shown, on the shown candidates, with 95 % bootstrap intervals by request. Clicks "
+        "come from that order and favour it; corrected, a click weighs 1 / the examination of its position, as the samples "
+        f"estimate it, {limit:.0f} at most."
+    )
+    return f"<section><h2>Against the logged order</h2><ul>{verdicts}</ul>{tables}<p class=note>{note}</p></section>"
+
+
+def _difference(measured: Metrics) -> str:
+    if measured["difference"] is None:
+        return number(None)
+    low, high = measured["interval"]
+    return f"{measured['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+
+def _calibration_by_position(measured: dict[str, Metrics]) -> str:
+    lines = {name: {line["position"]: line for line in found["calibration_by_position"]} for name, found in measured.items()}
+    first = next(iter(lines.values()))
+    if not first:
+        return ""
+    body = [
+        [(number(line["rows"]), False), (number(line["clicks"]), False)]
+        + [(number(of_run.get(position, {}).get("calibration")), False) for of_run in lines.values()]
+        for position, line in first.items()
+    ]
+    found = table(["Logged position", "Rows", "Clicks", *lines], list(first), body)
+    note = (
+        "Predicted over observed clicks, both at the logged position; an overall figure of 1 hides what cancels over positions."
+    )
+    return f"<section><h2>Calibration by position</h2>{found}<p class=note>{note}</p></section>"
 
 
 def _best(rows: dict[str, Metrics], column: str) -> str | None:
@@ -135,17 +226,21 @@ def _best(rows: dict[str, Metrics], column: str) -> str | None:
 
 def _relevance(measured: dict[str, Metrics]) -> str:
     rows = {
-        f"{name}, {'all pairs' if part == 'all' else 'new queries'}": values
+        f"{name}, {PAIRS[part]}": values
         for name, found in measured.items()
         for part, values in found["relevance"].items()
         if values["spearman"] is not None
     }
     if not rows:
         return ""
-    body = [[(_number(values[column]), False) for column in RELEVANCE] for values in rows.values()]
-    table = _table(["Relevance tower", *RELEVANCE.values()], list(rows), body)
-    note = "The tower's own levels against the grades, before any known grade is used; new queries have no training impressions."
-    return f"<section><h2>Relevance</h2>{table}<p class=note>{note}</p></section>"
+    body = [[(number(values[column]), False) for column in RELEVANCE] for values in rows.values()]
+    found = table(["Relevance tower", *RELEVANCE.values()], list(rows), body)
+    note = (
+        "The tower's own levels against the grades, before any known grade is used. Trained on: the pair's grade is in the "
+        "training samples; known query: the query is, this pair's grade is not; new query: neither impressions nor judgments "
+        "have it."
+    )
+    return f"<section><h2>Relevance</h2>{found}<p class=note>{note}</p></section>"
 
 
 def _activity(measured: dict[str, Metrics]) -> dict[str, dict[str, dict[str, float]]]:
@@ -162,7 +257,7 @@ def _activity(measured: dict[str, Metrics]) -> dict[str, dict[str, dict[str, flo
 
 def _activity_text(panels: dict[str, dict[str, dict[str, float]]]) -> str:
     """The caption, with the figures of the first run in words."""
-    text = "By how often a user was seen in training; the axis starts at chance, 0.5."
+    text = "By a user's events before the request; the axis starts at chance, 0.5."
     for heading, runs in panels.items():
         name, values = next(iter(runs.items()))
         text += f" {heading}, {name}: " + ", ".join(f"{segment}: {value:.3f}" for segment, value in values.items()) + "."
@@ -199,57 +294,3 @@ def _figure(heading: str, figure: Figure | None, caption: str) -> str:
         return ""
     drawing = figures.svg(figure, heading, html.escape(f"{heading}. {caption}", quote=True))
     return f"<section><h2>{heading}</h2><figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure></section>"
-
-
-def _table(header: list[str], names: list[str], body: list[list[tuple[str, bool]]], quiet: int | None = None) -> str:
-    """An HTML table; cells are (text, bold), rows from `quiet` on are references."""
-    head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in header)
-    rows = [f"<th scope=row>{html.escape(name)}</th>" + "".join(f"<td>{'<b>' * b}{t}{'</b>' * b}</td>" for t, b in cells)
-            for name, cells in zip(names, body, strict=True)]  # fmt: skip
-    lines = [f"<tr{' class=quiet' * (quiet is not None and i >= quiet)}>{row}</tr>" for i, row in enumerate(rows)]
-    return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "&ndash;"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-
-
-def _page(title: str, measured: dict[str, Metrics], sections: list[str]) -> str:
-    first = next(iter(measured.values()))
-    facts = f"{first['requests']:,} requests with {first['rows']:,} candidates ({html.escape(first['split'])} part)."
-    simulated = any(found["simulated"] for found in measured.values())
-    warning = (
-        "<p class=warning role=note><strong>Simulated data.</strong> Users and clicks behind these figures are simulated: "
-        "they show whether planted effects are recovered, not how a real shop would fare.</p>"
-    )
-    return (
-        f'<!DOCTYPE html>\n<html lang=en>\n<head><meta charset="utf-8"><meta name=viewport content="width=device-width, '
-        f'initial-scale=1"><title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main><h1>{html.escape(title)}</h1>'
-        f"<p>{facts}</p>{warning if simulated else ''}\n" + "\n".join(sections) + "</main></body></html>\n"
-    )
-
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2126; --quiet: #5b6570; --paper: #fff; --line: #d9dee3; --note: #fff6dd; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --quiet: #a2abb4; --paper: #14171a; --line: #343b42; --note: #3a3118; }
-}
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
-h2 { font-size: 1.15rem; margin: 2.6rem 0 .8rem; }
-figure { margin: 0; }
-svg { width: 100%; height: auto; display: block; }
-svg text { font-family: system-ui, sans-serif !important; }
-figcaption, .note { color: var(--quiet); font-size: .9rem; max-width: 46rem; margin: .7rem 0 0; }
-.warning { background: var(--note); border-radius: 6px; padding: .6rem .9rem; max-width: 46rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .4rem .75rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
-thead th { font-weight: 600; vertical-align: bottom; line-height: 1.25; color: var(--quiet); }
-tbody th { font-weight: 600; }
-.quiet th, .quiet td { color: var(--quiet); font-weight: 400; }
-"""

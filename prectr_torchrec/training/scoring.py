@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +28,9 @@ def default_split(data: Path) -> str:
     return "test" if (data / "test").is_dir() else "candidates"
 
 
-def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) -> Iterator[dict[str, NDArray[Any]]]:
+def score(
+    run: Path, data: Path, split: str, checkpoint: str, process: Process, *, hide_grades: bool = False
+) -> Iterator[dict[str, NDArray[Any]]]:
     """Scores this rank's share of a split; collective.
 
     Args:
@@ -36,6 +39,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
         split: its split.
         checkpoint: as of `runs.checkpoint_path`.
         process: this rank.
+        hide_grades: the model scores as if no candidate had a grade, given or predicted; what is yielded has them still.
 
     Yields:
         Per batch, real rows only: request_id, item_id, user_id (n,) int64; click_probability, logit (n,) float32 with the
@@ -52,8 +56,19 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process) 
         candidates=max(config.batch.candidates, largest),
     )  # fmt: skip
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
-    for batch, report in evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0))):
+    total, seen = agree_on_batches(reader.num_batches(0)), without_grades if hide_grades else None
+    for batch, report in evaluate_batches(pipeline, model, reader, total, seen):
         yield _rows(batch, report)
+
+
+def without_grades(batch: SearchBatch) -> SearchBatch:
+    """A batch whose candidates have no grade, as most of a ranker's have when it serves; the past keeps its grades."""
+    return dataclasses.replace(
+        batch,
+        relevance=torch.full_like(batch.relevance, torch.nan),
+        level=torch.zeros_like(batch.level),
+        candidate_predicted=torch.zeros_like(batch.candidate_predicted),
+    )
 
 
 def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.text.build import keep_settings
+from prectr_torchrec.training.best import ValidationLoss
 from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.disk import explained_save, num_bytes
@@ -42,7 +43,7 @@ from prectr_torchrec.training.progress import MetricsLog, Throughput
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
-from prectr_torchrec.training.validation import ValidationMetrics
+from prectr_torchrec.training.validation import Validation, ValidationMetrics
 
 MAY_CHANGE = (
     "timeout", "reader_timeout", "on_bad_loss", "max_loss", "max_skipped", "keep_checkpoints", "async_checkpoints",
@@ -151,27 +152,24 @@ class Trainer:
                 self._save_and_stop()
             if save:
                 self._save()
-        figures = self.validate() if self.config.train.validation and stage.split == "train" and self._has("validation") else {}
+        validates = self.config.train.validation and stage.split == "train" and self._has("validation")
+        validation = self.validate() if validates else None
         self.position.update(epoch=epoch + 1, batch=0, earlier=[])
         self.readers[stage.split].go_on_after(epoch + 1, [])
-        self._write({"validation": figures} if figures else {})
-        self._save(figures.get("ne"))
+        self._write({"validation": validation.figures} if validation else {})
+        self._save(validation.loss if validation else None)
 
-    def validate(self) -> dict[str, float]:
-        """Figures of the validation split over all ranks, at the logged positions.
+    def validate(self) -> Validation:
+        """Measures the validation split over all ranks.
 
         Raises:
             Stopped: as `train`; the run goes on with validating.
         """
         reader = self._reader("validation", shuffle=False)
         total = agree_on_batches(reader.num_batches(0))
-        metrics = ValidationMetrics(
-            rank=self.process.rank, world_size=self.process.world_size, batch_size=self.config.batch.candidates,
-            num_batches=total,
-            device=self.process.device,
-        )  # fmt: skip
+        metrics = ValidationMetrics(self.process.device)
         for batch, report in evaluate_batches(self.pipeline, self.model, reader, total):
-            metrics.update(batch, report["logit"])
+            metrics.update(batch, logged=report["logit"], reference=report["reference_logit"])
             if self.guard.agree_to_stop(self.process.device):
                 self._save_and_stop()
         return metrics.compute()
@@ -202,13 +200,13 @@ class Trainer:
             print(f"stopped at step {self.position['step']}, which is saved; the same command goes on", file=sys.stderr)
         raise Stopped
 
-    def _save(self, validation_ne: float | None = None) -> None:
+    def _save(self, validation: ValidationLoss | None = None) -> None:
         flush_managed(self.model)
         check_weights(self.optimizers.dense.params, f"step {self.position['step']}")
         self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
         progress = {"step": self.position["step"], "position": self.position, "job": self.job}
         with self._explained():
-            self.checkpoints.save(self.model, self.optimizers, progress, validation_ne)
+            self.checkpoints.save(self.model, self.optimizers, progress, validation)
 
     def _explained(self) -> AbstractContextManager[None]:
         def size() -> int:
@@ -333,11 +331,16 @@ def evaluate_batches(
     model: DistributedModelParallel,
     reader: SearchReader,
     total: int,
+    seen: Callable[[SearchBatch], SearchBatch] | None = None,
 ) -> Iterator[tuple[SearchBatch, dict[str, Tensor]]]:
-    """Runs a reader's split through the model without learning; `total` batches on every rank."""
+    """Runs a reader's split through the model without learning; `total` batches on every rank.
+
+    `seen`: makes of each batch what the model sees of it; the batch itself is yielded.
+    """
     model.eval()
     batches: deque[SearchBatch] = deque()
     source = _kept(reader.epoch(0, 0, total), batches)
+    source = map(seen, source) if seen is not None else source
     with torch.no_grad():
         for _ in range(total):
             report = pipeline.progress(source)

@@ -1,62 +1,108 @@
-"""Validation figures by TorchRec's RecMetrics, over all ranks."""
+"""Validation figures over all ranks, by the definitions of `metrics`: the same as `evaluate` gives for the same predictions.
+
+Ranking is measured at the reference position, where candidates are ranked, and probabilities at the logged one, where the clicks
+come from. A measure that the clicks cannot carry, with one class or none, is None.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torchrec.metrics.auc import AUCMetric
-from torchrec.metrics.calibration import CalibrationMetric
-from torchrec.metrics.gauc import GAUCMetric
-from torchrec.metrics.metrics_config import RecTaskInfo
-from torchrec.metrics.ne import NEMetric
-from torchrec.metrics.rec_metric import RecMetric
 
 from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.training import metrics as m
+from prectr_torchrec.training.best import GROUPS, ValidationLoss, request_groups
 
-_TASK = "click"
+
+class Validation(NamedTuple):
+    """What was measured on the validation part."""
+
+    figures: dict[str, float | None]
+    """`ne`, `auc`, `gauc_request`, `calibration`."""
+    loss: ValidationLoss
 
 
 class ValidationMetrics:
-    """Normalised entropy, AUC, GAUC by request and calibration of the logged clicks, at their logged positions.
+    """Normalised entropy, AUC, GAUC by request and calibration of the logged clicks.
 
     Args:
-        rank, world_size: of the job; `compute` is collective.
-        batch_size: C, candidates per batch and rank.
-        num_batches: batches to come, so that the window holds all of them.
+        device: of this rank, where sums over ranks are taken.
     """
 
-    def __init__(self, *, rank: int, world_size: int, batch_size: int, num_batches: int, device: torch.device) -> None:
-        settings: dict[str, Any] = {
-            "world_size": world_size, "my_rank": rank, "batch_size": batch_size, "tasks": [RecTaskInfo(name=_TASK)],
-            "window_size": batch_size * max(num_batches, 1) * world_size, "compute_on_all_ranks": True,
-        }  # fmt: skip
-        kinds: dict[str, type[RecMetric]] = {
-            "ne": NEMetric,
-            "auc": AUCMetric,
-            "gauc": GAUCMetric,
-            "calibration": CalibrationMetric,
-        }
-        self.metrics = {name: kind(**settings).to(device) for name, kind in kinds.items()}
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._rows: list[tuple[m.Array, ...]] = []
 
-    def update(self, batch: SearchBatch, logit: Tensor) -> None:
-        """Args: batch; logit: (C,) of its candidates. Rows without a click label are left out."""
-        real = (batch.click_weight > 0).to(logit.device)  # the batch is as it was read, the logits are where the model is
-        if not real.any():
-            return
-        prediction = torch.sigmoid(logit[real].float())
-        label, weight = (x.to(logit.device)[real] for x in (batch.click, batch.click_weight))
-        per_request = torch.bincount(batch.candidate_request.to(logit.device)[real], minlength=1)
-        for name, metric in self.metrics.items():
-            extra = {"num_candidates": per_request[per_request > 0]} if name == "gauc" else {}
-            metric.update(predictions={_TASK: prediction}, labels={_TASK: label}, weights={_TASK: weight}, **extra)
+    def update(self, batch: SearchBatch, *, logged: Tensor, reference: Tensor) -> None:
+        """Adds a batch's candidates that have a click label.
 
-    def compute(self) -> dict[str, float]:
-        """The figures over all ranks."""
-        figures = {}
-        for name, metric in self.metrics.items():
-            computed = metric.compute()
-            key = next(k for k in computed if k.endswith(f"window_{name}"))
-            figures[name] = float(computed[key].item())
-        return figures
+        Args:
+            batch: on any device.
+            logged: (C,) logits at the logged positions.
+            reference: (C,) logits with the position held at its reference.
+        """
+        real = (batch.click_weight > 0).cpu()
+        columns = (batch.request_id.cpu()[batch.candidate_request.cpu()], batch.click, logged, reference)
+        self._rows.append(tuple(column.cpu()[real].numpy() for column in columns))
+
+    def compute(self) -> Validation:
+        """The figures over all ranks; collective.
+
+        Raises:
+            ValueError: a prediction is not finite, on any rank.
+        """
+        request, click, logged, reference = self._columns()
+        finite = np.isfinite(logged) & np.isfinite(reference)
+        # losses are clipped to a probability's own resolution, so that a logit that is not finite would not show in them
+        sums = self._sums(request[finite], click[finite], m.sigmoid(logged[finite]), _float32_sigmoid(reference[finite]))
+        total = self._over_ranks(np.append(sums.ravel(), (~finite).sum()))
+        if total[-1]:
+            raise ValueError(f"validation: predictions are not finite in {total[-1]:.0f} rows; the model has diverged")
+        rows, clicks, loss, predicted, won, gauc_rows = total[:-1].reshape(sums.shape)
+        validation_loss = ValidationLoss(clicks=int(clicks.sum()), rows=rows.tolist(), loss=loss.tolist())
+        return Validation(
+            {
+                "ne": validation_loss.ne,
+                "auc": self._auc(_float32_sigmoid(reference), click),
+                "gauc_request": float(won.sum() / gauc_rows.sum()) if gauc_rows.sum() else None,
+                "calibration": float(predicted.sum() / clicks.sum()) if clicks.sum() else None,
+            },
+            validation_loss,
+        )
+
+    def _columns(self) -> tuple[m.Array, ...]:
+        empty = (np.zeros(0, np.int64), *[np.zeros(0, np.float32)] * 3)
+        return tuple(np.concatenate(parts) for parts in zip(empty, *self._rows, strict=True))
+
+    def _sums(self, request: m.Array, click: m.Array, probability: m.Array, score: m.Array) -> m.Array:
+        """(6, GROUPS) float64 of this rank: rows, clicks, log loss, predicted clicks, and the two sums of GAUC."""
+        if not len(request):
+            return np.zeros((6, GROUPS))
+        group, dense = request_groups(request), m.dense(request)
+        by_row = (np.ones(len(click)), click, m.log_losses(probability, click), probability)
+        by_request = m.gauc_sums(score, click, dense)  # a request is on one rank whole
+        return np.stack([
+            *(np.bincount(group, column, GROUPS) for column in by_row),
+            *(np.bincount(request_groups(np.unique(request)), column, GROUPS) for column in by_request),
+        ])  # fmt: skip
+
+    def _over_ranks(self, sums: m.Array) -> m.Array:
+        total = torch.from_numpy(sums).to(self._device)
+        dist.all_reduce(total)
+        return np.asarray(total.cpu().numpy())
+
+    def _auc(self, score: m.Array, click: m.Array) -> float | None:
+        """Over the pairs of all rows, which no sums give: scores and clicks of all ranks meet on each."""
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (score, click.astype(bool)))
+        scores, clicks = (np.concatenate(parts) for parts in zip(*everyone, strict=True))
+        return m.auc(scores, clicks.astype(np.float64))
+
+
+def _float32_sigmoid(logit: m.Array) -> m.Array:
+    """As scoring takes it of the model's logits: what is one score there is one here."""
+    return torch.from_numpy(logit).sigmoid().numpy()

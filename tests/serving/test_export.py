@@ -145,6 +145,27 @@ def test_the_card_carries_the_measured_figures(exported: Any) -> None:
     measured = json.loads((exported.run / "metrics-test.json").read_text())
     card = (exported.folder / "README.md").read_text()
     assert f"| auc | {measured['clicks']['auc']:.4f} |" in card and card.startswith("---\nlibrary_name: prectr-torchrec\n")
+    assert f"| new query, spearman | {measured['relevance']['new query']['spearman']:.4f} |" in card
+    assert measured["logged_order"]["verdict"]["text"] in card
+
+
+def test_the_card_compares_probabilities_with_clicks_at_the_logged_positions(exported: Any) -> None:
+    measured = json.loads((exported.run / "metrics-test.json").read_text())
+    card = (exported.folder / "README.md").read_text()
+    assert f"| calibration | {measured['clicks_at_position']['calibration']:.4f} |" in card
+    assert card.count("| calibration |") == 1
+    for line in measured["calibration_by_position"]:
+        assert (
+            f"| {line['position']} | {line['rows']} | {line['clicks']} | {line['predicted']:.4f} | {line['observed']:.4f} |"
+            in card
+        )
+
+
+def test_figures_of_an_earlier_release_are_not_exported(exported: Any, tmp_path: Path) -> None:
+    run = shutil.copytree(exported.run, tmp_path / "run")
+    (run / "metrics-old.json").write_text(json.dumps({"split": "old", "clicks": {}}))
+    with pytest.raises(ValueError, match=r"metrics-old\.json: measured by an earlier release; run `prectr evaluate` again"):
+        export(run, tmp_path / "out")
 
 
 def test_a_folder_that_is_there_is_not_written_over(exported: Any) -> None:

@@ -17,19 +17,36 @@ from prectr_torchrec.training.evaluate import evaluate
 from prectr_torchrec.training.predictions import Rows
 
 REQUESTS = 40
+PAST = (0, 1, 19, 20, 99, 100, 5000)
+"""Events of users 0 to 6 before each test request."""
+EXAMINATION = [1.0, 0.9, 0.8, 0.7]
 CANDIDATES = 5
 
 
 def write_prepared(folder: Path) -> None:
-    """A test split in two shards, request ids in no order, and a training split that knows users, queries and items 1 to 3."""
+    """A test split in two shards, request ids in no order; training impressions of query 1, a judgment of query 2.
+
+    Of test request r: user r % 7 has `PAST[r % 7]` events, query r % 5 has as many as its id, item i was shown i % 2 times.
+    """
     requests = np.random.default_rng(0).permutation(REQUESTS) + 100
     for shard, ids in enumerate(np.array_split(requests, 2)):
         candidates = [[int(i) * 10 + c for c in (3, 1, 4, 0, 2)] for i in ids]
         columns = {"request_id": ids, "user_id": ids % 7, "query_id": ids % 5, "candidate_item_id": candidates}
+        columns |= {"candidate_position": [[c + 1 for c in (3, 1, 4, 0, 2)] for _ in ids], "query_events": ids % 5}
+        columns |= {"candidate_shown": [[float(c % 2) for c in of] for of in candidates], "user_events": np.array(PAST)[ids % 7]}
         write(folder / "test" / f"part-{shard:05d}.parquet", columns)
-    train = {"user_id": [1, 2, 2, 3], "query_id": [1, 1, 2, 3], "candidate_item_id": [[1], [2] * 10, [2] * 10, [3] * 100]}
-    write(folder / "train" / "part-00000.parquet", {"request_id": [1, 2, 3, 4], **train})
-    (folder / "prepared.json").write_text(json.dumps({"simulated": True}))
+    # 101 and 106 are of query 1, 102 of query 2; of the item's two impressions only one has a grade
+    write_trained(
+        folder / "train", query_id=[1, 1], candidate_item_id=[[1011], [1061, 1063]], candidate_relevance=[[3.0], [2.0, None]]
+    )
+    write_trained(folder / "judgments", query_id=[2], candidate_item_id=[[1021]], candidate_relevance=[[1.0]])
+    (folder / "prepared.json").write_text(json.dumps({"simulated": True, "examination": EXAMINATION}))
+
+
+def write_trained(folder: Path, **columns: object) -> None:
+    types = {"query_id": pa.int64(), "candidate_item_id": pa.list_(pa.int64()), "candidate_relevance": pa.list_(pa.float32())}
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()}), folder / "part-00000.parquet")
 
 
 def write_oracle(path: Path, drop: int = 0) -> None:

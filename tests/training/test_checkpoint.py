@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,13 @@ from small_model import Small, small_model
 
 from prectr_torchrec.checkpoint_files import FILES
 from prectr_torchrec.training import checkpoint
+from prectr_torchrec.training.best import GROUPS, ValidationLoss
 from prectr_torchrec.training.checkpoint import Checkpoints
+
+
+def validated(ne: float | None) -> ValidationLoss | None:
+    """A loss of half of the rows clicked, in all groups alike."""
+    return None if ne is None else ValidationLoss(clicks=GROUPS, rows=[2.0] * GROUPS, loss=[2 * ne * math.log(2)] * GROUPS)
 
 
 @pytest.fixture
@@ -32,8 +39,8 @@ def test_a_checkpoint_restores_weights_and_states(small: Small) -> None:
 def test_only_the_last_and_the_best_checkpoint_are_kept(small: Small) -> None:
     checkpoints = Checkpoints(small.run)
     for step, ne in ((1, 0.9), (2, 0.8), (3, None), (4, 0.85), (5, None)):
-        checkpoints.save(small.model, small.optimizers, {"step": step}, ne)
-    assert checkpoints.index() == {"last": "step-000000005", "best": "step-000000002", "best_ne": 0.8}
+        checkpoints.save(small.model, small.optimizers, {"step": step}, validated(ne))
+    assert checkpoints.index() == {"last": "step-000000005", "best": "step-000000002", "best_ne": pytest.approx(0.8)}
     assert sorted(p.name for p in checkpoints.folder.glob("step-*")) == ["step-000000002", "step-000000005"]
 
 
@@ -65,7 +72,7 @@ def test_no_checkpoint_says_what_to_run(tmp_path: Path) -> None:
 def save(checkpoints: Checkpoints, small: Small, *steps: int, ne: float | None = None) -> list[str]:
     """Saves at these steps; the names of what is kept then."""
     for step in steps:
-        checkpoints.save(small.model, small.optimizers, {"step": step}, ne)
+        checkpoints.save(small.model, small.optimizers, {"step": step}, validated(ne))
     checkpoints.wait()
     return sorted(path.name for path in checkpoints.folder.glob("*step-*"))
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,11 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def run(data, rows=None, oracle=None, train=None, model=None, **objective):
+SEGMENTS = {"0": (0,), "1-19": (1, 2), "20-99": (3, 4), "100+": (5, 6)}
+"""Users by their past, `build.PAST`."""
+
+
+def run(data, rows=None, oracle=None, train=None, model=None, grades="visible", **objective):
     return evaluate(
         rows if rows is not None else build.scored(),
         config=RunConfig(name="small", objective=objective, model=model or {}),
@@ -38,6 +43,7 @@ def run(data, rows=None, oracle=None, train=None, model=None, **objective):
         train=train or data / "train",
         predictions=data.parent / "predictions.parquet",
         oracle=oracle,
+        grades=grades,
     )
 
 
@@ -120,19 +126,86 @@ def test_each_graded_pair_counts_once_for_the_tower(data):
     assert run(data)["relevance"]["all"]["pairs"] == sum(int((~np.isnan(r["relevance"])).sum()) for r in build.scored())
 
 
-def test_segments_follow_training_impressions(data):
+def test_segments_follow_the_past_that_a_request_has(data):
     rows = {(s["by"], s["segment"]): s["rows"] for s in run(data)["segments"]}
-    users = [int(u) for r in build.scored() for u in r["user_id"]]
-    assert rows["user", "1-19"] == users.count(1)
-    assert rows["user", "20-99"] == users.count(2)
-    assert rows["user", "100+"] == users.count(3)
-    assert rows["user", "0"] == sum(users.count(u) for u in (0, 4, 5, 6))
-    assert rows["query", "known"] + rows["query", "new"] == len(users)
-    assert rows["item", "known"] == 0
+    requests = [int(r["request_id"][0]) for r in build.scored()]
+    users = {name: sum(request % 7 in of for request in requests) for name, of in SEGMENTS.items()}
+    assert {name: rows["user", name] // build.CANDIDATES for name in SEGMENTS} == users
+    assert rows["query", "0"] == build.CANDIDATES * sum(request % 5 == 0 for request in requests)
+    assert rows["item", "0"] == 3 * len(requests) and rows["item", "some"] == 2 * len(requests)
 
 
-def test_without_a_training_split_there_are_no_segments(data):
-    assert run(data, train=data / "nowhere")["segments"] == []
+def test_a_user_without_training_impressions_but_with_a_past_is_not_cold(data):
+    """All users of the test split are new to the training samples; those with events are in the segment of these."""
+    cold = next(s for s in run(data, train=data / "nowhere")["segments"] if (s["by"], s["segment"]) == ("user", "0"))
+    assert cold["rows"] == build.CANDIDATES * sum(int(r["request_id"][0]) % 7 == 0 for r in build.scored())
+
+
+def test_graded_pairs_that_were_trained_on_are_not_called_new(data):
+    found = run(data)["relevance"]
+    assert {part: measures["pairs"] for part, measures in found.items()} == {
+        "all": 80, "trained on": 3, "known query": 29, "new query": 48,
+    }  # fmt: skip
+
+
+def test_a_query_of_the_judgments_alone_is_not_new(data):
+    shutil.rmtree(data / "judgments")
+    assert run(data)["relevance"]["new query"]["pairs"] == 48 + 16
+
+
+def test_without_a_training_split_nothing_is_said_of_what_was_trained_on(data):
+    found = run(data, train=data / "nowhere")
+    assert list(found["relevance"]) == ["all"]
+    assert "not known" in format_metrics({"run": "small", **found}) and "--train-data" in format_metrics(
+        {"run": "small", **found}
+    )
+
+
+def test_positions_and_the_past_of_the_samples_are_in_the_predictions(data):
+    run(data)
+    found = rows_of(data)
+    assert found["position"] == [item % 10 + 1 for item in found["item_id"]]
+    assert found["user_events"] == [build.PAST[request % 7] for request in found["request_id"]]
+    assert found["query_events"] == [request % 5 for request in found["request_id"]]
+    assert found["item_shown"] == [item % 2 for item in found["item_id"]]
+
+
+def test_calibration_is_measured_at_each_logged_position(data):
+    found = run(data)["calibration_by_position"]
+    rows = list(build.scored())
+    assert [line["position"] for line in found] == ["1", "2", "3", "4", "5"]
+    for place, line in enumerate(found):
+        click = np.array([r["click"][place] for r in rows])
+        predicted = np.array([1 / (1 + np.exp(-r["logged_logit"][place])) for r in rows])
+        assert (line["rows"], line["clicks"]) == (build.REQUESTS, click.sum())
+        assert line["calibration"] == pytest.approx(predicted.sum() / click.sum(), rel=1e-5)
+
+
+def test_probabilities_at_the_reference_position_are_not_held_against_logged_clicks(data):
+    found = run(data)
+    assert not {"calibration", "normalized_entropy", "log_loss"} & found["clicks"].keys()
+    assert {"calibration", "normalized_entropy", "log_loss"} <= found["clicks_at_position"].keys()
+
+
+def test_the_logged_order_is_measured_beside_the_model(data):
+    found = run(data)["logged_order"]
+    rows = list(build.scored())
+    click, place, request, ours = (
+        np.concatenate([r[n] for r in rows]) for n in ("click", "position", "request_id", "click_probability")
+    )
+    for name, score in {"logged_order": -place.astype(float), "model": ours.astype(float)}.items():
+        measured = {measure: values[name] for measure, values in found["logged"].items()}
+        expected = m.ranking_metrics(score, click, request, request)
+        assert measured == {measure: pytest.approx(expected[measure]) for measure in measured}
+    assert found["examination"] == build.EXAMINATION
+    assert found["verdict"]["text"] in format_metrics({"run": "small", **run(data)})
+
+
+def test_grades_that_the_model_could_not_see_are_said_to_be_hidden(data):
+    assert run(data)["grades"] == "visible"
+    hidden = run(data, grades="hidden")
+    assert hidden["grades"] == "hidden" and hidden["relevance"] == run(data)["relevance"]
+    assert "grades were hidden" in format_metrics({"run": "small", **hidden})
 
 
 def test_predictions_at_the_logged_position_are_measured_beside_the_reference(data):
@@ -205,7 +278,7 @@ def test_the_slope_of_the_incentive_is_compared_with_the_users_strictness(data, 
 def test_the_weights_are_measured_by_user_activity(data):
     found = run(data, build.scored(personal=True), model=build.PERSONAL)["personal"]
     assert list(found) == ["weights"] and list(found["weights"]) == ["0", "1-19", "20-99", "100+"]
-    rows = [r for r in build.scored(personal=True) if r["user_id"][0] == 3]
+    rows = [r for r in build.scored(personal=True) if r["user_id"][0] in SEGMENTS["100+"]]
     assert found["weights"]["100+"]["own"] == pytest.approx(np.concatenate([r["weight_own"] for r in rows]).mean())
     assert all(sum(weights.values()) == pytest.approx(1) for weights in found["weights"].values())
 
@@ -215,7 +288,7 @@ def test_without_personal_parts_or_strictness_nothing_personal_is_measured(data,
     assert run(data, oracle=tmp_path / "oracle.parquet")["personal"] == {}
     pq.write_table(pq.read_table(tmp_path / "oracle.parquet").drop(["user_strictness"]), tmp_path / "oracle.parquet")
     rows = build.scored(personal=True)
-    assert run(data, rows, oracle=tmp_path / "oracle.parquet", train=data / "nowhere", model=build.PERSONAL)["personal"] == {}
+    assert run(data, rows, oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"].keys() == {"weights"}
 
 
 def test_users_who_are_all_alike_are_in_no_third():
@@ -281,7 +354,7 @@ def test_predictions_that_are_not_finite_are_refused(data):
 
 
 def test_a_missing_split_names_those_that_are_there(data):
-    with pytest.raises(ValueError, match=r"no samples of this split; .* has test, train"):
+    with pytest.raises(ValueError, match=r"no samples of this split; .* has judgments, test, train"):
         sample_files(data / "candidates")
 
 
@@ -292,14 +365,9 @@ def test_the_table_prints_every_part_and_marks_simulated_data(data, tmp_path):
     assert text.startswith("small on test: 200 rows, 40 requests, simulated data\n")
     for part in ("gauc_request", "spearman", "share_of_the_way", "user 1-19"):
         assert part in text
-    assert "left out" not in text
+    assert "trained on" in text and "served over true" in text and "predicted / observed" in text
     write_json(found, tmp_path / "metrics.json")
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
-
-
-def test_the_table_says_how_to_get_segments_that_are_left_out(data):
-    text = format_metrics({"run": "small", **run(data, train=data / "nowhere")})
-    assert text.splitlines()[-1].startswith("segments are left out") and "--train-data" in text
 
 
 def test_a_relevance_tower_that_was_not_trained_is_not_measured(data):

@@ -103,6 +103,15 @@ def test_calibration_is_predicted_over_observed():
     assert m.calibration(np.array([0.5, 0.7]), np.array([1.0, 0.0])) == pytest.approx(1.2)
 
 
+def test_calibration_by_position_names_what_was_not_logged_and_pools_the_deepest():
+    position = np.array([0, 1, 1, 21, 40])
+    found = m.calibration_by_position(np.full(5, 0.5), np.array([1.0, 1.0, np.nan, 0.0, 1.0]), position)
+    assert [line["position"] for line in found] == ["not logged", "1", "21+"]
+    assert [line["rows"] for line in found] == [1, 1, 2]
+    assert [line["calibration"] for line in found] == [0.5, 0.5, 1.0]
+    assert m.calibration_by_position(np.ones(1), np.zeros(1), np.ones(1, int))[0]["calibration"] is None
+
+
 def test_reliability_bins_follow_the_prediction_and_hold_every_row(rows):
     bins = m.reliability(rows["score"], rows["click"], bins=7)
     assert [b["predicted"] for b in bins] == sorted(b["predicted"] for b in bins)
@@ -138,15 +147,16 @@ def test_measures_without_both_classes_are_none(size):
     assert m.calibration(ones, 0 * ones) is None
 
 
-def test_click_metrics_use_labelled_rows_only(rows):
+def test_ranking_metrics_use_labelled_rows_only(rows):
     click = np.where(np.arange(N) < 20, np.nan, rows["click"])
-    some = m.click_metrics(rows["score"], click, rows["group"], rows["group"])
+    some = m.ranking_metrics(rows["score"], click, rows["group"], rows["group"])
     assert some["rows"] == 40
     assert some["auc"] == pytest.approx(brute_auc(rows["score"][20:], rows["click"][20:]))
 
 
-def test_click_metrics_without_any_label_are_none(rows):
-    none = m.click_metrics(rows["score"], np.full(N, np.nan), rows["group"], rows["group"])
+def test_click_measures_without_any_label_are_none(rows):
+    click = np.full(N, np.nan)
+    none = m.ranking_metrics(rows["score"], click, rows["group"], rows["group"]) | m.probability_metrics(rows["score"], click)
     assert {k for k, v in none.items() if v is not None} == {"rows", "clicks"}
 
 

@@ -40,7 +40,9 @@ def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = Fa
         loss = 0.45 + 0.25 * np.exp(-step / 200) + rng.normal(0, 0.01)
         lines.append({"step": step, "epoch": step // 500, "stage": "train", "loss": loss, "bce": loss, "anchor": 2 * loss})
         if step % 500 == 0:
-            lines.append({"step": step, "validation": {"ne": loss + 0.4, "auc": 1 - loss / 2, "gauc": 0.6, "calibration": 1.0}})
+            lines.append(
+                {"step": step, "validation": {"ne": loss + 0.4, "auc": 1 - loss / 2, "gauc_request": 0.6, "calibration": 1.0}}
+            )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 10')
     return folder
 
@@ -80,7 +82,10 @@ def test_the_table_holds_every_run_the_true_grade_and_the_oracle(page, runs):
 
 def test_every_section_is_there(page):
     headings = re.findall("<h2>(.*?)</h2>", page)
-    assert headings == ["Comparison", "Training", "Users by activity", "Calibration", "Relevance"]
+    assert headings == [
+        "Comparison", "Against the logged order", "Training", "Users by activity", "Calibration", "Calibration by position",
+        "Relevance",
+    ]  # fmt: skip
 
 
 def test_runs_with_personal_parts_have_their_figures_beside_those_without(measured, tmp_path):
@@ -103,11 +108,48 @@ def test_runs_with_personal_parts_have_their_figures_beside_those_without(measur
     assert len(ids) == len(set(ids))
 
 
-def test_metrics_of_an_earlier_release_still_make_a_page(runs, tmp_path):
+def test_metrics_of_an_earlier_release_are_refused(runs, tmp_path):
     found = json.loads((runs["dnn"] / "metrics-test.json").read_text())
-    write_json({name: value for name, value in found.items() if name != "personal"}, runs["dnn"] / "metrics-test.json")
-    write_report(tmp_path / "report.html", {"dnn": runs["dnn"]})
-    assert "<h2>Incentive by relevance</h2>" not in (tmp_path / "report.html").read_text()
+    write_json({name: value for name, value in found.items() if name != "grades"}, runs["dnn"] / "metrics-test.json")
+    with pytest.raises(ValueError, match="run 'dnn' was measured by an earlier release; run `prectr evaluate` on it again"):
+        write_report(tmp_path / "report.html", {"dnn": runs["dnn"]})
+
+
+def test_a_run_measured_with_hidden_grades_has_a_row_for_it(runs, tmp_path):
+    found = json.loads((runs["dnn"] / "metrics-test.json").read_text())
+    found["clicks"]["auc"] = 0.987654
+    write_json({**found, "grades": "hidden"}, runs["dnn"] / "metrics-test-grades-hidden.json")
+    write_report(tmp_path / "report.html", runs)
+    page = (tmp_path / "report.html").read_text()
+    comparison = re.findall("<th scope=row>(.*?)</th>", page[: page.index("<h2>Against")])
+    assert comparison[:4] == ["prectr_v1", "dnn", "dnn, grades hidden", "din"]
+    assert "<td>0.9877</td>" in page  # best, but not of the runs that see the grades: not bold
+
+
+def test_each_run_has_its_verdict_and_differences_from_the_logged_order(page, runs):
+    section = page[page.index("<h2>Against the logged order</h2>") : page.index("<h2>Training</h2>")]
+    for name in NAMES:
+        found = json.loads((runs[name] / "metrics-test.json").read_text())["logged_order"]
+        assert f"<li>{name}: {found['verdict']['text']}</li>" in section
+        for kind in ("logged", "position_corrected"):
+            assert f"{found[kind]['ndcg@10']['difference']:+.4f} (" in section
+    assert f"<td>{found['position_corrected']['pair_accuracy']['logged_order']:.4f}</td>" in section
+    assert "10 at most" in section
+
+
+def test_the_logged_order_is_a_row_of_the_comparison(page, runs):
+    found = json.loads((runs["dnn"] / "metrics-test.json").read_text())["logged_order"]["logged"]
+    row = re.search("<th scope=row>logged order</th>(.*?)</tr>", page).group(1)
+    assert f"<td>{found['auc']['logged_order']:.4f}</td>" in row and f"<td>{found['ndcg@10']['logged_order']:.4f}</td>" in row
+
+
+def test_calibration_is_given_at_each_position_and_served_over_true(page, runs):
+    section = page[page.index("<h2>Calibration by position</h2>") :]
+    found = json.loads((runs["dnn"] / "metrics-test.json").read_text())
+    for line in found["calibration_by_position"]:
+        assert f"<th scope=row>{line['position']}</th><td>{line['rows']}</td><td>{line['clicks']}</td>" in section
+        assert f"<td>{line['calibration']:.4f}</td>" in section
+    assert "Served / true" in page and f"{found['oracle']['calibration']:.4f}" in page
 
 
 def test_the_page_needs_no_network_and_no_script(page):

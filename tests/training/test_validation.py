@@ -1,41 +1,130 @@
+"""Validation figures are those of `evaluate`, over ranks, and null where the clicks cannot carry them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.training.validation import ValidationMetrics
+from prectr_torchrec.training import metrics as m
+from prectr_torchrec.training.validation import Validation, ValidationMetrics
+
+REQUESTS = 240
 
 
-def test_figures_equal_scikit_learn_over_the_labelled_rows() -> None:
-    torch.manual_seed(0)
-    request = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2])
-    rows = []
-    with process_group("cpu") as process:
-        metrics = ValidationMetrics(rank=0, world_size=1, batch_size=12, num_batches=20, device=process.device)
-        for _ in range(20):
-            click, logit = torch.randint(0, 2, (12,)).float(), torch.randn(12)
-            weight = torch.tensor([1.0] * 10 + [0.0] * 2)
-            metrics.update(SimpleNamespace(click_weight=weight, click=click, candidate_request=request), logit + click)
-            rows.append((click[:10], (logit + click)[:10].sigmoid(), request[:10]))
-        figures = metrics.compute()
-    click, probability = torch.cat([r[0] for r in rows]), torch.cat([r[1] for r in rows])
-    base = click.mean().item()
-    assert figures["auc"] == pytest.approx(roc_auc_score(click, probability), abs=1e-5)
-    assert figures["calibration"] == pytest.approx(probability.sum().item() / click.sum().item(), abs=1e-5)
-    assert figures["ne"] == pytest.approx(log_loss(click, probability) / log_loss(click, torch.full_like(click, base)), abs=1e-4)
-    per_request = [roc_auc_score(c[g == i], p[g == i]) for c, p, g in rows for i in range(3) if 0 < c[g == i].mean() < 1]
-    assert 0 < figures["gauc"] < 1 and figures["gauc"] == pytest.approx(sum(per_request) / len(per_request), abs=0.05)
+def batches(rank: int = 0, world_size: int = 1, one_class: bool = False):
+    """Every world_size-th of requests of 1 to 6 candidates, four to a batch; ties, padding, and requests without a label."""
+    for start in range(4 * rank, REQUESTS, 4 * world_size):
+        rng = np.random.default_rng(start)
+        sizes = rng.integers(1, 7, 4)
+        request = np.repeat(np.arange(4), sizes)
+        weight = np.repeat(rng.random(4) < 0.9, sizes).astype(np.float32)
+        weight[-1] = 0
+        logit = rng.integers(-3, 4, len(request)).astype(np.float32)  # few values: ties
+        click = (rng.random(len(request)) < 1 / (1 + np.exp(-logit))).astype(np.float32) * (not one_class)
+        columns = {"click_weight": weight, "click": click, "candidate_request": request, "request_id": start + np.arange(4)}
+        batch = SimpleNamespace(**{name: torch.from_numpy(column) for name, column in columns.items()})
+        yield batch, torch.from_numpy(logit - 0.5), torch.from_numpy(logit + 0.25 * click)
+
+
+def validated(rank: int = 0, world_size: int = 1, one_class: bool = False) -> Validation:
+    metrics = ValidationMetrics(torch.device("cpu"))
+    for batch, logged, reference in batches(rank, world_size, one_class):
+        metrics.update(batch, logged=logged, reference=reference)
+    return metrics.compute()
+
+
+def rows(one_class: bool = False) -> tuple[np.ndarray, ...]:
+    """request, click, probability at the logged position and score of all labelled rows."""
+    parts = []
+    for batch, logged, reference in batches(one_class=one_class):
+        real = batch.click_weight > 0
+        columns = (batch.request_id[batch.candidate_request], batch.click, logged.sigmoid(), reference.sigmoid())
+        parts.append([column[real].numpy() for column in columns])
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def test_figures_equal_those_of_evaluate_and_of_scikit_learn() -> None:
+    with process_group("cpu"):
+        found = validated().figures
+    request, click, probability, score = rows()
+    ranking = m.ranking_metrics(score, click, request, request)
+    assert found["gauc_request"] == pytest.approx(ranking["gauc_request"], abs=1e-6)
+    assert found["auc"] == pytest.approx(ranking["auc"], abs=1e-6) == pytest.approx(roc_auc_score(click, score), abs=1e-6)
+    measured = m.probability_metrics(probability, click)
+    assert found["calibration"] == pytest.approx(measured["calibration"], abs=1e-6)
+    assert found["ne"] == pytest.approx(measured["normalized_entropy"], abs=1e-6)
+    assert found["ne"] == pytest.approx(
+        log_loss(click, probability) / log_loss(click, np.full(len(click), click.mean())), abs=1e-5
+    )
+
+
+def test_gauc_weighs_requests_by_their_rows() -> None:
+    """RecMetrics weighs them alike and breaks ties by the order of the rows, so that it is another figure."""
+    with process_group("cpu"):
+        found = validated().figures["gauc_request"]
+    request, click, _, score = rows()
+    groups = [request == r for r in np.unique(request) if 0 < click[request == r].mean() < 1]
+    aucs, sizes = [roc_auc_score(click[g], score[g]) for g in groups], [g.sum() for g in groups]
+    assert found == pytest.approx(np.average(aucs, weights=sizes), abs=1e-9)
+    assert abs(found - np.mean(aucs)) > 1e-3
+
+
+def test_two_ranks_measure_what_one_measures(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        __file__,
+        str(tmp_path / "two"),
+    ]
+    subprocess.run(command, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    with process_group("cpu"):
+        alone = validated()
+    figures, loss = json.loads((tmp_path / "two").read_text())
+    assert figures == pytest.approx(alone.figures, abs=1e-12)
+    assert loss["rows"] == alone.loss.rows and loss["loss"] == pytest.approx(alone.loss.loss, abs=1e-9)
+
+
+def test_clicks_of_one_class_have_no_figures() -> None:
+    with process_group("cpu"):
+        found = validated(one_class=True)
+    assert found.figures == dict.fromkeys(("ne", "auc", "gauc_request", "calibration"))
+    assert found.loss.ne is None
 
 
 def test_a_batch_without_labels_counts_nothing() -> None:
+    with process_group("cpu"):
+        metrics = ValidationMetrics(torch.device("cpu"))
+        for labelled, logit in ((0.0, [5.0, 5.0]), (1.0, [1.0, -1.0])):
+            batch = SimpleNamespace(
+                click_weight=torch.full((2,), labelled), click=torch.tensor([1.0, 0.0]),
+                candidate_request=torch.zeros(2).long(), request_id=torch.tensor([3]),
+            )  # fmt: skip
+            metrics.update(batch, logged=torch.tensor(logit), reference=torch.tensor(logit))
+        assert metrics.compute().figures["auc"] == 1.0
+
+
+def test_predictions_that_are_not_finite_are_refused() -> None:
+    with process_group("cpu"):
+        metrics = ValidationMetrics(torch.device("cpu"))
+        batch, logged, reference = next(batches())
+        metrics.update(batch, logged=logged * torch.inf, reference=reference)
+        with pytest.raises(ValueError, match=r"predictions are not finite in [0-9]+ rows; the model has diverged"):
+            metrics.compute()
+
+
+if __name__ == "__main__":
     with process_group("cpu") as process:
-        metrics = ValidationMetrics(rank=0, world_size=1, batch_size=2, num_batches=2, device=process.device)
-        nothing = SimpleNamespace(click_weight=torch.zeros(2), click=torch.zeros(2), candidate_request=torch.zeros(2).long())
-        some = SimpleNamespace(
-            click_weight=torch.ones(2), click=torch.tensor([1.0, 0.0]), candidate_request=torch.zeros(2).long()
-        )
-        metrics.update(nothing, torch.tensor([5.0, 5.0]))
-        metrics.update(some, torch.tensor([1.0, -1.0]))
-        assert metrics.compute()["auc"] == 1.0
+        both = validated(process.rank, process.world_size)
+    if process.rank == 0:
+        Path(sys.argv[1]).write_text(json.dumps([both.figures, vars(both.loss)]))
