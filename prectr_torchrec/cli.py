@@ -327,7 +327,7 @@ def baseline(
 ) -> None:
     """Fit a baseline on prepared samples, score them as `evaluate` does, and measure it."""
     from prectr_torchrec.baselines.run import run_baseline
-    from prectr_torchrec.training.evaluate import format_metrics
+    from prectr_torchrec.training.measures_text import format_metrics
 
     measured = run_baseline(
         kind.value, data, run, score=score or (), oracle=oracle, refit=refit, hide_grades=hide_grades, overrides=overrides or ()

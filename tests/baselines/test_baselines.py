@@ -120,6 +120,7 @@ def test_writes_the_predictions_of_evaluate(kind: str, runs: dict[str, Path], lo
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_grades_are_measured_beside_visible_ones(kind: str, runs: dict[str, Path]) -> None:
     visible, hidden = (json.loads((runs[kind] / f"metrics-test{name}.json").read_text()) for name in ("", "-grades-hidden"))
+    assert (visible["grades"], hidden["grades"]) == ("visible", "hidden")
     assert hidden["rows"] == visible["rows"]
     assert hidden["clicks"]["auc"] != visible["clicks"]["auc"]
 
@@ -127,7 +128,7 @@ def test_hidden_grades_are_measured_beside_visible_ones(kind: str, runs: dict[st
 def test_the_report_shows_them_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", runs)
     page = (tmp_path / "report.html").read_text()
-    assert all(f"<th scope=row>{kind}</th>" in page for kind in KINDS)
+    assert all(f"<th scope=row>{kind}{hidden}</th>" in page for kind in KINDS for hidden in ("", ", grades hidden"))
 
 
 def test_slopes_of_users_follow_the_planted_strictness(scorers: dict[str, Any], log: Path) -> None:
