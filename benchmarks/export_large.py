@@ -29,6 +29,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from common import describe, simulated_samples
 
+from prectr_torchrec.checkpoint_files import PROGRESS
 from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.runs import CHECKPOINTS, CONFIG, checkpoint_path, load_run
 from prectr_torchrec.serving.saved import SavedTensors
@@ -94,7 +95,9 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
         piece = table[start : start + 2**20]
         piece.copy_(torch.randn(len(piece), dim, generator=torch.Generator().manual_seed(start)) * 0.05)
     (large / CHECKPOINTS).mkdir()
-    dcp.save({**state, WEIGHT: table}, checkpoint_id=large / CHECKPOINTS / "step-1", no_dist=True)
+    checkpoint = large / CHECKPOINTS / "step-1"
+    dcp.save({**state, WEIGHT: table}, checkpoint_id=checkpoint, no_dist=True)
+    shutil.copy(checkpoint_path(run, "last") / PROGRESS, checkpoint)
     del table
     numbers.unlink()
     (large / CHECKPOINTS / "index.json").write_text(json.dumps({"last": "step-1"}))
