@@ -13,7 +13,7 @@ class StageConfig(Section):
     split: Literal["judgments", "train"] = "train"
     """`judgments`: graded pairs without users or clicks, for the relevance tower and the encoder alone."""
     epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Passes over the split; `auto`: from the number of its requests, between 1 and 8, two at 50,000."""
+    """Passes over the split; `auto`: from the number of its requests, 1 to 4, two at 50,000."""
     lr: float = Field(3e-3, gt=0)
     """Peak rate of AdamW for the towers."""
     encoder_lr: float = Field(3e-4, gt=0)

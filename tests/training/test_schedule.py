@@ -7,7 +7,7 @@ from small_run import small_config
 from prectr_torchrec.training.schedule import MOST_PASSES, passes, rate_factor
 
 
-def test_a_short_log_is_passed_over_more_often_and_trained_for_fewer_steps() -> None:
+def test_a_short_log_is_passed_over_more_often_and_for_fewer_steps_in_all() -> None:
     sizes = [10**exponent for exponent in range(1, 10)]
     found = [passes(size) for size in sizes]
     assert found == sorted(found, reverse=True) and found[0] == MOST_PASSES and found[-1] == 1
