@@ -9,6 +9,9 @@ MOST_PASSES = 4
 """With eight, the towers memorise: on 2,000 requests the entropy of the validation part doubles."""
 
 
+MOST_FACTOR = 4.0
+
+
 def passes(requests: int) -> int:
     """Passes over a log of so many training requests, from 1 to 4.
 
@@ -27,10 +30,11 @@ def rate_factor(requests_a_step: int, reference: int | None) -> float:
 
     The square root of their ratio keeps the noise of a pass as it was (Malladi et al., arXiv 2205.10287). The weight decay is
     multiplied by it too, so that a pass decays as much as before. Tables, whose rows are mostly in one request of a step, keep
-    their rate.
+    their rate. The root is measured up to four times the reference; past sixteen times it the rates stay where they are, at four
+    times those stated.
 
     Args:
         requests_a_step: of all ranks together.
         reference: requests a step that the rates are stated for; None: 1, the rates as they are.
     """
-    return 1.0 if reference is None else float((requests_a_step / reference) ** 0.5)
+    return 1.0 if reference is None else min(float((requests_a_step / reference) ** 0.5), MOST_FACTOR)
