@@ -19,7 +19,9 @@ def test_a_log_without_requests_has_passes_still() -> None:
     assert passes(0) == MOST_PASSES
 
 
-@pytest.mark.parametrize(("requests", "reference", "factor"), [(128, 32, 2.0), (8, 32, 0.5), (32, 32, 1.0), (32768, 32, 4.0), (4096, None, 1.0)])
+@pytest.mark.parametrize(
+    ("requests", "reference", "factor"), [(128, 32, 2.0), (8, 32, 0.5), (32, 32, 1.0), (32768, 32, 4.0), (4096, None, 1.0)]
+)
 def test_rates_follow_the_root_of_the_requests_of_a_step(requests: int, reference: int | None, factor: float) -> None:
     assert rate_factor(requests, reference) == factor
 
