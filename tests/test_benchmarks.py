@@ -144,7 +144,8 @@ QUICK = {
 }
 SLOW = {
     "ablation": Case(
-        "ablation", f"--log {{log}} --out {{out}} --config demo --seeds 1 --nproc 1 --shuffled {_sets(SMALL)}", "demo",
+        "ablation", f"--log {{log}} --out {{out}} --config demo --seeds 1 --nproc 1 --shuffled --baseline mixed {_sets(SMALL)}",
+        "grades hidden, all",
     ),
     "billion": Case("billion", "--out {out} --rows 8400 --requests 400", "8,400"),
     "din": Case("din", f"--requests 600 --epochs 1 {DIN}", "ours above the best of torch-rechub", needs=BENCH),
@@ -162,7 +163,7 @@ SLOW = {
     "parity": Case("parity", "--run {run} --data {samples}", "candidates"),
     "reader, of samples": Case("reader", "--data {samples} --config demo --runs 1", "candidates"),
     "schedule": Case(
-        "schedule", f"--out {{out}} --requests 400 --passes 1 --seeds 1 {_sets(SMALL)}", r"\| 400 \| 32 \| 1 \| 1 \|"
+        "schedule", f"--out {{out}} --requests 400 --passes 1 --batch 32 --seeds 1 {_sets(SMALL)}", r"\| 400 \| 32 \| 1 \| 1 \|"
     ),
     "serving": Case(
         "serving", "--run {run} --model {model} --data {samples}/test --candidates 20 --rounds 3 --load 3", "exported ranker"

@@ -69,6 +69,7 @@ def run_baseline(
                 scorer.score(folder, split, hide_grades=hidden),
                 config=run_config, split=folder.folder / split, train=data / "train",
                 predictions=run / f"predictions-{name}.parquet", oracle=oracle, grades="hidden" if hidden else "visible",
+                parts=(),
             )  # fmt: skip
             assert measured is not None, "one process is rank 0"
             results.append({"run": kind, "checkpoint": None, **measured})

@@ -70,6 +70,7 @@ def evaluate(
     predictions: Path,
     oracle: Path | None = None,
     grades: Literal["visible", "hidden"] = "visible",
+    parts: Sequence[str] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, Any] | None:
@@ -83,6 +84,7 @@ def evaluate(
         predictions: the Parquet file to write, on a file system that all ranks see.
         oracle: Parquet with request_id, item_id, probability and optionally exposed, relevance and user_strictness.
         grades: whether what scored the rows could see the candidates' grades; goes into the metrics.
+        parts: columns of `predictions.PARTS` that the rows have; None: those of the run's model.
 
     Returns:
         The metrics on rank 0, None on the others.
@@ -94,7 +96,7 @@ def evaluate(
     if rank == 0:
         shutil.rmtree(parts_folder(predictions), ignore_errors=True)
     _barrier(world_size)
-    write_part(_with_progress(rows, rank), predictions, rank, p.part_columns(config.model))
+    write_part(_with_progress(rows, rank), predictions, rank, p.part_columns(config.model) if parts is None else parts)
     _barrier(world_size)
     if rank != 0:
         return None

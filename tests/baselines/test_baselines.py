@@ -110,7 +110,7 @@ def test_writes_the_predictions_of_evaluate(kind: str, runs: dict[str, Path], lo
     rows |= {"relevance_probabilities": np.full((len(table), 4), 0.25, np.float32)}
     config = RunConfig(name="model", model=ModelConfig(mixture=False))
     path, split = tmp_path / "predictions.parquet", log / "samples" / "test"
-    evaluate([rows], config=config, split=split, train=log / "samples" / "train", predictions=path)
+    evaluate([rows], config=config, split=split, train=log / "samples" / "train", predictions=path, parts=())
     assert table.schema.equals(pq.read_schema(path))
     samples = pq.read_table(split)
     assert table["item_id"].to_pylist() == [item for row in samples["candidate_item_id"].to_pylist() for item in row]

@@ -26,6 +26,7 @@ from prectr_torchrec.training.optimizers import Optimizers
 from prectr_torchrec.training.trainer import build_sharded
 
 STEPS = 20
+OFFSETS = ("position.logit", "level_logit", "position_logit", "base_logit", "log_precision", ".prior", "prior_key", "prior_value")
 STAGE = StageConfig(epochs=1, lr=1e-3, encoder_lr=5e-4, table_lr=0.05, warmup_steps=3)
 
 
@@ -92,17 +93,20 @@ def _train_unsharded(
     tables = {f"embeddings.{n}": p for n, p in task.embeddings.named_parameters()}
     squares = {name: torch.zeros_like(p) for name, p in tables.items()}
     encoder = [p for n, p in task.objective.named_parameters() if ".encoder." in n]
-    towers = [p for n, p in task.objective.named_parameters() if ".encoder." not in n]
-    adamw = torch.optim.AdamW([{"params": towers}, {"params": encoder}], weight_decay=config.train.weight_decay)
+    named = {n: p for n, p in task.objective.named_parameters() if ".encoder." not in n}
+    offsets = [p for n, p in named.items() if n.endswith(OFFSETS)]
+    towers = [p for n, p in named.items() if not n.endswith(OFFSETS)]
+    groups = [{"params": towers}, {"params": encoder}, {"params": offsets, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, weight_decay=config.train.weight_decay)
     losses = []
     for step, batches in enumerate(zip(*every_rank, strict=True)):
         warmup, decay = min(1.0, (step + 1) / STAGE.warmup_steps), (STEPS - step) / STEPS
-        for group, lr in zip(adamw.param_groups, (STAGE.lr, STAGE.encoder_lr), strict=True):
+        for group, lr in zip(adamw.param_groups, (STAGE.lr, STAGE.encoder_lr, 10 * STAGE.lr), strict=True):
             group["lr"] = lr * warmup * decay
         task.zero_grad()
         loss = torch.stack([task(batch)[0] for batch in batches]).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*towers, *encoder], config.train.clip_norm)
+        torch.nn.utils.clip_grad_norm_([*towers, *encoder, *offsets], config.train.clip_norm)
         adamw.step()
         for name, p in tables.items():
             row_wise = config.tables[name.split(".")[-2]].optimizer == "rowwise_adagrad"
