@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModel
 
+from prectr_torchrec.baselines.run import Kind, run_baseline
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.pairs import PairsFile, write_pairs
@@ -38,8 +40,8 @@ TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
 
 
 def demo(out: Path) -> None:
-    """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1 and two baselines on two ranks
-    through TorchX, evaluates, reports.
+    """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1, DIN and DNN on two ranks
+    through TorchX, fits boosted trees and mixed effects, evaluates, reports.
 
     Finished steps are skipped, so that repeating it is quick.
 
@@ -50,30 +52,45 @@ def demo(out: Path) -> None:
         RuntimeError: a job failed.
     """
     log, samples, candidates, report = out / "log", out / "samples", out / "candidates", out / "report.html"
-    _say(f"1/7  simulated search log -> {log}")
+    _say(f"1/8  simulated search log -> {log}")
     if not (log / "meta.json").exists():
         simulate(log)
     config, oracle = load_config(RUNS["prectr_v2"]), log / "eval" / "oracle.parquet"
     config.data.split.test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
     student = distil(out, config)
     config.text.path = str(student)  # whose vocabulary the samples are made for
-    _say(f"4/7  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
+    _say(f"4/8  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
     prepare(config.data, config.text, log / "raw", samples)
     prepare(config.data, config.text, log / "raw", candidates, candidates=oracle)
     runs = {name: out / "runs" / name for name in RUNS}
     for name, run in runs.items():
-        _say(f"5/7  train {name} on {RANKS} ranks through TorchX -> {run}")
+        _say(f"5/8  train {name} on {RANKS} ranks through TorchX -> {run}")
         if not (run / "metrics-candidates.json").exists():
             text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
             _torchx(out, "prectr.train", "--config", RUNS[name], "--data", str(samples), "--run", str(run), *text)
-        _say(f"6/7  evaluate {name} on logged clicks and, against the oracle, on all candidates")
+        _say(f"6/8  evaluate {name} on logged clicks and, against the oracle, on all candidates, with their grades and without")
         if not (run / "metrics-candidates.json").exists():
-            for data in (samples, candidates):
-                arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples))
+            for data, extra in ((candidates, ["--hide-grades"]), (samples, []), (candidates, [])):
+                arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples), *extra)
                 _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments)
-    _say(f"7/7  report -> {report}")
+    runs |= baselines(out, samples, candidates, oracle)
+    _say(f"8/8  report -> {report}")
     write_report(report, runs, title="PRECTR on a simulated search log")
     _say(f"done: open {report}; curves: tensorboard --logdir {out / 'runs'}")
+
+
+def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[str, Path]:
+    """The run directories of the cheap baselines, measured as the models are; trees only where LightGBM is installed."""
+    kinds: list[Kind] = ["mixed", "trees"]
+    if find_spec("lightgbm") is None:
+        kinds.remove("trees")
+        _say("7/8  no boosted trees: pip install 'prectr-torchrec[trees]'")
+    runs = {kind: out / "runs" / kind for kind in kinds}
+    for kind, run in runs.items():
+        _say(f"7/8  fit and evaluate the baseline {kind} -> {run}")
+        if not (run / "metrics-candidates-grades-hidden.json").exists():  # the last one written
+            run_baseline(kind, samples, run, score=(samples, candidates), oracle=oracle, hide_grades=True)
+    return {str(kind): run for kind, run in runs.items()}
 
 
 def distil(out: Path, config: RunConfig) -> Path:
@@ -81,14 +98,14 @@ def distil(out: Path, config: RunConfig) -> Path:
     pairs, encoder, teacher, scores, student = (
         out / "text" / name for name in ("pairs.parquet", "encoder", "teacher", "scores", "student")
     )
-    _say(f"2/7  teacher: pairs, a cross-encoder tuned on their grades, its soft grades of all -> {scores}")
+    _say(f"2/8  teacher: pairs, a cross-encoder tuned on their grades, its soft grades of all -> {scores}")
     if not pairs.exists():
         write_pairs(config.data, config.pairs, out / "log" / "raw", pairs)
     once(encoder, partial(_write_encoder, pairs, config.text.vocab_size))
     tune_teacher(encoder, pairs, teacher, tuning_config(TUNING))
     if not (scores / "teach.json").exists():
         _torchx(out, "prectr.teach", "--teacher", str(teacher), "--pairs", str(pairs), "--out", str(scores))
-    _say(f"3/7  student: encoder and relevance tower from soft grades, then grades -> {student}")
+    _say(f"3/8  student: encoder and relevance tower from soft grades, then grades -> {student}")
     if not (student / "distill.json").exists():
         given = ("--config", RUNS["prectr_v2"], "--pairs", str(pairs), "--out", str(student))
         _torchx(out, "prectr.distill", *given, "--", "--teacher-scores", str(scores))
