@@ -37,7 +37,7 @@ from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
 TITLES = "titles.safetensors"
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 ENCODER = "relevance.interaction.encoder.model."
 """Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
 _TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings.", "_mch_sorted_raw_ids"
