@@ -231,6 +231,9 @@ class ObjectiveConfig(Section):
     anchor_on: Literal["level", "grade"] = "level"
     """Of the grade: its `level`, or the distribution over the two levels that the `grade` lies between, by
     `data.levels.level_grades`. `distill` does the latter, by the means of the grades that it learns from."""
+    hidden_grades: float = Field(0.0, ge=0, lt=1)
+    """Share of the training candidates, drawn anew in each step, whose grade the ranker does not see, so that it learns what to
+    do without one; the anchor sees it."""
     consistency: float = Field(0.3, ge=0)
     """Weight of the hinge that keeps the levels' click probabilities in order."""
     consistency_margin: float = 0.0

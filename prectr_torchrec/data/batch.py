@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -118,6 +118,20 @@ class SearchBatch(Pipelineable):
     """(R,) int64 into query_tokens."""
     title_index: Tensor
     """(C,) int64 into title_tokens."""
+
+    def without_grades(self, rows: Tensor | None = None) -> SearchBatch:
+        """As if candidates had no grade, given or predicted, as most have none when a ranker serves; the past keeps its grades.
+
+        Args:
+            rows: (C,) bool, whose grade is hidden; None: of all.
+        """
+        hidden = torch.ones_like(self.level, dtype=torch.bool) if rows is None else rows
+        return replace(
+            self,
+            relevance=self.relevance.masked_fill(hidden, torch.nan),
+            level=self.level.masked_fill(hidden, 0),
+            candidate_predicted=self.candidate_predicted.masked_fill(hidden.unsqueeze(1), 0.0),
+        )
 
     def to(self, device: torch.device, non_blocking: bool = False) -> SearchBatch:
         return SearchBatch(*(getattr(self, f.name).to(device=device, non_blocking=non_blocking) for f in fields(self)))

@@ -40,7 +40,7 @@ class Objective(nn.Module):
         distance = lowered_distance(batch.level, debias) if lower else None
         noise = distance * debias.noise if distance is not None and debias.negatives == "noise" else None
         output = self.prectr(
-            batch, sequences, bags, swap_titles=self.config.swap_share if swap else 0.0, noise=noise,
+            self._with_hidden_grades(batch), sequences, bags, swap_titles=self.config.swap_share if swap else 0.0, noise=noise,
             effects=self.effects and not self.training,
         )  # fmt: skip
         if self.config.anchor_on == "grade":
@@ -78,6 +78,10 @@ class Objective(nn.Module):
         report["reference_logit"] = output.reference_click.logit.detach()
         report["log_pi"] = output.relevance.log_pi.detach()
         return loss, report | _parts(output)
+
+    def _with_hidden_grades(self, batch: SearchBatch) -> SearchBatch:
+        share = self.config.hidden_grades if self.training else 0.0
+        return batch.without_grades(torch.rand_like(batch.click) < share) if share else batch
 
 
 def _parts(output: PRECTROutput) -> dict[str, Tensor]:

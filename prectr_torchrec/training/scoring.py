@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -57,19 +56,9 @@ def score(
         candidates=max(config.batch.candidates, largest),
     )  # fmt: skip
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
-    total, seen = agree_on_batches(reader.num_batches(0)), without_grades if hide_grades else None
+    total, seen = agree_on_batches(reader.num_batches(0)), SearchBatch.without_grades if hide_grades else None
     for batch, report in evaluate_batches(pipeline, model, reader, total, seen):
         yield _rows(batch, report)
-
-
-def without_grades(batch: SearchBatch) -> SearchBatch:
-    """A batch whose candidates have no grade, as most of a ranker's have when it serves; the past keeps its grades."""
-    return dataclasses.replace(
-        batch,
-        relevance=torch.full_like(batch.relevance, torch.nan),
-        level=torch.zeros_like(batch.level),
-        candidate_predicted=torch.zeros_like(batch.candidate_predicted),
-    )
 
 
 def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -69,3 +69,20 @@ def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
     assert report["levels_in_order"].tolist() == [float(row == sorted(row)) for row in z.tolist()]
     assert 0 < report["levels_in_order"].mean() < 1
     assert report["reference_logit"].equal(out.reference_click.logit) and report["logit"].equal(out.click.logit)
+
+
+def test_hidden_grades_are_hidden_from_the_ranker_and_not_from_the_anchor(data: Path) -> None:
+    config = small_config(objective={"hidden_grades": 0.5, "random_negatives": 0.0})
+    task, batch = build(config, data).train(), batches(config, data)[0]
+    seen: list[Tensor] = []
+    task.objective.prectr.register_forward_pre_hook(lambda m, a: seen.append(a[0].level))
+    outputs = outputs_of(task)
+    torch.manual_seed(0)
+    anchor = task(batch)[1]["anchor"]
+    graded = batch.level > 0
+    hidden = (seen[0] == 0) & graded
+    assert 0.3 < hidden.sum() / graded.sum() < 0.7 and seen[0][graded & ~hidden].equal(batch.level[graded & ~hidden])
+    expected = -outputs[0].relevance.log_pi[graded].gather(1, batch.level[graded, None] - 1).mean()
+    torch.testing.assert_close(anchor, expected.detach())
+    task.eval()(batch)
+    assert seen[1].equal(batch.level)
