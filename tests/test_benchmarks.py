@@ -163,7 +163,7 @@ SLOW = {
     "parity": Case("parity", "--run {run} --data {samples}", "candidates"),
     "reader, of samples": Case("reader", "--data {samples} --config demo --runs 1", "candidates"),
     "schedule": Case(
-        "schedule", f"--out {{out}} --requests 400 --passes 1 --batch 32 --seeds 1 {_sets(SMALL)}", r"\| 400 \| 32 \| 1 \| 1 \|"
+        "schedule", f"--out {{out}} --requests 400 --passes 1 --batch 32 --seeds 1 {_sets(NO_TEXT)}", r"\| 400 \| 32 \| 1 \| 1 \|"
     ),
     "serving": Case(
         "serving", "--run {run} --model {model} --data {samples}/test --candidates 20 --rounds 3 --load 3", "exported ranker"
