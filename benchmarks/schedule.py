@@ -14,8 +14,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 from common import describe
 
@@ -24,7 +22,7 @@ from prectr_torchrec.config_files import load_config
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.training import metrics as m
+from prectr_torchrec.training.evaluate import evaluate
 from prectr_torchrec.training.scoring import score
 from prectr_torchrec.training.trainer import Trainer
 
@@ -83,21 +81,19 @@ def measure(config: RunConfig, samples: Path, candidates: Path, oracle: Path, ru
     with process_group("cpu") as process:
         trainer = Trainer(config, samples, run, process)
         trainer.train()
-        steps = trainer.position["step"]
-        batches = list(score(run, candidates, "candidates", "last", process))
-    rows = {name: np.concatenate([batch[name] for batch in batches]) for name in ("request_id", "item_id", "logit")}
-    truth = pq.read_table(oracle)
-    place = {key: n for n, key in enumerate(zip(*(truth[name].to_pylist() for name in ("request_id", "item_id")), strict=True))}
-    order = [place[key] for key in zip(rows["request_id"].tolist(), rows["item_id"].tolist(), strict=True)]
-    probability, shown = truth["probability"].to_numpy()[order], truth["exposed"].to_numpy(zero_copy_only=False)[order]
+        measured = evaluate(
+            score(run, candidates, "candidates", "last", process), config=config, split=candidates / "candidates",
+            train=samples / "train", predictions=run / "predictions-candidates.parquet", oracle=oracle,
+        )  # fmt: skip
+        assert measured is not None, "one process is rank 0"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    served = 1 / (1 + np.exp(-rows["logit"][shown].astype(np.float64)))
+    found = measured["oracle"]
     return {
-        "steps": steps,
-        "shown": m.auc(rows["logit"][shown], probability[shown]),
-        "all": m.auc(rows["logit"], probability),
+        "steps": trainer.position["step"],
+        "shown": found["expected_auc"]["shown"]["model"],
+        "all": found["expected_auc"]["all"]["model"],
         "validation NE": [line["validation"]["ne"] for line in lines if "validation" in line][-1],
-        "served / true": float(served.sum() / probability[shown].sum()),
+        "served / true": found["calibration"],
     }
 
 

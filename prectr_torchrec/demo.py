@@ -22,6 +22,7 @@ from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.data.workspace import once
 from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer
 from prectr_torchrec.text.tune import tune_teacher, tuning_config
+from prectr_torchrec.training.predictions import HIDDEN
 from prectr_torchrec.training.report import write_report
 
 RUNS = {"prectr_v2": "demo", "prectr_v1": "demo_v1", "din": "demo_din", "dnn": "demo_dnn"}
@@ -88,7 +89,7 @@ def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[
     runs = {kind: out / "runs" / kind for kind in kinds}
     for kind, run in runs.items():
         _say(f"7/8  fit and evaluate the baseline {kind} -> {run}")
-        if not (run / "metrics-candidates-grades-hidden.json").exists():  # the last one written
+        if not (run / f"metrics-candidates{HIDDEN}.json").exists():  # the last one written
             run_baseline(kind, samples, run, score=(samples, candidates), oracle=oracle, hide_grades=True)
     return {str(kind): run for kind, run in runs.items()}
 

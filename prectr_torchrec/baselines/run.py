@@ -15,7 +15,7 @@ from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.runs import CHECKPOINTS, CONFIG
 from prectr_torchrec.training.evaluate import evaluate, write_json
 from prectr_torchrec.training.files import replace_text
-from prectr_torchrec.training.predictions import Rows, oracle_columns
+from prectr_torchrec.training.predictions import HIDDEN, Rows, oracle_columns
 from prectr_torchrec.training.scoring import default_split
 
 Kind = Literal["trees", "mixed"]
@@ -64,7 +64,7 @@ def run_baseline(
     replace_text(run / "baseline.json", json.dumps(about, indent=1))
     results = []
     for folder, split in scored:
-        for name, hidden in ((split, False), *[(f"{split}-grades-hidden", True)] * hide_grades):
+        for name, hidden in ((split, False), *[(f"{split}{HIDDEN}", True)] * hide_grades):
             measured = evaluate(
                 scorer.score(folder, split, hide_grades=hidden),
                 config=run_config, split=folder.folder / split, train=data / "train",

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.training.files import replace_text
-from prectr_torchrec.training.metrics import rate_entropy
+from prectr_torchrec.training.metrics import NORMAL_95, rate_entropy
 
 GROUPS = 200
-NORMAL_95 = 1.96
 LOWEST = "lowest.json"
 """Beside the checkpoints: the lowest validation loss of the run."""
 

@@ -33,7 +33,6 @@ Measure = Callable[[Array], float]
 
 MAX_WEIGHT = 10.0
 REPLICATES = 200
-NORMAL_95 = 1.96
 VERDICT = "ndcg@10"
 """The measure that decides."""
 
@@ -143,7 +142,7 @@ def _differences(model: dict[str, Measure], logged: dict[str, Measure], *, reque
         if not np.isfinite([ours, theirs]).all():
             found[name] = dict.fromkeys(("model", "logged_order", "difference", "interval"))
             continue
-        error = NORMAL_95 * float(np.nanstd(values, ddof=1))
+        error = m.NORMAL_95 * float(np.nanstd(values, ddof=1))
         difference = ours - theirs
         found[name] = {
             "model": ours, "logged_order": theirs, "difference": difference, "interval": [difference - error, difference + error],

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_run(run)
     split = arguments.split or default_split(data)
     train = (arguments.train_data or data) / "train"
-    name = f"{split}-grades-hidden" if arguments.hide_grades else split
+    name = f"{split}{p.HIDDEN}" if arguments.hide_grades else split
     predictions = arguments.predictions or run / f"predictions-{name}.parquet"
     output = arguments.metrics or run / f"metrics-{name}.json"
     _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)

@@ -21,6 +21,8 @@ Array = NDArray[Any]
 Metrics = dict[str, Any]
 
 NDCG_AT = (3, 10)
+NORMAL_95 = 1.96
+"""Standard errors on either side of a 95 % interval."""
 LAST_POSITION = 21
 """From here on calibration does not tell positions apart."""
 

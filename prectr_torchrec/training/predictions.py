@@ -29,6 +29,8 @@ WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
 """How much of a candidate's relevance preference is the own history, the peers, the prior."""
 PARTS = ("levels_in_order", "effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope", *WEIGHTS, "taste")
 
+HIDDEN = "-grades-hidden"
+"""After the split in the names of files of what was scored without the candidates' grades."""
 ORACLE_OPTIONAL = ("relevance", "exposed", "user_strictness")
 
 

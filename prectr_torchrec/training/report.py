@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from prectr_torchrec.training import figures
 from prectr_torchrec.training.files import read_lines, replace_text
 from prectr_torchrec.training.measures_text import PAIRS
+from prectr_torchrec.training.predictions import HIDDEN
 from prectr_torchrec.training.report_html import number, page, table
 
 Metrics = dict[str, Any]
@@ -41,9 +42,6 @@ WEIGHTS = (
     "What a user's relevance preference is drawn from, by the user's events before the request: the own history, other users "
     "under the query and its group, and the learned prior; means over candidates."
 )
-
-HIDDEN = "-grades-hidden"
-"""Ends the split in the name of a file that was measured with the candidates' grades hidden from the model."""
 
 DIFFERENCES = {
     "position_corrected": ("Clicks corrected for position", ("ndcg@10", "ndcg@3", "pair_accuracy", "auc")),
