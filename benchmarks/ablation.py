@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every configuration")
     arguments = parser.parse_args()
     machine = describe("torch", "torchrec", "fbgemm-gpu-cpu")
-    test_from = json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"]
+    test_from = json.loads((arguments.log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     folders = {config: prepare(arguments, config, test_from) for config in arguments.config}
     results = []
     for seed in arguments.seeds:  # seed by seed: a table of all configurations stands as early as possible
@@ -65,8 +65,8 @@ def write_results(arguments: argparse.Namespace, machine: str, results: list[dic
     table = format_table(results, [*arguments.config, *arguments.baseline])
     changed = f", with {' '.join(arguments.set)}" if arguments.set else ""
     text = f"{machine}, {arguments.nproc} ranks{changed}\n\n{table}\n"
-    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1))
-    (arguments.out / "results.md").write_text(text)
+    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1), encoding="utf-8")
+    (arguments.out / "results.md").write_text(text, encoding="utf-8")
     print(text, flush=True)
 
 
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
     directory = arguments.out / "runs" / f"{Path(config).stem}-{seed}"
     done = directory / "quality.json"
     if done.exists():
-        return dict(json.loads(done.read_text()))
+        return dict(json.loads(done.read_text(encoding="utf-8")))
     nproc = ["--nproc", str(arguments.nproc)]
     command = ["train", "--config", config, "--data", str(folders["samples"]), "--run", str(directory), *nproc]
     train_seconds = prectr([*command, *sets([f"data.split.test_from={test_from}", f"train.seed={seed}", *arguments.set])])
@@ -134,9 +134,9 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
             check=True, stdout=subprocess.DEVNULL, env=threads(arguments.nproc),
         )  # fmt: skip
         evaluate_seconds += time.perf_counter() - started
-        measured[name] = json.loads(target.read_text())
+        measured[name] = json.loads(target.read_text(encoding="utf-8"))
     figures = {**summary(measured), "train_seconds": train_seconds, "evaluate_seconds": evaluate_seconds}
-    done.write_text(json.dumps(figures, indent=1))
+    done.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures
 
 
@@ -145,14 +145,16 @@ def run_baseline(arguments: argparse.Namespace, kind: str, seed: int, folders: d
     directory = arguments.out / "runs" / f"{kind}-{seed}"
     done = directory / "quality.json"
     if done.exists():
-        return dict(json.loads(done.read_text()))
+        return dict(json.loads(done.read_text(encoding="utf-8")))
     where = ["--data", str(folders["samples"]), "--run", str(directory), "--set", f"seed={seed}", "--hide-grades"]
     where += ["--score", str(folders["samples"]), "--score", str(folders["candidates"])]
     seconds = prectr(["baseline", kind, *where, "--oracle", str(arguments.log / "eval" / "oracle.parquet")])
     files = {"samples": "test", "candidates": "candidates", HIDDEN: HIDDEN}
-    measured = {name: json.loads((directory / f"metrics-{file}.json").read_text()) for name, file in files.items()}
+    measured = {
+        name: json.loads((directory / f"metrics-{file}.json").read_text(encoding="utf-8")) for name, file in files.items()
+    }
     figures = {**summary(measured), "train_seconds": seconds, "evaluate_seconds": 0.0}
-    done.write_text(json.dumps(figures, indent=1))
+    done.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures
 
 

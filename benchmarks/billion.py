@@ -95,9 +95,9 @@ def measure(arguments: argparse.Namespace, data: Path, rows: int) -> dict[str, A
         command += ["--set", setting]
     command += ["--nproc", str(arguments.nproc)]
     first = watch(command, stop=lambda: (run / CHECKPOINTS / "index.json").exists())
-    saved = json.loads((run / CHECKPOINTS / "index.json").read_text())
+    saved = json.loads((run / CHECKPOINTS / "index.json").read_text(encoding="utf-8"))
     second = watch(command)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = max(line["step"] for line in lines)
     rates = [line["samples_per_second"] for line in lines if line.get("stage") == "train"]
     found = {
@@ -170,8 +170,8 @@ def write(arguments: argparse.Namespace, machine: str, results: list[dict[str, A
         cells = [f"{found['rows']:,}", *(f"{size / GIB:.2f}" for size in sizes)]
         cells += [f"{found['samples_per_second']:,.0f}", f"{found['samples_per_second'] / results[0]['samples_per_second']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1))
-    (arguments.out / "results.md").write_text("\n".join([*lines, ""]))
+    (arguments.out / "results.json").write_text(json.dumps({"machine": machine, "runs": results}, indent=1), encoding="utf-8")
+    (arguments.out / "results.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     print("\n".join(lines), flush=True)
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5))
     rows = [found["rows"] for found in results]

@@ -93,7 +93,7 @@ def main() -> None:
 
 def make_trainer(config: RunConfig, data: Path, run: Path, process: Process, requests: int, ids_alone: bool) -> Trainer:
     config = config.model_copy(deep=True)
-    most = json.loads((data / MANIFEST).read_text())["splits"]["train"]["max_candidates"]
+    most = json.loads((data / MANIFEST).read_text(encoding="utf-8"))["splits"]["train"]["max_candidates"]
     config.batch.requests, config.batch.candidates = requests, requests * most
     if ids_alone:
         del config.features[TEXTS[0]], config.tables[TEXTS[1]]
@@ -247,7 +247,7 @@ def _target(history: str, names: Iterable[str]) -> str:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without torch-rechub's progress bars."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
 

@@ -144,12 +144,12 @@ def student(arguments: argparse.Namespace, name: str, seed: int, graded: Graded)
     subprocess.run(command, check=True)
     cached = folder / "benchmark.json"
     if not cached.exists():
-        cached.write_text(json.dumps(measure(folder, graded) | {"seconds": round(time.perf_counter() - began)}))
-    return dict(json.loads(cached.read_text()))
+        cached.write_text(json.dumps(measure(folder, graded) | {"seconds": round(time.perf_counter() - began)}), encoding="utf-8")
+    return dict(json.loads(cached.read_text(encoding="utf-8")))
 
 
 def measure(folder: Path, graded: Graded) -> dict[str, Any]:
-    about, config = json.loads((folder / MANIFEST).read_text()), student_config(folder)
+    about, config = json.loads((folder / MANIFEST).read_text(encoding="utf-8")), student_config(folder)
     relevance = build_relevance(config, folder).eval()
     data = PairData(graded.pairs, folder, config.text.query_tokens, config.text.title_tokens)
     batches = [data.batch(rows) for rows in np.array_split(np.arange(len(data)), max(len(data) // 512, 1))]
@@ -222,8 +222,8 @@ def write(out: Path, machine: str, rows: dict[str, list[dict[str, Any]]], graded
         cells += [_whole(runs, "pairs_per_second"), _whole(runs, "titles_per_second"), _whole(runs, "request_ms", 1)]
         cells += [_whole(runs, "trained_fp32"), _whole(runs, "trained_bf16")]
         lines.append(f"| {' | '.join(cells)} |")
-    (out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
-    (out / "results.md").write_text("\n".join([*lines, ""]))
+    (out / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
+    (out / "results.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
     print("\n".join(lines), flush=True)
 
 

@@ -86,7 +86,7 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
     shutil.rmtree(large, ignore_errors=True)
     shutil.copytree(run, large, ignore=shutil.ignore_patterns(CHECKPOINTS))
     config.tables["item"].rows = rows
-    (large / CONFIG).write_text(dump_config(config))
+    (large / CONFIG).write_text(dump_config(config), encoding="utf-8")
     state: dict[str, Any] = dict(SavedTensors(checkpoint_path(run, "last")).load(""))
     state = {name: tensor for name, tensor in state.items() if name.startswith("model.") and name != WEIGHT}
     dim, numbers = config.tables["item"].dim, large / "numbers"
@@ -100,7 +100,7 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
     shutil.copy(checkpoint_path(run, "last") / PROGRESS, checkpoint)
     del table
     numbers.unlink()
-    (large / CHECKPOINTS / "index.json").write_text(json.dumps({"last": "step-1"}))
+    (large / CHECKPOINTS / "index.json").write_text(json.dumps({"last": "step-1"}), encoding="utf-8")
 
 
 def compare(large: Path, model: Path) -> None:
@@ -161,7 +161,7 @@ class Memory(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                found = dict(re.findall(r"(\w+):\s+(\d+) kB", self._status.read_text()))
+                found = dict(re.findall(r"(\w+):\s+(\d+) kB", self._status.read_text(encoding="utf-8")))
             except OSError:
                 return
             for name in self._most:

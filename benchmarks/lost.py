@@ -52,7 +52,9 @@ def main() -> None:
         FROM '{arguments.log}/eval/oracle.parquet' o JOIN '{arguments.predictions}' p USING (request_id, item_id)"""
     ).df()
     decompose(oracle)
-    clicks = past_clicks(arguments.log, json.loads((arguments.log / "meta.json").read_text())["test_from_timestamp"])
+    clicks = past_clicks(
+        arguments.log, json.loads((arguments.log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
+    )
     told = told_by_clicks(oracle, clicks)
     taste_limits(oracle, Items(arguments.log, arguments.tokenizer), clicks, told)
 

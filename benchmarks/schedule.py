@@ -50,7 +50,7 @@ def main() -> None:
         results.append(run(arguments, requests, batch, passes, seed))
         cells = [results[-1][name] for name in COLUMNS]
         print("| " + " | ".join(f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
-        (arguments.out / "results.json").write_text(json.dumps(results, indent=1))
+        (arguments.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def run(arguments: argparse.Namespace, requests: int, batch: int, passes: str, seed: int) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def run(arguments: argparse.Namespace, requests: int, batch: int, passes: str, s
     folder = arguments.out / f"{requests}-{batch}-{passes}-{seed}"
     done = folder / "result.json"
     if done.exists():
-        return dict(json.loads(done.read_text()))
+        return dict(json.loads(done.read_text(encoding="utf-8")))
     log = arguments.out / f"log-{requests}"
     if not (log / "meta.json").exists():
         simulate(log, requests=requests, seed=arguments.log_seed)
     overrides = [f"batch.requests={batch}", f"batch.candidates={7 * batch}", f"train.seed={seed}", *arguments.set]
-    test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
+    test_from = json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     overrides += [f"train.stages.1.epochs={passes}", f"data.split.test_from={test_from}"]
     config = load_config(arguments.config, overrides)
     samples, candidates = (arguments.out / f"{name}-{requests}" for name in ("samples", "candidates"))
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, requests: int, batch: int, passes: str, s
     prepare(config.data, config.text, log / "raw", candidates, candidates=oracle, progress=False)
     result = {"requests": requests, "batch": batch, "passes": passes, "seed": seed}
     result |= measure(config, samples, candidates, oracle, folder / "run")
-    done.write_text(json.dumps(result))
+    done.write_text(json.dumps(result), encoding="utf-8")
     return result
 
 
@@ -86,7 +86,7 @@ def measure(config: RunConfig, samples: Path, candidates: Path, oracle: Path, ru
             train=samples / "train", predictions=run / "predictions-candidates.parquet", oracle=oracle,
         )  # fmt: skip
         assert measured is not None, "one process is rank 0"
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found = measured["oracle"]
     return {
         "steps": trainer.position["step"],

@@ -223,7 +223,7 @@ def attack(
 
 def resident(pid: int) -> float:
     """MB of memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * 4096 / 1e6
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def read_texts(pairs: Path, count: int) -> tuple[list[str], list[str]]:
 
 def compare_precisions(folder: Path, queries: list[str], titles: list[str], max_tokens: list[int], rounds: int) -> None:
     """Rates of a trained teacher on the CPU, and what bf16 changes in its grades."""
-    levels = json.loads((folder / "config.json").read_text()).get("id2label", range(len(load_prompt().answers)))
+    levels = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", range(len(load_prompt().answers)))
     teachers = {
         (precision, tokens): load_teacher(folder, len(levels), options=TeacherOptions(precision=precision, max_tokens=tokens))
         for precision in ("fp32", "bf16")
@@ -165,7 +165,7 @@ def trained_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         vocab_size=20_000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     )  # fmt: skip
-    tokenizer.train_from_iterator([*texts, PROMPT.read_text()], trainer)
+    tokenizer.train_from_iterator([*texts, PROMPT.read_text(encoding="utf-8")], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", chat_template=CHAT)
 
 

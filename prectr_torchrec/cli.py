@@ -424,7 +424,7 @@ def serve(
 
     if threads:
         torch.set_num_threads(threads)
-    token = token_file.read_text().strip() if token_file else None
+    token = token_file.read_text(encoding="utf-8").strip() if token_file else None
     if token == "":
         raise ValueError(f"{token_file}: there is no token in this file")
     settings = ServerSettings(

@@ -57,7 +57,7 @@ def demo(out: Path) -> None:
     if not (log / "meta.json").exists():
         simulate(log)
     config, oracle = load_config(RUNS["prectr_v2"]), log / "eval" / "oracle.parquet"
-    config.data.split.test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
+    config.data.split.test_from = json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     student = distil(out, config)
     config.text.path = str(student)  # whose vocabulary the samples are made for
     _say(f"4/8  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")

@@ -27,7 +27,7 @@ def load_run(run: Path) -> RunConfig:
 def checkpoint_index(run: Path) -> dict[str, Any]:
     """`{"last": name, "best": name, "best_ne": float}`: no best before a validation, empty before the first checkpoint."""
     path = run / CHECKPOINTS / "index.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def checkpoint_names(run: Path) -> list[str]:

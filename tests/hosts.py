@@ -82,7 +82,7 @@ class Hosts:
         command += ["--run", str(run), "--nproc", str(ranks), "--max-restarts", "3"]
         command += ["--nodes", nodes, "--rendezvous", f"{self.address(0)}:{PORT}"]
         script = f'hostname {self.address(host)}; for start in 1 2 3; do "$@" && exit 0; done; exit 1'
-        with run.with_suffix(f".host{host}.log").open("w") as log:
+        with run.with_suffix(f".host{host}.log").open("w", encoding="utf-8") as log:
             inside = ["ip", "netns", "exec", self.names[host], "unshare", "--uts", "bash", "-c", script, "bash", *command]
             return subprocess.Popen(inside, stdout=log, stderr=subprocess.STDOUT, text=True)
 
@@ -106,16 +106,16 @@ def lose_one_and_go_on(hosts: Hosts, ranks: int, config: RunConfig, data: Path, 
 
 def _train(hosts: Hosts, ranks: int, config: RunConfig, data: Path, run: Path, nodes: str, at: int, until: str) -> str:
     written = run.with_suffix(".yaml")
-    written.write_text(dump_config(config))
+    written.write_text(dump_config(config), encoding="utf-8")
     jobs = [hosts.train(host, ranks, written, data, run, nodes) for host in range(2)]
     _wait_for(lambda: last_step(run) >= at, jobs)
     hosts.cable(plugged=False)
     log = run.with_suffix(".host0.log")
-    _wait_for(lambda: until in log.read_text(), jobs)
+    _wait_for(lambda: until in log.read_text(encoding="utf-8"), jobs)
     hosts.cable(plugged=True)
     for host, job in enumerate(jobs):
-        assert job.wait(timeout=300) == 0, run.with_suffix(f".host{host}.log").read_text()[-6000:]
-    return log.read_text()
+        assert job.wait(timeout=300) == 0, run.with_suffix(f".host{host}.log").read_text(encoding="utf-8")[-6000:]
+    return log.read_text(encoding="utf-8")
 
 
 def _wait_for(reached: Callable[[], bool], jobs: list[subprocess.Popen[str]]) -> None:

@@ -23,9 +23,9 @@ def start_training(config: RunConfig, data: Path, run: Path, *options: str, rank
     """`prectr train`; what it says goes into `run.log`, one start after the other."""
     run.parent.mkdir(parents=True, exist_ok=True)
     written = run.with_suffix(".yaml")
-    written.write_text(dump_config(config))
+    written.write_text(dump_config(config), encoding="utf-8")
     command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", written, "--data", data, "--run", run]
-    with run.with_suffix(".log").open("a") as log:
+    with run.with_suffix(".log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [*map(str, command), "--nproc", str(ranks), *options], stdout=log, stderr=subprocess.STDOUT, text=True
         )
@@ -34,7 +34,7 @@ def start_training(config: RunConfig, data: Path, run: Path, *options: str, rank
 def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> str:
     """Waits for the end; returns what was said since the first start."""
     process.wait(timeout=240)
-    output = run.with_suffix(".log").read_text()
+    output = run.with_suffix(".log").read_text(encoding="utf-8")
     assert process.returncode == code, (process.returncode, output[-6000:])
     return output
 
@@ -53,7 +53,7 @@ def signal_at(step: int, number: signal.Signals, process: subprocess.Popen[str],
     """
 
     for _ in range(24_000):
-        assert process.poll() is None, run.with_suffix(".log").read_text()[-6000:]
+        assert process.poll() is None, run.with_suffix(".log").read_text(encoding="utf-8")[-6000:]
         if last_step(run) >= step:
             os.kill(process.pid if rank is None else _rank(process.pid, rank), number)
             return
@@ -64,19 +64,19 @@ def signal_at(step: int, number: signal.Signals, process: subprocess.Popen[str],
 def last_step(run: Path) -> int:
     """The last one that `metrics.jsonl` speaks of."""
     path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
 
 
 def saved_step(run: Path) -> int:
     """Of the last checkpoint."""
-    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    name = json.loads((run / "checkpoints" / "index.json").read_text(encoding="utf-8"))["last"]
     return int(name.removeprefix("step-"))
 
 
 def last_checkpoint(run: Path) -> dict[str, Any]:
     """Model, both optimizers and random states, flattened."""
-    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    name = json.loads((run / "checkpoints" / "index.json").read_text(encoding="utf-8"))["last"]
     whole = run / f"{name}.pt"
     dcp_to_torch_save(run / "checkpoints" / name, whole)
     return _flat(torch.load(whole, weights_only=False))

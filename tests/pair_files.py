@@ -69,5 +69,5 @@ def write_teacher_scores(folder: Path, pairs: pa.Table, hidden: int = 0, files: 
         "agreement": {"test": {"spearman": 1.0}},
         "settings": {"pairs": "generated"},
     }
-    (folder / "teach.json").write_text(json.dumps(manifest))
+    (folder / "teach.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder

@@ -118,7 +118,7 @@ def train_on_ranks(data: str, runs: str) -> None:
     with process_group("cpu") as process:
         found = {name: losses(name, Path(data), Path(runs), process) for name in ON_TWO_RANKS}
         if process.rank == 0:
-            (Path(runs) / "losses.json").write_text(json.dumps(found))
+            (Path(runs) / "losses.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def predictions(data: Path, run: Path) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def measure(folder: Path) -> dict[str, dict[str, Any]]:
     found["scores"] = scores(folder, run)
     (folder / "two").mkdir()
     run_ranks(2, "pinned_runs:train_on_ranks", data=folder, runs=folder / "two")
-    found["losses_on_two_ranks"] = json.loads((folder / "two" / "losses.json").read_text())
+    found["losses_on_two_ranks"] = json.loads((folder / "two" / "losses.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -170,7 +170,7 @@ def measure_quality(folder: Path) -> dict[str, float]:
 
 
 def _lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _read(folder: Path) -> pa.Table:

@@ -30,7 +30,7 @@ HOW = "`python tests/pins.py --write` pins it; the commit says so"
 
 def read_pins(name: str, folder: Path = FOLDER) -> dict[str, Any]:
     path = folder / f"{name}.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def differences(
@@ -61,7 +61,7 @@ def write_pins(name: str, measured: dict[str, Any], folder: Path = FOLDER, *, ex
     kept = {key: plain[key] if key in changed else pinned[key] for key in plain}
     folder.mkdir(parents=True, exist_ok=True)
     if changed:
-        (folder / f"{name}.json").write_text(_format(kept) + "\n")
+        (folder / f"{name}.json").write_text(_format(kept) + "\n", encoding="utf-8")
     return changed
 
 

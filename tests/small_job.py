@@ -35,7 +35,7 @@ def prectr(*arguments: str | Path, code: int = 0) -> str:
 def run_small_job(folder: Path) -> None:
     """Leaves `log`, `samples`, `all` (whole candidate sets of the test requests) and `run` in the folder."""
     prectr("simulate", "--out", folder / "log", "--requests", "900", "--users", "60", "--queries", "40", "--items", "240")
-    test_from = json.loads((folder / "log" / "meta.json").read_text())["test_from_timestamp"]
+    test_from = json.loads((folder / "log" / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     split = ["--set", f"data.split.test_from={test_from}"]
     raw, oracle = folder / "log" / "raw", folder / "log" / "eval" / "oracle.parquet"
     prectr("prepare", "--config", "demo", "--raw", raw, "--out", folder / "samples", *SETTINGS, *split)
@@ -47,5 +47,5 @@ def run_small_job(folder: Path) -> None:
 
 def quality(folder: Path) -> dict[str, float]:
     """What the job's model is worth against the oracle: expected AUC on the shown and on all candidates."""
-    measured = json.loads((folder / "run" / "metrics-candidates.json").read_text())["oracle"]["expected_auc"]
+    measured = json.loads((folder / "run" / "metrics-candidates.json").read_text(encoding="utf-8"))["oracle"]["expected_auc"]
     return {f"expected_auc_{part}": measured[part]["model"] for part in ("shown", "all")}

@@ -72,4 +72,4 @@ def write_small_manifest(folder: Path, config: RunConfig) -> None:
         "examination": [1.0, 0.6, 0.4],
         "settings": settings,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

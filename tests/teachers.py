@@ -92,7 +92,7 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
         special_tokens=["<|endoftext|>", "<|user|>", "<|assistant|>"],
     )  # fmt: skip
-    tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 3 + [PROMPT.read_text()], trainer)
+    tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 3 + [PROMPT.read_text(encoding="utf-8")], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 
 

@@ -42,10 +42,10 @@ def documented_commands() -> list[Command]:
     """In backticks in the documents, and on lines of their own in the benchmarks' docstrings."""
     found = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for script, rest in re.findall(r"`[^`]*?benchmarks/(\w+)\.py([^`]*)`", page.read_text()):
+        for script, rest in re.findall(r"`[^`]*?benchmarks/(\w+)\.py([^`]*)`", page.read_text(encoding="utf-8")):
             found.append(Command(page.name, script, _options(rest)))
     for script, path in SCRIPTS.items():
-        docstring = path.read_text().split('"""')[1]
+        docstring = path.read_text(encoding="utf-8").split('"""')[1]
         for named, rest in re.findall(r"^ .*python benchmarks/(\w+)\.py(.*)$", docstring, re.MULTILINE):
             assert named == script
             found.append(Command(path.name, script, _options(rest.split("#")[0])))
@@ -73,7 +73,7 @@ class Inputs:
     @property
     def sets(self) -> str:
         """The settings that samples and run are made with."""
-        test_from = json.loads((self.log / "meta.json").read_text())["test_from_timestamp"]
+        test_from = json.loads((self.log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
         return _sets([f"data.split.test_from={test_from}", *SMALL])
 
     @property
@@ -184,7 +184,7 @@ def test_documented_commands_name_scripts_and_options_that_are_there() -> None:
     commands = documented_commands()
     assert {command.script for command in commands} == set(SCRIPTS)
     for where, script, options in commands:
-        known = set(re.findall(r'add_argument\("(--[a-z-]+)"', SCRIPTS[script].read_text()))
+        known = set(re.findall(r'add_argument\("(--[a-z-]+)"', SCRIPTS[script].read_text(encoding="utf-8")))
         assert options <= known, f"{where}: benchmarks/{script}.py has no option {options - known}"
 
 

@@ -57,13 +57,13 @@ def test_every_command_explains_itself(command: str) -> None:
 def test_simulate_writes_a_log_with_an_effect_switched_off(tmp_path: Path) -> None:
     done = prectr("simulate", "--out", tmp_path, "--requests", 50, "--seed", 2, "--strictness", 0)
     assert done.returncode == 0, done.stderr
-    assert '"strictness": 0.0' in (tmp_path / "meta.json").read_text()
+    assert '"strictness": 0.0' in (tmp_path / "meta.json").read_text(encoding="utf-8")
     assert "50 simulated requests" in done.stdout
 
 
 def test_config_prints_the_resolved_run_with_its_documentation(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("train: {seed: 7}\n")
+    file.write_text("train: {seed: 7}\n", encoding="utf-8")
     done = prectr("config", "--config", file, "--set", "train.log_every=3")
     assert done.returncode == 0, done.stderr
     for line in ("name: mine", "  seed: 7", "  log_every: 3", "# Steps between two lines of metrics.jsonl."):

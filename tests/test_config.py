@@ -16,7 +16,7 @@ features:
 
 
 def write(folder: Path, name: str, text: str) -> str:
-    (folder / name).write_text(text)
+    (folder / name).write_text(text, encoding="utf-8")
     return str(folder / name)
 
 
@@ -112,7 +112,7 @@ def test_null_removes_an_inherited_feature(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
     example = page.split("## A configuration of your own\n")[1].split("\n\n")[0]
     config = load_config(write(tmp_path, "mine.yaml", textwrap.dedent(example)))
     assert config.tables["item"].rows == 20_000_000 and "user" not in config.tables

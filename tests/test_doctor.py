@@ -20,8 +20,10 @@ def make_distributions(folder: Path, versions: dict[str, str]) -> None:
         version, _, kind = version.partition(" ")
         info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "RECORD").write_text("" if kind else f"{name.removesuffix('-cpu').replace('-', '_')}/__init__.py,,\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+        (info / "RECORD").write_text(
+            "" if kind else f"{name.removesuffix('-cpu').replace('-', '_')}/__init__.py,,\n", encoding="utf-8"
+        )
 
 
 Done = subprocess.CompletedProcess[str]
@@ -101,7 +103,7 @@ def test_doctor_speaks_where_nothing_else_runs(tmp_path: Path) -> None:
 def test_doctor_reports_a_library_that_crashes(tmp_path: Path) -> None:
     package = tmp_path / "fbgemm_gpu"
     package.mkdir()
-    (package / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    (package / "__init__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", encoding="utf-8")
     done = subprocess.run([PRECTR, "doctor"], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 1
     assert "fbgemm does not load: the process was killed by signal 11" in done.stdout

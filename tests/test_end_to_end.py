@@ -20,7 +20,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_shown_test_candidate_has_a_prediction(job: Path) -> None:
     predictions = pq.read_table(job / "run" / "predictions-test.parquet")
     raw = pq.read_table(job / "log" / "raw" / "impressions.parquet")
-    test_from = json.loads((job / "log" / "meta.json").read_text())["test_from_timestamp"]
+    test_from = json.loads((job / "log" / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     expected = raw.filter(raw["timestamp"].to_numpy() >= test_from).select(["request_id", "item_id"])
     keys = [("request_id", "ascending"), ("item_id", "ascending")]
     assert predictions.select(["request_id", "item_id"]).sort_by(keys).equals(expected.sort_by(keys))
@@ -36,7 +36,7 @@ def test_whole_candidate_sets_are_scored_without_labels(job: Path) -> None:
 
 
 def test_the_measures_lie_between_chance_and_the_oracle(job: Path) -> None:
-    measured = json.loads((job / "run" / "metrics-candidates.json").read_text())
+    measured = json.loads((job / "run" / "metrics-candidates.json").read_text(encoding="utf-8"))
     expected = measured["oracle"]["expected_auc"]["all"]
     assert 0.5 < expected["model"] < expected["oracle"] < 1
     assert measured["simulated"]
@@ -47,15 +47,15 @@ def test_the_model_is_worth_what_is_pinned(job: Path) -> None:
 
 
 def test_the_report_stands_alone_and_says_that_the_data_are_simulated(job: Path) -> None:
-    page = (job / "report.html").read_text()
+    page = (job / "report.html").read_text(encoding="utf-8")
     assert "simulated" in page.lower()
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "<script" not in page
 
 
 def test_a_finished_run_is_left_as_it_is(job: Path) -> None:
-    before = (job / "run" / "metrics.jsonl").read_text()
+    before = (job / "run" / "metrics.jsonl").read_text(encoding="utf-8")
     prectr("train", "--config", "demo", "--data", job / "samples", "--run", job / "run", "--nproc", "2", *SETTINGS)
-    assert (job / "run" / "metrics.jsonl").read_text() == before
+    assert (job / "run" / "metrics.jsonl").read_text(encoding="utf-8") == before
 
 
 def test_a_users_mistake_ends_in_one_line(job: Path) -> None:

@@ -96,7 +96,7 @@ def prepare(
             bar.set_description(f"writing {name}")
             split["files"] = job.write_split(log, name, bar)
     manifest = {"version": SAMPLE_VERSION, "digest": digest(settings), **report, "settings": settings}
-    once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
+    once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
     shutil.rmtree(job.work)
     return manifest
 
@@ -152,7 +152,7 @@ class _Job:
         step("checking and loading the log", self.work / "log", self._load)
         with self._connect(self.work / "log" / "log.duckdb") as con:
             step("estimating examination", self.work / "examination.json", partial(self._write_examination, con))
-            examination = json.loads((self.work / "examination.json").read_text())
+            examination = json.loads((self.work / "examination.json").read_text(encoding="utf-8"))
             common = {"levels": self.data.levels.count, "examination": examination}
             for name, order in ORDERS.items():
                 options = {**order, **common, "table": TABLES.get(name, "events")}
@@ -166,7 +166,7 @@ class _Job:
                 step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
         described = {name: _describe_split(self.work / name) for name in splits}
         return {
-            **json.loads((self.work / "log" / "report.json").read_text()),
+            **json.loads((self.work / "log" / "report.json").read_text(encoding="utf-8")),
             "levels": self.data.levels.count,
             **told,
             "examination": examination,
@@ -198,14 +198,14 @@ class _Job:
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
             report["predicted"] = bool(self.scores)
             report["simulated"] = _is_simulated(self.sources["impressions"])
-        (folder / "report.json").write_text(json.dumps(report))
+        (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
     def _write_examination(self, con: Connection, path: Path) -> None:
         examination = self.data.examination
         if examination is None:
             before = split_times(con, self.data)["validation"]
             examination = estimate_examination(con, before, self.data.levels.count)
-        path.write_text(json.dumps(examination))
+        path.write_text(json.dumps(examination), encoding="utf-8")
 
     def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, Any]]:
         """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and what the manifest tells of

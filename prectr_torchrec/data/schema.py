@@ -112,7 +112,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: not (wholly) prepared, {MANIFEST} is missing; run `prectr prepare` with this --out")
-    manifest = dict(json.loads(path.read_text()))
+    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
     if manifest.get("version") != SAMPLE_VERSION:
         raise ValueError(
             f"{folder}: sample version {manifest.get('version', 'none')}, this release reads {SAMPLE_VERSION}; prepare again"

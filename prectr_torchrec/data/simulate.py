@@ -136,7 +136,7 @@ def simulate(
     for name, columns in tables.items():
         _write(columns, out / f"{name}.parquet")
     note = "Simulated search log: users, exposure, clicks, titles and grades are all generated. eval/ is for measuring only.\n"
-    (out / "README.txt").write_text(note)
+    (out / "README.txt").write_text(note, encoding="utf-8")
     counts = {name.split("/")[1]: len(next(iter(columns.values()))) for name, columns in tables.items()}
     meta = {
         "simulated": True,
@@ -144,7 +144,7 @@ def simulate(
         "counts": {**counts, "clicks": int(click.sum())},
         "test_from_timestamp": test_from,
     }
-    (out / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    (out / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return meta
 
 

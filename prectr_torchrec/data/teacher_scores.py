@@ -36,7 +36,7 @@ def read_scores_manifest(folder: Path, levels: Levels | None = None) -> dict[str
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: not (wholly) taught, {MANIFEST} is missing; run `prectr teach` with this --out")
-    manifest = dict(json.loads(path.read_text()))
+    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
     if manifest["version"] != SCORES_VERSION:
         raise ValueError(f"{folder}: scores version {manifest['version']}, this release reads {SCORES_VERSION}; teach again")
     if levels is not None and manifest["boundaries"] != levels.boundaries:

@@ -48,16 +48,16 @@ def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any]) -> di
     """
     begun = work / SETTINGS
     if manifest.is_file():
-        finished: dict[str, Any] = json.loads(manifest.read_text())
+        finished: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
         _refuse_other(out, finished["settings"], settings)
         shutil.rmtree(work, ignore_errors=True)
         return finished
     if begun.is_file():
-        _refuse_other(out, json.loads(begun.read_text()), settings)
+        _refuse_other(out, json.loads(begun.read_text(encoding="utf-8")), settings)
     elif out.exists() and any(path != work for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and holds nothing that this command began; choose an empty folder")
     work.mkdir(parents=True, exist_ok=True)
-    once(begun, lambda path: path.write_text(json.dumps(settings)))
+    once(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
     return None
 
 

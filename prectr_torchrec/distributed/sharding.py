@@ -162,7 +162,7 @@ def host_memory() -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def here(device: torch.device) -> Hardware:
@@ -197,7 +197,7 @@ def read_plan(path: Path) -> Plan:
         ConfigError: the file is no plan.
     """
     try:
-        plan = json.loads(path.read_text())
+        plan = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
     keys = {"sharding_type", "compute_kernel", "ranks", "shards"}

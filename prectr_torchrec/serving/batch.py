@@ -70,8 +70,8 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
 def _claim(parts: Path, out: Path, settings: dict[str, object]) -> None:
     begun = parts / _SETTINGS
     parts.mkdir(parents=True, exist_ok=True)
-    once(begun, lambda path: path.write_text(json.dumps(settings)))
-    if json.loads(begun.read_text()) != settings:
+    once(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
+    if json.loads(begun.read_text(encoding="utf-8")) != settings:
         raise ValueError(
             f"{parts} is of an unfinished job with another model or other samples; remove it, or choose another --out than {out}"
         )

@@ -104,7 +104,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """
     if not (folder / ABOUT).is_file():
         raise FileNotFoundError(f"{folder}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
-    return dict(json.loads((folder / ABOUT).read_text()))
+    return dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
 
 
 def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
@@ -175,11 +175,11 @@ def text_encoder(prectr: PRECTR) -> TextEncoder | None:
 def _id_kinds(run: Path) -> dict[str, str]:
     """How the log that a run was trained on writes its ids."""
     samples = run / SAMPLES
-    return dict(json.loads(samples.read_text()).get("id_kinds", {})) if samples.is_file() else {}
+    return dict(json.loads(samples.read_text(encoding="utf-8")).get("id_kinds", {})) if samples.is_file() else {}
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    measured = json.loads(path.read_text())
+    measured = json.loads(path.read_text(encoding="utf-8"))
     if "grades" not in measured:
         raise ValueError(f"{path}: measured by an earlier release; run `prectr evaluate` again, or remove the file")
     kept = (

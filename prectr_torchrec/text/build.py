@@ -118,7 +118,7 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     """
     if stemmer and stemmer not in snowballstemmer.algorithms():
         raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
-    counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text())
+    counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text(encoding="utf-8"))
     vocabulary = load_tokenizer(tokenizer)
     tokens = vocabulary.convert_ids_to_tokens(list(range(len(counts["frequency"]))))
     stem_word = snowballstemmer.stemmer(stemmer).stemWord if stemmer else str

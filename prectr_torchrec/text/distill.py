@@ -86,7 +86,7 @@ def distill(
     if process.rank == 0:
         shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
         save_student(out, student, config)
-        once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1)))
+        once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
         shutil.rmtree(work)
     dist.barrier()
     return found

@@ -42,13 +42,13 @@ def save_student(folder: Path, relevance: TextRelevance, config: RunConfig) -> N
         "match": config.model.match,
         "relevance_tower": config.model.relevance_tower,
     }
-    (folder / STUDENT).write_text(json.dumps(about, indent=1))
+    (folder / STUDENT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def read_student(folder: Path) -> dict[str, Any] | None:
     """`student.json`, or None where the folder has none, as one of Hugging Face's has not."""
     path = folder / STUDENT
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def student_config(folder: Path) -> RunConfig:

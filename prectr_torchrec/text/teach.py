@@ -93,7 +93,7 @@ def teach(
             **_describe(source, out, names),
             "settings": settings,
         }
-        once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
+        once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
         shutil.rmtree(out / "work")
         agreed = [manifest, None]
     dist.broadcast_object_list(agreed)

@@ -242,7 +242,7 @@ def load_prompt(path: Path = PROMPT) -> Prompt:
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such prompt file")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     prompt = validate_section(Prompt, tree, str(path))

@@ -90,4 +90,6 @@ def write_document_frequency(titles: Iterable[str], folder: Path) -> None:
         pairs = np.unique(document * size + np.concatenate(encoded).astype(np.int64))
         frequency += np.bincount(pairs % size, minlength=size)
         documents += len(chunk)
-    (folder / DOCUMENT_FREQUENCY).write_text(json.dumps({"documents": documents, "frequency": frequency.tolist()}))
+    (folder / DOCUMENT_FREQUENCY).write_text(
+        json.dumps({"documents": documents, "frequency": frequency.tolist()}), encoding="utf-8"
+    )

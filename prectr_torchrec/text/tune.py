@@ -115,7 +115,7 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
     assert tuner is not None
     result = {**tuner.run(), "level_grades": source.level_grades().tolist(), "settings": settings}
     tuner.save(out)
-    once(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1)))
+    once(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1), encoding="utf-8"))
     shutil.rmtree(out / "work")
     return result
 

@@ -68,7 +68,7 @@ def choose_best(folder: Path, loss: ValidationLoss) -> bool:
     if loss.ne is None:
         return False
     path = folder / LOWEST
-    lowest = ValidationLoss(**json.loads(path.read_text())) if path.is_file() else loss
+    lowest = ValidationLoss(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else loss
     if sum(loss.loss) <= sum(lowest.loss):
         replace_text(path, json.dumps(asdict(loss)))
     return not loss.is_worse(lowest)

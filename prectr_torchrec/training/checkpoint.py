@@ -59,7 +59,7 @@ class Checkpoints:
 
     def progress(self) -> dict[str, Any]:
         """What was saved as progress with the last checkpoint, empty before the first one."""
-        return dict(json.loads((self.path("last") / PROGRESS).read_text())) if self.index() else {}
+        return dict(json.loads((self.path("last") / PROGRESS).read_text(encoding="utf-8"))) if self.index() else {}
 
     def save(
         self,
@@ -208,7 +208,7 @@ class Checkpoints:
 
         def replace() -> None:
             if dist.get_rank() == 0:
-                (temporary / PROGRESS).write_text(progress)
+                (temporary / PROGRESS).write_text(progress, encoding="utf-8")
                 write_manifest(temporary, files | describe_files([temporary / ".metadata", temporary / PROGRESS]))
                 self._replace(temporary, name, validation)
 

@@ -37,7 +37,7 @@ def inspect_checkpoint(run: Path, which: str = "last") -> dict[str, Any]:
     about = {"kept": checkpoint_names(run), **index, "name": folder.name, "broken": broken if manifest else None}
     if broken:
         return about
-    progress = json.loads((folder / PROGRESS).read_text())
+    progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     saved = dcp.FileSystemReader(folder).read_metadata()
     tensors = {name: t for name, t in saved.state_dict_metadata.items() if isinstance(t, TensorStorageMetadata)}
     plan = {name: sharding for tables in progress["job"]["plan"].values() for name, sharding in tables.items()}

@@ -33,7 +33,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
     """
     table = p.load_table(predictions, oracle, memory)
     manifest = split.parent / MANIFEST
-    prepared = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    prepared = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     known = ~np.isnan(table.click)
     segments = list(_segments(table))
     return {

@@ -76,7 +76,7 @@ class MetricsLog:
         self.path = run / "metrics.jsonl"
         kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
         replace_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.file = self.path.open("a")
+        self.file = self.path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.on_terminal = sys.stderr.isatty()
 

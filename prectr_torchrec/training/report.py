@@ -104,7 +104,7 @@ def write_report(
 def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
     """The figures of a run: clicks from one split, the expected AUC from the split that has the most of it."""
     files = [run / f"metrics-{split}.json" for split in splits]
-    found = [json.loads(path.read_text()) for path in files if path.is_file()]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
     if not found:
         raise ValueError(f"{run}: run {name!r} has no {' or '.join(p.name for p in files)}; run `prectr evaluate` on it")
     if any("grades" not in f for f in found):

@@ -87,7 +87,7 @@ def first_candidate_of_first_request(samples: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_all_candidates_better_than_the_true_grade(kind: str, runs: dict[str, Path]) -> None:
-    measured = json.loads((runs[kind] / "metrics-candidates.json").read_text())
+    measured = json.loads((runs[kind] / "metrics-candidates.json").read_text(encoding="utf-8"))
     expected = measured["oracle"]["expected_auc"]["all"]
     assert expected["model"] > expected["true_grade"] + 0.02
     assert expected["model"] < expected["oracle"]
@@ -95,7 +95,7 @@ def test_ranks_all_candidates_better_than_the_true_grade(kind: str, runs: dict[s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_probabilities_at_the_logged_positions_are_calibrated(kind: str, runs: dict[str, Path]) -> None:
-    measured = json.loads((runs[kind] / "metrics-test.json").read_text())
+    measured = json.loads((runs[kind] / "metrics-test.json").read_text(encoding="utf-8"))
     assert 0.8 < measured["clicks_at_position"]["calibration"] < 1.25
     assert measured["clicks_at_position"]["normalized_entropy"] < 1
 
@@ -119,7 +119,9 @@ def test_writes_the_predictions_of_evaluate(kind: str, runs: dict[str, Path], lo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_grades_are_measured_beside_visible_ones(kind: str, runs: dict[str, Path]) -> None:
-    visible, hidden = (json.loads((runs[kind] / f"metrics-test{name}.json").read_text()) for name in ("", "-grades-hidden"))
+    visible, hidden = (
+        json.loads((runs[kind] / f"metrics-test{name}.json").read_text(encoding="utf-8")) for name in ("", "-grades-hidden")
+    )
     assert (visible["grades"], hidden["grades"]) == ("visible", "hidden")
     assert hidden["rows"] == visible["rows"]
     assert hidden["clicks"]["auc"] != visible["clicks"]["auc"]
@@ -127,7 +129,7 @@ def test_hidden_grades_are_measured_beside_visible_ones(kind: str, runs: dict[st
 
 def test_the_report_shows_them_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", runs)
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(f"<th scope=row>{kind}{hidden}</th>" in page for kind in KINDS for hidden in ("", ", grades hidden"))
 
 
@@ -149,7 +151,9 @@ def test_later_clicks_change_no_earlier_prediction(kind: str, scorers: dict[str,
     raw = shutil.copytree(log / "raw", tmp_path / "raw")
     impressions = pq.read_table(raw / "impressions.parquet")
     time = impressions["timestamp"].to_numpy()
-    moment = int(np.quantile(time[time >= json.loads((log / "meta.json").read_text())["test_from_timestamp"]], 0.5))
+    moment = int(
+        np.quantile(time[time >= json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]], 0.5)
+    )
     click = impressions["click"].to_numpy()
     turned = pa.array(np.where(time >= moment, 1 - click, click)).cast(impressions.schema.field("click").type)
     place = impressions.schema.get_field_index("click")
@@ -188,7 +192,7 @@ def test_hidden_grades_are_not_looked_at_but_stay_labels(kind: str, scorers: dic
 def test_a_log_without_grades_and_validation_split_is_enough(kind: str, log: Path, tmp_path: Path) -> None:
     raw = shutil.copytree(log / "raw", tmp_path / "raw")
     (raw / "judgments.parquet").unlink()
-    test_from = json.loads((log / "meta.json").read_text())["test_from_timestamp"]
+    test_from = json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     prepare(data_config(test_from, validation_fraction=0.0), TEXT, raw, tmp_path / "samples", progress=False)
     assert not Samples.open(tmp_path / "samples").has("validation")
     (measured,) = run_baseline(kind, tmp_path / "samples", tmp_path / "run", overrides=QUICK[kind])
@@ -198,7 +202,7 @@ def test_a_log_without_grades_and_validation_split_is_enough(kind: str, log: Pat
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_refit_learns_from_the_validation_split_too(kind: str, runs: dict[str, Path], log: Path, tmp_path: Path) -> None:
     run_baseline(kind, log / "samples", tmp_path / "run", refit=True, overrides=QUICK[kind])
-    about = json.loads((tmp_path / "run" / "baseline.json").read_text())
+    about = json.loads((tmp_path / "run" / "baseline.json").read_text(encoding="utf-8"))
     assert about["trained_on"] == ["train", "validation"]
     refit, first = (pq.read_table(run / "predictions-test.parquet") for run in (tmp_path / "run", runs[kind]))
     assert refit["click_probability"].to_pylist() != first["click_probability"].to_pylist()

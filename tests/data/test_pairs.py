@@ -220,6 +220,6 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     write_table([{"query_id": 1}], tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="pairs version none, this release reads 2"):
         PairsFile.open(tmp_path / "other.parquet")
-    (tmp_path / "text").write_text("no parquet")
+    (tmp_path / "text").write_text("no parquet", encoding="utf-8")
     with pytest.raises(ValueError, match="text: not a Parquet file"):
         PairsFile.open(tmp_path / "text")

@@ -469,9 +469,11 @@ def test_the_tokenizer_of_a_given_encoder_is_taken_and_document_frequencies_are_
     raw = write_log(random_log(0), tmp_path / "raw")
     given = TextConfig(path=str(write_tokenizer(tmp_path / "encoder")))
     prepare(DataConfig(**SMALL), given, raw, tmp_path / "out", progress=False)
-    ours, theirs = (json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("out/tokenizer", "encoder"))
+    ours, theirs = (
+        json.loads((tmp_path / name / "tokenizer.json").read_text(encoding="utf-8")) for name in ("out/tokenizer", "encoder")
+    )
     assert ours["model"]["vocab"] == theirs["model"]["vocab"]
-    counted = json.loads((tmp_path / "out" / "tokenizer" / DOCUMENT_FREQUENCY).read_text())
+    counted = json.loads((tmp_path / "out" / "tokenizer" / DOCUMENT_FREQUENCY).read_text(encoding="utf-8"))
     assert len(counted["frequency"]) == len(theirs["model"]["vocab"]) and counted["documents"] > 0
     prepare(DataConfig(**SMALL), given, raw, tmp_path / "out", progress=False)  # a rerun knows it for finished
     with pytest.raises(ValueError, match=r"no tokenizer\.json here; a tokenizer in Hugging Face layout is needed"):

@@ -119,7 +119,7 @@ def test_other_raw_files_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     raw = write_log(random_log(), tmp_path / "raw")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    (tmp_path / "out" / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(ValueError, match="is not empty and holds nothing that this command began"):
         prepare(DATA, TEXT, raw, tmp_path / "out", progress=False)
 

@@ -164,14 +164,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     folder = write_log(random_log(), tmp_path / "raw")
-    (folder / "items.parquet").write_text("item_id,title")
+    (folder / "items.parquet").write_text("item_id,title", encoding="utf-8")
     with pytest.raises(RawLogError, match=r"items: .*items.parquet cannot be read: "):
         prepare(DataConfig(), TEXT, folder, tmp_path / "out", progress=False)
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     folder = write_log(random_log(), tmp_path / "raw")
-    (folder / "items.json").write_text("{}")
+    (folder / "items.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RawLogError, match=r"items.json is neither Parquet nor CSV; its name must end in one of .parquet, .csv"):
         prepare(DataConfig(raw=RawLog(items=RawTable(path="items.json"))), TEXT, folder, tmp_path / "out", progress=False)
 
@@ -189,8 +189,8 @@ def test_the_bad_row_is_counted_within_its_own_file(tmp_path: Path) -> None:
 
 def test_an_empty_log_is_refused(tmp_path: Path) -> None:
     folder = write_log(random_log(), tmp_path / "raw", suffix="csv")
-    header = (folder / "impressions.csv").read_text().splitlines()[0]
-    (folder / "impressions.csv").write_text(header + "\n")
+    header = (folder / "impressions.csv").read_text(encoding="utf-8").splitlines()[0]
+    (folder / "impressions.csv").write_text(header + "\n", encoding="utf-8")
     data = DataConfig(raw=RawLog(**{n: RawTable(path=f"{n}.csv") for n in ("impressions", "items", "queries", "judgments")}))
     with pytest.raises(RawLogError, match=r"impressions.csv: the log is empty"):
         prepare(data, TEXT, folder, tmp_path / "out", progress=False)
@@ -273,7 +273,7 @@ def test_quoting_that_the_head_of_a_file_does_not_show_is_read(tmp_path: Path) -
 
 def test_a_csv_that_breaks_off_is_named(tmp_path: Path) -> None:
     folder = write_log(random_log(), tmp_path / "raw", suffix="csv")
-    with (folder / "items.csv").open("a") as file:
+    with (folder / "items.csv").open("a", encoding="utf-8") as file:
         file.writelines(f"{9_000 + i},lamp,1,1\n" for i in range(30_000))
         file.write("99999,lamp,1,1,1,1,1,1\n")
     data = DataConfig(raw=RawLog(**{n: RawTable(path=f"{n}.csv") for n in ("impressions", "items", "queries", "judgments")}))

@@ -325,7 +325,7 @@ def test_a_split_without_files_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:
     write_samples(tmp_path, CONFIG.data, requests=30)
-    (tmp_path / "train" / "part-00001.parquet").write_text("request_id,query\n")
+    (tmp_path / "train" / "part-00001.parquet").write_text("request_id,query\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"part-00001.parquet: not a Parquet file"):
         make_reader(tmp_path)
 

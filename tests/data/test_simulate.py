@@ -65,8 +65,8 @@ def test_another_seed_gives_another_log(log: Path, tmp_path: Path) -> None:
 
 def test_every_file_says_that_it_is_simulated(log: Path) -> None:
     assert all(pq.read_schema(log / f"{file}.parquet").metadata[b"simulated"] == b"true" for file in FILES)
-    assert json.loads((log / "meta.json").read_text())["simulated"] is True
-    assert "Simulated" in (log / "README.txt").read_text()
+    assert json.loads((log / "meta.json").read_text(encoding="utf-8"))["simulated"] is True
+    assert "Simulated" in (log / "README.txt").read_text(encoding="utf-8")
 
 
 def test_raw_columns_are_those_of_a_shop(log: Path) -> None:
@@ -99,7 +99,7 @@ def test_every_id_of_the_log_is_in_its_table(log: Path) -> None:
 
 
 def test_counts_in_meta_are_those_of_the_files(log: Path) -> None:
-    counts = json.loads((log / "meta.json").read_text())["counts"]
+    counts = json.loads((log / "meta.json").read_text(encoding="utf-8"))["counts"]
     for file in FILES:
         assert counts[file.split("/")[1]] == pq.read_metadata(log / f"{file}.parquet").num_rows
     assert counts["clicks"] == read(log, "raw/impressions")["click"].sum()
@@ -107,7 +107,7 @@ def test_counts_in_meta_are_those_of_the_files(log: Path) -> None:
 
 def test_oracle_covers_the_test_requests_and_marks_what_was_shown(log: Path) -> None:
     rows, oracle = read(log, "raw/impressions"), read(log, "eval/oracle")
-    test = rows["timestamp"] >= json.loads((log / "meta.json").read_text())["test_from_timestamp"]
+    test = rows["timestamp"] >= json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     shown = set(zip(rows["request_id"][test], rows["item_id"][test], strict=True))
     exposed = oracle["exposed"]
     assert shown == set(zip(oracle["request_id"][exposed], oracle["item_id"][exposed], strict=True))
@@ -183,7 +183,7 @@ def test_defaults_leave_room_above_the_grade(full_log: Path) -> None:
 
 def test_test_rows_come_from_users_of_every_activity(full_log: Path) -> None:
     rows = read(full_log, "raw/impressions")
-    train = rows["timestamp"] < json.loads((full_log / "meta.json").read_text())["test_from_timestamp"]
+    train = rows["timestamp"] < json.loads((full_log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     users, counts = np.unique(rows["user_id"][train], return_counts=True)
     events = dict(zip(users, counts, strict=True))
     activity = np.array([events.get(user, 0) for user in rows["user_id"][~train]])

@@ -40,7 +40,7 @@ def plain(folder: Path, texts: list[str], num_tokens: int) -> list[list[int]]:
 
 def edit(folder: Path, **parts: object) -> None:
     path = folder / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | parts))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | parts), encoding="utf-8")
 
 
 @pytest.mark.parametrize("num_tokens", [2, 5, 24])

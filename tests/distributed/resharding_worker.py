@@ -62,7 +62,7 @@ def move_all(data: str, out: str) -> None:
             with group(folder / f"load{ranks}", rank, ranks) as process:
                 for kind, optimizer in layouts():
                     outcomes |= load_all(folder, Path(data), kind, optimizer, process)
-    (folder / f"{rank}.json").write_text(json.dumps(outcomes))
+    (folder / f"{rank}.json").write_text(json.dumps(outcomes), encoding="utf-8")
 
 
 def layouts() -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         distill={"batch_size": 16, "warmup_steps": 5, "lr": 0.005, "grade_lr": 0.001, "teacher_epochs": 4, "grade_epochs": 3,
                  "hidden_weight": 0.3, "checkpoint_every": 3, "log_every": 4},
     )  # fmt: skip
-    (root / "config.yaml").write_text(dump_config(config))
+    (root / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     return root
 
 
@@ -41,16 +41,18 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 def test_a_killed_distillation_goes_on_to_the_same_student(root: Path) -> None:
     finish(start(root, "whole"))
-    whole = (root / "whole" / "metrics.jsonl").read_text().splitlines()
+    whole = (root / "whole" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     path = root / "killed" / "metrics.jsonl"
     for lines in sorted(random.sample(range(1, len(whole) * 2 // 3), 2)):
-        kill_when(lambda lines=lines: path.exists() and path.read_text().count("\n") >= lines, start(root, "killed"))
+        kill_when(
+            lambda lines=lines: path.exists() and path.read_text(encoding="utf-8").count("\n") >= lines, start(root, "killed")
+        )
         assert not (root / "killed" / "distill.json").exists()
     finish(start(root, "killed"))
     for name in ("model.safetensors", "relevance.safetensors", "tokenizer.json"):
         assert (root / "killed" / name).read_bytes() == (root / "whole" / name).read_bytes(), name
-    found, expected = (json.loads((root / out / "distill.json").read_text()) for out in ("killed", "whole"))
+    found, expected = (json.loads((root / out / "distill.json").read_text(encoding="utf-8")) for out in ("killed", "whole"))
     assert found["measures"] == expected["measures"]
     assert found["measures"]["test"]["spearman"] > 0.5
-    steps = [json.loads(line)["step"] for line in (root / "killed" / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (root / "killed" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert steps == [json.loads(line)["step"] for line in whole]

@@ -133,7 +133,7 @@ def test_metrics_tell_how_managed_and_hashed_tables_fill(trained: tuple[Path, Pa
 def test_a_managed_run_is_evaluated_on_another_number_of_ranks(trained: tuple[Path, Path, str], tmp_path: Path) -> None:
     data, run, _ = trained
     evaluate.main(["--run", str(run), "--data", str(data), "--metrics", str(tmp_path / "metrics.json")])
-    assert 0 < json.loads((tmp_path / "metrics.json").read_text())["clicks"]["auc"] < 1
+    assert 0 < json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["clicks"]["auc"] < 1
 
 
 def test_a_stream_through_fifty_times_the_rows_keeps_going_on_cleared_rows() -> None:

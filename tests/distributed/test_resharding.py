@@ -19,7 +19,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("resharding")
     data = write_small_data(folder / "data", layout_config("row_wise", "adagrad"))
     run_ranks(3, "distributed.resharding_worker:move_all", data=data, out=folder)
-    of_ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
+    of_ranks = [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(3)]
     for pair, outcome in of_ranks[0].items():
         assert all(other.get(pair, outcome) == outcome for other in of_ranks), f"ranks disagree about {pair}"
     return of_ranks[0]

@@ -25,7 +25,7 @@ def config_that_draws(data: Path) -> RunConfig:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{k: v for k, v in line.items() if not k.endswith("_per_second") and k != "seconds_left"} for line in lines]
 
 
@@ -74,7 +74,7 @@ def test_killed_while_it_saves_in_the_background_it_goes_on_from_the_save_before
         if left := saving(run):
             break
         shutil.rmtree(run)
-    last = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
+    last = json.loads((run / "checkpoints" / "index.json").read_text(encoding="utf-8"))["last"]
     assert left and last < left[0] and (run / "checkpoints" / last).is_dir()
     train(config, data, run)
     assert_same_run(run, whole)
@@ -103,16 +103,16 @@ def test_killed_on_two_ranks_it_goes_on_alone_over_what_they_left(uninterrupted:
 
 
 def progress(run: Path) -> dict[str, Any]:
-    name = json.loads((run / "checkpoints" / "index.json").read_text())["last"]
-    return dict(json.loads((run / "checkpoints" / name / "progress.json").read_text()))
+    name = json.loads((run / "checkpoints" / "index.json").read_text(encoding="utf-8"))["last"]
+    return dict(json.loads((run / "checkpoints" / name / "progress.json").read_text(encoding="utf-8")))
 
 
 def test_other_samples_do_not_resume(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
     other = tmp_path / "data"
     shutil.copytree(data, other)
-    manifest = json.loads((other / MANIFEST).read_text())
-    (other / MANIFEST).write_text(json.dumps(manifest | {"digest": "other"}))
+    manifest = json.loads((other / MANIFEST).read_text(encoding="utf-8"))
+    (other / MANIFEST).write_text(json.dumps(manifest | {"digest": "other"}), encoding="utf-8")
     output = train(config_that_draws(data), other, whole, ranks=1, code=2)
     assert "cannot be resumed by this job (samples: 'small' then, 'other' now)" in output
 

@@ -94,14 +94,14 @@ def test_training_takes_the_plan_and_refuses_one_for_more_ranks(tmp_path: Path) 
     plan = plan_run(config, GPUS)
     assert plan is not None
     save_plan(plan, tmp_path / "plan.json")
-    (tmp_path / "small.yaml").write_text(dump_config(config))
+    (tmp_path / "small.yaml").write_text(dump_config(config), encoding="utf-8")
     files = {"config": tmp_path / "small.yaml", "data": write_small_data(tmp_path / "data", config), "run": tmp_path / "run"}
     with pytest.raises(ConfigError, match="the plan is for 2 ranks; here are 1"):
         main([word for name, path in {**files, "plan": tmp_path / "plan.json"}.items() for word in (f"--{name}", str(path))])
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text('{"world_size": {"a": 2}}')
+    (tmp_path / "plan.json").write_text('{"world_size": {"a": 2}}', encoding="utf-8")
     with pytest.raises(ConfigError, match="no sharding plan; write one with `prectr plan --save`"):
         read_plan(tmp_path / "plan.json")
 

@@ -22,7 +22,7 @@ def test_every_program_learns_on_two_ranks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_a_program_is_short_and_needs_nothing_private(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 80
     imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom) and "prectr" in str(node.module)]
     names = {f"{node.module}.{alias.name}" for node in imported for alias in node.names}

@@ -27,7 +27,7 @@ def torchx(folder: Path, component: str, *arguments: str) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, configuration and a run trained on two ranks."""
     folder = tmp_path_factory.mktemp("torchx")
-    (folder / "small.yaml").write_text(dump_config(small_config()))
+    (folder / "small.yaml").write_text(dump_config(small_config()), encoding="utf-8")
     write_small_data(folder / "data", small_config())
     torchx(
         folder,
@@ -56,12 +56,15 @@ def test_training_leaves_a_whole_run_directory(trained: Path) -> None:
         "tensorboard",
         "tokenizer",
     }
-    assert "seed: 3" in (run / "config.yaml").read_text()
+    assert "seed: 3" in (run / "config.yaml").read_text(encoding="utf-8")
     ranks = {
-        rank for module in json.loads((run / "plan.json").read_text()).values() for t in module.values() for rank in t["ranks"]
+        rank
+        for module in json.loads((run / "plan.json").read_text(encoding="utf-8")).values()
+        for t in module.values()
+        for rank in t["ranks"]
     }
     assert ranks == {0, 1}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["validation"].keys() for line in lines if "validation" in line] == [
         {"ne", "auc", "gauc_request", "calibration"}
     ] * 2
@@ -91,7 +94,7 @@ def test_two_ranks_share_out_the_pairs_of_a_teacher(tmp_path: Path) -> None:
     small_pairs(tmp_path)
     classifier(tmp_path / "teacher")
     said = torchx(tmp_path, "prectr.teach", "-j", "1x2", "--teacher", "teacher", "--pairs", "pairs.parquet", "--out", "out")
-    told = json.loads((tmp_path / "out" / "teach.json").read_text())
+    told = json.loads((tmp_path / "out" / "teach.json").read_text(encoding="utf-8"))
     assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in told["files"]) == told["rows"]
     assert "rank 0: part-00000.parquet" in said
     assert "rank 1: part-00001.parquet" in said

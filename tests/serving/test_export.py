@@ -78,8 +78,8 @@ def test_other_towers_score_the_same_too(exported: Any, tmp_path: Path, variant:
 
 def test_towers_of_another_model_are_refused(exported: Any, tmp_path: Path) -> None:
     shutil.copytree(exported.folder, tmp_path / "mixed")
-    text = (tmp_path / "mixed" / "config.yaml").read_text()
-    (tmp_path / "mixed" / "config.yaml").write_text(text.replace("position_bias: true", "position_bias: false"))
+    text = (tmp_path / "mixed" / "config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mixed" / "config.yaml").write_text(text.replace("position_bias: true", "position_bias: false"), encoding="utf-8")
     with pytest.raises(ValueError, match="these weights are not the model's"):
         Ranker.load(tmp_path / "mixed")
 
@@ -116,7 +116,7 @@ def test_a_hub_keeps_the_folder_as_one_that_loads(exported: Any, ranker: Ranker,
         shutil.copy(path, blob)
         link.symlink_to(blob)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
     offline: dict[str, Any] = {"cache_dir": tmp_path, "local_files_only": True}
     folder = snapshot_download("somebody/ranker", **offline)
     assert Ranker.load(folder).score(exported.samples).equals(ranker.score(exported.samples))
@@ -142,16 +142,16 @@ def test_tables_and_towers_are_plain_safetensors(exported: Any) -> None:
 
 
 def test_the_card_carries_the_measured_figures(exported: Any) -> None:
-    measured = json.loads((exported.run / "metrics-test.json").read_text())
-    card = (exported.folder / "README.md").read_text()
+    measured = json.loads((exported.run / "metrics-test.json").read_text(encoding="utf-8"))
+    card = (exported.folder / "README.md").read_text(encoding="utf-8")
     assert f"| auc | {measured['clicks']['auc']:.4f} |" in card and card.startswith("---\nlibrary_name: prectr-torchrec\n")
     assert f"| new query, spearman | {measured['relevance']['new query']['spearman']:.4f} |" in card
     assert measured["logged_order"]["verdict"]["text"] in card
 
 
 def test_the_card_compares_probabilities_with_clicks_at_the_logged_positions(exported: Any) -> None:
-    measured = json.loads((exported.run / "metrics-test.json").read_text())
-    card = (exported.folder / "README.md").read_text()
+    measured = json.loads((exported.run / "metrics-test.json").read_text(encoding="utf-8"))
+    card = (exported.folder / "README.md").read_text(encoding="utf-8")
     assert f"| calibration | {measured['clicks_at_position']['calibration']:.4f} |" in card
     assert card.count("| calibration |") == 1
     for line in measured["calibration_by_position"]:
@@ -163,7 +163,7 @@ def test_the_card_compares_probabilities_with_clicks_at_the_logged_positions(exp
 
 def test_figures_of_an_earlier_release_are_not_exported(exported: Any, tmp_path: Path) -> None:
     run = shutil.copytree(exported.run, tmp_path / "run")
-    (run / "metrics-old.json").write_text(json.dumps({"split": "old", "clicks": {}}))
+    (run / "metrics-old.json").write_text(json.dumps({"split": "old", "clicks": {}}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"metrics-old\.json: measured by an earlier release; run `prectr evaluate` again"):
         export(run, tmp_path / "out")
 

@@ -28,7 +28,7 @@ def test_managed_ids_keep_their_rows(tmp_path: Path) -> None:
     predictions = pq.read_table(run / "predictions-test.parquet")
     for resident in (0, 2**28):
         assert max(differences(Ranker.load(tmp_path / "exported", resident=resident).score(samples), predictions)) < 1e-5
-    assert json.loads((tmp_path / "exported" / "export.json").read_text())["tables"]["item"]["rows"] == 16
+    assert json.loads((tmp_path / "exported" / "export.json").read_text(encoding="utf-8"))["tables"]["item"]["rows"] == 16
 
 
 def test_nothing_can_be_kept_too(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def samples(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(exported: Any, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text(TOKEN)
+    token.write_text(TOKEN, encoding="utf-8")
     with serving(exported.folder, token, "--deadline", "30", "--demo-page", str(samples)) as started:
         yield started
 

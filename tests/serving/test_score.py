@@ -46,7 +46,7 @@ def test_a_job_goes_on_with_the_shards_that_are_missing(exported: Any, tmp_path:
 def test_an_unfinished_job_of_other_samples_is_refused(exported: Any, tmp_path: Path) -> None:
     parts = tmp_path / "scores.parquet.parts"
     parts.mkdir()
-    (parts / "settings.json").write_text("{}")
+    (parts / "settings.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="unfinished job with another model or other samples"):
         score_files(exported.folder, exported.data / "test", tmp_path / "scores.parquet")
 

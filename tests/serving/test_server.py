@@ -73,7 +73,7 @@ def serving(model: Path, token: Path, *options: str) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("token") / "token"
-    path.write_text(TOKEN + "\n")
+    path.write_text(TOKEN + "\n", encoding="utf-8")
     return path
 
 

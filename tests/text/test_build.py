@@ -44,8 +44,8 @@ def test_texts_longer_than_the_encoders_positions_are_refused(tokenizer: Path) -
 
 def test_pretrained_encoder_with_another_vocabulary_is_refused(tokenizer: Path, tmp_path: Path) -> None:
     other = write_tokenizer(tmp_path / "other")
-    text = (other / "tokenizer.json").read_text()
-    (other / "tokenizer.json").write_text(text.replace('"lamp"', '"lump"'))
+    text = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(text.replace('"lamp"', '"lump"'), encoding="utf-8")
     assert "has another vocabulary" in refused(tokenizer, text={"path": str(other)})
 
 

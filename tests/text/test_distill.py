@@ -68,7 +68,7 @@ def test_a_student_of_match_features_alone_loads_with_its_weights(root: Path) ->
 
 @pytest.mark.parametrize("student", ["late", "dual", "cross", "match"])
 def test_the_snippet_of_the_page_judges_as_a_batch_of_pairs_does(root: Path, student: str) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "encoder.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "encoder.md").read_text(encoding="utf-8")
     lines = page.split("with `folder` a student's path:\n")[1].splitlines()
     snippet = "\n".join(itertools.takewhile(lambda line: not line or line.startswith("    "), lines))
     pairs = pq.read_table(root / "pairs.parquet").slice(0, 20)
@@ -91,7 +91,9 @@ def test_only_a_fresh_transformer_can_start_from_token_vectors(root: Path) -> No
 def test_without_a_teacher_grades_alone_teach(root: Path) -> None:
     found = run(small({"interaction": "cross"}, grade_epochs=4), root, "grades", scores=False)
     assert found["measures"]["test"]["spearman"] > 0.5 and found["grades_from"]["teachers"] == {}
-    stages = {json.loads(line).get("stage") for line in (root / "grades" / "metrics.jsonl").read_text().splitlines()}
+    stages = {
+        json.loads(line).get("stage") for line in (root / "grades" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    }
     assert stages == {"grades", None}
 
 
@@ -126,13 +128,13 @@ def test_a_student_of_ngrams_loads_with_its_weights(root: Path) -> None:
 
 def test_the_students_tokenizer_can_be_given(root: Path) -> None:
     run(small(teacher_epochs=1, grade_epochs=0), root, "given", tokenizer=root / "late")
-    words = [(root / name / "tokenizer.json").read_text() for name in ("given", "late")]
+    words = [(root / name / "tokenizer.json").read_text(encoding="utf-8") for name in ("given", "late")]
     assert json.loads(words[0])["model"] == json.loads(words[1])["model"]
 
 
 def test_a_stage_stops_without_gain_and_the_best_epoch_is_kept(root: Path) -> None:
     found = run(small(teacher_epochs=8, grade_epochs=0, lr=1e-12, patience=2), root, "stale")
-    lines = [json.loads(line) for line in (root / "stale" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (root / "stale" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [line["validation"]["spearman"] for line in lines if "validation" in line]
     assert len(measured) < 8
     assert found["measures"]["validation"]["spearman"] == pytest.approx(max(measured), abs=1e-6)

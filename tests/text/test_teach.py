@@ -63,7 +63,7 @@ def test_the_grades_are_the_teachers(folder: Path) -> None:
 
 
 def test_agreement_is_told_by_split(folder: Path) -> None:
-    told = json.loads((folder / "whole" / "teach.json").read_text())
+    told = json.loads((folder / "whole" / "teach.json").read_text(encoding="utf-8"))
     source = PairsFile.open(folder / "pairs.parquet")
     np.testing.assert_allclose(told["level_grades"], source.level_grades())
     scores = read_teacher_scores([folder / "whole"])
@@ -116,14 +116,14 @@ def test_a_finished_job_is_left_alone(folder: Path) -> None:
 
 def test_another_teacher_on_the_same_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     other = classifier(tmp_path / "other")
-    (other / "note").write_text("another folder")
+    (other / "note").write_text("another folder", encoding="utf-8")
     with pytest.raises(ValueError, match=r"was made from other settings.*\n  teacher.note: None there"):
         teach.main([*arguments(folder, folder / "whole"), "--teacher", str(other)])
 
 
 def test_a_causal_model_teaches_too(folder: Path, tmp_path: Path) -> None:
     prompt = tmp_path / "prompt.yaml"
-    prompt.write_text("user: 'Rate {query} : {title}'\nanswers: ['1', '2', '3', '4']")
+    prompt.write_text("user: 'Rate {query} : {title}'\nanswers: ['1', '2', '3', '4']", encoding="utf-8")
     model = str(causal_teacher(tmp_path / "causal", trained=True))
     given = [
         "--teacher",
@@ -158,8 +158,8 @@ def test_teachers_that_do_not_go_together_are_refused(folder: Path, tmp_path: Pa
     teach.main([*arguments(folder, tmp_path / "other"), "--pairs", str(tmp_path / "pairs.parquet")])
     with pytest.raises(ValueError, match=f"{tmp_path / 'other'} grades other pairs than {folder / 'whole'}"):
         read_teacher_scores([folder / "whole", tmp_path / "other"])
-    told = json.loads((tmp_path / "other" / "teach.json").read_text())
-    (tmp_path / "other" / "teach.json").write_text(json.dumps(told | {"boundaries": [1.2, 1.5, 2.0]}))
+    told = json.loads((tmp_path / "other" / "teach.json").read_text(encoding="utf-8"))
+    (tmp_path / "other" / "teach.json").write_text(json.dumps(told | {"boundaries": [1.2, 1.5, 2.0]}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"has levels bounded by \[1.2, 1.5, 2.0\].*only teachers of the same levels"):
         read_teacher_scores([folder / "whole", tmp_path / "other"])
 
@@ -179,7 +179,7 @@ def test_options_reach_the_teacher_by_the_command_line(folder: Path, tmp_path: P
     given = ["--teacher", folder / "classifier", "--pairs", folder / "pairs.parquet", "--out", tmp_path / "out", *options]
     done = subprocess.run([PRECTR, "teach", *map(str, given)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out" / "teach.json").read_text())
+    told = json.loads((tmp_path / "out" / "teach.json").read_text(encoding="utf-8"))
     expected = TeacherOptions(temperature=2, max_length=20, max_tokens=300, precision="bf16").model_dump(mode="json")
     assert told["settings"]["options"] == expected
     assert f"{told['rows']:,} pairs" in done.stdout

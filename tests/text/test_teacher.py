@@ -152,7 +152,7 @@ def test_answers_that_cannot_be_asked_for_are_named(tmp_path: Path, answers: lis
 )
 def test_prompt_files_that_cannot_be_used_are_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "prompt.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=f"{file}: {message}"):
         load_prompt(file)
 

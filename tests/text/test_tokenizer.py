@@ -52,7 +52,7 @@ def test_the_same_texts_give_the_same_tokenizer(folder: Path, tmp_path: Path) ->
 
 def test_document_frequency_counts_titles_not_occurrences(folder: Path) -> None:
     write_document_frequency(["deck deck deck", "paint", ""], folder)
-    counted = json.loads((folder / DOCUMENT_FREQUENCY).read_text())
+    counted = json.loads((folder / DOCUMENT_FREQUENCY).read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(folder)
     assert counted["documents"] == 3
     assert len(counted["frequency"]) == len(tokenizer)

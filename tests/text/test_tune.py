@@ -63,7 +63,7 @@ def test_drawn_pairs_of_other_categories_are_labelled_as_level_one(folder: Path)
 
 
 def test_the_folder_tells_what_was_done(folder: Path) -> None:
-    told = json.loads((folder / "tuned" / "tune.json").read_text())
+    told = json.loads((folder / "tuned" / "tune.json").read_text(encoding="utf-8"))
     assert told["settings"]["lr"] == CONFIG.lr
     assert 0 < told["best_step"] <= told["steps"]
     assert np.isfinite(told["validation_loss"])

@@ -40,7 +40,7 @@ def write_prepared(folder: Path) -> None:
         folder / "train", query_id=[1, 1], candidate_item_id=[[1011], [1061, 1063]], candidate_relevance=[[3.0], [2.0, None]]
     )
     write_trained(folder / "judgments", query_id=[2], candidate_item_id=[[1021]], candidate_relevance=[[1.0]])
-    (folder / "prepared.json").write_text(json.dumps({"simulated": True, "examination": EXAMINATION}))
+    (folder / "prepared.json").write_text(json.dumps({"simulated": True, "examination": EXAMINATION}), encoding="utf-8")
 
 
 def write_trained(folder: Path, **columns: object) -> None:
@@ -109,7 +109,7 @@ def main(data: Path, out: Path) -> None:
             world_size=world_size,
         )
     if found is not None:
-        (out / "metrics.json").write_text(json.dumps(found))
+        (out / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def test_a_broken_manifest_is_named(small: Small) -> None:
     checkpoints = Checkpoints(small.run)
     save(checkpoints, small, 1)
     manifest = checkpoints.folder / "step-000000001" / FILES
-    manifest.write_text("{")
+    manifest.write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=f"{manifest}: not valid JSON"):
         Checkpoints(small.run).load("last", small.model, None)
 

@@ -57,7 +57,7 @@ def test_two_ranks_leave_the_same_file_and_metrics_as_one(data, tmp_path):
     subprocess.run([*command, str(tmp_path / "two")], check=True, timeout=120, env=environment)
     alone = run(data)
     assert pq.read_table(tmp_path / "two/predictions.parquet").equals(pq.read_table(tmp_path / "predictions.parquet"))
-    assert json.loads((tmp_path / "two/metrics.json").read_text()) == alone
+    assert json.loads((tmp_path / "two/metrics.json").read_text(encoding="utf-8")) == alone
 
 
 def test_predictions_keep_the_order_of_the_samples(data):
@@ -347,8 +347,8 @@ def test_an_oracle_without_exposure_and_grades_measures_all_candidates(data, tmp
 )
 def test_wrong_inputs_are_found_before_anything_is_scored(data, tmp_path, flag, name, error, message):
     """The run has no checkpoint, so that scoring would end in another error."""
-    (tmp_path / "config.yaml").write_text(dump_config(RunConfig(name="small")))
-    (tmp_path / "text.parquet").write_text("request_id,item_id,probability\n")
+    (tmp_path / "config.yaml").write_text(dump_config(RunConfig(name="small")), encoding="utf-8")
+    (tmp_path / "text.parquet").write_text("request_id,item_id,probability\n", encoding="utf-8")
     build.write(tmp_path / "pairs.parquet", {"request_id": [1], "item_id": [1]})
     with pytest.raises(error, match=message):
         main(["--run", str(tmp_path), "--data", str(data), flag, str(tmp_path / name)])
@@ -381,7 +381,7 @@ def test_the_table_prints_every_part_and_marks_simulated_data(data, tmp_path):
         assert part in text
     assert "trained on" in text and "served over true" in text and "predicted / observed" in text
     write_json(found, tmp_path / "metrics.json")
-    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == found
 
 
 def test_a_relevance_tower_that_was_not_trained_is_not_measured(data):

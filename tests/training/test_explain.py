@@ -160,7 +160,7 @@ def test_the_command_prints_tables_and_writes_the_same_as_json(
     done = CliRunner().invoke(app, [*command, "--json", str(tmp_path / "found.json")])
     assert done.exit_code == 0, done.output
     assert done.output.rstrip() == format_explanation(found)
-    assert json.loads((tmp_path / "found.json").read_text()) == found
+    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8")) == found
     header = next(line for line in done.output.splitlines() if line.startswith("item"))
     assert header.split() == (
         "item title grade level pi 1 pi 2 pi 3 pi 4 p 1 p 2 p 3 p 4 click own effect own effect 1 own effect 2 "

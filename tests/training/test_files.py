@@ -6,7 +6,7 @@ from prectr_torchrec.training.files import read_lines, replace_text
 
 
 def test_half_a_line_at_the_end_is_not_read(tmp_path: Path) -> None:
-    (tmp_path / "lines").write_text('{"step": 1}\n\n{"step": 2}\n{"st')
+    (tmp_path / "lines").write_text('{"step": 1}\n\n{"step": 2}\n{"st', encoding="utf-8")
     assert read_lines(tmp_path / "lines") == ['{"step": 1}', '{"step": 2}']
 
 

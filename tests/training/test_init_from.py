@@ -87,9 +87,13 @@ def test_parameters_that_the_other_run_lacks_are_refused(source: Path, tmp_path:
 
 def test_text_of_other_tokens_is_refused(source: Path, tmp_path: Path, process: Process) -> None:
     other = write_small_data(tmp_path / "data", small_config(), requests=8)
-    (other / TOKENIZER / DOCUMENT_FREQUENCY).write_text((other / TOKENIZER / DOCUMENT_FREQUENCY).read_text().replace("1", "2"))
+    (other / TOKENIZER / DOCUMENT_FREQUENCY).write_text(
+        (other / TOKENIZER / DOCUMENT_FREQUENCY).read_text(encoding="utf-8").replace("1", "2"), encoding="utf-8"
+    )
     Trainer(config_from(source), other, tmp_path / "later", process)  # a later log of the same tokens
-    (other / TOKENIZER / "tokenizer.json").write_text((other / TOKENIZER / "tokenizer.json").read_text() + "\n")
+    (other / TOKENIZER / "tokenizer.json").write_text(
+        (other / TOKENIZER / "tokenizer.json").read_text(encoding="utf-8") + "\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=r"the tokens of .* are others; exclude .*tables\.title_token"):
         Trainer(config_from(source), other, tmp_path / "run", process)
     with pytest.raises(ConfigError, match=r"exclude .*personal\.taste\.title\.token\.weight, or prepare"):

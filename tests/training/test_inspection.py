@@ -27,7 +27,7 @@ def inspect(run: Path, *options: str) -> tuple[int, str]:
 def test_it_shows_what_is_kept_and_what_is_in_it(run: Path, tmp_path: Path) -> None:
     code, output = inspect(run, "--parameters", "--json", str(tmp_path / "about.json"))
     assert code == 0, output
-    about = json.loads((tmp_path / "about.json").read_text())
+    about = json.loads((tmp_path / "about.json").read_text(encoding="utf-8"))
     assert about["last"] == about["name"] == about["kept"][-1] and about["world_size"] == 2 and about["broken"] == []
     item = about["tables"]["item"]
     assert item == {

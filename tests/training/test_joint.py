@@ -138,7 +138,7 @@ def test_rehearsal_holds_the_tower_to_the_teachers_word(root: Path, tmp_path: Pa
         pairs, teacher = Rehearsal(config(rehearsal(root)), root / "data" / TOKENIZER, process.device).draw()
         away[name] = divergence(judge(relevance, pairs).log_pi, teacher, 1.0).item()
     assert away["with"] < 0.7 * away["without"]
-    logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(line["rehearsal"] > 0 for line in logged if "loss" in line)
 
 

@@ -15,7 +15,7 @@ TRAIN = ["--config", "nowhere", "--data", "d", "--run", "r"]
 
 def run_script(folder: Path, *lines: str) -> None:
     script = folder / "rank.py"
-    script.write_text("\n".join(["import os, signal, time", "rank = int(os.environ['RANK'])", *lines]))
+    script.write_text("\n".join(["import os, signal, time", "rank = int(os.environ['RANK'])", *lines]), encoding="utf-8")
     _run_ranks(["--standalone", "--nproc-per-node=2", str(script), str(folder)])
 
 

@@ -90,15 +90,17 @@ def test_hidden_grades_score_as_samples_without_them_and_are_measured_still(run:
         assert (hidden[column].to_numpy() != visible[column].to_numpy()).mean() > 0.5
     assert hidden["relevance"].equals(visible["relevance"])
     assert expected["relevance"].null_count == len(expected) > visible["relevance"].null_count
-    measured = {name: json.loads((run / f"metrics-test{name}.json").read_text()) for name in ("", "-grades-hidden")}
+    measured = {
+        name: json.loads((run / f"metrics-test{name}.json").read_text(encoding="utf-8")) for name in ("", "-grades-hidden")
+    }
     assert [found["grades"] for found in measured.values()] == ["visible", "hidden"]
     assert measured["-grades-hidden"]["relevance"] == measured[""]["relevance"]
 
 
 def test_validation_and_evaluate_measure_one_checkpoint_alike(run: Path, data: Path, tmp_path: Path) -> None:
     evaluate(["--run", str(run), "--data", str(data), "--split", "validation", "--metrics", str(tmp_path / "metrics.json")])
-    measured = json.loads((tmp_path / "metrics.json").read_text())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    measured = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     (logged,) = [line["validation"] for line in lines if "validation" in line]
     at_position = measured["clicks_at_position"]
     assert logged == {
@@ -113,7 +115,7 @@ def test_a_validation_part_of_one_class_is_null_and_chooses_no_best(data: Path, 
     stage = {"split": "train", "epochs": 1, "lr": 0.003, "warmup_steps": 2}
     with process_group("cpu") as process:
         Trainer(small_config(train={"stages": [stage]}), unclicked, tmp_path / "run", process).train()
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     (logged,) = [line["validation"] for line in lines if "validation" in line]
     assert logged == dict.fromkeys(("ne", "auc", "gauc_request", "calibration"))
     assert "best" not in checkpoint_index(tmp_path / "run")

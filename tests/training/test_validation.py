@@ -90,7 +90,7 @@ def test_two_ranks_measure_what_one_measures(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     with process_group("cpu"):
         alone = validated()
-    figures, loss = json.loads((tmp_path / "two").read_text())
+    figures, loss = json.loads((tmp_path / "two").read_text(encoding="utf-8"))
     assert figures == pytest.approx(alone.figures, abs=1e-12)
     assert loss["rows"] == alone.loss.rows and loss["loss"] == pytest.approx(alone.loss.loss, abs=1e-9)
 
@@ -127,4 +127,4 @@ if __name__ == "__main__":
     with process_group("cpu") as process:
         both = validated(process.rank, process.world_size)
     if process.rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps([both.figures, vars(both.loss)]))
+        Path(sys.argv[1]).write_text(json.dumps([both.figures, vars(both.loss)]), encoding="utf-8")
