@@ -6,32 +6,64 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 SETTINGS = "settings.json"
+_PARTIAL = ".partial"
 
 
 def once(path: Path, build: Callable[[Path], Any]) -> None:
-    """Builds a file or folder under a temporary name and renames it, unless it is there already."""
-    if path.exists():
-        return
-    temporary = path.with_name(f"{path.name}.partial")
-    if temporary.is_dir():
-        shutil.rmtree(temporary)
-    temporary.unlink(missing_ok=True)
-    build(temporary)
-    os.replace(temporary, path)
+    """Builds a file or folder aside, as of `replacing`, unless it is there already."""
+    if not path.exists():
+        with replacing(path) as temporary:
+            build(temporary)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name for a file; at the end the file takes the place of what bore the name before."""
-    temporary = path.with_name(f"{path.name}.partial")
-    yield temporary
-    os.replace(temporary, path)
+    """Yields a name for a file or folder to build; at the end it takes the place of what bore the name before.
+
+    It lies in a new folder of a random name: nobody can have planted a link there. Its files get the mode of the umask.
+    """
+    beside = f".{path.name[:150]}."
+    of_killed = re.compile(re.escape(beside) + "[0-9a-f]{16}" + re.escape(_PARTIAL))
+    for left in list(path.parent.iterdir()):
+        if of_killed.fullmatch(left.name):
+            remove(left)
+    aside = path.with_name(f"{beside}{secrets.token_hex(8)}{_PARTIAL}")
+    aside.mkdir()
+    try:
+        yield aside / path.name
+        apply_umask(aside)
+        os.replace(aside / path.name, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def apply_umask(folder: Path) -> None:
+    """Gives the files of a folder the mode of a new file: some libraries make theirs private."""
+    new = folder / f".{secrets.token_hex(8)}"
+    new.touch(exist_ok=False)
+    mode = stat.S_IMODE(new.stat().st_mode)
+    new.unlink()
+    for place, _, names in os.walk(folder):
+        for file in (Path(place, name) for name in names):
+            if not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != mode:
+                file.chmod(mode)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder, or a link itself; nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from prectr_torchrec.data import teacher_scores as scores_files
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
 from prectr_torchrec.data.tokens import tokenizer_digest
-from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
+from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
 from prectr_torchrec.text.build import build_relevance
@@ -86,6 +86,7 @@ def distill(
     if process.rank == 0:
         shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
         save_student(out, student, config)
+        apply_umask(out)
         once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
         shutil.rmtree(work)
     dist.barrier()

@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.data.pairs import PairsFile
-from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once, replacing
+from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import grade_distributions
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
@@ -115,6 +115,7 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
     assert tuner is not None
     result = {**tuner.run(), "level_grades": source.level_grades().tolist(), "settings": settings}
     tuner.save(out)
+    apply_umask(out)
     once(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1), encoding="utf-8"))
     shutil.rmtree(out / "work")
     return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from prectr_torchrec.checkpoint_files import FILES, PROGRESS, broken_files, describe_files, write_manifest
+from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.distributed.resharding import check_loadable, saving_ranks
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path
@@ -82,7 +82,7 @@ class Checkpoints:
         temporary = self.folder / f".{name}.saving"
         if dist.get_rank() == 0:
             for left in self.folder.glob(".step-*"):  # of a killed or failed save
-                shutil.rmtree(left)
+                remove(left)
             temporary.mkdir(parents=True)
         dist.barrier()
         state, writer = _state(model, optimizers), ChecksumWriter(temporary)
@@ -195,7 +195,7 @@ class Checkpoints:
         replace_text(self.folder / "index.json", json.dumps(index, indent=1))
         for name in broken:
             if (self.folder / name).exists():
-                shutil.rmtree(self.folder / f"broken-{name}", ignore_errors=True)
+                remove(self.folder / f"broken-{name}")
                 os.replace(self.folder / name, self.folder / f"broken-{name}")
 
     def _publish(
@@ -229,7 +229,7 @@ class Checkpoints:
         kept = {index["last"], index.get("best"), *checkpoint_names(self._run)[-self._keep :]}
         for old in (*self.folder.glob("step-*"), *self.folder.glob(".step-*.replaced")):
             if old.name not in kept:
-                shutil.rmtree(old)
+                remove(old)
 
 
 class _Background:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from prectr_torchrec.data.workspace import remove
+
 
 class SaveError(RuntimeError):
     """A checkpoint could not be written; those before it are as they were."""
@@ -37,7 +39,7 @@ def explained_save(folder: Path, last: str | None, size: Callable[[], int]) -> I
         reasons = _reasons(error)
         if dist.get_rank() == 0:
             for half in folder.glob(".*.saving"):
-                shutil.rmtree(half, ignore_errors=True)
+                remove(half)
         kept = f"the one before, {last}, stands" if last else "there is none before it"
         needed = max(size(), _on_disk(folder / last) if last else 0)
         raise SaveError(

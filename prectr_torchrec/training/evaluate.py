@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training import predictions as p
@@ -94,7 +94,7 @@ def evaluate(
     """
     predictions.parent.mkdir(parents=True, exist_ok=True)
     if rank == 0:
-        shutil.rmtree(parts_folder(predictions), ignore_errors=True)
+        remove(parts_folder(predictions))
     _barrier(world_size)
     write_part(_with_progress(rows, rank), predictions, rank, p.part_columns(config.model) if parts is None else parts)
     _barrier(world_size)

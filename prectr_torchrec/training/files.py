@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from prectr_torchrec.data.workspace import replacing
 
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a small file so that readers see the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.saving")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_lines(path: Path) -> list[str]:

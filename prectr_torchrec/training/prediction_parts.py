@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.training.metrics import sigmoid
 from prectr_torchrec.training.predictions import Rows, connect, parquet, sample_files, scalar
 
@@ -49,8 +50,7 @@ def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequen
     schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in parts})])
     path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
         waiting: list[pa.RecordBatch] = []
         for batch in rows:
             waiting.append(_record_batch(batch, schema))
@@ -58,7 +58,6 @@ def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequen
                 writer.write_table(pa.Table.from_batches(waiting))
                 waiting = []
         writer.write_table(pa.Table.from_batches(waiting, schema))
-    unfinished.replace(path)
 
 
 def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) -> int:
@@ -81,10 +80,9 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise ValueError(f"{folder}: {', '.join(missing)} not there; give --predictions on a file system that all ranks share")
-    unfinished = predictions.with_name(predictions.name + ".tmp")
     schema = _with_samples(pq.read_schema(parts[0]))
     from_samples = ", ".join(f"{expression} AS {name}" for name, (expression, _) in FROM_SAMPLES.items())
-    with connect(memory, folder) as db:
+    with replacing(predictions) as unfinished, connect(memory, folder) as db:
         ordered = db.sql(
             f"""
             WITH samples AS (
@@ -101,9 +99,9 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
             for batch in ordered.to_arrow_reader(ROW_GROUP):
                 writer.write_batch(batch.cast(schema))
         candidates = scalar(db, f"SELECT coalesce(sum(len(candidate_item_id)), 0) FROM {parquet(sample_files(split))}")
-    scored, merged = sum(pq.read_metadata(p).num_rows for p in parts), pq.read_metadata(unfinished).num_rows
-    assert scored == merged == candidates, f"{split}: {candidates} candidates, {scored} rows scored, {merged} of them candidates"
-    unfinished.replace(predictions)
+        scored, merged = sum(pq.read_metadata(p).num_rows for p in parts), pq.read_metadata(unfinished).num_rows
+        whole = scored == merged == candidates
+        assert whole, f"{split}: {candidates} candidates, {scored} rows scored, {merged} of them candidates"
     shutil.rmtree(folder)
     return merged
 

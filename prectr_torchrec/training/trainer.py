@@ -23,6 +23,7 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest
+from prectr_torchrec.data.workspace import remove, replacing
 from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
@@ -313,9 +314,12 @@ class Trainer:
             self.run.mkdir(parents=True, exist_ok=True)
             written = self.run / CONFIG
             if not written.exists():
-                shutil.copytree(self.data / TOKENIZER, self.run / TOKENIZER, dirs_exist_ok=True)
-                keep_settings(self.config, self.run / TOKENIZER)
-                shutil.copyfile(self.data / SAMPLES, self.run / SAMPLES)
+                remove(self.run / TOKENIZER)
+                with replacing(self.run / TOKENIZER) as tokenizer:
+                    shutil.copytree(self.data / TOKENIZER, tokenizer)
+                    keep_settings(self.config, tokenizer)
+                with replacing(self.run / SAMPLES) as samples:
+                    shutil.copyfile(self.data / SAMPLES, samples)
                 replace_text(written, dump_config(self.config))
         dist.barrier()
         started = load_run(self.run)
