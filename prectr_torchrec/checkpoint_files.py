@@ -1,7 +1,7 @@
 """The manifest of a checkpoint: size and checksum of every file, to know whether a disk gave back what was written.
 
 Without torch: whoever reads a checkpoint can check it. The checksum (CRC-32, which costs less than reading does) is against
-accidents, not against an attacker.
+accidents, not against an attacker: `checkpoint_reader` is.
 """
 
 from __future__ import annotations
@@ -10,13 +10,25 @@ import json
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
+
+from prectr_torchrec.plain_files import read_json
 
 FILES = "files.json"
 PROGRESS = "progress.json"
+METADATA = ".metadata"
+"""Distributed Checkpoint's, a pickle: `checkpoint_reader` reads it."""
 
-Manifest = dict[str, dict[str, Any]]
-"""File name -> `bytes` and `crc32`, eight hexadecimal digits."""
+
+class Described(TypedDict):
+    bytes: int
+    crc32: str
+    """Eight hexadecimal digits."""
+
+
+Manifest = dict[str, Described]
+"""By file name."""
 
 
 def describe_files(paths: Iterable[Path]) -> Manifest:
@@ -28,21 +40,23 @@ def write_manifest(folder: Path, files: Manifest) -> None:
     (folder / FILES).write_text(json.dumps(dict(sorted(files.items())), indent=1), encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """None: the checkpoint has no manifest, as those of earlier versions.
+def read_manifest(folder: Path) -> Manifest:
+    """Size and checksum of every file of a checkpoint.
 
     Raises:
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: the manifest is broken.
+        ValueError: there is no such checkpoint, or its manifest is missing or broken; names the file.
     """
-    if not (folder / PROGRESS).exists() and not (folder / FILES).exists():
-        raise FileNotFoundError(f"{folder}: no checkpoint ({PROGRESS} is missing)")
-    if not (folder / FILES).exists():
-        return None
-    try:
-        return dict(json.loads((folder / FILES).read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{folder / FILES}: not valid JSON: {error}") from None
+    path = folder / FILES
+    if not path.is_file():
+        raise ValueError(f"{path}: missing: without it nobody knows whether the checkpoint is whole")
+    manifest: Manifest = read_json(path, Manifest)
+    for name in manifest:
+        if Path(name).name != name:
+            raise ValueError(f"{path}: {name!r} is no file of this folder")
+    tensors = {file.name for file in folder.glob("*.distcp")}
+    if unknown := sorted((tensors | {METADATA, PROGRESS}) - manifest.keys()):
+        raise ValueError(f"{path}: says nothing of {', '.join(unknown)}")
+    return manifest
 
 
 def broken_files(folder: Path, part: int = 0, parts: int = 1) -> list[str]:
@@ -52,13 +66,13 @@ def broken_files(folder: Path, part: int = 0, parts: int = 1) -> list[str]:
         part, parts: checks every `parts`-th file from number `part` on, so that several can share the reading.
     """
     try:
-        manifest = read_manifest(folder) or {}
-    except (FileNotFoundError, ValueError) as error:
+        manifest = read_manifest(folder)
+    except ValueError as error:
         return [str(error)]
     return [problem for name in sorted(manifest)[part::parts] if (problem := _problem(folder / name, manifest[name]))]
 
 
-def _problem(path: Path, written: dict[str, Any]) -> str | None:
+def _problem(path: Path, written: Described) -> str | None:
     if not path.is_file():
         return f"{path}: missing"
     if (size := path.stat().st_size) != written["bytes"]:

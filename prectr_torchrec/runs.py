@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import NotRequired, TypedDict
+
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import load_config
+from prectr_torchrec.plain_files import read_json
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+
+
+class _Index(TypedDict):
+    last: str
+    best: NotRequired[str]
+    best_ne: NotRequired[float]
 
 
 def load_run(run: Path) -> RunConfig:
@@ -27,7 +35,7 @@ def load_run(run: Path) -> RunConfig:
 def checkpoint_index(run: Path) -> dict[str, Any]:
     """`{"last": name, "best": name, "best_ne": float}`: no best before a validation, empty before the first checkpoint."""
     path = run / CHECKPOINTS / "index.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return dict(read_json(path, _Index)) if path.exists() else {}
 
 
 def checkpoint_names(run: Path) -> list[str]:
@@ -47,8 +55,7 @@ def checkpoint_path(run: Path, which: str) -> Path:
     index, folder = checkpoint_index(run), run / CHECKPOINTS
     if "last" not in index:
         raise FileNotFoundError(f"{folder}: no {which!r} checkpoint; has `prectr train` run with this --run directory?")
-    if which in ("last", "best"):
-        return folder / str(index.get(which, index["last"]))
-    if which not in (kept := checkpoint_names(run)):
-        raise FileNotFoundError(f"{folder}: no checkpoint {which!r}; there are last, best, {', '.join(kept)}")
-    return folder / which
+    name = str(index.get(which, index["last"])) if which in ("last", "best") else which
+    if name not in (kept := checkpoint_names(run)):
+        raise FileNotFoundError(f"{folder}: no checkpoint {name!r}; there are last, best, {', '.join(kept)}")
+    return folder / name

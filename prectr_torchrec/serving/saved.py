@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
-import warnings
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from prectr_torchrec.checkpoint_reader import first_line, load_tensors, read_metadata
 
 
 class _Shard(NamedTuple):
@@ -35,7 +36,7 @@ class SavedTensors:
 
     def __init__(self, checkpoint: Path) -> None:
         self._folder = checkpoint
-        self._metadata = dcp.FileSystemReader(checkpoint).read_metadata()
+        self._metadata = read_metadata(checkpoint)
         found = self._metadata.state_dict_metadata
         self._tensors = {name: about for name, about in found.items() if isinstance(about, TensorStorageMetadata)}
 
@@ -51,9 +52,7 @@ class SavedTensors:
     def load(self, prefix: str) -> dict[str, Tensor]:
         """All tensors whose names begin with `prefix`, whole, by the rest of their names."""
         state = {name: torch.empty(self.shape(name), dtype=self.dtype(name)) for name in self.names(prefix)}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(state, checkpoint_id=self._folder, no_dist=True)
+        load_tensors(state, self._folder, no_dist=True)
         return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
     def pieces(self, name: str, nbytes: int = 2**24) -> Iterator[Tensor]:
@@ -67,7 +66,8 @@ class SavedTensors:
             filled = 0
             for shard in shards:
                 filled += _read(shard, start, piece)
-            assert filled == piece.numel(), f"{self._folder}: the shards of {name} leave holes"
+            if filled != piece.numel():
+                raise ValueError(f"{self._folder}: the shards of {name} leave holes or overlap")
             yield piece
 
     def _shards(self, name: str) -> list[_Shard]:
@@ -75,7 +75,6 @@ class SavedTensors:
         shards = []
         for chunk in self._tensors[name].chunks:
             info = stored[name, tuple(chunk.offsets)]
-            assert not info.transform_descriptors, "the trainer does not compress its checkpoints"
             path = self._folder / info.relative_path
             offset = info.offset + _offset_of_numbers(path, info.offset, info.length, tuple(chunk.sizes))
             (row, column), (rows, columns) = (*chunk.offsets, 0)[:2], (*chunk.sizes, 1)[:2]
@@ -85,9 +84,12 @@ class SavedTensors:
 
 def _offset_of_numbers(path: Path, start: int, length: int, sizes: tuple[int, ...]) -> int:
     """Where the numbers begin within a saved tensor, which is an archive of `torch.save`; only its index is read."""
-    with path.open("rb") as file:
-        about = torch.load(_Slice(file, start, length), map_location="meta", weights_only=True)  # type: ignore[arg-type]
-    assert tuple(about.shape) == sizes and about.is_contiguous()
+    try:
+        with path.open("rb") as file:
+            about = torch.load(_Slice(file, start, length), map_location="meta", weights_only=True)  # type: ignore[arg-type]
+        assert tuple(about.shape) == sizes and about.is_contiguous()
+    except (RuntimeError, pickle.UnpicklingError, AssertionError) as error:
+        raise ValueError(f"{path}: damaged: no tensor of {sizes} at byte {start:,}: {first_line(error)}") from None
     return int(about.untyped_storage()._checkpoint_offset) + about.storage_offset() * about.element_size()
 
 
@@ -126,6 +128,8 @@ def _read(shard: _Shard, start: int, piece: Tensor) -> int:
     with shard.path.open("rb") as file:
         file.seek(shard.offset + (first - shard.row) * shard.columns * piece.element_size())
         read = np.fromfile(file, dtype=np.uint8, count=numbers * piece.element_size())
+    if len(read) != numbers * piece.element_size():
+        raise ValueError(f"{shard.path}: truncated")
     block = torch.from_numpy(read).view(piece.dtype).view(last - first, shard.columns)
     piece[first - start : last - start, shard.column : shard.column + shard.columns] = block
     return numbers

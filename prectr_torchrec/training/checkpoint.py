@@ -15,10 +15,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from prectr_torchrec.checkpoint_files import FILES, PROGRESS, broken_files, describe_files, write_manifest
+from prectr_torchrec.checkpoint_files import METADATA, PROGRESS, broken_files, describe_files, write_manifest
+from prectr_torchrec.checkpoint_reader import load_tensors, read_metadata
 from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import random_states, set_random_states
 from prectr_torchrec.distributed.resharding import check_loadable, saving_ranks
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.runs import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path
 from prectr_torchrec.training.best import LOWEST, ValidationLoss, choose_best
 from prectr_torchrec.training.checksums import ChecksumWriter
@@ -59,7 +61,7 @@ class Checkpoints:
 
     def progress(self) -> dict[str, Any]:
         """What was saved as progress with the last checkpoint, empty before the first one."""
-        return dict(json.loads((self.path("last") / PROGRESS).read_text(encoding="utf-8"))) if self.index() else {}
+        return dict(read_json(self.path("last") / PROGRESS)) if self.index() else {}
 
     def save(
         self,
@@ -144,14 +146,14 @@ class Checkpoints:
         """
         path = self.path(which)
         self.check(path)
-        saved = dcp.FileSystemReader(path).read_metadata()
+        saved = read_metadata(path)
         check_loadable(saved, _state(model, optimizers), path)
         if optimizers is not None:
             optimizers.init_state()
         state = _state(model, optimizers)
         if "random" in state and not _has_random_states(saved, state["random"]):
             del state["random"]
-        dcp.load(state, checkpoint_id=path)
+        load_tensors(state, path)
         model.load_state_dict(state["model"])
         if optimizers is not None:
             optimizers.combined.load_state_dict(state["optimizer"])
@@ -177,8 +179,6 @@ class Checkpoints:
         found = list(dict.fromkeys(problem for problems in everyone for problem in problems))
         if not found:
             self._checked.add(path)
-            if not (path / FILES).exists() and dist.get_rank() == 0:
-                print(f"note: {path} has no {FILES}, so its files are not checked", file=sys.stderr)
         return found
 
     def _set_aside(self, broken: dict[str, list[str]], index: dict[str, Any], candidates: list[str]) -> None:
@@ -209,7 +209,7 @@ class Checkpoints:
         def replace() -> None:
             if dist.get_rank() == 0:
                 (temporary / PROGRESS).write_text(progress, encoding="utf-8")
-                write_manifest(temporary, files | describe_files([temporary / ".metadata", temporary / PROGRESS]))
+                write_manifest(temporary, files | describe_files([temporary / METADATA, temporary / PROGRESS]))
                 self._replace(temporary, name, validation)
 
         _on_all(replace, group)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from prectr_torchrec.checkpoint_reader import load_tensors, read_metadata
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_train import InitFromConfig
 from prectr_torchrec.data.schema import TOKENIZER
@@ -38,9 +38,9 @@ def init_from(settings: InitFromConfig, model: DistributedModelParallel, config:
     path = checkpoints.path(settings.checkpoint)
     checkpoints.check(path)
     part = {"model": {key: value for key, value in state.items() if parameter_name(key) in chosen}}
-    check_loadable(dcp.FileSystemReader(path).read_metadata(), part, path)
+    check_loadable(read_metadata(path), part, path)
     _check_tokens(chosen, config, source, run)
-    dcp.load(part, checkpoint_id=path)
+    load_tensors(part, path)
     model.load_state_dict(state)
     if dist.get_rank() == 0:
         print(f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",

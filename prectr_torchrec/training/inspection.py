@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from prectr_torchrec.checkpoint_files import PROGRESS, broken_files, read_manifest
+from prectr_torchrec.checkpoint_files import PROGRESS, broken_files
+from prectr_torchrec.checkpoint_reader import read_metadata
 from prectr_torchrec.distributed.resharding import saving_ranks
 from prectr_torchrec.parameter_names import parameter_name
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.runs import checkpoint_index, checkpoint_names, checkpoint_path, load_run
 from prectr_torchrec.training.planning import columns, format_bytes
 
@@ -25,7 +25,7 @@ def inspect_checkpoint(run: Path, which: str = "last") -> dict[str, Any]:
 
     Returns:
         Plain values, ready for JSON: `kept` (names), `last`, `best`, `best_ne`; of the checkpoint its `name` and what is `broken`
-        of its files (None: it has no manifest), and unless something is: `step`, `position`, `world_size`, `bytes`; `tables`, by
+        of its files, and unless something is: `step`, `position`, `world_size`, `bytes`; `tables`, by
         name `rows`, `dim`, `dtype`, `bytes`, `ids`, `sharding_type`, `kernel`, `ranks`, `optimizer`, `state_shape`,
         `state_bytes`; `parameters` of the towers, by name `shape` and `dtype`.
 
@@ -33,12 +33,11 @@ def inspect_checkpoint(run: Path, which: str = "last") -> dict[str, Any]:
         FileNotFoundError: no run, or no such checkpoint in it.
     """
     config, folder, index = load_run(run), checkpoint_path(run, which), checkpoint_index(run)
-    manifest, broken = read_manifest(folder), broken_files(folder)
-    about = {"kept": checkpoint_names(run), **index, "name": folder.name, "broken": broken if manifest else None}
+    broken = broken_files(folder)
+    about = {"kept": checkpoint_names(run), **index, "name": folder.name, "broken": broken}
     if broken:
         return about
-    progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    saved = dcp.FileSystemReader(folder).read_metadata()
+    progress, saved = read_json(folder / PROGRESS), read_metadata(folder)
     tensors = {name: t for name, t in saved.state_dict_metadata.items() if isinstance(t, TensorStorageMetadata)}
     plan = {name: sharding for tables in progress["job"]["plan"].values() for name, sharding in tables.items()}
     return {
@@ -69,12 +68,11 @@ def format_inspection(about: dict[str, Any], parameters: bool = False) -> str:
     lines += ["", about["name"]]
     if about["broken"]:
         return "\n".join([*lines, *(f"  broken: {problem}" for problem in about["broken"])])
-    files = "files as they were written" if about["broken"] is not None else "files not checked: there is no manifest"
     at = about["position"]
     lines += [
         f"  saved by {about['world_size']} ranks at step {about['step']} (stage {at['stage']}, epoch {at['epoch']}, "
         f"{at['batch']} batches into it)",
-        f"  {format_bytes(about['bytes'])}; {files}",
+        f"  {format_bytes(about['bytes'])}; files as they were written",
         "",
         *_indented([_HEAD, *(_row(name, table) for name, table in about["tables"].items())]),
     ]
