@@ -120,7 +120,9 @@ def prepare(
     if not manifest["rows"]["judgments"]:
         typer.echo("no judgments file: every relevance is missing")
     for attribute, count in manifest.get("zeros", {}).items():
-        typer.echo(f"note: {count:,} rows of {attribute} are 0, which stands for none; if 0 is a value, add 1 to all of them")
+        typer.echo(f"note: {count:,} rows of {attribute} are 0, which stands for none; if 0 is an id, set data.zero_id: id")
+    if manifest["positions_from"] == 0 and run.data.positions_from is None:
+        typer.echo("note: positions count from 0 and were raised by one; data.positions_from: 1 takes 0 as not logged")
     for column, value in manifest.get("mixed_ids", {}).items():
         typer.echo(
             f"note: {column} is read as text, though most values are whole numbers ({value}); if that is a mistake, mend it"

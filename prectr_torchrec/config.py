@@ -20,6 +20,9 @@ from prectr_torchrec.config_text import TextConfig as TextConfig
 from prectr_torchrec.config_train import StageConfig as StageConfig
 from prectr_torchrec.config_train import TrainConfig as TrainConfig
 
+ZeroId = Literal["none", "id"]
+"""What the id 0 is."""
+
 
 class RawTable(Section):
     path: str
@@ -115,6 +118,13 @@ class DataConfig(Section):
     examination: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=1)] | None = None
     """Chance that position 1, 2, ... is looked at, against position 1; deeper ones share the last. null: estimated from the
     clicks before the validation part, within each level. A position that is not logged counts as looked at."""
+    zero_id: ZeroId = "none"
+    """What the id 0 is in the log's columns of users, items, queries and attributes: `none`, as null is, or an `id` like any
+    other. Of none, a user has no past and no row of their own; an item or query keeps its texts and shares the row of unknown
+    ones."""
+    positions_from: Literal[0, 1] | None = None
+    """The first position of the log. From 0, all are raised by one, and null alone is a position that is not logged; from 1, 0 is
+    not logged either. null: 0 where most requests have exactly one 0, and none has two; `prectr prepare` says so."""
     train_minimum_grade: float | None = None
     """Leaves out of the train split the candidates whose grade is below this or unknown, to learn from exposure as narrow as
     behind a coarse ranking stage; histories, counters and the other splits keep all."""

@@ -113,8 +113,8 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     first = shown[0]
     time, user, query, group = first["timestamp"], first["user_id"], first["query_id"], groups[first["query_id"]]
     past = [e for e in log if e["timestamp"] < time]
-    own = [e for e in past if e["user_id"] == user]
-    others = [e for e in past if e["user_id"] != user]
+    own = [e for e in past if user and e["user_id"] == user]
+    others = [e for e in past if not user or e["user_id"] != user]
     under_query = [e for e in others if e["query_id"] == query]
     history = [e for e in own if e["click"] or data.history_events == "shown"]
     peers = under_query[max(len(under_query) - data.peer_length, 0) :]
@@ -171,7 +171,7 @@ def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades
 
 
 def as_id(value: Any) -> int:
-    return hash_id(value) if isinstance(value, str) else value
+    return hash_id(value) if isinstance(value, str) else value or 0
 
 
 def _float32(grade: Any) -> float | None:

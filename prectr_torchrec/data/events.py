@@ -21,6 +21,8 @@ from prectr_torchrec.data.examination import position_weights, weights_at
 from prectr_torchrec.data.levels import unpack_levels
 
 BATCH_ROWS = 65536
+SKIP_NONE = np.iinfo(np.int64).min
+"""No id, for `EventOrder.latest`."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -128,8 +130,8 @@ class EventOrder:
             start, stop: (R,) ranges from `before`.
             limit: (R,) events wanted, at most `width`.
             width: columns of the result.
-            skip: column named in `runs` -> (R,) the value to leave out. A run of it is jumped over in one step, so that
-                the time does not depend on how often it occurs.
+            skip: column named in `runs` -> (R,) the value to leave out, `SKIP_NONE`: none. A run of it is
+                jumped over in one step, so that the time does not depend on how often it occurs.
 
         Returns:
             (R, width) positions, newest first, -1 where there are no more.
@@ -185,9 +187,9 @@ def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...])
 
 
 def level_shares(level: NDArray[np.int8], predicted: Ints, levels: int) -> Floats:
-    """(N, K + 1): how much of each event is of each level; index 0: neither a grade nor a prediction."""
+    """(N, K + 1): how much of each event is of each level; a grade wins over a prediction; index 0: neither."""
     shares = np.zeros((len(level), levels + 1))
-    shares[:, 1:] = unpack_levels(predicted, levels)
+    shares[:, 1:] = unpack_levels(np.where(level > 0, 0, predicted), levels)
     rows = np.flatnonzero((level > 0) | (predicted == 0))
     shares[rows, level[rows]] = 1
     return shares

@@ -7,6 +7,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from prectr_torchrec.config import ZeroId
+
 
 def table_rows(ids: NDArray[np.int64], num_embeddings: int) -> NDArray[np.int64]:
     """Rows `mix64(id) % num_embeddings`; id 0, "none", is always row 0.
@@ -38,8 +40,21 @@ def mix64(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def hash_id(value: str) -> int:
-    """The 63-bit id of a text id: the lower half of its MD5, as `prepare` computes it inside DuckDB."""
+    """The 63-bit id of a text: the last 8 bytes of its MD5, the first of them the lowest, without the highest bit.
+
+    `prepare` computes the same inside DuckDB.
+    """
     return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)
+
+
+ZERO_ID = hash_id("0")
+"""The id 0 of a log whose 0 is an id (`data.zero_id: id`): 0 itself stands for none. The text "0" has it anyway."""
+
+
+def zero_sql(value: str, zero: ZeroId) -> str:
+    """DuckDB expression of an id where 0 and the text "0" are the same: none, which is 0, or an id."""
+    found, becomes = (ZERO_ID, 0) if zero == "none" else (0, ZERO_ID)
+    return f"(CASE WHEN {value} = {found} THEN {becomes} ELSE {value} END)"
 
 
 def hash_sql(text: str) -> str:

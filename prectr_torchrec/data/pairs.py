@@ -84,11 +84,11 @@ def write_pairs(
             report = load_tables(con, data, open_sources(con, data, raw))
             if candidates is not None:
                 files = _given_files("candidates", candidates)
-                load_candidates(con, files, report["id_kinds"], data.levels, report["dropped"])
+                load_candidates(con, files, report["id_kinds"], data, report["dropped"])
             _collect(con, given=candidates is not None)
             _draw(con, pairs)
             new_queries = find_new_queries(con, in_train(data, split_times(con, data)))
-            _split(con, pairs, report["id_kinds"], test_queries)
+            _split(con, data, pairs, report["id_kinds"], test_queries)
             con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
             con.execute("CREATE VIEW pairs AS SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn")
             metadata = {_VERSION_KEY: PAIRS_VERSION, _LEVELS_KEY: data.levels.model_dump_json()}
@@ -211,12 +211,12 @@ def _draw(con: Connection, pairs: PairsConfig) -> None:
     make_queries(con, pairs, MADE)
 
 
-def _split(con: Connection, pairs: PairsConfig, kinds: Kinds, test_queries: Path | None) -> None:
+def _split(con: Connection, data: DataConfig, pairs: PairsConfig, kinds: Kinds, test_queries: Path | None) -> None:
     """Makes table splits(query, split)."""
     con.execute("CREATE TABLE held_out (query_id BIGINT)")
     if test_queries is not None:
         source = open_source(con, "test_queries", RawTable(path=""), _given_files("test_queries", test_queries), ["query_id"])
-        value, checks = identifier(source, "query_id", kinds["query_id"])
+        value, checks = identifier(source, "query_id", kinds["query_id"], data.zero_id)
         check_rows(con, source, checks)
         con.execute(f"INSERT INTO held_out SELECT DISTINCT {value} FROM {source.scan()}")
         if not one_row(con, "SELECT count(*) FROM held_out SEMI JOIN queries USING (query_id)")[0]:

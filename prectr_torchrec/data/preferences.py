@@ -46,11 +46,12 @@ class PreferenceStatistics:
         """Counts a shown item.
 
         Args:
+            user_id: 0: nobody known, whose events are others' to everybody.
             group_id: 0: the query has none.
             level: in 0..K, 0: without a grade.
             position: from 1; 0: not logged.
             click: 0 or 1.
-            predicted: where the level is 0, a distribution over the levels as of `pack_levels`; 0: none.
+            predicted: a distribution over the levels as of `pack_levels`, which a level replaces; 0: none.
 
         Raises:
             ValueError: a level, position or click that cannot be.
@@ -61,7 +62,7 @@ class PreferenceStatistics:
         share = level_shares(np.array([level]), np.array([predicted]), self.num_levels)[0]  # (K + 1,)
         event = np.outer((1, click, float(weights_at(self._weights, np.array(position)))), share)
         for name, key in _keys(user_id, query_id, group_id, item_id).items():
-            if group_id or not name.endswith("group"):
+            if (group_id or not name.endswith("group")) and (user_id or not name.startswith("user")):
                 self._counts[name].setdefault(key, np.zeros_like(self._none))[...] += event
 
     def look_up(self, user_id: int, query_id: int, group_id: int) -> dict[str, NDArray[np.float32]]:

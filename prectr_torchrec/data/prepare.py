@@ -67,8 +67,9 @@ def prepare(
         `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
         not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`,
         `examination` (of positions 1, 2, ...; deeper ones share the last), `level_grades` (the mean of each level's judgments,
-        None without one), `zeros` (rows of attributes written as 0, which stands for none), `mixed_ids` (CSV columns of ids that
-        few values make text of), and the `settings` it came from.
+        None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by what was wrong with
+        them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that few values make text
+        of), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -191,9 +192,10 @@ class _Job:
         with self._connect(folder / "log.duckdb") as con:
             report = load_tables(con, self.data, self.sources, self.scores)
             if self.candidates:
-                load_candidates(con, self.candidates, report["id_kinds"], self.data.levels, report["dropped"])
+                load_candidates(con, self.candidates, report["id_kinds"], self.data, report["dropped"])
             seen = {"users": "user_id", "queries": "query", "items": "item"}
             tables = {name: f"(SELECT DISTINCT {column} FROM events)" for name, column in seen.items()}
+            tables["users"] = "(SELECT DISTINCT user_id FROM events WHERE user_id <> 0)"
             tables |= {"events": "events", "requests": "requests"}
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
             report["predicted"] = bool(self.scores)

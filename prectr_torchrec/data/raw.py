@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import duckdb
 
-from prectr_torchrec.config import RawTable, nearest
+from prectr_torchrec.config import RawTable, ZeroId, nearest
+from prectr_torchrec.data.hashing import zero_sql
 
 IdKind = Literal["integer", "text"]
 """How the ids of a column are read: as they are, or as the hash of their text (`hash_id`)."""
@@ -193,26 +194,27 @@ def text(source: Source, column: str) -> str:
     return f"coalesce({source.sql(column)}, '')"
 
 
-def identifier(source: Source, column: str, kind: IdKind) -> tuple[str, list[Check]]:
-    """A column of ids without nulls, as BIGINT."""
+def identifier(source: Source, column: str, kind: IdKind, zero: ZeroId) -> tuple[str, list[Check]]:
+    """A column of ids as BIGINT, null where there is none; `zero` says what 0 is, of all ids but those of requests."""
     value = _id_sql(source, column, kind)
-    return value, [Check(column, f"({source.sql(column)} IS NULL)", "an id, not null")]
+    return value if column == "request_id" else zero_sql(value, zero), []
 
 
-def attribute(source: Source, column: str, kind: IdKind) -> tuple[str, list[Check]]:
+def attribute(source: Source, column: str, kind: IdKind, zero: ZeroId) -> tuple[str, list[Check]]:
     """A column of ids where null is 0, "none"; floats that are whole pass, since nulls turn integers into them."""
     name = source.sql(column)
     if source.types[column] in FLOATS:
         bad = f"({name} IS NOT NULL AND (NOT isfinite({name}) OR {name} <> floor({name})))"
-        return f"coalesce(TRY_CAST({name} AS BIGINT), 0)", [Check(column, bad, "a whole number or null")]
-    return f"coalesce({_id_sql(source, column, kind)}, 0)", []
+        return f"coalesce({zero_sql(f'TRY_CAST({name} AS BIGINT)', zero)}, 0)", [Check(column, bad, "a whole number or null")]
+    value, checks = identifier(source, column, kind, zero)
+    return f"coalesce({value}, 0)", checks
 
 
-def count_zeros(con: Connection, source: Source, columns: Sequence[str], kinds: Mapping[str, IdKind]) -> dict[str, int]:
-    """Rows where an attribute is written as 0, which stands for none; those columns that have such, by `table.column`."""
-    numbers = [column for column in columns if kinds[column] == "integer"]
-    zeros = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {source.sql(c)}::VARCHAR IN ('0', '0.0'))" for c in numbers)])
-    return {f"{source.name}.{c}": count for c, count in zip(numbers, _scan(con, source, zeros)[1:], strict=True) if count}
+def count_zeros(con: Connection, source: Source, columns: Sequence[str]) -> dict[str, int]:
+    """Rows where an id is written as 0; those columns that have such, by `table.column`."""
+    there = [column for column in columns if column in source]
+    zeros = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {source.sql(c)}::VARCHAR IN ('0', '0.0'))" for c in there)])
+    return {f"{source.name}.{c}": count for c, count in zip(there, _scan(con, source, zeros)[1:], strict=True) if count}
 
 
 def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
@@ -236,10 +238,10 @@ def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, Id
         columns = [column for column in source.columns if kinds.get(column) == "text"]
         if source.files[0].suffix == ".parquet" or not columns:
             continue
-        odd = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE NOT {_plain_integer(source, c)})" for c in columns)])
-        rows, *counts = _scan(con, source, odd)
-        for column, count in zip(columns, counts, strict=True):
-            if 0 < 2 * count < rows:
+        odd = [f"count(*) FILTER (WHERE NOT {_plain_integer(source, c)}), count({source.sql(c)})" for c in columns]
+        counts = _scan(con, source, ", ".join(odd))
+        for column, count, ids in zip(columns, counts[::2], counts[1::2], strict=True):
+            if 0 < 2 * count < ids:
                 file, row, value = find_rows(con, source, column, f"NOT {_plain_integer(source, column)}", 1)[0]
                 found[f"{source.name}.{column}"] = f"{file.name}, row {row}: {value!r}" + f" ({count - 1} more)" * (count > 1)
     return found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.columns import UNLABELLED
-from prectr_torchrec.data.events import EventOrder, Ints, expand, open_columns, texts_at
+from prectr_torchrec.data.events import SKIP_NONE, EventOrder, Ints, expand, open_columns, texts_at
 from prectr_torchrec.data.schema import COUNTS, sample_schema
 
 
@@ -71,8 +71,8 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     columns: dict[str, Any] = {name: request[name] for name in schema.names if name in request}
     columns |= {"query_id": log.query["query_id"][query], "group_id": group, "query": _strings(log.query, "query", query)}
 
-    user_range = log.users.before(time, user)
-    pair_range = log.pairs.before(time, user, query)
+    user_range = _known(user, log.users.before(time, user))
+    pair_range = _known(user, log.pairs.before(time, user, query))
     query_range = log.queries.before(time, query)
     own = pair_range[1] - pair_range[0]
     others = query_range[1] - query_range[0] - own
@@ -81,7 +81,8 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     counts = {
         "user": log.users.counts(*user_range),
         "query": log.queries.counts(*query_range) - log.pairs.counts(*pair_range),
-        "group": log.groups.counts(*group_range) - log.user_groups.counts(*log.user_groups.before(time, user, group)),
+        "group": log.groups.counts(*group_range)
+        - log.user_groups.counts(*_known(user, log.user_groups.before(time, user, group))),
     }
     columns |= {f"{who}_{what}": _fixed_lists(count) for who in counts for what, count in zip(COUNTS, counts[who], strict=True)}
 
@@ -95,10 +96,16 @@ EVENT = ("timestamp", "item", "query", "relevance", "predicted", "position", "cl
 """Columns of an event that a history or a peer list shows."""
 
 
+def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
+    """The ranges of a past that is the users' own: empty where nobody is known."""
+    start, stop = past
+    return start, np.where(user == 0, start, stop)
+
+
 def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> dict[str, Any]:
     """The user's own latest events."""
     order = log.clicks if data.history_events == "clicked" else log.users
-    start, stop = order.before(time, user)
+    start, stop = _known(user, order.before(time, user))
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)
     events = {name: order.columns[name][positions] for name in EVENT}
@@ -111,6 +118,7 @@ def _peers(data: DataConfig, log: Log, time: Ints, user: Ints, query: Ints, quer
     """Other users' latest events under the query; where these are few, other queries of the group fill up, before them."""
     width = data.peer_length
     limit = np.full(len(time), width)
+    user = np.where(user == 0, SKIP_NONE, user)  # nobody known is no reason to leave anybody out
     under_query = log.queries.latest(*query_range, limit, width, {"user_id": user})
     wanted = np.where(others < data.peer_minimum, np.maximum(width - others, 0), 0)
     under_group = log.groups.latest(*group_range, wanted, width, {"user_id": user, "query": query})

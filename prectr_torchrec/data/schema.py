@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from prectr_torchrec.config import DataConfig
 
-SAMPLE_VERSION = "4"
+SAMPLE_VERSION = "5"
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""
@@ -24,7 +24,7 @@ COUNTS = ("shown", "clicked", "examined")
 MANIFEST = "prepared.json"
 """Written last: a prepared folder without it is unfinished."""
 _AGREED = ("levels", "item_attributes", "user_attributes", "history_length", "history_events", "peer_length", "peer_minimum",
-           "query_group", "examination")  # fmt: skip
+           "query_group", "zero_id", "examination")  # fmt: skip
 """Keys of `data` that samples and configuration must agree on."""
 TOKENIZER = "tokenizer"
 """Sub-folder of a prepared folder in Hugging Face layout."""

@@ -1,6 +1,14 @@
+import hashlib
+
 import numpy as np
 
-from prectr_torchrec.data.hashing import mix64, table_rows
+from prectr_torchrec.data.hashing import hash_id, mix64, table_rows
+
+
+def test_the_id_of_a_text_is_computed_as_the_documentation_says() -> None:
+    for text in ("", "req-1011", "Käse"):
+        last_bytes = hashlib.md5(text.encode("utf-8")).digest()[-8:]
+        assert hash_id(text) == int.from_bytes(last_bytes, "little") % 2**63
 
 
 def test_mix64_is_the_finaliser_of_splitmix64() -> None:

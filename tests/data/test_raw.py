@@ -86,12 +86,13 @@ BAD: dict[str, tuple[Callable[[Raw], Any], str]] = {
         setting("impressions", 8, position=-1),
         r"column 'position', row 8: -1; expected a position in 1..32767",
     ),
-    "null user": (setting("impressions", 9, user_id=None), r"column 'user_id', row 9: None; expected an id, not null"),
-    "null request": (setting("impressions", 2, request_id=None), r"column 'request_id', row 2: None; expected an id"),
-    "null item of items": (setting("items", 3, item_id=None), r"items.parquet: column 'item_id', row 3: None; expected an id"),
-    "null query of judgments": (
-        setting("judgments", 1, query_id=None),
-        r"judgments.parquet: column 'query_id', row 1: None; expected an id",
+    "a user in some rows of a request": (
+        setting("impressions", 9, user_id=None),
+        r"rows 9 and 7 belong to one request, \d+, but differ in 'user_id': None and \d+",
+    ),
+    "mostly null requests": (
+        setting_all("impressions", "request_id", lambda r: r if r < 50 else None),
+        r"impressions.parquet: column 'request_id', row \d+: None; expected an id, which \d+ of \d+ rows lack",
     ),
     "grade too high": (
         setting("judgments", 4, relevance=3.5),
@@ -145,7 +146,7 @@ def test_bad_input_is_named(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
-    [("click", "maybe", "0 or 1"), ("timestamp", "12:30", "whole seconds"), ("user_id", None, "an id")],
+    [("click", "maybe", "0 or 1"), ("timestamp", "12:30", "whole seconds")],
 )
 def test_bad_values_of_csv_are_named(tmp_path: Path, column: str, value: Any, expected: str) -> None:
     raw = random_log()
@@ -218,8 +219,8 @@ def test_rows_of_unknown_items_and_queries_are_dropped_and_counted(tmp_path: Pat
     [
         ([{"item_id": 4001}], r"a file of candidates needs a column 'request_id' or 'query_id' beside 'item_id'"),
         (
-            [{"request_id": 1, "item_id": i} for i in (4001, None)],
-            r"candidates.parquet: column 'item_id', row 2: None; expected an id",
+            [{"request_id": 1, "item_id": i} for i in (4001, None, None)],
+            r"candidates.parquet: column 'item_id', row 2: None; expected an id, which 2 of 3 rows lack",
         ),
         ([{"request_id": 1, "item_id": 4001}] * 2, r"rows 1 and 2 have the same \(request_id, item_id\) = \(1, 4001\)"),
         ([{"request_id": 12345, "item_id": 4001}], r"1 of 1 rows have a request_id that is unknown \(such as 12345\)"),
