@@ -3,6 +3,7 @@
 from .attention import CandidateSlots, TargetAttention
 from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
+from .hugging_face import from_folder
 from .incentive import Incentive, RelevanceIncentive, load_balance
 from .inputs import Events, LookedUp, SearchInputs, counters, past_events, search_inputs, without_past
 from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
@@ -64,6 +65,7 @@ __all__ = [
     "TextRelevance",
     "TitleBag",
     "counters",
+    "from_folder",
     "grade_distributions",
     "known_level_log_probabilities",
     "load_balance",

@@ -11,6 +11,8 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from torchrec.modules.embedding_configs import PoolingType
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from .hugging_face import from_folder
+
 Precision = Literal["fp32", "bf16"]
 
 
@@ -48,12 +50,13 @@ class TextEncoder(nn.Module):
     @classmethod
     def from_pretrained(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
         """An encoder from a folder in Hugging Face layout."""
-        return cls(AutoModel.from_pretrained(path, attn_implementation="sdpa", dtype=torch.float32), precision=precision)
+        return cls(from_folder(AutoModel, path, attn_implementation="sdpa", dtype=torch.float32), precision=precision)
 
     @classmethod
     def from_settings(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
         """A fresh encoder such as that of a folder, of which no more than `config.json` is read."""
-        return cls(AutoModel.from_config(AutoConfig.from_pretrained(path), attn_implementation="sdpa"), precision=precision)
+        config = from_folder(AutoConfig, path)
+        return cls(AutoModel.from_config(config, attn_implementation="sdpa", trust_remote_code=False), precision=precision)
 
     def train(self, mode: bool = True) -> TextEncoder:
         """As of `nn.Module`; an encoder that is kept still has no dropout."""

@@ -51,6 +51,23 @@ def load_tensors(state: dict[str, Any], folder: Path, *, no_dist: bool = False) 
         raise ValueError(f"{folder}: its files are damaged: {first_line(failure)}") from None
 
 
+def load_state(path: Path, keys: set[str]) -> dict[str, Any]:
+    """What `torch.save` wrote of a job of one file: tensors and plain values, with these keys.
+
+    Raises:
+        ValueError: it is damaged, or holds anything else; names it. None of it was run.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive may end in any of them
+        raise ValueError(f"{path}: damaged: {first_line(error)}; remove it to begin anew") from None
+    if not isinstance(found, dict) or not keys <= found.keys():
+        raise ValueError(f"{path}: not what this command saves; remove it to begin anew")
+    return found
+
+
 def first_line(error: BaseException) -> str:
     """The beginning of a message that may be long, or have none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest, validate_config
+from prectr_torchrec.plain_files import read_yaml
 
 
 def find_config(name: str | Path, relative_to: Path | None = None) -> Path:
@@ -85,10 +86,7 @@ def describe_config(config: BaseModel, indent: int = 0) -> str:
 def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `base` goes round in a circle")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    tree = read_yaml(path) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, not {type(tree).__name__}")
     base = tree.pop("base", None)

@@ -101,10 +101,7 @@ class TextTokenizer:
     """
 
     def __init__(self, folder: Path, capacity: int = 1_000_000) -> None:
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{folder}: no tokenizer.json here; a tokenizer in Hugging Face layout is needed")
-        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer = open_tokenizer(folder)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._capacity = capacity
@@ -196,10 +193,30 @@ def tokenizer_digest(folder: Path) -> str:
     Raises:
         ValueError: there is no tokenizer in the folder.
     """
-    path = folder / "tokenizer.json"
+    return file_digest(_tokenizer_file(folder))
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder in Hugging Face layout.
+
+    Raises:
+        ValueError: there is none, or it is damaged; names the file.
+    """
+    path = _tokenizer_file(folder)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no class of its own for them
+        raise ValueError(f"{path}: no tokenizer: {error}") from None
+    if not tokenizer.get_vocab_size():
+        raise ValueError(f"{path}: a tokenizer without a vocabulary")
+    return tokenizer
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    path = Path(folder) / "tokenizer.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no tokenizer.json here; a tokenizer in Hugging Face layout is needed")
-    return file_digest(path)
+    return path
 
 
 def _words_are_independent(tokenizer: Tokenizer) -> bool:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from prectr_torchrec.checkpoint_reader import load_state
 from prectr_torchrec.config import DistillConfig, RunConfig
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.distributed.process import Process, random_states, set_random_states
@@ -32,6 +33,9 @@ from prectr_torchrec.text.student import judge, predict
 from prectr_torchrec.training.metrics import relevance_metrics
 from prectr_torchrec.training.objectives import divergence
 from prectr_torchrec.training.progress import MetricsLog, Throughput
+
+SAVED = {"position", "best", "task", "random", "optimizer"}
+"""Of an unfinished distillation."""
 
 
 class Targets(NamedTuple):
@@ -124,7 +128,7 @@ class Distiller:
 
     def train(self) -> TextRelevance:
         """Runs what is left of the stages and returns the best student."""
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=False) if self.checkpoint.exists() else None
+        saved = load_state(self.checkpoint, SAVED) if self.checkpoint.exists() else None
         if saved is not None:
             self.position, self.best = saved["position"], saved["best"]
         total = sum(stage.epochs * self._batches(stage) for stage in self.stages)
@@ -232,7 +236,7 @@ class Distiller:
             raise ValueError("the graded pairs of the validation split are all of one grade, and no teacher has scored them")
         better = measure > self.best["measure"]
         if better:
-            self.best = {"measure": measure, "weights": copy.deepcopy(self.relevance.state_dict())}
+            self.best = {"measure": float(measure), "weights": copy.deepcopy(self.relevance.state_dict())}
         self.position["stale"] = 0 if better else self.position["stale"] + 1
         if self.log is not None:
             numbers = {name: value for name, value in figures.items() if isinstance(value, float)}

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
@@ -30,6 +29,8 @@ from transformers import (
 )
 
 from prectr_torchrec.config import ConfigError, Section, validate_section
+from prectr_torchrec.modules import from_folder
+from prectr_torchrec.plain_files import read_yaml
 from prectr_torchrec.text.batches import pad_batch, to_device, token_batches
 
 PROMPT = Path(__file__).with_name("prompt.yaml")
@@ -241,11 +242,7 @@ def load_prompt(path: Path = PROMPT) -> Prompt:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such prompt file")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    prompt = validate_section(Prompt, tree, str(path))
+    prompt = validate_section(Prompt, read_yaml(path), str(path))
     for name in ("{query}", "{title}"):
         if name not in prompt.user:
             raise ConfigError(f"{path}: user: {name} is missing; the question must say where the texts go")
@@ -274,18 +271,18 @@ def load_teacher(
     """
     options, device = options or TeacherOptions(), device or torch.device("cpu")
     check_model_folder(path)
-    names = AutoConfig.from_pretrained(str(path)).architectures or []
+    names = from_folder(AutoConfig, path).architectures or []
     classifies, generates = (any(name.endswith(kind) for name in names) for kind in (CLASSIFIERS, CAUSAL))
     if not (classifies or generates):
         raise ValueError(
             f"{path}: architectures {names} is neither a causal language model nor a sequence classifier; "
             "`prectr teacher-tune` makes the latter of any encoder"
         )
-    tokenizer = AutoTokenizer.from_pretrained(str(path))
+    tokenizer = from_folder(AutoTokenizer, path)
     bf16 = options.precision == "bf16" or (options.precision == "auto" and device.type == "cuda")
     auto = AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
     placed = options.device_map or {"": device}
-    model = auto.from_pretrained(str(path), dtype=torch.bfloat16 if bf16 else torch.float32, device_map=placed).eval()
+    model = from_folder(auto, path, dtype=torch.bfloat16 if bf16 else torch.float32, device_map=placed).eval()
     if classifies:
         if model.config.num_labels != levels:
             raise ValueError(f"{path}: the classifier has {model.config.num_labels} labels, the pairs {levels} levels")

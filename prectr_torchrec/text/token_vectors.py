@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from prectr_torchrec.config import ConfigError
-from prectr_torchrec.modules import TextEncoder
+from prectr_torchrec.modules import TextEncoder, from_folder
 from prectr_torchrec.text.tokenizer import load_tokenizer
 
 BATCH = 256
@@ -49,9 +49,9 @@ def start_from_token_vectors(student: TextEncoder, tokenizer: Path, source: Path
 def read_alone(source: Path, texts: list[str]) -> Tensor:
     """Mean of the last hidden states of each text read alone, (N, D) float."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
-        encoder = AutoModel.from_pretrained(str(source), dtype=torch.float32).eval()
-    except (OSError, ValueError) as error:
+        tokenizer = from_folder(AutoTokenizer, source)
+        encoder = from_folder(AutoModel, source, dtype=torch.float32).eval()
+    except ValueError as error:
         raise ConfigError(f"distill.token_vectors: {source} holds no Hugging Face encoder with its tokenizer: {error}") from None
     found = []
     for start in range(0, len(texts), BATCH):

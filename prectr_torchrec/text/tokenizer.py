@@ -11,6 +11,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from prectr_torchrec.data.tokens import open_tokenizer
+from prectr_torchrec.modules import from_folder
+
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 """Their ids are 0, 1, 2, 3, 4."""
 DOCUMENT_FREQUENCY = "document_frequency.json"
@@ -63,7 +66,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """
     if not (path / "tokenizer.json").is_file():
         raise ValueError(f"{path}: no tokenizer here (tokenizer.json is missing); `prectr prepare` writes one beside the samples")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
+    tokenizer: PreTrainedTokenizerFast = from_folder(PreTrainedTokenizerFast, path)
     if tokenizer.pad_token_id != 0:
         raise ValueError(
             f"{path}: the padding token's id is {tokenizer.pad_token_id}; texts are padded with 0 here, so an encoder of another "
@@ -79,7 +82,7 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
 
 def write_document_frequency(titles: Iterable[str], folder: Path) -> None:
     """Counts, for each token of the folder's tokenizer, the titles that contain it; `titles` are distinct."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = open_tokenizer(folder)
     size = tokenizer.get_vocab_size()
     frequency = np.zeros(size, np.int64)
     documents = 0

@@ -26,16 +26,21 @@ from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from prectr_torchrec.checkpoint_reader import load_state
 from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
-from prectr_torchrec.modules import grade_distributions
+from prectr_torchrec.modules import from_folder, grade_distributions
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
 from prectr_torchrec.text.teacher import check_model_folder, settle_padding, tokenize_pairs
 
 MANIFEST = "tune.json"
 """Written last: a tuned folder without it is unfinished."""
+
+
+SAVED = {"model", "optimizer", "random", "step", "best", "best_loss", "best_step", "waited"}
+"""Of an unfinished tuning."""
 
 
 class TuneConfig(Section):
@@ -124,12 +129,16 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
 class _Tuner:
     def __init__(self, teacher: Path, pairs: PairsFile, checkpoint: Path, config: TuneConfig, device: torch.device) -> None:
         self.config, self.checkpoint, self.device = config, checkpoint, device
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(teacher))
+        self.tokenizer: PreTrainedTokenizerBase = from_folder(AutoTokenizer, teacher)
         self.train = _Labelled(pairs, "train", self.tokenizer, config)
         self.validation = _Labelled(pairs, "validation", self.tokenizer, config, config.validation_pairs)
         torch.manual_seed(config.seed)
-        self.model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            str(teacher), num_labels=pairs.levels.count, ignore_mismatched_sizes=True, dtype=torch.float32
+        self.model: PreTrainedModel = from_folder(
+            AutoModelForSequenceClassification,
+            teacher,
+            num_labels=pairs.levels.count,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
         )
         self.padding = settle_padding(self.model, self.tokenizer)
         self.model.to(device)
@@ -240,7 +249,7 @@ class _Tuner:
             torch.save(state, temporary)
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        state = load_state(self.checkpoint, SAVED)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         set_random_states(state["random"])

@@ -1,0 +1,37 @@
+"""Folders in Hugging Face layout, which anybody may have made: read, and nothing in them is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def from_folder(kind: Any, path: str | Path, **options: Any) -> Any:
+    """`kind.from_pretrained` of a folder: weights alone, no code of the folder's own, nothing from elsewhere.
+
+    Args:
+        kind: a class of Transformers that has `from_pretrained`, such as `AutoModel`.
+        path: the folder.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: the folder needs code of its own, is damaged, or holds something else; names it.
+
+    Example::
+
+        model = from_folder(AutoModel, "encoder", dtype=torch.float32)
+    """
+    if not Path(path).is_dir():  # Transformers would take it for a name on its hub
+        raise ValueError(f"{path}: no such folder; a model is a folder in Hugging Face layout")
+    try:
+        return kind.from_pretrained(str(path), trust_remote_code=False, local_files_only=True, **options)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what is damaged may end in any of them, some without a class of their own
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own (`auto_map`), which is never run; take a model that Transformers has the code of"
+        else:
+            reason = f"{kind.__name__} cannot read it: {next(iter(str(error).splitlines()), type(error).__name__)}"
+        raise ValueError(f"{path}: {reason}") from error
