@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from prectr_torchrec.config_attributes import check_attributes
 from prectr_torchrec.config_base import ConfigError as ConfigError
 from prectr_torchrec.config_base import Section, nearest
 from prectr_torchrec.config_tables import CommunicationConfig, FeatureConfig, TableConfig
@@ -26,9 +27,15 @@ ZeroId = Literal["none", "id"]
 
 class RawTable(Section):
     path: str
-    """File or glob, relative to the raw folder; Parquet (`.parquet`) or CSV (`.csv`, `.csv.gz`)."""
+    """File, folder or glob, relative to the raw folder; Parquet (`.parquet`) or CSV (`.csv`, `.tsv`, either with `.gz`)."""
     columns: dict[str, str] = {}
     """Our column name -> the file's column name, where they differ."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """Of CSV; null: the one of comma, tab, semicolon and bar that finds the columns in the header."""
+    quote: str | None = Field('"', min_length=1, max_length=1)
+    """Of CSV; doubled within a value. null: values are never quoted."""
+    encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
+    """Of CSV."""
 
 
 class RawLog(Section):
@@ -133,6 +140,11 @@ class DataConfig(Section):
     """What preparation may hold in memory, whatever the log's size."""
     requests_per_shard: int = Field(16384, ge=1)
     requests_per_row_group: int = Field(1024, ge=1)
+
+    @model_validator(mode="after")
+    def _attributes_have_names_of_their_own(self) -> DataConfig:
+        check_attributes(self.item_attributes, self.user_attributes, self.query_group)
+        return self
 
 
 class BatchConfig(Section):

@@ -15,7 +15,7 @@ from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.columns import UNLABELLED, Columns
 from prectr_torchrec.data.examination import position_weights, weights_at
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
-from prectr_torchrec.data.schema import COUNTS
+from prectr_torchrec.data.schema import COUNTS, user_column
 
 Features = dict[str, NDArray[np.float32]]
 _SMOOTHING = 5.0
@@ -81,7 +81,7 @@ class CandidateFeatures:
     @staticmethod
     def category_columns(data: DataConfig) -> list[str]:
         """Sample columns that become categories."""
-        users = (f"user_{name.removeprefix('user_')}" for name in data.user_attributes)
+        users = (user_column(name) for name in data.user_attributes)
         return [*(f"candidate_{name}" for name in data.item_attributes), *users, "group_id"]
 
     @staticmethod

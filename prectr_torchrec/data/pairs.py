@@ -18,13 +18,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config import ConfigError, DataConfig, Levels, PairsConfig, RawTable, nearest
+from prectr_torchrec.data.files import given_files
 from prectr_torchrec.data.hashing import hash_sql, normalised_sql
 from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.loading import Kinds, attribute_columns
 from prectr_torchrec.data.made_queries import make_queries
 from prectr_torchrec.data.new_queries import find_new_queries
 from prectr_torchrec.data.prepare import in_train, open_database, split_times
-from prectr_torchrec.data.raw import Connection, RawLogError, check_rows, find_files, identifier, one_row, open_source, quote
-from prectr_torchrec.data.tables import Kinds, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.raw import Connection, RawLogError, Table, one_row, open_source
+from prectr_torchrec.data.readings import identifier
+from prectr_torchrec.data.tables import load_candidates, load_tables, open_sources
 from prectr_torchrec.data.workspace import replacing
 
 PAIRS_VERSION = "2"
@@ -83,10 +86,10 @@ def write_pairs(
         with open_database(work / "log.duckdb", data.memory, work / "spill") as con:
             report = load_tables(con, data, open_sources(con, data, raw))
             if candidates is not None:
-                files = _given_files("candidates", candidates)
+                files = given_files("candidates", candidates)
                 load_candidates(con, files, report["id_kinds"], data, report["dropped"])
             _collect(con, given=candidates is not None)
-            _draw(con, pairs)
+            _draw(con, pairs, data.item_attributes)
             new_queries = find_new_queries(con, in_train(data, split_times(con, data)))
             _split(con, data, pairs, report["id_kinds"], test_queries)
             con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
@@ -149,13 +152,6 @@ class PairsFile:
         return np.where(np.isnan(means), levels.grades, means)
 
 
-def _given_files(name: str, pattern: Path) -> tuple[Path, ...]:
-    files = find_files(name, RawTable(path=str(pattern.absolute())), Path(), optional=True)
-    if not files:
-        raise RawLogError(f"{name}: there is no file {pattern}")
-    return files
-
-
 def _collect(con: Connection, *, given: bool) -> None:
     """Makes table known(query, item, origin, relevance): the pairs that are not drawn; origin indexes SOURCES."""
     origins = "SELECT query, item, 0 AS origin, relevance FROM judgments UNION ALL SELECT query, item, 1, NULL FROM events"
@@ -167,7 +163,7 @@ def _collect(con: Connection, *, given: bool) -> None:
     )
 
 
-def _draw(con: Connection, pairs: PairsConfig) -> None:
+def _draw(con: Connection, pairs: PairsConfig, attributes: list[str]) -> None:
     """Makes table drawn(query, item, origin), and adds made queries to table queries.
 
     A draw of the same category takes the category of one of the query's graded or shown items at random, and one of its items
@@ -177,7 +173,7 @@ def _draw(con: Connection, pairs: PairsConfig) -> None:
     con.execute("CREATE TABLE drawn (query BIGINT, item BIGINT, origin INTEGER)")
     if not pairs.draws():
         return
-    category = quote(pairs.category)
+    category = attribute_columns(attributes)[pairs.category]
     # items in order of category: those of a category are places first .. first + size - 1
     con.execute(
         f"CREATE TABLE placed AS SELECT rowid AS item, {category} AS category, "
@@ -215,10 +211,10 @@ def _split(con: Connection, data: DataConfig, pairs: PairsConfig, kinds: Kinds, 
     """Makes table splits(query, split)."""
     con.execute("CREATE TABLE held_out (query_id BIGINT)")
     if test_queries is not None:
-        source = open_source(con, "test_queries", RawTable(path=""), _given_files("test_queries", test_queries), ["query_id"])
-        value, checks = identifier(source, "query_id", kinds["query_id"], data.zero_id)
-        check_rows(con, source, checks)
-        con.execute(f"INSERT INTO held_out SELECT DISTINCT {value} FROM {source.scan()}")
+        source = open_source(con, "test_queries", RawTable(path=""), given_files("test_queries", test_queries), ["query_id"])
+        table = Table(source, {"query_id": identifier(kinds["query_id"], data.zero_id)})
+        table.check(con)
+        con.execute(f"INSERT INTO held_out SELECT DISTINCT query_id FROM ({table.select()})")
         if not one_row(con, "SELECT count(*) FROM held_out SEMI JOIN queries USING (query_id)")[0]:
             raise RawLogError(f"{source.label}: none of its queries is among the log's")
     con.execute(

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prectr_torchrec.config import Levels
+from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.levels import MAX_LEVELS, PACKED_UNITS
-from prectr_torchrec.data.raw import Connection, one_row, scan_files
+from prectr_torchrec.data.raw import Connection, one_row
 from prectr_torchrec.data.teacher_scores import read_scores_manifest
 
 
@@ -47,7 +48,7 @@ def load_predicted(con: Connection, files: Sequence[Path], levels: int) -> int:
     wrapped = f"(packed - CASE WHEN packed >= {2**63} THEN {2**64}::HUGEINT ELSE 0 END)::BIGINT"  # a sure eighth level
     con.execute(
         f"""INSERT INTO predicted SELECT query, item, {wrapped} FROM (SELECT q.rowid AS query, i.rowid AS item, {packed} AS packed
-        FROM (SELECT query_id, item_id, {sums} FROM {scan_files(files)} GROUP BY ALL) s
+        FROM (SELECT query_id, item_id, {sums} FROM {scan_parquet(files)} GROUP BY ALL) s
         JOIN queries q USING (query_id) JOIN items i USING (item_id)
         ANTI JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid) ORDER BY 1, 2"""
     )

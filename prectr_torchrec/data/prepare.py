@@ -22,12 +22,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from prectr_torchrec.config import DataConfig, Levels, RawTable, TextConfig
+from prectr_torchrec.config import DataConfig, Levels, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
+from prectr_torchrec.data.files import given_files
+from prectr_torchrec.data.loading import attribute_columns
 from prectr_torchrec.data.new_queries import find_new_queries
 from prectr_torchrec.data.predicted import find_scores
-from prectr_torchrec.data.raw import Connection, RawLogError, Source, find_files, one_row, open_duckdb, quote
+from prectr_torchrec.data.raw import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
@@ -76,7 +78,7 @@ def prepare(
         ValueError: soft grades of other levels, or unfinished; `out` holds something else, or `data.memory` is too little.
     """
     raw, out = Path(raw), Path(out)
-    given = find_files("candidates", RawTable(path=str(candidates.absolute())), raw) if candidates else ()
+    given = given_files("candidates", Path(candidates)) if candidates else ()
     with open_duckdb() as con:
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
@@ -232,8 +234,8 @@ class _Job:
         order = "timestamp, request_id, part"
         counted = f'SELECT {order}, user_id, query, count(*) AS "candidate#length" FROM ({rows}) GROUP BY ALL'
         if self.data.user_attributes:
-            names = {quote(name): quote("user_" + name.removeprefix("user_")) for name in self.data.user_attributes}
-            added = ", ".join(f"coalesce(u.{theirs}, 0) AS {ours}" for theirs, ours in names.items())
+            names = attribute_columns(self.data.user_attributes).values()
+            added = ", ".join(f"coalesce(u.{name}, 0) AS {name}" for name in names)
             counted = f"SELECT c.*, {added} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
         columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted"

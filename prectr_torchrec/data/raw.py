@@ -1,48 +1,46 @@
-"""One table of the raw log: which files it is, what its columns hold, and the exact row that is wrong.
+"""One table of the raw log: what its columns hold in each of its files, and the exact row that is wrong.
 
 Every check is one aggregate over the whole table; only when one fails are the files read again to find the first bad row.
 """
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 
-from prectr_torchrec.config import RawTable, ZeroId, nearest
-from prectr_torchrec.data.hashing import zero_sql
-
-IdKind = Literal["integer", "text"]
-"""How the ids of a column are read: as they are, or as the hash of their text (`hash_id`)."""
-
-INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
-FLOATS = {"FLOAT", "DOUBLE"}
-SUFFIXES = (".parquet", ".csv", ".csv.gz")
-WHOLE = "'[+-]?[0-9]+([.]0*)?'"
-
+from prectr_torchrec.config import RawTable, nearest
+from prectr_torchrec.data.files import MAX_TEXT, Part, join_parts, look_into, unreadable
+from prectr_torchrec.data.files import RawLogError as RawLogError
+from prectr_torchrec.data.readings import IdKind, Reading, as_text, family, is_plain_integer, is_text
 
 Connection = duckdb.DuckDBPyConnection
-FoundRow = tuple[Path, int, object]
-"""File, 1-based data row in that file, value of the column asked for."""
+FoundRow = tuple[Path, int, tuple[Any, ...]]
+"""File, 1-based data row in that file, values of the columns asked for as the file has them."""
+_UNREADABLE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException)
 
 
-class RawLogError(ValueError):
-    """A raw log that cannot be prepared; the message names the file, the column and the row, and what would be right."""
+class Problems:
+    """Collects what is wrong with a log, so that one message says all of it."""
 
+    def __init__(self) -> None:
+        self.found: list[str] = []
 
-@dataclass(frozen=True)
-class Check:
-    """A condition on a row of the file that must hold nowhere."""
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        try:
+            yield
+        except RawLogError as error:
+            self.found.append(str(error))
 
-    column: str
-    """Our name of the column to show."""
-    bad: str
-    """SQL over the file's columns, true for a bad row."""
-    expected: str
+    def refuse(self) -> None:
+        """Raises RawLogError where anything was collected."""
+        if self.found:
+            raise RawLogError("\n".join(self.found))
 
 
 @dataclass(frozen=True)
@@ -51,48 +49,145 @@ class Source:
 
     Args:
         name: `impressions`, `items`, ...
-        files: the Parquet or CSV files, sorted.
+        parts: its files, those with equal columns together.
         columns: our column name -> the files' column name, for every column that is there.
-        types: our column name -> DuckDB type; everything is VARCHAR in CSV.
     """
 
     name: str
-    files: tuple[Path, ...]
+    parts: tuple[Part, ...]
     columns: dict[str, str]
-    types: dict[str, str]
 
     def __contains__(self, column: str) -> bool:
-        return column in self.types
+        return column in self.columns
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(sorted(file for part in self.parts for file in part.files))
 
     @property
     def label(self) -> str:
         """How messages call the table: its file, or the first of them."""
-        return self.files[0].name if len(self.files) == 1 else f"{self.files[0].name} (and {len(self.files) - 1} more)"
+        files = self.files
+        return files[0].name if len(files) == 1 else f"{files[0].name} (and {len(files) - 1} more)"
 
-    def scan(self, files: Iterable[Path] | None = None) -> str:
-        return scan_files(self.files if files is None else files)
+    def place(self, part: Part, column: str) -> tuple[str, str] | None:
+        """SQL name and type of a column in some of the files; None where they lack it."""
+        for number, (name, type_) in enumerate(part.columns):
+            if name == self.columns[column]:
+                return f"c{number}", type_
+        return None
 
-    def sql(self, column: str) -> str:
-        """The files' column as an SQL identifier."""
-        return quote(self.columns[column])
+    def types(self, column: str) -> list[tuple[Part, str]]:
+        """The type of a column wherever it is."""
+        found = ((part, self.place(part, column)) for part in self.parts)
+        return [(part, place[1]) for part, place in found if place]
+
+    def count(self, con: Connection, conditions: Mapping[str, Callable[[str, str], str]]) -> tuple[int, list[int]]:
+        """Rows, and how many of them satisfy each condition: our column name -> SQL of its SQL name and type."""
+        total, counts = 0, [0] * len(conditions)
+        for part in self.parts:
+            places = {column: self.place(part, column) for column in conditions}
+            sql = [place and condition(*place) for place, condition in zip(places.values(), conditions.values(), strict=True)]
+            rows, *found = scan(con, self, part, [f"count(*) FILTER (WHERE {condition or 'false'})" for condition in sql])
+            total, counts = total + rows, [a + b for a, b in zip(counts, found, strict=True)]
+        return total, counts
 
 
-def find_files(name: str, table: RawTable, folder: Path, *, optional: bool = False) -> tuple[Path, ...]:
-    """The files of a raw table, sorted; none is an error unless optional.
+class Table:
+    """A source with how each of its columns is to be read.
+
+    Args:
+        source: the files.
+        readings: our column name -> how to read it, of those columns that are there.
+        names: our column name -> what SQL calls it, where that is something else; a log's own names can be any.
 
     Raises:
-        RawLogError: no such file, a file that is neither Parquet nor CSV, or both kinds.
+        RawLogError: a column that cannot be read so, or has types in two files that do not go together.
     """
-    pattern = str(folder / table.path)
-    files = tuple(sorted(Path(path) for path in glob.glob(pattern, recursive=True)))
-    if not files and not optional:
-        raise RawLogError(f"{name}: there is no file {pattern}; set data.raw.{name}.path to a file or glob that exists")
-    for file in files:
-        if not file.name.endswith(SUFFIXES):
-            raise RawLogError(f"{name}: {file} is neither Parquet nor CSV; its name must end in one of {', '.join(SUFFIXES)}")
-    if len({file.suffix == ".parquet" for file in files}) > 1:
-        raise RawLogError(f"{name}: {pattern} matches Parquet and CSV files; keep to one of the two")
-    return files
+
+    def __init__(self, source: Source, readings: Mapping[str, Reading], names: Mapping[str, str] | None = None) -> None:
+        self.source, self.readings = source, {name: reading for name, reading in readings.items() if name in source}
+        self.names = {column: column for column in self.readings} | dict(names or {})
+        problems = Problems()
+        for column, reading in self.readings.items():
+            with problems.collecting():
+                _refuse_types(source, column, reading)
+        problems.refuse()
+
+    def select(self) -> str:
+        """SQL of all rows, each column as it was read, by its name in SQL."""
+        return " UNION ALL ".join(f"SELECT {', '.join(self._values(part))} FROM {part.scan()}" for part in self.source.parts)
+
+    def select_ids(self, column: str) -> str:
+        """SQL of a column of ids: `id` as it was read, `text` as it is written."""
+        there = ((part, self.source.place(part, column)) for part in self.source.parts)
+        ids = ((part, self._read(part, column)[0], as_text(*place)) for part, place in there if place)
+        return " UNION ALL ".join(f"SELECT {value} AS id, {text} AS text FROM {part.scan()}" for part, value, text in ids)
+
+    def check(self, con: Connection) -> int:
+        """Applies all checks in one scan and returns the number of rows.
+
+        Raises:
+            RawLogError: names file, column, row, value and what would be right, for each column with a bad value.
+        """
+        total, counts, first = 0, dict.fromkeys(self.readings, 0), {}
+        for part in self.source.parts:
+            bad = {column: self._bad(part, column) for column in self.readings}
+            rows, *found = scan(con, self.source, part, [f"count(*) FILTER (WHERE {sql})" for sql in bad.values()])
+            total += rows
+            for column, count in zip(bad, found, strict=True):
+                counts[column] += count
+                if count and column not in first:
+                    (first[column],) = self._find(con, part, [column], bad[column], 1)
+        problems = [self._describe(column, first[column], counts[column]) for column in first]
+        if problems:
+            raise RawLogError("\n".join(problems))
+        return total
+
+    def find(self, con: Connection, columns: Sequence[str], condition: str, limit: int) -> list[FoundRow]:
+        """The first rows under a condition on the columns as they are read, by their names in SQL."""
+        found: list[FoundRow] = []
+        for part in self.source.parts:
+            found += self._find(con, part, columns, condition, limit - len(found))
+            if len(found) == limit:
+                break
+        return found
+
+    def _find(self, con: Connection, part: Part, columns: Sequence[str], condition: str, limit: int) -> list[FoundRow]:
+        found: list[FoundRow] = []
+        raw = {f'"raw {place}"': _shown(self.source.place(part, column)) for place, column in enumerate(columns)}
+        for file in part.files:
+            added = ", ".join([*self._values(part), *(f"{sql} AS {name}" for name, sql in raw.items())])
+            numbered = f'SELECT row_number() OVER () AS "row number", {added}, * FROM {part.scan([file])}'
+            query = f'SELECT "row number", {", ".join(raw)} FROM ({numbered}) WHERE {condition} ORDER BY 1'
+            rows = con.execute(f"{query} LIMIT {limit - len(found)}").fetchall()
+            found += [(file, row, tuple(values)) for row, *values in rows]
+            if len(found) == limit:
+                break
+        return found
+
+    def _values(self, part: Part) -> list[str]:
+        return [f"{self._read(part, column)[0]} AS {quote(self.names[column])}" for column in self.readings]
+
+    def _read(self, part: Part, column: str) -> tuple[str, str]:
+        """SQL of the value and of whether it is bad."""
+        place, reading = self.source.place(part, column), self.readings[column]
+        return reading.read(*place) or ("NULL", "true") if place else (reading.absent, "false")
+
+    def _bad(self, part: Part, column: str) -> str:
+        place, (_, bad) = self.source.place(part, column), self._read(part, column)
+        return f"({bad}) OR coalesce({_too_long(*place)}, false)" if place and _too_long(*place) else bad
+
+    def _describe(self, column: str, row: FoundRow, count: int) -> str:
+        file, number, (value,) = row
+        more = f" ({count - 1} more such rows)" if count > 1 else ""
+        long = isinstance(value, str) and len(value) > _MAX_SHOWN
+        expected = f"at most {MAX_TEXT:,} bytes" if long else self.readings[column].expected
+        shown = f"{value[:40]!r}..." if long else repr(value)
+        return f"{file}: column {self.source.columns[column]!r}, row {number}: {shown}; expected {expected}{more}"
+
+
+_MAX_SHOWN = 200
 
 
 def open_source(
@@ -103,118 +198,50 @@ def open_source(
     Args:
         con: any connection.
         name: the table's name under `data.raw`.
-        table: the column mapping.
+        table: the column mapping and the dialect.
         files: from `find_files`.
         required: our names of the columns that must be there.
         optional: our names of the columns that may be.
 
     Raises:
-        RawLogError: an unreadable file or a missing column.
+        RawLogError: unreadable files or missing columns.
     """
     wanted = {column: table.columns.get(column, column) for column in (*required, *optional)}
+    problems, parts = Problems(), []
+    missing: dict[str, list[Part]] = {}
     for file in files:
-        there = _describe(con, name, (file,))
-        for column in required:
-            if wanted[column] not in there:
-                hint = nearest(wanted[column], there) if there else ""
-                raise RawLogError(
-                    f"{file}: column {wanted[column]!r} is missing{hint}; columns there: {', '.join(there)}. "
-                    f"Where it has another name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
-                )
-    types = _describe(con, name, files)
-    present = {column: theirs for column, theirs in wanted.items() if theirs in types}
-    return Source(name, files, present, {column: types[theirs] for column, theirs in present.items()})
+        with problems.collecting():
+            if (part := look_into(con, name, table, file, list(wanted.values()))) is None:
+                continue
+            parts.append(part)
+            names = [column for column, _ in part.columns]
+            for column in required:
+                if wanted[column] not in names:
+                    missing.setdefault(column, []).append(part)
+            for theirs in dict.fromkeys(wanted.values()):
+                if names.count(theirs) > 1:
+                    raise RawLogError(f"{file}: column {theirs!r} is there {names.count(theirs)} times; keep one of them")
+    problems.found += [_missing(name, column, wanted[column], lacking) for column, lacking in missing.items()]
+    if not parts and not problems.found:
+        problems.found.append(f"{name}: {files[0]} is empty; a CSV begins with the names of its columns")
+    problems.refuse()
+    there = {column for part in parts for column, _ in part.columns}
+    return Source(name, join_parts(parts), {column: theirs for column, theirs in wanted.items() if theirs in there})
 
 
-def check_rows(con: Connection, source: Source, checks: Sequence[Check]) -> int:
-    """Applies all checks in one scan and returns the number of rows.
-
-    Raises:
-        RawLogError: names file, column, row, value and what would be right.
-    """
-    counts = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {check.bad})" for check in checks)])
-    rows, *bad = _scan(con, source, counts)
-    for check, count in zip(checks, bad, strict=True):
-        if count:
-            file, row, value = find_rows(con, source, check.column, check.bad, 1)[0]
-            where = f"{file}: column {source.columns[check.column]!r}, row {row}"
-            more = f" ({count - 1} more such rows)" if count > 1 else ""
-            raise RawLogError(f"{where}: {value!r}; expected {check.expected}{more}")
-    return rows
-
-
-def find_rows(con: Connection, source: Source, column: str, condition: str, limit: int) -> list[FoundRow]:
-    """The first rows under a condition."""
-    found: list[FoundRow] = []
-    for file in source.files:
-        numbered = f'SELECT row_number() OVER () AS "#row", * FROM {source.scan([file])}'
-        query = f'SELECT "#row", {source.sql(column)} FROM ({numbered}) WHERE {condition} ORDER BY 1 LIMIT {limit - len(found)}'
-        found += [(file, row, value) for row, value in con.execute(query).fetchall()]
-        if len(found) == limit:
-            break
-    return found
-
-
-def describe_rows(found: list[FoundRow]) -> str:
-    """`impressions.parquet rows 3 and 7`, for messages."""
+def describe_rows(found: Sequence[FoundRow]) -> str:
+    """`impressions.parquet: rows 3 and 7`, for messages."""
     files = {file for file, _, _ in found}
     if len(files) == 1:
         return f"{found[0][0]}: rows {' and '.join(str(row) for _, row, _ in found)}"
     return " and ".join(f"{file}: row {row}" for file, row, _ in found)
 
 
-def whole_number(source: Source, column: str, low: int, high: int, expected: str) -> tuple[str, list[Check]]:
-    """A column of whole numbers in low..high without nulls, as BIGINT."""
-    name, kind = source.sql(column), source.types[column]
-    if kind in INTEGERS or kind == "BOOLEAN":
-        bad, value = f"{name} IS NULL", f"TRY_CAST({name} AS BIGINT)"
-    elif kind in FLOATS or kind.startswith("DECIMAL"):
-        bad, value = f"{name} IS NULL OR NOT isfinite({name}::DOUBLE) OR {name} <> floor({name})", f"TRY_CAST({name} AS BIGINT)"
-    elif kind == "VARCHAR":
-        bad, value = f"{name} IS NULL OR NOT regexp_full_match({name}, {WHOLE})", f"TRY_CAST({name} AS BIGINT)"
-    else:
-        raise wrong_type(source, column, expected)
-    return value, [Check(column, f"({bad} OR {value} IS NULL OR {value} NOT BETWEEN {low} AND {high})", expected)]
-
-
-def number(source: Source, column: str, low: float, high: float, expected: str) -> tuple[str, list[Check]]:
-    """A column of numbers in low..high or null, as DOUBLE."""
-    name, kind = source.sql(column), source.types[column]
-    if not (kind in INTEGERS | FLOATS | {"VARCHAR"} or kind.startswith("DECIMAL")):
-        raise wrong_type(source, column, expected)
-    value = f"TRY_CAST({name} AS DOUBLE)"
-    bad = f"({name} IS NOT NULL AND ({value} IS NULL OR isnan({value}) OR {value} NOT BETWEEN {low} AND {high}))"
-    return value, [Check(column, bad, expected)]
-
-
-def text(source: Source, column: str) -> str:
-    """A column of text, null as the empty text."""
-    if source.types[column] != "VARCHAR":
-        raise wrong_type(source, column, "text")
-    return f"coalesce({source.sql(column)}, '')"
-
-
-def identifier(source: Source, column: str, kind: IdKind, zero: ZeroId) -> tuple[str, list[Check]]:
-    """A column of ids as BIGINT, null where there is none; `zero` says what 0 is, of all ids but those of requests."""
-    value = _id_sql(source, column, kind)
-    return value if column == "request_id" else zero_sql(value, zero), []
-
-
-def attribute(source: Source, column: str, kind: IdKind, zero: ZeroId) -> tuple[str, list[Check]]:
-    """A column of ids where null is 0, "none"; floats that are whole pass, since nulls turn integers into them."""
-    name = source.sql(column)
-    if source.types[column] in FLOATS:
-        bad = f"({name} IS NOT NULL AND (NOT isfinite({name}) OR {name} <> floor({name})))"
-        return f"coalesce({zero_sql(f'TRY_CAST({name} AS BIGINT)', zero)}, 0)", [Check(column, bad, "a whole number or null")]
-    value, checks = identifier(source, column, kind, zero)
-    return f"coalesce({value}, 0)", checks
-
-
 def count_zeros(con: Connection, source: Source, columns: Sequence[str]) -> dict[str, int]:
     """Rows where an id is written as 0; those columns that have such, by `table.column`."""
     there = [column for column in columns if column in source]
-    zeros = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {source.sql(c)}::VARCHAR IN ('0', '0.0'))" for c in there)])
-    return {f"{source.name}.{c}": count for c, count in zip(there, _scan(con, source, zeros)[1:], strict=True) if count}
+    _, counts = source.count(con, {column: lambda sql, type_: f"{sql}::VARCHAR IN ('0', '0.0')" for column in there})
+    return {f"{source.name}.{column}": count for column, count in zip(there, counts, strict=True) if count}
 
 
 def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
@@ -233,22 +260,19 @@ def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, Id
 
     One mistyped id makes text of all.
     """
+    odd = Reading("", lambda sql, type_: (f"NOT {is_plain_integer(sql)}", "false"), absent="false")
     found: dict[str, str] = {}
     for source in sources:
         columns = [column for column in source.columns if kinds.get(column) == "text"]
-        if source.files[0].suffix == ".parquet" or not columns:
+        if source.parts[0].dialect is None or not columns:
             continue
-        odd = [f"count(*) FILTER (WHERE NOT {_plain_integer(source, c)}), count({source.sql(c)})" for c in columns]
-        counts = _scan(con, source, ", ".join(odd))
-        for column, count, ids in zip(columns, counts[::2], counts[1::2], strict=True):
-            if 0 < 2 * count < ids:
-                file, row, value = find_rows(con, source, column, f"NOT {_plain_integer(source, column)}", 1)[0]
+        _, counts = source.count(con, {column: lambda sql, type_: f"NOT {is_plain_integer(sql)}" for column in columns})
+        _, ids = source.count(con, {column: lambda sql, type_: f"{sql} IS NOT NULL" for column in columns})
+        for column, count, there in zip(columns, counts, ids, strict=True):
+            if 0 < 2 * count < there:
+                ((file, row, (value,)),) = Table(source, {column: odd}, {column: "odd"}).find(con, [column], "odd", 1)
                 found[f"{source.name}.{column}"] = f"{file.name}, row {row}: {value!r}" + f" ({count - 1} more)" * (count > 1)
     return found
-
-
-def wrong_type(source: Source, column: str, expected: str) -> RawLogError:
-    return RawLogError(f"{source.files[0]}: column {source.columns[column]!r} is {source.types[column]}; expected {expected}")
 
 
 def quote(name: str) -> str:
@@ -267,57 +291,68 @@ def one_row(con: Connection, query: str) -> tuple:
     return row
 
 
-def _id_sql(source: Source, column: str, kind: IdKind) -> str:
-    name, type_ = source.sql(column), source.types[column]
-    if type_ not in INTEGERS | {"VARCHAR"}:
-        raise wrong_type(source, column, "ids: 64-bit whole numbers or text (a float loses digits)")
-    if kind == "text":
-        return f"CAST(md5_number_lower(CAST({name} AS VARCHAR)) & {2**63 - 1} AS BIGINT)"
-    if type_ == "UBIGINT":  # two's complement keeps all 64 bits
-        return f"CAST(CASE WHEN {name} < {2**63} THEN {name}::HUGEINT ELSE {name}::HUGEINT - {2**64} END AS BIGINT)"
-    return f"TRY_CAST({name} AS BIGINT)"
-
-
-def _holds_integers(con: Connection, source: Source, column: str) -> bool:
-    if source.types[column] != "VARCHAR":
-        return True
-    if source.files[0].suffix == ".parquet":
-        return False
-    return bool(_scan(con, source, f"bool_and({_plain_integer(source, column)}) IS NOT FALSE")[0])
-
-
-def _plain_integer(source: Source, column: str) -> str:
-    """Whether a value of a text column is null or written as a plain integer."""
-    name = source.sql(column)
-    return f"coalesce({name} IS NULL OR CAST(TRY_CAST({name} AS BIGINT) AS VARCHAR) = {name}, false)"
-
-
-def _scan(con: Connection, source: Source, columns: str) -> tuple:
-    """One row of aggregates over a table.
+def scan(con: Connection, source: Source, part: Part, aggregates: Sequence[str]) -> tuple:
+    """The number of rows and further aggregates over some files of a table.
 
     Raises:
         RawLogError: a file that cannot be read to its end.
     """
     try:
-        return one_row(con, f"SELECT {columns} FROM {source.scan()}")
-    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
-        raise RawLogError(f"{source.label}: cannot be read: {' '.join(str(error).splitlines()[:3])}") from None
+        return one_row(con, f"SELECT {', '.join(['count(*)', *aggregates])} FROM {part.scan()}")
+    except _UNREADABLE as error:
+        for file in part.files:  # which one?
+            try:
+                one_row(con, f"SELECT {', '.join(['count(*)', *aggregates])} FROM {part.scan([file])}")
+            except _UNREADABLE as of_file:
+                raise RawLogError(f"{source.name}: {file} cannot be read: {unreadable(part, file, of_file)}") from None
+        raise RawLogError(f"{source.name}: {part.files[0]} cannot be read: {unreadable(part, part.files[0], error)}") from None
 
 
-def scan_files(files: Iterable[Path]) -> str:
-    """SQL that reads files of one kind, Parquet or CSV, as one table."""
-    files = list(files)
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    if files[0].suffix == ".parquet":
-        # can_have_nan: Parquet leaves NaN out of a column's statistics, and DuckDB would skip the rows that we look for
-        return f"read_parquet([{names}], union_by_name=true, can_have_nan=true)"
-    # quoting is said, not found out: the head of a file need not show it
-    return f"""read_csv([{names}], header=true, all_varchar=true, union_by_name=true, quote='"', escape='"')"""
+def _missing(name: str, column: str, wanted: str, lacking: list[Part]) -> str:
+    (file,), columns = lacking[0].files, [name for name, _ in lacking[0].columns]
+    hint = nearest(wanted, columns) if columns else ""
+    if any(folder.startswith(f"{wanted}=") for folder in file.parts):
+        hint = f", and what the name of a folder says is not read: write the column into the files{hint}"
+    more = f" (and of {len(lacking) - 1} more files)" if len(lacking) > 1 else ""
+    return (
+        f"{file}: column {wanted!r} is missing{more}{hint}; columns there: {', '.join(columns)}. "
+        f"Where it has another name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
+    )
 
 
-def _describe(con: Connection, name: str, files: Sequence[Path]) -> dict[str, str]:
-    try:
-        rows = con.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {scan_files(files)})").fetchall()
-    except duckdb.Error as error:
-        raise RawLogError(f"{name}: {files[0]} cannot be read: {str(error).splitlines()[0]}") from None
-    return dict(rows)
+def _refuse_types(source: Source, column: str, reading: Reading) -> None:
+    types = source.types(column)
+    for part, type_ in types:
+        if reading.read("c", type_) is None:
+            where, expected = f"{part.files[0]}: column {source.columns[column]!r}", reading.types or reading.expected
+            raise RawLogError(f"{where} is {type_}; expected {expected}")
+    of_values = sorted((at for at in types if family(at[1])), key=lambda at: -len(at[0].files))
+    for part, type_ in of_values[1:]:
+        most, usual = of_values[0]
+        if family(type_) != family(usual):
+            raise RawLogError(
+                f"{part.files[0]}: column {source.columns[column]!r} is {type_}, in {most.files[0]} it is {usual}; "
+                f"write it alike in all files: expected {reading.expected}"
+            )
+
+
+def _holds_integers(con: Connection, source: Source, column: str) -> bool:
+    if not any(is_text(type_) for _, type_ in source.types(column)):
+        return True
+    if source.parts[0].dialect is None:
+        return False
+    rows, (plain,) = source.count(con, {column: lambda sql, type_: is_plain_integer(sql)})
+    return plain == rows
+
+
+def _too_long(sql: str, type_: str) -> str:
+    length = {"VARCHAR": "strlen", "BLOB": "octet_length"}.get(type_)
+    return f"{length}({sql}) > {MAX_TEXT}" if length else ""
+
+
+def _shown(place: tuple[str, str] | None) -> str:
+    """A value for a message: none is longer than that."""
+    if place is None:
+        return "NULL"
+    sql, type_ = place
+    return f"left({sql}::VARCHAR, {_MAX_SHOWN + 1})" if type_ in ("VARCHAR", "BLOB", "UUID") else sql

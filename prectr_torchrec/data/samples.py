@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from prectr_torchrec.config import DataConfig
 from prectr_torchrec.data.columns import UNLABELLED
 from prectr_torchrec.data.events import SKIP_NONE, EventOrder, Ints, expand, open_columns, texts_at
-from prectr_torchrec.data.schema import COUNTS, sample_schema
+from prectr_torchrec.data.loading import attribute_columns
+from prectr_torchrec.data.schema import COUNTS, sample_schema, user_column
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     group = log.query["group_id"][query]
     schema = sample_schema(data)
     columns: dict[str, Any] = {name: request[name] for name in schema.names if name in request}
+    columns |= {user_column(name): request[column] for name, column in attribute_columns(data.user_attributes).items()}
     columns |= {"query_id": log.query["query_id"][query], "group_id": group, "query": _strings(log.query, "query", query)}
 
     user_range = _known(user, log.users.before(time, user))
@@ -141,7 +143,7 @@ def _event_lists(
     values = {
         "item_id": log.item["item_id"][events["item"]],
         "query_id": log.query["query_id"][events["query"]],
-        **{name: log.item[name][events["item"]] for name in data.item_attributes},
+        **{name: log.item[column][events["item"]] for name, column in attribute_columns(data.item_attributes).items()},
         "relevance": pa.array(events["relevance"], from_pandas=True),
         "predicted": events["predicted"],
         "position": events["position"],
@@ -160,7 +162,7 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
     values = {
         "item_id": log.item["item_id"][item],
         "title": _strings(log.item, "title", item),
-        **{name: log.item[name][item] for name in data.item_attributes},
+        **{name: log.item[column][item] for name, column in attribute_columns(data.item_attributes).items()},
         "position": candidate["position"],
         "click": pa.array(candidate["click"], mask=candidate["click"] == UNLABELLED),
         "relevance": pa.array(candidate["relevance"], from_pandas=True),

@@ -42,7 +42,7 @@ def sample_schema(data: DataConfig, *, predicted: bool = False) -> pa.Schema:
         ("request_id", i64),
         ("timestamp", i64),
         ("user_id", i64),
-        *((f"user_{a.removeprefix('user_')}", i64) for a in data.user_attributes),
+        *((user_column(a), i64) for a in data.user_attributes),
         ("query_id", i64),
         ("group_id", i64),  # 0: the query has no known group
         ("query", pa.string()),
@@ -79,6 +79,11 @@ def sample_schema(data: DataConfig, *, predicted: bool = False) -> pa.Schema:
         ("candidate_examined", pa.list_(f32)),
     ]
     return pa.schema(fields, metadata={VERSION_KEY: SAMPLE_VERSION.encode(), **({PREDICTED_KEY: b"true"} if predicted else {})})
+
+
+def user_column(attribute: str) -> str:
+    """The sample column of an attribute of users."""
+    return "user_" + attribute.removeprefix("user_")
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:

@@ -119,9 +119,9 @@ def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[fl
     if pa.types.is_floating(value):
         schema = {"type": "number", "minimum": 0, "maximum": MOST}
         return Kind(f"a number from 0 to {MOST}", _number, schema, 0, MOST), 0.0
-    counts = {"position": (0, 2**15 - 1), "age": (1, 2**62), "timestamp": (-(2**63), 2**63 - 1)}
-    if key in counts or key.endswith("_events"):
-        low, high = counts.get(key, (0, 2**31 - 1))
+    counts = {"position": (0, 2**15 - 1), "age": (1, 2**62)}
+    if name == "timestamp" or key in counts or pa.types.is_int32(value):
+        low, high = (-(2**63), 2**63 - 1) if name == "timestamp" else counts.get(key, (0, 2**31 - 1))
         schema = {"type": "integer", "minimum": low, "maximum": high}
         return Kind(f"an integer from {low} to {high}", _integer, schema, low, high), max(low, 0)
     return ID_KINDS[of_id], 0
