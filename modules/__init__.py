@@ -3,7 +3,7 @@
 from .attention import CandidateSlots, TargetAttention
 from .embeddings import SearchEmbeddings
 from .history import EventEmbedding, InterestTower
-from .hugging_face import from_folder
+from .hugging_face import from_folder, max_tokens
 from .incentive import Incentive, RelevanceIncentive, load_balance
 from .inputs import Events, LookedUp, SearchInputs, counters, past_events, search_inputs, without_past
 from .interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
@@ -69,6 +69,7 @@ __all__ = [
     "grade_distributions",
     "known_level_log_probabilities",
     "load_balance",
+    "max_tokens",
     "pairwise_text_features",
     "past_events",
     "search_inputs",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 
 def from_folder(kind: Any, path: str | Path, **options: Any) -> Any:
@@ -35,3 +37,18 @@ def from_folder(kind: Any, path: str | Path, **options: Any) -> Any:
         else:
             reason = f"{kind.__name__} cannot read it: {next(iter(str(error).splitlines()), type(error).__name__)}"
         raise ValueError(f"{path}: {reason}") from error
+
+
+def max_tokens(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest text that a model reads, special ones included; None: any length.
+
+    A table of positions with a padding row, such as RoBERTa's, begins behind that row: of 514 rows 512 can be used.
+    """
+    limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    for name, table in model.named_modules():
+        if isinstance(table, nn.Embedding) and name.split(".")[-1] in _POSITIONS:
+            limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+    return min((limit for limit in limits if limit is not None and limit > 0), default=None)
+
+
+_POSITIONS = ("position_embeddings", "wpe")

@@ -24,6 +24,7 @@ from prectr_torchrec.modules import (
     TextEncoder,
     TextMatch,
     TextRelevance,
+    max_tokens,
 )
 from prectr_torchrec.text.student import STUDENT, check_meaning, load_relevance, read_student
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
@@ -91,10 +92,10 @@ def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, so
         if text.interaction != "dual":
             raise ConfigError(f"text.interaction: an encoder of n-grams reads texts apart: dual, not {text.interaction}")
         return DualInteraction(encoder)
-    longest, limit = max(text.query_tokens, text.title_tokens), encoder.model.config.max_position_embeddings
+    longest, limit = max(text.query_tokens, text.title_tokens), max_tokens(encoder.model)
     if text.interaction == "cross":
         longest = text.query_tokens + text.title_tokens + 1  # two [CLS] less, [CLS] and two [SEP] more
-    if longest > limit:
+    if limit is not None and longest > limit:
         raise ConfigError(
             f"text.title_tokens and text.query_tokens may be at most {limit}{' together' * (text.interaction == 'cross')}, the "
             f"encoder's positions; got {longest}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +30,17 @@ from transformers import (
 )
 
 from prectr_torchrec.config import ConfigError, Section, validate_section
-from prectr_torchrec.modules import from_folder
+from prectr_torchrec.modules import from_folder, max_tokens
 from prectr_torchrec.plain_files import read_yaml
 from prectr_torchrec.text.batches import pad_batch, to_device, token_batches
 
 PROMPT = Path(__file__).with_name("prompt.yaml")
 CLASSIFIERS = ("ForSequenceClassification",)
 CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+MIN_LENGTH = 8
+"""Tokens of a pair, or of each text in a prompt, below which nothing is graded."""
 
 
 class Prompt(Section):
@@ -50,7 +55,7 @@ class Prompt(Section):
 class TeacherOptions(Section):
     temperature: float = Field(1.0, gt=0)
     """Above 1 makes the distributions flatter."""
-    max_length: int = Field(128, ge=8)
+    max_length: int = Field(128, ge=MIN_LENGTH)
     """Tokens kept of a pair (sequence classifier), or of each of the two texts in a prompt (causal model)."""
     max_tokens: int | None = Field(None, ge=1)
     """Tokens of a batch, padding included; null: 32,768 on a GPU, 2,048 on a CPU."""
@@ -85,7 +90,7 @@ class Teacher(ABC):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
         self.model, self.tokenizer, self.options = model, tokenizer, options
         self.hidden_size: int = model.config.get_text_config().hidden_size
-        self.accepted: set[str] = set(inspect.signature(model.forward).parameters)
+        self.accepted = accepted_inputs(model)
 
     def grade(self, queries: Sequence[str], titles: Sequence[str], *, hidden: bool = False) -> Graded:
         """Grades N >= 1 pairs.
@@ -137,9 +142,10 @@ class ClassifierTeacher(Teacher):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
         super().__init__(model, tokenizer, options)
         self.padding = settle_padding(model, tokenizer)
+        self.max_length = readable(model, options.max_length)
 
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
-        return tokenize_pairs(self.tokenizer, queries, titles, self.options.max_length)
+        return tokenize_pairs(self.tokenizer, queries, titles, self.max_length)
 
     def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
         output = self.model(**batch, output_hidden_states=hidden)
@@ -174,11 +180,21 @@ class CausalTeacher(Teacher):
         super().__init__(model, tokenizer, options)
         self.prompt = prompt
         self.question = self._question()
+        self.positions = max_tokens(model)
+        self.max_length = self._room()
         self.answers = torch.tensor(self._answer_tokens(), device=model.device)  # (K,)
 
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
-        pairs = zip(self._cut(queries), self._cut(titles), strict=True)
-        return self._encode([self._fill(query, title) for query, title in pairs])
+        inputs = self._ask(queries, titles, self.max_length)
+        for row, ids in enumerate(inputs["input_ids"]):
+            limit = self.max_length
+            while self.positions is not None and len(ids) > self.positions:  # a text may have more tokens amid others
+                limit -= 1
+                shorter = self._ask([queries[row]], [titles[row]], limit)
+                ids = shorter["input_ids"][0]
+                for name, values in shorter.items():
+                    inputs[name][row] = values[0]
+        return inputs
 
     def forward(self, batch: dict[str, Tensor], hidden: bool) -> tuple[Tensor, Tensor | None]:
         extra: dict[str, Any] = {}
@@ -189,6 +205,27 @@ class CausalTeacher(Teacher):
         output = self.model(**batch, **extra, use_cache=False, output_hidden_states=hidden)
         logits = output.logits[:, -1].index_select(1, self.answers.to(output.logits.device))  # (B, K)
         return logits, output.hidden_states[-1][:, -1] if hidden else None
+
+    def _ask(self, queries: Sequence[str], titles: Sequence[str], limit: int) -> dict[str, list[list[int]]]:
+        pairs = zip(self._cut(queries, limit), self._cut(titles, limit), strict=True)
+        return self._encode([self._fill(query, title) for query, title in pairs])
+
+    def _room(self) -> int:
+        """Tokens of each text that the model has positions for beside the prompt's own.
+
+        Raises:
+            ValueError: there are next to none.
+        """
+        if self.positions is None:
+            return self.options.max_length
+        asked = len(self._encode([self._fill("", "")])["input_ids"][0])
+        if (room := (self.positions - asked) // 2) < MIN_LENGTH:
+            raise ValueError(
+                f"the prompt alone takes {asked} of the {self.positions} tokens that the teacher reads; write a shorter one"
+            )
+        if room < self.options.max_length:
+            _say_cut(self.positions, f"each text is cut after {room} tokens", self.options.max_length)
+        return min(room, self.options.max_length)
 
     def _question(self) -> str:
         """The prompt with its places still open, inside the chat template where there is one."""
@@ -206,9 +243,9 @@ class CausalTeacher(Teacher):
         """A chat template writes the special tokens itself."""
         return dict(self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template))
 
-    def _cut(self, texts: Sequence[str]) -> list[str]:
+    def _cut(self, texts: Sequence[str], limit: int) -> list[str]:
         """The texts, cut behind the last token that is kept; a text has at most as many tokens as bytes."""
-        cut, limit = list(texts), self.options.max_length
+        cut = list(texts)
         long = [place for place, text in enumerate(cut) if len(text.encode()) > limit]
         if long:
             tokens = self.tokenizer([cut[p] for p in long], add_special_tokens=False, return_offsets_mapping=True)
@@ -297,6 +334,31 @@ def check_model_folder(path: Path) -> None:
     """Raises ValueError where there is no model, before Hugging Face takes the path for a name on its hub."""
     if not (path / "config.json").is_file():
         raise ValueError(f"{path}: no model here (config.json is missing); a teacher is a folder in Hugging Face layout")
+
+
+def accepted_inputs(model: PreTrainedModel) -> set[str]:
+    """The inputs of a tokenizer that a model takes: token types only where it has more than one."""
+    accepted = set(inspect.signature(model.forward).parameters)
+    return accepted if getattr(model.config, "type_vocab_size", 2) > 1 else accepted - {"token_type_ids"}
+
+
+def readable(model: PreTrainedModel, max_length: int) -> int:
+    """Tokens kept of a pair: `max_length`, or as many as the model has positions for, which is said.
+
+    Raises:
+        ValueError: there are next to none.
+    """
+    limit = max_tokens(model)
+    if limit is None or limit >= max_length:
+        return max_length
+    if limit < MIN_LENGTH:
+        raise ValueError(f"{model.config._name_or_path}: the model reads {limit} tokens, too few for a pair")
+    _say_cut(limit, "pairs are cut there", max_length)
+    return limit
+
+
+def _say_cut(positions: int, what: str, max_length: int) -> None:
+    print(f"note: the teacher reads {positions} tokens at most: {what}, not after {max_length} (max_length)", file=sys.stderr)
 
 
 def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from prectr_torchrec.config import ConfigError
-from prectr_torchrec.modules import TextEncoder, from_folder
+from prectr_torchrec.modules import TextEncoder, from_folder, max_tokens
 from prectr_torchrec.text.tokenizer import load_tokenizer
 
 BATCH = 256
@@ -53,9 +53,11 @@ def read_alone(source: Path, texts: list[str]) -> Tensor:
         encoder = from_folder(AutoModel, source, dtype=torch.float32).eval()
     except ValueError as error:
         raise ConfigError(f"distill.token_vectors: {source} holds no Hugging Face encoder with its tokenizer: {error}") from None
-    found = []
+    found, limit = [], max_tokens(encoder)
     for start in range(0, len(texts), BATCH):
-        inputs = tokenizer(texts[start : start + BATCH], padding=True, return_tensors="pt")
+        inputs = tokenizer(
+            texts[start : start + BATCH], padding=True, truncation=limit is not None, max_length=limit, return_tensors="pt"
+        )
         mask = inputs["attention_mask"].unsqueeze(-1)
         found.append((encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
     return torch.cat(found)

@@ -33,7 +33,7 @@ from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, fold
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import from_folder, grade_distributions
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
-from prectr_torchrec.text.teacher import check_model_folder, settle_padding, tokenize_pairs
+from prectr_torchrec.text.teacher import MIN_LENGTH, accepted_inputs, check_model_folder, readable, settle_padding, tokenize_pairs
 
 MANIFEST = "tune.json"
 """Written last: a tuned folder without it is unfinished."""
@@ -54,8 +54,8 @@ class TuneConfig(Section):
     """Share of all steps."""
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(128, ge=8)
-    """Tokens kept of a pair."""
+    max_length: int = Field(128, ge=MIN_LENGTH)
+    """Tokens kept of a pair, or fewer where the encoder has fewer positions."""
     negatives: float = Field(0.25, ge=0)
     """Drawn pairs of other categories per graded pair, taken as level 1, if there are so many. What is graded was mostly found
     relevant before: a teacher that saw nothing else hardly knows level 1 when it meets any other pair."""
@@ -130,8 +130,6 @@ class _Tuner:
     def __init__(self, teacher: Path, pairs: PairsFile, checkpoint: Path, config: TuneConfig, device: torch.device) -> None:
         self.config, self.checkpoint, self.device = config, checkpoint, device
         self.tokenizer: PreTrainedTokenizerBase = from_folder(AutoTokenizer, teacher)
-        self.train = _Labelled(pairs, "train", self.tokenizer, config)
-        self.validation = _Labelled(pairs, "validation", self.tokenizer, config, config.validation_pairs)
         torch.manual_seed(config.seed)
         self.model: PreTrainedModel = from_folder(
             AutoModelForSequenceClassification,
@@ -140,7 +138,10 @@ class _Tuner:
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )
-        self.padding = settle_padding(self.model, self.tokenizer)
+        self.padding, self.accepted = settle_padding(self.model, self.tokenizer), accepted_inputs(self.model)
+        config = config.model_copy(update={"max_length": readable(self.model, config.max_length)})
+        self.train = _Labelled(pairs, "train", self.tokenizer, config)
+        self.validation = _Labelled(pairs, "validation", self.tokenizer, config, config.validation_pairs)
         self.model.to(device)
         self.optimizer = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay)
         self.per_epoch = -(-len(self.train.lengths) // config.batch_size)
@@ -215,7 +216,7 @@ class _Tuner:
 
     def _loss(self, data: _Labelled, rows: NDArray[np.int64]) -> Tensor:
         padded = pad_batch(data.inputs, rows, self.padding, left=False)
-        batch = {name: to_device(values, self.device) for name, values in padded.items()}
+        batch = {name: to_device(values, self.device) for name, values in padded.items() if name in self.accepted}
         with self._autocast():
             logits = self.model(**batch).logits
         return F.cross_entropy(logits.float(), to_device(data.targets[rows], self.device))
