@@ -9,6 +9,9 @@ from typing import Dict, List, Optional
 import torchx
 from torchx import specs
 from torchx.components import dist
+from torchx.specs.finder import ComponentValidationException
+
+from prectr_torchrec.paths import PathError, check_arguments
 
 SEPARATOR = "--"
 """Between torchrun's arguments and ours, or torchrun takes `--run` for an abbreviation of its own `--run-path`."""
@@ -55,7 +58,7 @@ def train(
         max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
-        *(SEPARATOR, "--config", config, "--data", data, "--run", run, *script_args),
+        *_arguments("--config", config, "--data", data, "--run", run, *script_args),
         m="prectr_torchrec.training.main",
         j=j,
         cpu=cpu,
@@ -109,7 +112,7 @@ def evaluate(
         max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
-        *(SEPARATOR, "--run", run, "--data", data, *script_args),
+        *_arguments("--run", run, "--data", data, *script_args),
         m="prectr_torchrec.training.evaluate",
         j=j,
         cpu=cpu,
@@ -165,7 +168,7 @@ def teach(
         max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
-        *(SEPARATOR, "--teacher", teacher, "--pairs", pairs, "--out", out, *script_args),
+        *_arguments("--teacher", teacher, "--pairs", pairs, "--out", out, *script_args),
         m="prectr_torchrec.text.teach",
         j=j,
         cpu=cpu,
@@ -221,7 +224,7 @@ def distill(
         max_restarts: restarts of the ranks in place, by torchrun, after one has failed
     """
     app = dist.ddp(
-        *(SEPARATOR, "--config", config, "--pairs", pairs, "--out", out, *script_args),
+        *_arguments("--config", config, "--pairs", pairs, "--out", out, *script_args),
         m="prectr_torchrec.text.distill",
         j=j,
         cpu=cpu,
@@ -236,6 +239,15 @@ def distill(
         rdzv_port=rdzv_port,
     )
     return _finish(app, j, max_restarts)
+
+
+def _arguments(*words: str) -> List[str]:
+    """What the program is given. Paths are those of the ranks; a URL is none."""
+    try:
+        check_arguments(words)
+    except PathError as error:
+        raise ComponentValidationException(str(error)) from None
+    return [SEPARATOR, *words]
 
 
 def _finish(app: specs.AppDef, j: str, max_restarts: int) -> specs.AppDef:

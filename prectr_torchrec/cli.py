@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from prectr_torchrec import cli_checkpoint
+from prectr_torchrec.cli_paths import LocalPaths
 from prectr_torchrec.doctor import VersionError, check_versions
 
 app = typer.Typer(
+    cls=LocalPaths,
     help="PRECTR-V2 for TorchRec: a raw search log in, a trained and measured ranker out.",
     no_args_is_help=True,
     add_completion=False,

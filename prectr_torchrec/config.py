@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from prectr_torchrec.config_attributes import check_attributes
 from prectr_torchrec.config_base import ConfigError as ConfigError
-from prectr_torchrec.config_base import Section, nearest
+from prectr_torchrec.config_base import LocalPath, Section, nearest
 from prectr_torchrec.config_tables import CommunicationConfig, FeatureConfig, TableConfig
 from prectr_torchrec.config_text import DistillConfig as DistillConfig
 from prectr_torchrec.config_text import PairsConfig as PairsConfig
@@ -26,7 +26,7 @@ ZeroId = Literal["none", "id"]
 
 
 class RawTable(Section):
-    path: str
+    path: LocalPath
     """File, folder or glob, relative to the raw folder; Parquet (`.parquet`) or CSV (`.csv`, `.tsv`, either with `.gz`)."""
     columns: dict[str, str] = {}
     """Our column name -> the file's column name, where they differ."""
@@ -230,9 +230,9 @@ class RehearsalConfig(Section):
     """A teacher's soft grades to learn from in each step beside the log (rehearsal, Robins 1995), so that the text side does
     not forget what `distill` taught it."""
 
-    pairs: str | None = None
+    pairs: LocalPath | None = None
     """File of `prectr pairs`, of which the train queries' pairs are drawn; null: no rehearsal."""
-    scores: list[str] = []
+    scores: list[LocalPath] = []
     """Folders of `prectr teach` on these pairs; the mean of several."""
     weight: float = Field(1.0, gt=0)
     batch_size: int = Field(256, ge=1)

@@ -5,11 +5,22 @@ from __future__ import annotations
 import difflib
 import typing
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from prectr_torchrec.paths import check_local
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key, the value and what would be right."""
+
+
+def _check_local(path: str) -> str:
+    check_local(path)
+    return path
+
+
+LocalPath = typing.Annotated[str, AfterValidator(_check_local)]
+"""A path of this machine."""
 
 
 class Section(BaseModel):

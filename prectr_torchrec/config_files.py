@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest, validate_config
+from prectr_torchrec.paths import check_local
 from prectr_torchrec.plain_files import read_yaml
 
 
@@ -23,6 +24,7 @@ def find_config(name: str | Path, relative_to: Path | None = None) -> Path:
     Raises:
         ConfigError: if there is no such file.
     """
+    check_local(name, "config")
     shipped = Path(str(resources.files("prectr_torchrec.configs")))
     plain = Path(name)
     candidates = [plain, (relative_to or Path()) / plain, shipped / plain, shipped / f"{name}.yaml"]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from prectr_torchrec.config_base import Section
+from prectr_torchrec.config_base import LocalPath, Section
 
 
 class PairsConfig(Section):
@@ -61,7 +61,7 @@ class TextConfig(Section):
     be kept with the first two; an encoder of n-grams reads texts apart."""
     late_dim: int = Field(32, ge=1)
     """Width of the token states that `late` keeps of a title."""
-    path: str | None = None
+    path: LocalPath | None = None
     """A folder to start from: one that `prectr distill` wrote, or any Hugging Face encoder (`AutoModel.from_pretrained`). It
     replaces `encoder`, and `prectr prepare` takes its tokenizer in place of training one."""
     start: Literal["relevance", "encoder"] = "relevance"
@@ -84,7 +84,7 @@ class DistillConfig(Section):
     """Stage 2: epochs over the train pairs with a grade."""
     patience: int = Field(2, ge=1)
     """A stage ends after so many epochs without gain on the validation queries; the best epoch of all is kept."""
-    token_vectors: str | None = None
+    token_vectors: LocalPath | None = None
     """Folder of a larger Hugging Face encoder; what it makes of each word piece is where the student's token vectors start."""
     temperature: float = Field(2.0, gt=0)
     """T of the teacher's and the student's distribution in stage 1."""

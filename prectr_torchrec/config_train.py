@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from prectr_torchrec.config_base import Section
+from prectr_torchrec.config_base import LocalPath, Section
 
 
 class StageConfig(Section):
@@ -31,7 +31,7 @@ class StageConfig(Section):
 
 
 class InitFromConfig(Section):
-    run: str
+    run: LocalPath
     """Run directory to take weights from."""
     checkpoint: str = "best"
     """`best`, `last`, or the name of one that is kept."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import inspect
 import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from prectr_torchrec.config_base import ConfigError
-
+Function = TypeVar("Function", bound=Callable[..., Any])
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes one slash of two
+
+
+class PathError(ValueError):
+    """No path of this machine."""
 
 
 def check_local(path: str | Path, name: str = "") -> None:
@@ -19,16 +27,17 @@ def check_local(path: str | Path, name: str = "") -> None:
         name: of the argument or setting, for the message.
 
     Raises:
-        ConfigError: it names a scheme, such as `s3://`.
+        PathError: it names a scheme, such as `s3://`.
     """
     text = str(path)
     found = _SCHEME.match(text)
     if found or "://" in text:
-        scheme = found[0].rstrip("/") + "//" if found else "a URL"
         where = f"{name}: " if name else ""
-        raise ConfigError(
-            f"{where}{text!r} is no path of this machine ({scheme}); only such paths can be read and written: mount the "
-            "bucket or copy the files. A folder that is called like this is given by its absolute path"
+        scheme = f"{found[0]}/" if found else "a URL"
+        folder = "" if "://" in text else "; a folder that is called so is given by its absolute path"
+        raise PathError(
+            f"{where}{text!r}: {scheme} is not supported, only paths of this machine are; mount the bucket, or copy the "
+            f"files{folder}"
         )
 
 
@@ -36,12 +45,49 @@ def local_path(path: str | Path, name: str = "") -> Path:
     """The path, if it is one of this machine.
 
     Raises:
-        ConfigError: as of `check_local`.
+        PathError: as of `check_local`.
     """
     check_local(path, name)
     return Path(path)
 
 
+def check_arguments(words: Sequence[str] | None = None) -> None:
+    """Refuses a command line that names a URL anywhere; without words that of this process.
+
+    Raises:
+        PathError: names the option.
+    """
+    option = ""
+    for word in sys.argv[1:] if words is None else words:
+        name, separator, value = word.partition("=") if word.startswith("--") else (option, "", word)
+        if not word.startswith("--") or separator:
+            check_local(value, name)
+        option = word if word.startswith("--") and not separator else ""
+
+
+def only_local(function: Function) -> Function:
+    """A function that refuses URLs in the arguments that are annotated as paths."""
+    signature = inspect.signature(function)
+    paths = [name for name, parameter in signature.parameters.items() if "Path" in str(parameter.annotation)]
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        for name in paths:
+            for path in _paths(given.get(name)):
+                check_local(path, name)
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
 def literal(path: Path) -> str:
     """A path for a library that expands patterns: absolute, and meaning this one file whatever its name."""
     return glob.escape(str(path.absolute()))
+
+
+def _paths(value: Any) -> Iterable[str | Path]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    values = value if isinstance(value, list | tuple) else [value]
+    return [path for path in values if isinstance(path, str | Path)]

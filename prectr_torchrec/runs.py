@@ -9,6 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import load_config
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.plain_files import read_json
 
 CONFIG = "config.yaml"
@@ -21,6 +22,7 @@ class _Index(TypedDict):
     best_ne: NotRequired[float]
 
 
+@only_local
 def load_run(run: Path) -> RunConfig:
     """The configuration of a run.
 

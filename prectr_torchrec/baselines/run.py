@@ -12,6 +12,7 @@ import yaml
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples
 from prectr_torchrec.config import ConfigError, ModelConfig, ObjectiveConfig, RunConfig, validate_section
 from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.runs import CHECKPOINTS, CONFIG
 from prectr_torchrec.training.evaluate import evaluate, write_json
 from prectr_torchrec.training.files import replace_text
@@ -27,6 +28,7 @@ class Scorer(Protocol):
     def score(self, samples: Samples, split: str, *, hide_grades: bool = False) -> Iterator[Rows]: ...
 
 
+@only_local
 def run_baseline(
     kind: Kind, data: Path, run: Path, *, score: Sequence[Path] = (), oracle: Path | None = None, refit: bool = False,
     hide_grades: bool = False, overrides: Sequence[str] = (),

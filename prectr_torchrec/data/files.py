@@ -126,10 +126,10 @@ def join_parts(parts: Iterable[Part]) -> tuple[Part, ...]:
     return tuple(Part(tuple(files), columns, dialect) for (columns, dialect), files in cast(dict, together).items())
 
 
-def scan_parquet(files: Iterable[Path]) -> str:
+def scan_parquet(files: Iterable[Path], *options: str) -> str:
     """SQL that reads Parquet files of the same columns."""
     # can_have_nan: Parquet leaves NaN out of a column's statistics, and DuckDB would skip the rows that we look for
-    return f"read_parquet([{_list(files)}], hive_partitioning=false, can_have_nan=true)"
+    return f"read_parquet({', '.join([f'[{_list(files)}]', 'hive_partitioning=false', 'can_have_nan=true', *options])})"
 
 
 def unreadable(part: Part, file: Path, error: Exception) -> str:

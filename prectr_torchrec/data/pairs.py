@@ -29,6 +29,7 @@ from prectr_torchrec.data.raw import Connection, RawLogError, Table, one_row, op
 from prectr_torchrec.data.readings import identifier
 from prectr_torchrec.data.tables import load_candidates, load_tables, open_sources
 from prectr_torchrec.data.workspace import replacing
+from prectr_torchrec.paths import only_local
 
 PAIRS_VERSION = "2"
 SOURCES = ("graded", "shown", "candidate", "same_category", "other_category", "made")
@@ -50,6 +51,7 @@ _COLUMNS = {
 }
 
 
+@only_local
 def write_pairs(
     data: DataConfig,
     pairs: PairsConfig,
@@ -136,7 +138,8 @@ class PairsFile:
 
     def read(self, columns: list[str] | None = None, split: str | None = None) -> pa.Table:
         """The pairs in order; of one split where given."""
-        return pq.read_table(self.path, columns=columns, filters=None if split is None else [("split", "=", split)])
+        of_split = None if split is None else [("split", "=", split)]
+        return pq.read_table(self.path, columns=columns, filters=of_split, partitioning=None)
 
     def read_shard(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         return pq.ParquetFile(self.path).read_row_group(shard, columns=columns)

@@ -35,12 +35,14 @@ from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sam
 from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
+from prectr_torchrec.paths import only_local
 
 BLOCK = 2**20
 MAX_TEXTS = 500_000
 """Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
 
 
+@only_local
 def prepare(
     data: DataConfig,
     text: TextConfig,

@@ -75,7 +75,10 @@ def read_teacher_scores(paths: Sequence[Path], *, levels: Levels | None = None, 
             raise ValueError(f"{path} grades other pairs than {paths[0]}; teach both on the same file of pairs")
     columns = ["query_id", "item_id", "probabilities"]
     columns += ["hidden"] if hidden and len(paths) == 1 and first["hidden_size"] else []
-    tables = [pa.concat_tables(pq.read_table(path / name, columns=columns) for name in first["files"]) for path in paths]
+    tables = [
+        pa.concat_tables(pq.read_table(path / name, columns=columns, partitioning=None) for name in first["files"])
+        for path in paths
+    ]
     table = tables[0]
     if len(tables) > 1:
         mean = np.stack([probabilities(t) for t in tables]).mean(axis=0, dtype=np.float64)

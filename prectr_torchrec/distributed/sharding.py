@@ -38,6 +38,7 @@ from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig
 from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
+from prectr_torchrec.paths import only_local
 
 Plan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
@@ -190,6 +191,7 @@ def plan_to_dict(plan: ShardingPlan) -> Plan:
     }
 
 
+@only_local
 def read_plan(path: Path) -> Plan:
     """A plan from the file that `prectr plan --save` or a run wrote.
 

@@ -16,6 +16,7 @@ import torch
 from prectr_torchrec.data.schema import check_schema, sample_schema
 from prectr_torchrec.data.workspace import once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.export import read_about
 from prectr_torchrec.serving.ranker import Ranker
 
@@ -24,6 +25,7 @@ _worker: Ranker | None = None
 """Of a process of the pool."""
 
 
+@only_local
 def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     """Scores every candidate of sample files.
 

@@ -28,6 +28,7 @@ from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.data.workspace import file_digest, once
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.modules import PRECTR, TextEncoder
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.runs import checkpoint_path, load_run
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.request import RequestSchema
@@ -43,6 +44,7 @@ ENCODER = "relevance.interaction.encoder.model."
 _TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings.", "_mch_sorted_raw_ids"
 
 
+@only_local
 def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = None, checkpoint: str = "best") -> dict[str, Any]:
     """Writes a run's ranker to a folder, aside first and renamed when it is whole.
 

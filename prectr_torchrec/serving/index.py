@@ -14,6 +14,7 @@ from torch import Tensor
 from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.modules import PRECTR, CrossInteraction
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.export import TEXT, TITLES
 from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.titles import TitleVectors, token_keys
@@ -25,6 +26,7 @@ TOKENS, VECTORS = "tokens", "vectors"
 _BATCH = 1024
 
 
+@only_local
 def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title") -> int:
     """Writes what the encoder makes of each distinct title, in the order of the file, to `titles.safetensors`.
 

@@ -25,6 +25,7 @@ from prectr_torchrec.data.plan import cut_batches
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.explanation import observe, take_apart
 from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.export import CONFIG, ENCODER, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path, read_about
 from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import Request, RequestSchema
@@ -85,6 +86,7 @@ class Ranker:
         return list(dict.fromkeys(["request_id", *self._builder.sized(1, 1, predicted=True).columns]))
 
     @classmethod
+    @only_local
     def load(cls, path: str | Path, *, resident: int = RESIDENT, title_vectors: int = 200_000) -> Ranker:
         """Opens a folder that `prectr export` wrote.
 

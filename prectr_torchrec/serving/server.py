@@ -24,6 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.requests import ClientDisconnect
 
 from prectr_torchrec.distributed.process import quiet_libraries
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.batcher import Expired, MicroBatcher, Overloaded
 from prectr_torchrec.serving.page import DemoPage, page, render
 from prectr_torchrec.serving.ranker import Ranker, Scores
@@ -239,6 +240,7 @@ class RankingServer:
             raise Refused(401, "send the header `Authorization: Bearer TOKEN`")
 
 
+@only_local
 def serve(model: Path, host: str, port: int, settings: ServerSettings, demo: Path | None = None) -> None:
     """Serves until SIGINT or SIGTERM, which let the requests in the works end; SIGHUP loads the model anew.
 

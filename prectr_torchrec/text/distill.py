@@ -28,6 +28,7 @@ from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
+from prectr_torchrec.paths import check_arguments, only_local
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
@@ -39,6 +40,7 @@ MANIFEST = "distill.json"
 """Written last: `measures` of the splits, `grades_from`, `parameters`, `level_grades` and the `settings`."""
 
 
+@only_local
 def distill(
     config: RunConfig, pairs: Path, out: Path, process: Process, *, teacher_scores: Sequence[Path] = (),
     tokenizer: Path | None = None,
@@ -181,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="result folder; an unfinished one is gone on with")
     parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer, such as that of prepared samples")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    check_arguments(argv)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     with process_group(config.train.device) as process:

@@ -30,12 +30,14 @@ from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
+from prectr_torchrec.paths import check_arguments, only_local
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 from prectr_torchrec.training.metrics import relevance_metrics
 
 Read = TypeVar("Read")
 
 
+@only_local
 def teach(
     teacher: Path,
     pairs: Path,
@@ -145,7 +147,7 @@ def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:
     for shard, name in enumerate(names):
         pairs = source.read_shard(shard, ["relevance", "query_id", "split"])
         known = pairs["relevance"].is_valid().to_numpy()
-        scored = probabilities(pq.read_table(out / name, columns=["probabilities"]))
+        scored = probabilities(pq.read_table(out / name, columns=["probabilities"], partitioning=None))
         columns = (pairs[column].to_numpy(zero_copy_only=False)[known] for column in ("relevance", "query_id", "split"))
         judged.append((scored[known], *columns))
     scored, grade, query, split = (np.concatenate(column) for column in zip(*judged, strict=True))
@@ -177,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", type=Path, default=PROMPT, help="prompt file of a causal model")
     for name, field in TeacherOptions.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=field.description)
+    check_arguments(argv)
     given = vars(parser.parse_args(argv))
     options = validate_section(TeacherOptions, {name: given.pop(name) for name in TeacherOptions.model_fields}, "teach")
     # ranks wait at the end for the slowest, which may have a whole part more to do

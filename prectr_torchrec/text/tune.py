@@ -32,6 +32,7 @@ from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import from_folder, grade_distributions
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
 from prectr_torchrec.text.teacher import MIN_LENGTH, accepted_inputs, check_model_folder, readable, settle_padding, tokenize_pairs
 
@@ -87,6 +88,7 @@ def tuning_config(overrides: Sequence[str]) -> TuneConfig:
     return validate_section(TuneConfig, values, "--set")
 
 
+@only_local
 def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, device: torch.device | None = None) -> dict[str, Any]:
     """Fine-tunes a sequence classifier on the train split's grades and saves it in Hugging Face layout.
 

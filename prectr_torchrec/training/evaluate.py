@@ -21,6 +21,7 @@ from tqdm import tqdm
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import process_group, run_rank
+from prectr_torchrec.paths import check_arguments, only_local
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training import predictions as p
 from prectr_torchrec.training.files import replace_text
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"predictions: {predictions}\nmetrics: {output}")
 
 
+@only_local
 def evaluate(
     rows: Iterable[p.Rows],
     *,
@@ -149,6 +151,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="prepared folder whose train and judgments splits say what was trained on; default: --data",
     )
     parser.add_argument("--hide-grades", action="store_true", help="score as if no candidate of the split had a grade")
+    check_arguments(argv)
     return parser.parse_args(argv)
 
 

@@ -19,6 +19,7 @@ from prectr_torchrec.data.schema import TOKENIZER, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.explanation import Row, observe, take_apart
 from prectr_torchrec.modules import PRECTR
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
 from prectr_torchrec.training.measures_text import aligned
@@ -46,6 +47,7 @@ LEGEND = {
 }
 
 
+@only_local
 def explain(run: Path, data: Path, request_id: int, *, split: str | None = None, checkpoint: str = "best") -> Row:
     """Takes one request apart, in this process.
 

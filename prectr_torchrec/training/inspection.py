@@ -11,11 +11,13 @@ from prectr_torchrec.checkpoint_files import PROGRESS, broken_files
 from prectr_torchrec.checkpoint_reader import read_metadata
 from prectr_torchrec.distributed.resharding import saving_ranks
 from prectr_torchrec.parameter_names import parameter_name
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.runs import checkpoint_index, checkpoint_names, checkpoint_path, load_run
 from prectr_torchrec.training.planning import columns, format_bytes
 
 
+@only_local
 def inspect_checkpoint(run: Path, which: str = "last") -> dict[str, Any]:
     """What a run keeps, and what is in one of its checkpoints.
 

@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.distributed.sharding import read_plan
+from prectr_torchrec.paths import check_arguments
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run-dir", "--run", required=True, type=Path, help="run directory; resumed if it has a checkpoint")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--plan", type=Path, help="sharding plan that `prectr plan --save` wrote; default: planned here")
+    check_arguments(argv)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     plan = read_plan(arguments.plan) if arguments.plan else None

@@ -20,6 +20,7 @@ from prectr_torchrec.distributed.costs import Hardware, id_bytes, shard_cost, st
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, plan_to_dict
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.training.build import build_embeddings
 from prectr_torchrec.training.files import replace_text
 
@@ -214,6 +215,7 @@ def _room(hardware: Hardware) -> tuple[str, float]:
     return ("hbm", hardware.hbm * (1 - RESERVED_HBM)) if hardware.device == "cuda" else ("ddr", hardware.per_rank.ddr)
 
 
+@only_local
 def save_plan(plan: Plan, path: Path) -> None:
     """Writes a plan for `prectr train --plan`, written aside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

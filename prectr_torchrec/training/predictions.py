@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config import ModelConfig
+from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.raw import open_duckdb
 
 Array = NDArray[Any]
@@ -197,8 +198,7 @@ def connect(memory: str, spill: Path) -> duckdb.DuckDBPyConnection:
 
 def parquet(files: list[Path], *options: str) -> str:
     """A DuckDB table function that reads these files as one."""
-    names = ", ".join(map(_quoted, files))
-    return f"read_parquet({', '.join([f'[{names}]', *options])})"
+    return scan_parquet(files, *options)
 
 
 def sample_files(split: Path) -> list[Path]:
@@ -259,7 +259,3 @@ def scalar(db: duckdb.DuckDBPyConnection, query: str) -> int:
     row = db.execute(query).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

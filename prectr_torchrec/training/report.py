@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.training import figures
 from prectr_torchrec.training.files import read_lines, replace_text
 from prectr_torchrec.training.measures_text import PAIRS
@@ -65,6 +66,7 @@ RELEVANCE = {
 }
 
 
+@only_local
 def write_report(
     out: Path, runs: dict[str, Path], *, splits: Sequence[str] = ("test", "candidates"), title: str = "Search ranking report"
 ) -> None:

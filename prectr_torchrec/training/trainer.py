@@ -29,6 +29,7 @@ from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
+from prectr_torchrec.paths import only_local
 from prectr_torchrec.runs import CONFIG, load_run
 from prectr_torchrec.text.build import keep_settings
 from prectr_torchrec.training.best import ValidationLoss
@@ -67,6 +68,7 @@ class Trainer:
         ConfigError: the run directory was started with another configuration, or the plan is not for this run and its ranks.
     """
 
+    @only_local
     def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: Plan | None = None) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
         check_device(config, process.device.type, process.world_size)  # before anything is written
