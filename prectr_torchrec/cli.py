@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from prectr_torchrec import cli_checkpoint
+from prectr_torchrec import cli_checkpoint, cli_serve
 from prectr_torchrec.cli_paths import LocalPaths
 from prectr_torchrec.doctor import VersionError, check_versions
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_checkpoint.app, name="checkpoint")
+app.command()(cli_serve.serve)
 
 Config = Annotated[str, typer.Option(help="A YAML file, or the name of a shipped configuration such as prectr_v1.")]
 Raw = Annotated[Path, typer.Option(help="Folder of the raw log.")]
@@ -401,41 +402,6 @@ def score(
     from prectr_torchrec.serving.batch import score_files
 
     typer.echo(f"{out}: {score_files(model, data, out, nproc=nproc):,} candidates")
-
-
-@app.command()
-def serve(
-    model: Annotated[Path, typer.Option(help="Folder of `prectr export`, or a link to one; SIGHUP loads it anew.")],
-    host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8080,
-    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds; what takes longer is refused with 503.")] = 1.0,
-    capacity: Annotated[int, typer.Option(min=1, help="Requests at a time; more are refused with 503.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Requests scored together.")] = 16,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of a request's body.")] = 4 * 2**20,
-    max_candidates: Annotated[int, typer.Option(min=1, help="Of a request.")] = 10_000,
-    token_file: Annotated[Path | None, typer.Option(help="File with the token that clients must send.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Of torch; 0: its own choice.")] = 0,
-    demo_page: Annotated[
-        Path | None, typer.Option(help="Folder of sample files, such as prepared/test: serve a page to look at rankings of them.")
-    ] = None,
-) -> None:
-    """Serve an exported ranker over HTTP: /v1/rank, /healthz, /readyz, /metrics, /docs, and a page at / if asked for."""
-    try:
-        from prectr_torchrec.serving.server import ServerSettings, serve
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed; pip install 'prectr-torchrec[serve]'") from None
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    token = token_file.read_text(encoding="utf-8").strip() if token_file else None
-    if token == "":
-        raise ValueError(f"{token_file}: there is no token in this file")
-    settings = ServerSettings(
-        deadline=deadline, capacity=capacity, batch_requests=batch, max_bytes=max_bytes, max_candidates=max_candidates,
-        token=token,
-    )  # fmt: skip
-    serve(model, host, port, settings, demo_page)
 
 
 @app.command()

@@ -15,6 +15,8 @@ import pyarrow as pa
 from prectr_torchrec.serving.ranker import Ranker, Scores
 
 _LOG = logging.getLogger(__name__)
+_BATCH_BYTES = 2**20
+"""Of a batch of several requests."""
 
 
 class Overloaded(Exception):
@@ -111,18 +113,20 @@ class MicroBatcher:
             self._thread.shutdown(wait=False)
 
     def _take(self, now: float) -> list[_Waiting]:
-        """The next batch: of one ranker, without those whose time is over or who went away."""
+        """The next batch: of one ranker, without those whose time is over or who went away, and the small ones first, so that a
+        large one keeps no others waiting."""
+        there = [waiting for waiting in self._waiting if not waiting.scores.done() and waiting.deadline > now]
+        self._waiting.clear()
         batch: list[_Waiting] = []
-        candidates = 0
-        while self._waiting and len(batch) < self._max_requests:
-            first = self._waiting[0]
-            if first.scores.done() or first.deadline <= now:
-                self._waiting.popleft()
-                continue
-            candidates += first.samples["num_candidates"][0].as_py()
-            if batch and (candidates > self._max_candidates or first.ranker is not batch[0].ranker):
-                break
-            batch.append(self._waiting.popleft())
+        candidates = nbytes = 0
+        for waiting in sorted(there, key=lambda waiting: waiting.samples.nbytes):
+            candidates += waiting.samples["num_candidates"][0].as_py()
+            nbytes += waiting.samples.nbytes
+            full = len(batch) == self._max_requests or candidates > self._max_candidates or nbytes > _BATCH_BYTES
+            if batch and (full or waiting.ranker is not batch[0].ranker):
+                self._waiting.append(waiting)
+            else:
+                batch.append(waiting)
         return batch
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,18 @@ class RequestError(ValueError):
     def __init__(self, field: str, got: str, expected: str) -> None:
         super().__init__(f"{field}: got {got}; expected {expected}")
         self.field, self.got, self.expected = field, got, expected
+
+
+class Limits(NamedTuple):
+    """Of a request; what is beyond is refused before it is read."""
+
+    candidates: int = 10_000
+    events: int = 2_000
+    """Of its history, and of its peers."""
+    characters: int = 1_000
+    """Of a text, ids included."""
+    all_characters: int = 1_000_000
+    """Of all its texts."""
 
 
 class Kind(NamedTuple):
@@ -213,8 +226,26 @@ def _numbers(value: Any, length: int) -> list[float]:
     return numbers
 
 
+class _Short(reprlib.Repr):
+    """At most some 100 characters of a value, and no more of it looked at: the standard library sorts all keys of an object."""
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        first = [f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in islice(x.items(), 2)]
+        return f"{{{', '.join(first)}{', ...' * (len(x) > 2)}}}" if level else "{...}"
+
+
+_SHORT = _Short()
+_SHORT.maxlevel = 2
+
+
+def short(value: Any) -> str:
+    """A value for a message: as Python writes it, and cut."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def shown(value: Any) -> str:
-    return f"{reprlib.repr(value)} ({type(value).__name__})"
+    return f"{short(value)} ({type(value).__name__})"
 
 
 def describe(field: Field) -> dict[str, Any]:

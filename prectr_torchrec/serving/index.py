@@ -18,6 +18,7 @@ from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.export import TEXT, TITLES
 from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.titles import TitleVectors, token_keys
+from prectr_torchrec.serving.trial import check_finite
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker
@@ -73,6 +74,7 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
 def warm(titles: TitleVectors, path: Path) -> None:
     """Fills the kept titles from the file of `index_titles`, with its first ones where there is no room for all."""
     found = map_tensors(path, resident=0)
+    check_finite(path, found)
     tokens, vectors = (found[name][: titles.capacity] for name in (TOKENS, VECTORS))
     for start in range(0, len(tokens), _BATCH):
         titles.add(token_keys(tokens[start : start + _BATCH]), vectors[start : start + _BATCH])

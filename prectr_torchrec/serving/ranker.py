@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -31,6 +34,7 @@ from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.titles import TitleVectors
+from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
 
 _REQUESTS, _CANDIDATES = 64, 4096
 """Of a batch, at most; one request may have more candidates."""
@@ -57,7 +61,8 @@ class Scores:
 
 
 class Ranker:
-    """Scores requests with an exported ranker, as the trainer would. Safe to use from several threads.
+    """Scores requests with an exported ranker, as the trainer would. Safe to use from several threads, and after a fork, where
+    torch has one thread then.
 
     Example::
 
@@ -74,6 +79,7 @@ class Ranker:
         self.schema = RequestSchema(config.data, id_kinds)
         self._prectr, self._embeddings, self._builder = prectr, embeddings, builder
         self._building = threading.Lock()
+        _forks.add(self)
 
     @property
     def relevance(self) -> TextRelevance:
@@ -97,7 +103,7 @@ class Ranker:
 
         Raises:
             FileNotFoundError: there is no exported ranker.
-            ValueError: it was exported by another release, or its files do not belong together.
+            ValueError: it was exported by another release, its files do not belong together, or its numbers are none.
         """
         folder = Path(path).resolve()  # a link may be pointed elsewhere while files are opened
         about = read_about(folder)
@@ -108,7 +114,9 @@ class Ranker:
         building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
         with quiet_transformers():
             prectr = build_prectr(building, folder / TEXT)
-        found = prectr.load_state_dict(load_file(str(folder / TOWERS)), strict=False)
+        towers = load_file(str(folder / TOWERS))
+        check_finite(folder / TOWERS, towers)
+        found = prectr.load_state_dict(towers, strict=False)
         elsewhere = ENCODER if encoder else None
         missing = [name for name in found.missing_keys if elsewhere is None or not name.startswith(elsewhere)]
         if missing or found.unexpected_keys:
@@ -119,17 +127,16 @@ class Ranker:
             name: Table(folder / TABLES / f"{name}.safetensors", ids_path(folder, name) if t.ids == "managed" else None, resident)
             for name, t in config.tables.items()
         }
-        titles = TitleVectors(prectr.relevance.encode, title_vectors) if keeps_titles(prectr) and title_vectors else None
-        if titles is not None and (folder / TITLES).is_file():
-            warm(titles, folder / TITLES)
-        return cls(
-            config,
-            prectr,
-            ServedEmbeddings(config, tables),
-            BatchBuilder(config, folder / TEXT, 1, 1),
-            titles,
-            about.get("id_kinds"),
-        )
+        for name, table in tables.items():
+            check_table(folder / TABLES / f"{name}.safetensors", table.weight)
+        builder = BatchBuilder(config, folder / TEXT, 1, 1)
+        ranker = cls(config, prectr, ServedEmbeddings(config, tables), builder, None, about.get("id_kinds"))
+        check_scores(ranker, folder)
+        if keeps_titles(prectr) and title_vectors:
+            ranker.titles = TitleVectors(prectr.relevance.encode, title_vectors)
+            if (folder / TITLES).is_file():
+                warm(ranker.titles, folder / TITLES)
+        return ranker
 
     @overload
     def score(self, requests: Request, *, explain: bool = ...) -> Scores: ...
@@ -213,10 +220,45 @@ class Ranker:
             arrays = builder.build_arrays([(rows, 0, samples.num_rows)])
         return builder.to_batch(arrays)
 
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """While no other thread changes what the ranker keeps."""
+        with self._building, self.titles.settled() if self.titles is not None else contextlib.nullcontext():
+            yield
+
     def _run(self, batch: SearchBatch, *, effects: bool = False) -> PRECTROutput:
         sequences, bags = self._embeddings(batch.request_features, batch.candidate_features)
         titles = self.titles(batch.title_tokens) if self.titles is not None else None
         return self._prectr(batch, sequences, bags, titles=titles, effects=effects)
+
+
+class _Forks:
+    """A child of `fork` has none of the parent's threads: torch would wait for its own for ever, and a lock that another thread
+    held would stay locked. So the locks are taken before a fork, and in the child torch works with one thread."""
+
+    def __init__(self) -> None:
+        self._rankers: weakref.WeakSet[Ranker] = weakref.WeakSet()
+        self._held = contextlib.ExitStack()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._take, after_in_parent=self._give, after_in_child=self._alone)
+
+    def add(self, ranker: Ranker) -> None:
+        self._rankers.add(ranker)
+
+    def _take(self) -> None:
+        for ranker in list(self._rankers):
+            self._held.enter_context(ranker.settled())
+
+    def _give(self) -> None:
+        self._held.close()
+
+    def _alone(self) -> None:
+        self._give()
+        if len(self._rankers):
+            torch.set_num_threads(1)
+
+
+_forks = _Forks()
 
 
 def _to_table(scores: list[Scores], levels: int) -> pa.Table:

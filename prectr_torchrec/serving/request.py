@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,19 @@ import pyarrow.compute as pc
 from prectr_torchrec.config import DataConfig, nearest
 from prectr_torchrec.data.columns import FAMILIES, family_of
 from prectr_torchrec.data.schema import sample_schema
-from prectr_torchrec.serving.fields import DOCS, ID_KINDS, REQUIRED, Field, describe, make_field, outside, read, shown
+from prectr_torchrec.serving.fields import (
+    DOCS,
+    ID_KINDS,
+    REQUIRED,
+    Field,
+    Limits,
+    describe,
+    make_field,
+    outside,
+    read,
+    short,
+    shown,
+)
 from prectr_torchrec.serving.fields import RequestError as RequestError
 
 Request = Mapping[str, Any]
@@ -56,15 +67,22 @@ class RequestSchema:
             "properties": properties, "required": required, "additionalProperties": False,
         }  # fmt: skip
 
-    def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests") -> pa.Table:
+    def most_values(self, limits: Limits) -> int:
+        """Values that the JSON of a request within the limits can have."""
+        most = {None: 1, "candidate": limits.candidates, "history": limits.events, "peer": limits.events}
+        fields = [(None, self._request), *self._families.items()]
+        return sum(most[family] * field.kind.schema.get("maxItems", 1) for family, found in fields for field in found)
+
+    def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests", limits: Limits | None = None) -> pa.Table:
         """Sample rows of plain requests.
 
         Args:
             requests: mappings as of `describe`.
             name: what the list is called in errors; None: there is one request, and fields are named from it.
+            limits: of each request; None: there are none.
 
         Raises:
-            RequestError: a field is missing, unknown, or not what it should be.
+            RequestError: a field is missing, unknown, beyond the limits, or not what it should be.
         """
         paths = ["" if name is None else f"{name}[{i}]." for i in range(len(requests))]
         for request, path in zip(requests, paths, strict=True):
@@ -75,9 +93,11 @@ class RequestSchema:
         for field in self._request:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
             places = [f"{path}{field.key}" for path in paths]
-            arrays[field.column] = self._column(field, values, places.__getitem__)
+            arrays[field.column] = self._column(field, values, places.__getitem__, limits)
         for family, key in GROUPS.items():
-            arrays |= self._family(family, key, requests, paths)
+            arrays |= self._family(family, key, requests, paths, limits)
+        if limits is not None:
+            _check_characters(arrays, limits.all_characters * len(requests))
         lengths = pc.list_value_length(arrays["candidate_item_id"]).cast(pa.int32())
         arrays["num_candidates"] = lengths
         return pa.Table.from_arrays([arrays[name] for name in self._arrow.names], schema=self._arrow)
@@ -111,8 +131,11 @@ class RequestSchema:
             self._check_column(field, columns[field.column])
         return pa.Table.from_arrays([columns[name] for name in self._arrow.names], schema=self._arrow)
 
-    def _family(self, family: str, key: str, requests: Sequence[Request], paths: Sequence[str]) -> dict[str, pa.Array]:
+    def _family(
+        self, family: str, key: str, requests: Sequence[Request], paths: Sequence[str], limits: Limits | None
+    ) -> dict[str, pa.Array]:
         """The list columns of a family, of all requests."""
+        most = None if limits is None else limits.candidates if family == "candidate" else limits.events
         fields = self._families[family]
         values: dict[str, list[Any]] = {field.key: [] for field in fields}
         offsets = [0]
@@ -122,9 +145,8 @@ class RequestSchema:
             if rows is None and family == "candidate":
                 raise RequestError(f"{path}{key}", "nothing", "a list, which may be empty")
             where = f"{path}{key}"
-            length = _add_columns(rows, fields, values, where) if isinstance(rows, Mapping) else _add_rows(
-                [] if rows is None else rows, fields, values, where
-            )  # fmt: skip
+            add = _add_columns if isinstance(rows, Mapping) else _add_rows
+            length = add([] if rows is None else rows, fields, values, where, most)
             starts.append((where, isinstance(rows, Mapping)))
             offsets.append(offsets[-1] + length)
         ends = np.array(offsets)
@@ -138,11 +160,16 @@ class RequestSchema:
             return name
 
         packed = pa.array(ends, pa.int32())
-        return {f.column: pa.ListArray.from_arrays(packed, self._column(f, values[f.key], place(f))) for f in fields}
+        return {f.column: pa.ListArray.from_arrays(packed, self._column(f, values[f.key], place(f), limits)) for f in fields}
 
-    def _column(self, field: Field, values: list[Any], place: Callable[[int], str]) -> pa.Array:
+    def _column(self, field: Field, values: list[Any], place: Callable[[int], str], limits: Limits | None) -> pa.Array:
         """Values as an array, each read and within its bounds; `place(i)` names the i-th in errors."""
         kind, types = field.kind, set(map(type, values))
+        if limits is not None and str in types:
+            for i, value in enumerate(values):
+                if isinstance(value, str) and len(value) > limits.characters:
+                    got = f"a text of {len(value):,} characters"
+                    raise RequestError(place(i), got, f"at most {limits.characters:,} characters")
         integers, floats = pa.types.is_integer(field.type), pa.types.is_floating(field.type)
         if types == {type(None)}:
             return pa.array([kind.read(None)] * len(values), field.type)
@@ -188,10 +215,23 @@ def _value(request: Request, field: Field, path: str) -> Any:
     return field.default if value is None else value
 
 
-def _add_rows(rows: Any, fields: list[Field], values: dict[str, list[Any]], where: str) -> int:
+def _check_length(values: Sequence[Any], most: int | None, where: str) -> None:
+    if most is not None and len(values) > most:
+        raise RequestError(where, f"{len(values):,}", f"at most {most:,}")
+
+
+def _check_characters(arrays: Mapping[str, pa.Array], most: int) -> None:
+    texts = (array.flatten() if pa.types.is_list(array.type) else array for array in arrays.values())
+    count = sum(pc.sum(pc.utf8_length(text)).as_py() or 0 for text in texts if pa.types.is_string(text.type))
+    if count > most:
+        raise RequestError("request", f"texts of {count:,} characters in all", f"at most {most:,}")
+
+
+def _add_rows(rows: Any, fields: list[Field], values: dict[str, list[Any]], where: str, most: int | None) -> int:
     """Adds the values of a list of objects; returns its length."""
     if isinstance(rows, str) or not isinstance(rows, Sequence):
         raise RequestError(where, shown(rows), "a list of objects, or an object of lists")
+    _check_length(rows, most, where)
     keys = {field.key for field in fields}
     for i, row in enumerate(rows):
         if not isinstance(row, Mapping):
@@ -206,7 +246,7 @@ def _add_rows(rows: Any, fields: list[Field], values: dict[str, list[Any]], wher
     return len(rows)
 
 
-def _add_columns(rows: Mapping[str, Any], fields: list[Field], values: dict[str, list[Any]], where: str) -> int:
+def _add_columns(rows: Any, fields: list[Field], values: dict[str, list[Any]], where: str, most: int | None) -> int:
     """Adds the values of an object of lists of equal length; returns that."""
     _check_keys(rows, [field.key for field in fields], f"{where}.")
     for field in fields:
@@ -218,6 +258,7 @@ def _add_columns(rows: Mapping[str, Any], fields: list[Field], values: dict[str,
             column = column.tolist()
         if isinstance(column, str) or not isinstance(column, Sequence):
             raise RequestError(f"{where}.{key}", shown(column), "a list")
+        _check_length(column, most, where)
         lists[key] = list(column)
     lengths = {key: len(column) for key, column in lists.items()}
     if len(set(lengths.values())) > 1:
@@ -239,11 +280,15 @@ def _fill(values: list[Any], field: Field, place: Callable[[int], str]) -> None:
             values[i] = field.default
 
 
+def _name(key: Any) -> str:
+    """A key for a message: "" and the like would not be seen as they are, and long ones are cut."""
+    return key if isinstance(key, str) and len(key) <= 100 and key.isidentifier() else short(key)
+
+
 def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
     for key in given:
         if key not in valid:
-            name = key if isinstance(key, str) and key.isidentifier() else reprlib.repr(key)  # "" and the like would not be seen
-            raise RequestError(f"{path}{name}", "an unknown field", f"one of the schema{nearest(str(key), valid)}")
+            raise RequestError(f"{path}{_name(key)}", "an unknown field", f"one of the schema{nearest(_name(key), valid)}")
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, of_id: Field | None) -> pa.Array:

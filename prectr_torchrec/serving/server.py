@@ -7,31 +7,32 @@ import contextlib
 import hmac
 import json
 import logging
-import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 
-from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.batcher import Expired, MicroBatcher, Overloaded
+from prectr_torchrec.serving.body import Refused, read_json, read_request
+from prectr_torchrec.serving.connection import BEGAN
+from prectr_torchrec.serving.fields import Limits, short
+from prectr_torchrec.serving.metrics import Metrics
 from prectr_torchrec.serving.page import DemoPage, page, render
 from prectr_torchrec.serving.ranker import Ranker, Scores
-from prectr_torchrec.serving.request import RequestError, RequestSchema
+from prectr_torchrec.serving.request import RequestSchema
 
 _LOG = logging.getLogger("prectr.serve")
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LARGE, _LARGE_AT_A_TIME = 2**18, 16
+"""Bytes of a body from which on it is large, and how many of these are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,10 @@ class ServerSettings:
     """Seconds that a request which finds nobody waiting lets others join it."""
     max_bytes: int = 4 * 2**20
     """Of a request's body."""
-    max_candidates: int = 10_000
-    """Of a request."""
+    limits: Limits = field(default_factory=Limits)
+    """Of what a request holds."""
     token: str | None = None
     """Where set, `/v1/rank` wants `Authorization: Bearer TOKEN`."""
-
-
-class Refused(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, message: str, **details: str) -> None:
-        super().__init__(message)
-        self.status, self.body = status, {"error": {"message": message, **details}}
 
 
 class RankingServer:
@@ -81,8 +74,12 @@ class RankingServer:
         self.model, self._settings = model, settings
         self.ranker = _load(model)
         self._reloading = asyncio.Lock()
-        self._metrics = _Metrics()
-        self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan)
+        self.metrics = Metrics()
+        self._larges = 0
+        # what is large is read in a thread of its own, so that it keeps nobody else waiting
+        self._reading = {large: ThreadPoolExecutor(1, "reading") for large in (False, True)}
+        # no pages of documentation: FastAPI's bring scripts from elsewhere
+        self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None)
         self._add_routes(self.app, self.ranker.schema)
         if demo is not None:
             self._add_page(self.app, DemoPage(demo))
@@ -94,10 +91,10 @@ class RankingServer:
             try:
                 self.ranker = await asyncio.to_thread(_load, self.model)
             except Exception as error:
-                self._metrics.reloads.labels("failed").inc()
+                self.metrics.reloads.labels("failed").inc()
                 _LOG.error("%s was not reloaded, the ranker in use stays: %s", self.model, error)
             else:
-                self._metrics.reloads.labels("done").inc()
+                self.metrics.reloads.labels("done").inc()
                 _LOG.warning("%s was reloaded", self.model)
 
     @contextlib.asynccontextmanager
@@ -105,9 +102,8 @@ class RankingServer:
         settings = self._settings
         self._batcher = MicroBatcher(
             capacity=settings.capacity, max_requests=settings.batch_requests, max_candidates=settings.batch_candidates,
-            wait=settings.wait, on_batch=self._metrics.batches.observe,
+            wait=settings.wait, on_batch=self.metrics.batches.observe,
         )  # fmt: skip
-        self._metrics.admitted.set_function(lambda: self._batcher.admitted)
         self._running = asyncio.create_task(self._batcher.run())
         yield
         self._running.cancel()
@@ -127,29 +123,33 @@ class RankingServer:
         @app.exception_handler(RequestValidationError)
         async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
             first = error.errors()[0]
-            field, got = ".".join(map(str, first["loc"])), repr(first["input"])
+            field, got = ".".join(map(str, first["loc"])), short(first["input"])
             return JSONResponse(Refused(422, f"{field}: got {got}; {first['msg']}", field=field, got=got).body, 422)
 
+        @app.head("/healthz", include_in_schema=False)
         @app.get("/healthz")
         async def healthz() -> dict[str, str]:
             """Whether the process lives."""
             return {"status": "ok"}
 
+        @app.head("/readyz", include_in_schema=False)
         @app.get("/readyz")
         async def readyz() -> Response:
             """Whether requests should come here."""
             ready = not self._running.done()
             return JSONResponse({"status": "ready" if ready else "stopped"}, 200 if ready else 503)
 
+        @app.head("/metrics", include_in_schema=False)
         @app.get("/metrics", response_class=PlainTextResponse)
         async def metrics() -> Response:
             """Figures for Prometheus."""
-            return Response(self._metrics.text(self.ranker), media_type=CONTENT_TYPE_LATEST)
+            return Response(self.metrics.text(self.ranker), media_type=CONTENT_TYPE_LATEST)
 
     def _add_page(self, app: FastAPI, demo: DemoPage) -> None:
         text, policy = page()
         headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
+        @app.head("/", include_in_schema=False)
         @app.get("/", response_class=HTMLResponse, include_in_schema=False)
         async def look() -> Response:
             return HTMLResponse(text, headers=headers)
@@ -157,7 +157,8 @@ class RankingServer:
         @app.get("/demo", include_in_schema=False)
         async def choices(request: Request) -> Response:
             async def answer() -> bytes:
-                return json.dumps(demo.describe(self.ranker)).encode()
+                with self._batcher.admit():
+                    return _json(demo.describe(self.ranker))
 
             return await self._guard(request, answer)
 
@@ -166,12 +167,12 @@ class RankingServer:
             return await self._guard(request, lambda: self._answer_page(demo, request))
 
     async def _guard(self, request: Request, work: Callable[[], Awaitable[bytes]]) -> Response:
-        """The answer of `work` in one of the places, or why there is none."""
+        """The answer of `work`, or why there is none."""
         began, status = time.perf_counter(), 500
+        self.metrics.admitted.inc()
         try:
             self._check_token(request)
-            with self._batcher.admit():
-                content = await work()
+            content = await work()
             status = 200
             return Response(content, media_type="application/json")
         except Refused as refused:
@@ -185,127 +186,101 @@ class RankingServer:
         except ClientDisconnect:
             status = 400
             return Response(status_code=status)
+        except Exception:
+            _LOG.exception("a request failed")
+            return JSONResponse({"error": {"message": "the server failed; its log says more"}}, status)
         finally:
-            self._metrics.requests.labels(str(status)).inc()
-            self._metrics.seconds.observe(time.perf_counter() - began)
+            self.metrics.admitted.dec()
+            self.metrics.requests.labels(str(status)).inc()
+            self.metrics.seconds.observe(time.perf_counter() - began)
 
     async def _answer(self, request: Request, explain: bool) -> bytes:
-        ranker, (body, deadline) = self.ranker, await self._read_in_time(request)
-        plain, samples = await asyncio.to_thread(self._parse, ranker, body)
-        scores = await self._batcher.score(ranker, samples, deadline, explain=explain)
-        self._metrics.candidates.inc(len(scores.item_id))
-        return await asyncio.to_thread(_render, plain, scores)
+        ranker, deadline = self.ranker, self._deadline(request)
+        async with self._body(request, deadline) as body:
+            with self._batcher.admit():
+                plain, samples = await self._read_within(deadline, body, read_request, ranker.schema, body, self._settings.limits)
+                del body
+                scores = await self._batcher.score(ranker, samples, deadline, explain=explain)
+                self.metrics.candidates.inc(len(scores.item_id))
+                return await asyncio.to_thread(_render, plain, scores)
 
     async def _answer_page(self, demo: DemoPage, request: Request) -> bytes:
-        ranker, (body, deadline) = self.ranker, await self._read_in_time(request)
-        query, user = _choice(body)
-        samples = await asyncio.to_thread(demo.samples, ranker, query, user)
-        scores = [await self._batcher.score(ranker, samples.slice(i, 1), deadline, explain=True) for i in range(2)]
-        return json.dumps(render(samples, scores, demo.past(ranker, user))).encode()
+        ranker, deadline = self.ranker, self._deadline(request)
+        async with self._body(request, deadline) as body:
+            with self._batcher.admit():
+                query, user = _choice(body, self._settings.limits.characters)
+                samples = await self._read_within(deadline, body, demo.samples, ranker, query, user)
+                scores = [await self._batcher.score(ranker, samples.slice(i, 1), deadline, explain=True) for i in range(2)]
+                return _json(render(samples, scores, demo.past(ranker, user)))
 
-    async def _read_in_time(self, request: Request) -> tuple[bytes, float]:
-        """The body, and the time on the loop's clock by which the answer is due."""
-        deadline = asyncio.get_running_loop().time() + self._settings.deadline
-        try:
-            return await asyncio.wait_for(self._read(request), self._settings.deadline), deadline
-        except asyncio.TimeoutError:
-            raise Refused(408, f"the body did not arrive within {self._settings.deadline:g} s") from None
+    def _deadline(self, request: Request) -> float:
+        """The time on the loop's clock by which the answer to a request is due."""
+        began = getattr(request.state, BEGAN, None)
+        return (asyncio.get_running_loop().time() if began is None else began) + self._settings.deadline
 
-    async def _read(self, request: Request) -> bytes:
-        body = bytearray()
+    @contextlib.asynccontextmanager
+    async def _body(self, request: Request, deadline: float) -> AsyncIterator[bytes]:
+        """The body of a request, which holds a place of those for large ones as long as it is used."""
+        with contextlib.ExitStack() as places:
+            reading = self._receive(request, places)
+            try:
+                body = await asyncio.wait_for(reading, deadline - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                raise Refused(408, f"the body did not arrive within {self._settings.deadline:g} s") from None
+            yield body
+
+    async def _receive(self, request: Request, places: contextlib.ExitStack) -> bytes:
+        length = request.headers.get("content-length", "")
+        body, held = bytearray(), self._hold(int(length) if length.isdecimal() else 0, False, places)
         async for chunk in request.stream():
             body += chunk
-            if len(body) > self._settings.max_bytes:
-                raise Refused(413, f"the body is larger than {self._settings.max_bytes:,} bytes")
+            held = self._hold(len(body), held, places)
         return bytes(body)
 
-    def _parse(self, ranker: Ranker, body: bytes) -> tuple[dict[str, Any], pa.Table]:
+    def _hold(self, size: int, held: bool, places: contextlib.ExitStack) -> bool:
+        """Takes one of the places for large bodies if one of `size` needs it and none is held; whether one is held then."""
+        if size > self._settings.max_bytes:
+            raise Refused(413, f"the body is larger than {self._settings.max_bytes:,} bytes")
+        if size > _LARGE and not held:
+            places.enter_context(self._large())
+        return held or size > _LARGE
+
+    @contextlib.contextmanager
+    def _large(self) -> Iterator[None]:
+        if self._larges >= _LARGE_AT_A_TIME:
+            raise Overloaded
+        self._larges += 1
         try:
-            plain = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, f"the body is not JSON: {error}") from None
+            yield
+        finally:
+            self._larges -= 1
+
+    async def _read_within(self, deadline: float, body: bytes, read: Callable[..., Any], *arguments: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(self._reading[len(body) > _LARGE], read, *arguments)
         try:
-            samples = ranker.schema.from_plain([plain], name=None)
-        except RequestError as error:
-            raise Refused(422, str(error), field=error.field, got=error.got, expected=error.expected) from None
-        if (count := samples["num_candidates"][0].as_py()) > self._settings.max_candidates:
-            limit = f"{self._settings.max_candidates:,}"
-            raise Refused(422, f"candidates: got {count:,}; expected at most {limit}", field="candidates", got=f"{count:,}",
-                          expected=f"at most {limit}")  # fmt: skip
-        return plain, samples
+            return await asyncio.wait_for(reading, deadline - loop.time())
+        except asyncio.TimeoutError:
+            raise Expired from None
 
     def _check_token(self, request: Request) -> None:
-        token, given = self._settings.token, request.headers.get("authorization", "")
-        if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        token = self._settings.token
+        if token is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        same = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+        if not same or scheme.lower() != "bearer":
             raise Refused(401, "send the header `Authorization: Bearer TOKEN`")
 
 
-@only_local
-def serve(model: Path, host: str, port: int, settings: ServerSettings, demo: Path | None = None) -> None:
-    """Serves until SIGINT or SIGTERM, which let the requests in the works end; SIGHUP loads the model anew.
-
-    Raises:
-        FileNotFoundError: there is no exported ranker, or no sample file in `demo`.
-    """
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-    quiet_libraries()
-    server = RankingServer(model, settings, demo)
-    config = uvicorn.Config(
-        server.app, host=host, port=port, log_level="warning", access_log=False,
-        timeout_graceful_shutdown=max(int(2 * settings.deadline), 1), timeout_keep_alive=30,
-    )  # fmt: skip
-    listening = config.bind_socket()
-    listening.listen()  # once the line is printed nobody is turned away
-    asyncio.run(_run(uvicorn.Server(config), server, listening))
-
-
-async def _run(http: uvicorn.Server, server: RankingServer, listening: Any) -> None:
-    tasks: set[asyncio.Task[None]] = set()
-
-    def reload() -> None:
-        task = asyncio.ensure_future(server.reload())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-    host, port = listening.getsockname()[:2]
-    print(f"serving {server.model} on http://{host}:{port}", flush=True)
-    await http.serve(sockets=[listening])
-
-
 def _load(model: Path) -> Ranker:
-    ranker = Ranker.load(model)
-    ranker.score({"query": "", "candidates": [{"item_id": 0}]})  # what is made at the first call is not to keep a client waiting
-    return ranker
-
-
-class _Metrics:
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter("prectr_requests", "Requests by status", ["status"], registry=self._registry)
-        self.seconds = Histogram("prectr_request_seconds", "Time to answer", buckets=_SECONDS, registry=self._registry)
-        self.batches = Histogram("prectr_batch_requests", "Requests scored together", buckets=(1, 2, 4, 8, 16, 32, 64),
-                                 registry=self._registry)  # fmt: skip
-        self.candidates = Counter("prectr_candidates", "Candidates scored", registry=self._registry)
-        self.admitted = Gauge("prectr_admitted_requests", "Requests in the works", registry=self._registry)
-        self.reloads = Counter("prectr_reloads", "Reloads by outcome", ["outcome"], registry=self._registry)
-        self._titles = Gauge("prectr_titles", "Titles kept", registry=self._registry)
-        self._lookups = Gauge(
-            "prectr_title_lookups", "Lookups of titles since the last reload", ["found"], registry=self._registry
-        )
-
-    def text(self, ranker: Ranker) -> bytes:
-        """All figures in the format of Prometheus."""
-        if ranker.titles is not None:
-            self._titles.set(len(ranker.titles))
-            self._lookups.labels("yes").set(ranker.titles.hits)
-            self._lookups.labels("no").set(ranker.titles.misses)
-        return generate_latest(self._registry)
+    return Ranker.load(model)
 
 
 def _render(plain: dict[str, Any], scores: Scores) -> bytes:
     """Candidates best first, with the ids that the client sent."""
+    if not (np.isfinite(scores.click_probability).all() and np.isfinite(scores.relevance_probabilities).all()):
+        raise Refused(500, "the model's scores of this request are no numbers")
     sent = plain["candidates"]
     ids = sent["item_id"] if isinstance(sent, dict) else [row["item_id"] for row in sent]
     click, relevance = (
@@ -318,17 +293,23 @@ def _render(plain: dict[str, Any], scores: Scores) -> bytes:
     answer = {"request_id": plain.get("request_id"), "candidates": ranked}
     if scores.explanation is not None:
         answer["explanation"] = scores.explanation
-    return json.dumps(answer).encode()
+    return _json(answer)
 
 
-def _choice(body: bytes) -> tuple[str, int]:
+def _json(answer: Any) -> bytes:
+    return json.dumps(answer, allow_nan=False).encode()
+
+
+def _choice(body: bytes, characters: int) -> tuple[str, int]:
     """Query and user that the page sent."""
     try:
-        sent = json.loads(body)
+        sent = read_json(body)
         query, user = sent["query"], int(sent["user"])
         query.encode()
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+    except (Refused, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         raise Refused(422, 'request: expected {"query": a text, "user": an id}') from None
+    if len(query) > characters:
+        raise Refused(422, f"query: got a text of {len(query):,} characters; expected at most {characters:,}")
     return query, user
 
 

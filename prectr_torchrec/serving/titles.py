@@ -31,6 +31,10 @@ class TitleVectors:
     def __len__(self) -> int:
         return len(self._places)
 
+    def settled(self) -> threading.Lock:
+        """To be held by who wants nobody to change the titles kept."""
+        return self._lock
+
     def __call__(self, tokens: Tensor) -> Tensor:
         """Args: tokens: (T, W) int64, distinct rows. Returns: (T, ...)."""
         keys = token_keys(tokens)
