@@ -380,7 +380,9 @@ def export(
 @app.command()
 def index(
     model: Exported,
-    items: Annotated[Path, typer.Option(help="Parquet file with a column of titles, the most wanted first.")],
+    items: Annotated[
+        Path, typer.Option(help="Parquet or CSV file with a column of titles, the most wanted first; or a folder of such.")
+    ],
     column: Annotated[str, typer.Option(help="Of the titles.")] = "title",
 ) -> None:
     """Encode the titles of a catalogue ahead, for an exported ranker to start with."""

@@ -7,7 +7,6 @@ the log's train part have a split of their own, so that what is measured on them
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.loading import Kinds, attribute_columns
 from prectr_torchrec.data.made_queries import make_queries
 from prectr_torchrec.data.new_queries import find_new_queries
-from prectr_torchrec.data.prepare import in_train, open_database, split_times
+from prectr_torchrec.data.prepare import enough_memory, in_train, open_database, split_times
 from prectr_torchrec.data.raw import Connection, RawLogError, Table, one_row, open_source
 from prectr_torchrec.data.readings import identifier
 from prectr_torchrec.data.tables import load_candidates, load_tables, open_sources
@@ -81,28 +80,26 @@ def write_pairs(
     if pairs.category not in data.item_attributes and pairs.draws():
         hint = nearest(pairs.category, data.item_attributes)
         raise RawLogError(f"pairs.category: {pairs.category!r} is not in data.item_attributes{hint}")
-    work = out.with_name(f"{out.name}.work")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        with open_database(work / "log.duckdb", data.memory, work / "spill") as con:
-            report = load_tables(con, data, open_sources(con, data, raw))
-            if candidates is not None:
-                files = given_files("candidates", candidates)
-                load_candidates(con, files, report["id_kinds"], data, report["dropped"])
-            _collect(con, given=candidates is not None)
-            _draw(con, pairs, data.item_attributes)
-            new_queries = find_new_queries(con, in_train(data, split_times(con, data)))
-            _split(con, data, pairs, report["id_kinds"], test_queries)
-            con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
-            con.execute("CREATE VIEW pairs AS SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn")
-            metadata = {_VERSION_KEY: PAIRS_VERSION, _LEVELS_KEY: data.levels.model_dump_json()}
-            metadata[_SETTINGS_KEY] = pairs.model_dump_json()
-            with replacing(out) as temporary:
-                _write(con, temporary, pa.schema(list(_COLUMNS.items()), metadata=metadata), pairs.rows_per_row_group)
-            return {**_count(con), "new_queries": new_queries, "dropped": report["dropped"]}
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(out) as temporary,
+        enough_memory(data.memory),
+        open_database(temporary.with_name("log.duckdb"), data.memory, temporary.with_name("spill")) as con,
+    ):
+        report = load_tables(con, data, open_sources(con, data, raw))
+        if candidates is not None:
+            files = given_files("candidates", candidates)
+            load_candidates(con, files, report["id_kinds"], data, report["dropped"])
+        _collect(con, given=candidates is not None)
+        _draw(con, pairs, data.item_attributes)
+        new_queries = find_new_queries(con, in_train(data, split_times(con, data)))
+        _split(con, data, pairs, report["id_kinds"], test_queries)
+        con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
+        con.execute("CREATE VIEW pairs AS SELECT * FROM known UNION ALL SELECT query, item, origin, NULL FROM drawn")
+        metadata = {_VERSION_KEY: PAIRS_VERSION, _LEVELS_KEY: data.levels.model_dump_json()}
+        metadata[_SETTINGS_KEY] = pairs.model_dump_json()
+        _write(con, temporary, pa.schema(list(_COLUMNS.items()), metadata=metadata), pairs.rows_per_row_group)
+        return {**_count(con), "new_queries": new_queries, "dropped": report["dropped"]}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ what is missing. `prepared.json` is written last.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,6 +39,7 @@ from prectr_torchrec.data.workspace import claim, digest, once
 from prectr_torchrec.paths import only_local
 
 BLOCK = 2**20
+SPLITS = ("train", "validation", "test", "judgments", "candidates")
 MAX_TEXTS = 500_000
 """Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
 
@@ -85,14 +87,12 @@ def prepare(
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
     settings = _settings(data, text, sources, given, scores)
-    if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
+    if (finished := claim(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER))) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    with tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 9) as bar:
-        try:
-            report = job.sort(bar)
-        except duckdb.OutOfMemoryException as error:
-            raise ValueError(f"data.memory: {data.memory} is too little for this log; {error}") from None
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 9)
+    with steps as bar, enough_memory(data.memory):
+        report = job.sort(bar)
     log = Log.open(job.work)
     with tqdm(
         disable=None if progress else True, unit=" requests", total=sum(split["requests"] for split in report["splits"].values())
@@ -270,6 +270,15 @@ def open_database(database: Path, memory: str, spill: Path) -> Connection:
     threads = max(1, min(os.cpu_count() or 1, size // 2**28))
     options: dict[str, Any] = {"memory_limit": f"{size // 2**21}MiB", "threads": threads, "temp_directory": str(spill)}
     return open_duckdb(str(database), **options)
+
+
+@contextlib.contextmanager
+def enough_memory(memory: str) -> Iterator[None]:
+    """Says which setting to raise where DuckDB runs out of memory."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise ValueError(f"data.memory: {memory} is too little for this log; {str(error).splitlines()[0]}") from None
 
 
 def split_times(con: Connection, data: DataConfig) -> dict[str, int]:

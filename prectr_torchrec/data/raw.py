@@ -221,7 +221,7 @@ def open_source(
             for theirs in dict.fromkeys(wanted.values()):
                 if names.count(theirs) > 1:
                     raise RawLogError(f"{file}: column {theirs!r} is there {names.count(theirs)} times; keep one of them")
-    problems.found += [_missing(name, column, wanted[column], lacking) for column, lacking in missing.items()]
+    problems.found += [_missing(name, table, column, lacking) for column, lacking in missing.items()]
     if not parts and not problems.found:
         problems.found.append(f"{name}: {files[0]} is empty; a CSV begins with the names of its columns")
     problems.refuse()
@@ -308,16 +308,15 @@ def scan(con: Connection, source: Source, part: Part, aggregates: Sequence[str])
         raise RawLogError(f"{source.name}: {part.files[0]} cannot be read: {unreadable(part, part.files[0], error)}") from None
 
 
-def _missing(name: str, column: str, wanted: str, lacking: list[Part]) -> str:
+def _missing(name: str, table: RawTable, column: str, lacking: list[Part]) -> str:
     (file,), columns = lacking[0].files, [name for name, _ in lacking[0].columns]
+    wanted = table.columns.get(column, column)
     hint = nearest(wanted, columns) if columns else ""
     if any(folder.startswith(f"{wanted}=") for folder in file.parts):
         hint = f", and what the name of a folder says is not read: write the column into the files{hint}"
     more = f" (and of {len(lacking) - 1} more files)" if len(lacking) > 1 else ""
-    return (
-        f"{file}: column {wanted!r} is missing{more}{hint}; columns there: {', '.join(columns)}. "
-        f"Where it has another name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
-    )
+    advice = f". Where it has another name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
+    return f"{file}: column {wanted!r} is missing{more}{hint}; columns there: {', '.join(columns)}{advice if table.path else ''}"
 
 
 def _refuse_types(source: Source, column: str, reading: Reading) -> None:

@@ -10,7 +10,8 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,25 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any], *, parts: Sequence[str] = ()) -> dict[str, Any] | None:
     """Makes `out` ours, or returns the manifest of what is already finished there.
+
+    What was begun there with other settings is begun anew, with a note on the standard error, as long as nothing would be lost.
 
     Args:
         out: the output folder; may be missing, empty, unfinished or finished.
         work: its sub-folder for what is needed only until the end.
         manifest: its file that is written last and holds `settings`.
         settings: plain values that the result depends on.
+        parts: names of the files and folders in `out` that may be made anew besides `work`, since they cost little; none: an
+            unfinished job that made anything goes on with its own settings only.
 
     Raises:
         ValueError: the folder holds something else; names every setting that differs.
     """
+    for place in (work, *(out / name for name in parts)):
+        if place.is_symlink():
+            raise ValueError(f"{place} is a link; remove it, or choose another folder")
     begun = work / SETTINGS
     if manifest.is_file():
         finished: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
@@ -85,7 +93,14 @@ def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any]) -> di
         shutil.rmtree(work, ignore_errors=True)
         return finished
     if begun.is_file():
-        _refuse_other(out, json.loads(begun.read_text(encoding="utf-8")), settings)
+        try:
+            _refuse_other(out, json.loads(begun.read_text(encoding="utf-8")), settings)
+        except ValueError as error:
+            if not parts and any(path not in (work, begun) for folder in (out, work) for path in folder.iterdir()):
+                raise
+            print(f"note: an unfinished job there is begun anew: {error}", file=sys.stderr)
+            for place in (*(out / name for name in parts), work):
+                remove(place)
     elif out.exists() and any(path != work for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and holds nothing that this command began; choose an empty folder")
     work.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import duckdb
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from prectr_torchrec.config import RawTable
+from prectr_torchrec.data.files import given_files
+from prectr_torchrec.data.raw import Table, open_duckdb, open_source
+from prectr_torchrec.data.readings import text
 from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.modules import PRECTR, CrossInteraction
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 
 TOKENS, VECTORS = "tokens", "vectors"
 _BATCH = 1024
+_MEMORY = "1GB"
+"""What reading the titles may take."""
 
 
 @only_local
@@ -34,41 +42,59 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
     Args:
         ranker: of the folder.
         folder: that it was loaded from, and where the file goes.
-        items: a Parquet file of items; where not all titles fit into memory when served, the first ones are taken.
+        items: Parquet or CSV files of items, as a file, folder or glob; where not all titles fit into memory when served, the
+            first ones are taken.
         column: of the titles.
 
     Returns:
         The number of titles.
 
     Raises:
-        ValueError: the file has no such column of texts, or the ranker keeps no titles.
+        RawLogError: a file has no such column of texts, or a row that cannot be read; names it.
+        ValueError: the ranker keeps no titles.
     """
     if ranker.titles is None:
         raise ValueError(f"{folder}: this ranker reads query and title together, or no texts at all; there is nothing to keep")
-    schema = pq.read_schema(items)
-    of_texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    if column not in schema.names or not any(check(schema.field(column).type) for check in of_texts):
-        raise ValueError(f"{items}: no column {column!r} of texts; columns are {', '.join(schema.names)}")
-    titles = pq.read_table(items, columns=[column])[column].combine_chunks().drop_null().unique().to_pylist()
-    tokenizer, width = TextTokenizer(folder / TEXT), ranker.config.text.title_tokens
+    tokens = _distinct_tokens(items, column, TextTokenizer(folder / TEXT), ranker.config.text.title_tokens)
 
-    def tokens() -> Iterator[Tensor]:
-        for start in range(0, len(titles), _BATCH):
-            yield torch.from_numpy(tokenizer.encode(titles[start : start + _BATCH], width))
+    def batches() -> Iterator[Tensor]:
+        return (torch.from_numpy(tokens[start : start + _BATCH]) for start in range(0, len(tokens), _BATCH))
 
     def vectors() -> Iterator[Tensor]:
         with torch.inference_mode():
-            for batch in tokens():
+            for batch in batches():
                 yield ranker.relevance.encode(batch.long())
 
     with torch.inference_mode():
-        example = ranker.relevance.encode(torch.ones(1, width, dtype=torch.long))
+        example = ranker.relevance.encode(torch.ones(1, tokens.shape[1], dtype=torch.long))
     with replacing(folder / TITLES) as path:
         write_tensors(path, {
-            TOKENS: Pieces(torch.int32, (len(titles), width), tokens()),
-            VECTORS: Pieces(example.dtype, (len(titles), *example.shape[1:]), vectors()),
+            TOKENS: Pieces(torch.int32, tokens.shape, batches()),
+            VECTORS: Pieces(example.dtype, (len(tokens), *example.shape[1:]), vectors()),
         })  # fmt: skip
-    return len(titles)
+    return len(tokens)
+
+
+def _distinct_tokens(items: Path, column: str, tokenizer: TextTokenizer, width: int) -> NDArray[np.int32]:
+    """(N, width) tokens of the distinct titles, in the order of the files; no more of the texts than a batch is in memory."""
+    seen: set[bytes] = set()
+    found = [np.zeros((0, width), np.int32)]
+    with open_duckdb(memory_limit=_MEMORY) as con:
+        source = open_source(con, "items", RawTable(path=""), given_files("items", items), [column])
+        table = Table(source, {column: text()}, {column: "title"})
+        try:
+            table.check(con)
+            for batch in con.sql(f"SELECT title FROM ({table.select()}) WHERE title <> ''").to_arrow_reader(_BATCH):
+                keys = {hashlib.md5(title.encode()).digest(): title for title in batch.column(0).to_pylist()}
+                new = [title for key, title in keys.items() if key not in seen]
+                seen |= keys.keys()
+                if new:
+                    found.append(tokenizer.encode(new, width).astype(np.int32))
+        except duckdb.OutOfMemoryException:
+            raise ValueError(
+                f"{items}: its titles take more than {_MEMORY} to read; write the file in smaller row groups"
+            ) from None
+    return np.concatenate(found)
 
 
 def warm(titles: TitleVectors, path: Path) -> None:

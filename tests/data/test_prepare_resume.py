@@ -110,10 +110,60 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_other_raw_files_are_refused_by_name(tmp_path: Path) -> None:
     raw = write_log(random_log(), tmp_path / "raw")
-    run_script(KILLED, raw, tmp_path / "out", "work/by_query", "before")
+    prepare(DATA, TEXT, raw, tmp_path / "out", progress=False)
     write_log(random_log(1), tmp_path / "raw")
     with pytest.raises(ValueError, match=r"files..*impressions.parquet.modified: \d+ there, \d+ now"):
         prepare(DATA, TEXT, raw, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("place", ["work/log", "train/part-00001.parquet"])
+def test_an_unfinished_preparation_makes_room_for_mended_settings(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_log(random_log(), tmp_path / "raw")
+    run_script(KILLED, raw, tmp_path / "out", place, "after")
+    mended = DATA.model_copy(update={"history_length": 3})
+    found = prepare(mended, TEXT, raw, tmp_path / "out", progress=False)
+    said = capsys.readouterr().err
+    assert said.startswith("note: an unfinished job there is begun anew") and "data.history_length: 5 there, 3 now" in said
+    assert found == prepare(mended, TEXT, raw, tmp_path / "whole", progress=False)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_log_that_is_mended_is_taken_where_it_failed(tmp_path: Path) -> None:
+    log = random_log()
+    log["impressions"][0]["click"] = 7
+    raw = write_log(log, tmp_path / "raw")
+    with pytest.raises(ValueError, match="row 1: 7; expected 0 or 1"):
+        prepare(DATA, TEXT, raw, tmp_path / "out", progress=False)
+    log["impressions"][0]["click"] = 1
+    write_log(log, tmp_path / "raw")
+    assert prepare(DATA, TEXT, raw, tmp_path / "out", progress=False)["splits"]["train"]["requests"]
+
+
+def test_planted_links_are_not_followed(tmp_path: Path) -> None:
+    raw, victim = write_log(random_log(), tmp_path / "raw"), tmp_path / "victim"
+    victim.mkdir()
+    for name in ("work", "train"):
+        out = tmp_path / f"out-{name}"
+        out.mkdir()
+        (out / name).symlink_to(victim)
+        with pytest.raises(ValueError, match=f"{name} is a link; remove it"):
+            prepare(DATA, TEXT, raw, out, progress=False)
+    assert not list(victim.iterdir())
+
+
+def test_names_of_attributes_never_become_paths(tmp_path: Path) -> None:
+    log, name = random_log(), "../../../../ESC"
+    for table in ("items", "users"):
+        rows = log.setdefault(table, [{"user_id": 1000 + i} for i in range(4)])
+        for row in rows:
+            row[name] = 5
+    raw = write_log(log, tmp_path / "raw")
+    data = DATA.model_copy(update={"item_attributes": ["category_id", name], "user_attributes": [name]})
+    prepare(data, TEXT, raw, tmp_path / "out", progress=False)
+    assert not list(tmp_path.parent.rglob("ESC*")) and not Path("/ESC").exists()
+    assert f"candidate_{name}" in pq.read_schema(tmp_path / "out" / "train" / "part-00000.parquet").names
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
