@@ -29,7 +29,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from common import describe, simulated_samples
 
-from prectr_torchrec.checkpoint_files import PROGRESS
+from prectr_torchrec.checkpoint_files import PROGRESS, describe_files, write_manifest
 from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.runs import CHECKPOINTS, CONFIG, checkpoint_path, load_run
 from prectr_torchrec.serving.saved import SavedTensors
@@ -98,6 +98,7 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
     checkpoint = large / CHECKPOINTS / "step-1"
     dcp.save({**state, WEIGHT: table}, checkpoint_id=checkpoint, no_dist=True)
     shutil.copy(checkpoint_path(run, "last") / PROGRESS, checkpoint)
+    write_manifest(checkpoint, describe_files(checkpoint.iterdir()))
     del table
     numbers.unlink()
     (large / CHECKPOINTS / "index.json").write_text(json.dumps({"last": "step-1"}), encoding="utf-8")
@@ -105,7 +106,8 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
 
 def compare(large: Path, model: Path) -> None:
     """A thousand rows here and there of the exported table against the checkpoint's."""
-    table = Table(model / "tables" / "item.safetensors", None, resident=0)
+    config = load_run(large)
+    table = Table(model / "tables" / "item.safetensors", None, 0, (config.tables["item"].rows, config.tables["item"].dim))
     worst, start = 0.0, 0
     for number, piece in enumerate(SavedTensors(checkpoint_path(large, "best")).pieces(WEIGHT)):
         if number % 50 == 0:

@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_checkpoint.app, name="checkpoint")
 app.command()(cli_serve.serve)
+app.command()(cli_checkpoint.verify)
 
 Config = Annotated[str, typer.Option(help="A YAML file, or the name of a shipped configuration such as prectr_v1.")]
 Raw = Annotated[Path, typer.Option(help="Folder of the raw log.")]

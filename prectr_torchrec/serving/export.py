@@ -5,7 +5,7 @@ schema.json               what a request looks like, as a JSON Schema
 towers.safetensors        the towers, without a Hugging Face encoder
 tables/NAME.safetensors   one file a table
 text/                     tokenizer and encoder in Hugging Face layout, document frequencies
-export.json               what was exported, and the measured figures
+export.json               what was exported, the measured figures, size and digest of each file
 README.md                 model card
 """
 
@@ -25,12 +25,14 @@ from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.data.workspace import file_digest, once
+from prectr_torchrec.data.workspace import once
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.modules import PRECTR, TextEncoder
 from prectr_torchrec.paths import only_local
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.runs import checkpoint_path, load_run
 from prectr_torchrec.serving.card import model_card
+from prectr_torchrec.serving.digests import describe, is_sealed, sealed
 from prectr_torchrec.serving.request import RequestSchema
 from prectr_torchrec.serving.saved import SavedTensors
 from prectr_torchrec.serving.tables import Precision, write_ids, write_table
@@ -38,7 +40,7 @@ from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
 TITLES = "titles.safetensors"
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3
 ENCODER = "relevance.interaction.encoder.model."
 """Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
 _TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings.", "_mch_sorted_raw_ids"
@@ -87,10 +89,10 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
             about["tables"][name] = _write_table(partial, name, source, saved, config, quantize)
         with quiet_transformers():
             served = _write_towers(partial, run, config, saved)
-        about["towers_sha256"] = file_digest(partial / TOWERS)
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
         _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"]).describe())
-        _write_json(partial / ABOUT, about)
+        about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
+        _write_json(partial / ABOUT, sealed(about))
         (partial / "README.md").write_text(model_card(served, about), encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -103,10 +105,17 @@ def read_about(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no exported ranker.
+        ValueError: it was exported by another release, or the file is damaged.
     """
-    if not (folder / ABOUT).is_file():
+    path = folder / ABOUT
+    if not path.is_file():
         raise FileNotFoundError(f"{folder}: no exported ranker ({ABOUT} is missing); `prectr export` makes one")
-    return dict(json.loads((folder / ABOUT).read_text(encoding="utf-8")))
+    about: dict[str, Any] = read_json(path)
+    if about.get("version") != EXPORT_VERSION:
+        raise ValueError(f"{folder}: export version {about.get('version')!r}, this release reads {EXPORT_VERSION}; export again")
+    if not is_sealed(about):
+        raise ValueError(f"{path}: not what was written: its digest is another; copy the folder anew, or export again")
+    return about
 
 
 def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
@@ -177,11 +186,11 @@ def text_encoder(prectr: PRECTR) -> TextEncoder | None:
 def _id_kinds(run: Path) -> dict[str, str]:
     """How the log that a run was trained on writes its ids."""
     samples = run / SAMPLES
-    return dict(json.loads(samples.read_text(encoding="utf-8")).get("id_kinds", {})) if samples.is_file() else {}
+    return dict(read_json(samples).get("id_kinds", {})) if samples.is_file() else {}
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    measured = json.loads(path.read_text(encoding="utf-8"))
+    measured = read_json(path)
     if "grades" not in measured:
         raise ValueError(f"{path}: measured by an earlier release; run `prectr evaluate` again, or remove the file")
     kept = (

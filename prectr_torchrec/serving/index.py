@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from prectr_torchrec.config import RawTable
 from prectr_torchrec.data.files import given_files
@@ -21,18 +23,28 @@ from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.modules import PRECTR, CrossInteraction
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.serving.export import TEXT, TITLES
+from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.serving.digests import SEAL, Files, check, describe
+from prectr_torchrec.serving.export import TEXT, TITLES, read_about
 from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.titles import TitleVectors, token_keys
 from prectr_torchrec.serving.trial import check_finite
+from prectr_torchrec.training.files import replace_text
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker
 
+TITLES_ABOUT = "titles.json"
+"""Written last: of which ranker the titles are, and their size and digest."""
 TOKENS, VECTORS = "tokens", "vectors"
 _BATCH = 1024
 _MEMORY = "1GB"
 """What reading the titles may take."""
+
+
+class _TitlesAbout(TypedDict):
+    ranker: str
+    files: Files
 
 
 @only_local
@@ -67,11 +79,14 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
 
     with torch.inference_mode():
         example = ranker.relevance.encode(torch.ones(1, tokens.shape[1], dtype=torch.long))
+    (folder / TITLES_ABOUT).unlink(missing_ok=True)
     with replacing(folder / TITLES) as path:
         write_tensors(path, {
             TOKENS: Pieces(torch.int32, tokens.shape, batches()),
             VECTORS: Pieces(example.dtype, (len(tokens), *example.shape[1:]), vectors()),
         })  # fmt: skip
+    about = {"ranker": read_about(folder)[SEAL], "files": describe(folder, [folder / TITLES])}
+    replace_text(folder / TITLES_ABOUT, json.dumps(about, indent=1))
     return len(tokens)
 
 
@@ -97,10 +112,27 @@ def _distinct_tokens(items: Path, column: str, tokenizer: TextTokenizer, width: 
     return np.concatenate(found)
 
 
-def warm(titles: TitleVectors, path: Path) -> None:
-    """Fills the kept titles from the file of `index_titles`, with its first ones where there is no room for all."""
-    found = map_tensors(path, resident=0)
-    check_finite(path, found)
+def warm(titles: TitleVectors, folder: Path, ranker: str) -> None:
+    """Fills the kept titles from the file of `index_titles`, with its first ones where there is no room for all.
+
+    Args:
+        titles: to be filled.
+        folder: of the ranker; where it has no finished file of titles, nothing happens.
+        ranker: the seal of its `export.json`.
+
+    Raises:
+        ValueError: the file is damaged, or of another ranker.
+    """
+    if not (folder / TITLES_ABOUT).is_file():
+        return
+    about: dict[str, Any] = read_json(folder / TITLES_ABOUT, _TitlesAbout)
+    if about["ranker"] != ranker:
+        raise ValueError(
+            f"{folder / TITLES}: these are titles of another ranker; run `prectr index` again, or remove {TITLES_ABOUT}"
+        )
+    check(folder, about["files"])
+    found = map_tensors(folder / TITLES, resident=0)
+    check_finite(folder / TITLES, found)
     tokens, vectors = (found[name][: titles.capacity] for name in (TOKENS, VECTORS))
     for start in range(0, len(tokens), _BATCH):
         titles.add(token_keys(tokens[start : start + _BATCH]), vectors[start : start + _BATCH])

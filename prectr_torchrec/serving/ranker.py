@@ -29,7 +29,8 @@ from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.explanation import observe, take_apart
 from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.serving.export import CONFIG, ENCODER, EXPORT_VERSION, TABLES, TEXT, TITLES, TOWERS, ids_path, read_about
+from prectr_torchrec.serving.digests import SEAL, check
+from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
 from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
@@ -93,24 +94,27 @@ class Ranker:
 
     @classmethod
     @only_local
-    def load(cls, path: str | Path, *, resident: int = RESIDENT, title_vectors: int = 200_000) -> Ranker:
+    def load(
+        cls, path: str | Path, *, resident: int = RESIDENT, title_vectors: int = 200_000, all_digests: bool = False
+    ) -> Ranker:
         """Opens a folder that `prectr export` wrote.
 
         Args:
             path: the folder.
             resident: bytes; tables from this size on stay on disk, are mapped into memory and read a row at a time.
             title_vectors: titles whose encoding is kept.
+            all_digests: compares the digests of files from `digests.LARGE` on too, whose sizes alone are compared otherwise.
 
         Raises:
             FileNotFoundError: there is no exported ranker.
-            ValueError: it was exported by another release, its files do not belong together, or its numbers are none.
+            ValueError: it was exported by another release, a file of it is missing or not what was written, or its numbers are
+                none; names it.
         """
         folder = Path(path).resolve()  # a link may be pointed elsewhere while files are opened
         about = read_about(folder)
-        if about["version"] != EXPORT_VERSION:
-            raise ValueError(f"{folder}: export version {about['version']}, this release reads {EXPORT_VERSION}; export again")
+        check(folder, about["files"], all_digests=all_digests)
         config = load_config(folder / CONFIG)
-        encoder = {"path": str(folder / TEXT)} if (folder / TEXT / "config.json").is_file() else {}
+        encoder = {"path": str(folder / TEXT)} if f"{TEXT}/config.json" in about["files"] else {}
         building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
         with quiet_transformers():
             prectr = build_prectr(building, folder / TEXT)
@@ -124,8 +128,13 @@ class Ranker:
                              f"{found.unexpected_keys}; export again")  # fmt: skip
         prectr.eval().requires_grad_(False)
         tables = {
-            name: Table(folder / TABLES / f"{name}.safetensors", ids_path(folder, name) if t.ids == "managed" else None, resident)
-            for name, t in config.tables.items()
+            name: Table(
+                folder / TABLES / f"{name}.safetensors",
+                ids_path(folder, name) if table.ids == "managed" else None,
+                resident,
+                (table.rows, table.dim),
+            )
+            for name, table in config.tables.items()
         }
         for name, table in tables.items():
             check_table(folder / TABLES / f"{name}.safetensors", table.weight)
@@ -134,8 +143,7 @@ class Ranker:
         check_scores(ranker, folder)
         if keeps_titles(prectr) and title_vectors:
             ranker.titles = TitleVectors(prectr.relevance.encode, title_vectors)
-            if (folder / TITLES).is_file():
-                warm(ranker.titles, folder / TITLES)
+            warm(ranker.titles, folder, about[SEAL])
         return ranker
 
     @overload

@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 
 import fbgemm_gpu  # noqa: F401 - its operators pack and unpack int8 rows
 import torch
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
+from typing_extensions import TypedDict
 
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_tables import MANAGED_IDS
@@ -25,6 +27,13 @@ NO_ID = torch.iinfo(torch.int64).max
 """Fills the places of a managed table that no id has."""
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8", torch.int32: "I32", torch.int64: "I64"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+_HEADER_BYTES = 2**20
+
+
+class _Header(TypedDict):
+    dtype: Literal["F32", "F16", "U8", "I32", "I64"]
+    shape: list[NonNegativeInt]
+    data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
 
 def write_table(path: Path, pieces: Iterable[Tensor], rows: int, dim: int, precision: Precision) -> None:
@@ -83,25 +92,30 @@ def write_tensors(path: Path, tensors: dict[str, Pieces]) -> None:
 
 
 def map_tensors(path: Path, resident: int) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of ours; read into memory if the file has fewer bytes than `resident`, else mapped."""
+    """The tensors of a safetensors file of ours; read into memory if the file has fewer bytes than `resident`, else mapped.
+
+    Raises:
+        ValueError: it is none, or truncated; names it.
+    """
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
+        try:
+            header = TypeAdapter(dict[str, _Header]).validate_json(file.read(min(length, _HEADER_BYTES)))
+        except ValidationError:
+            raise ValueError(f"{path}: no file of tensors: its header cannot be read") from None
+        for name, about in header.items():
+            start, end = about["data_offsets"]
+            if end - start != math.prod(about["shape"]) * _DTYPES[about["dtype"]].itemsize or 8 + length + end > size:
+                raise ValueError(f"{path}: {name!r} is not whole: {size:,} bytes are there")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # writable, as torch wants it, and never written
-    on_disk = path.stat().st_size >= resident
+    on_disk = size >= resident
     if on_disk and hasattr(mmap, "MADV_RANDOM"):
         mapped.madvise(mmap.MADV_RANDOM)  # a row at a time: reading ahead would fill memory with its neighbours
     tensors = {}
     for name, about in header.items():
-        shape, (start, end) = about["shape"], about["data_offsets"]
-        dtype = _DTYPES[about["dtype"]]
-        count = (end - start) // dtype.itemsize
-        flat = (
-            torch.frombuffer(mapped, dtype=dtype, offset=8 + length + start, count=count)
-            if count
-            else torch.empty(0, dtype=dtype)
-        )
-        tensors[name] = (flat if on_disk else flat.clone()).view(shape)
+        dtype, start, count = _DTYPES[about["dtype"]], 8 + length + about["data_offsets"][0], math.prod(about["shape"])
+        flat = torch.frombuffer(mapped, dtype=dtype, offset=start, count=count) if count else torch.empty(0, dtype=dtype)
+        tensors[name] = (flat if on_disk else flat.clone()).view(about["shape"])
     return tensors
 
 
@@ -112,11 +126,21 @@ class Table:
         path: file of `write_table`.
         ids: file of `write_ids`, of managed tables.
         resident: bytes; a smaller file is read into memory, a larger one stays on disk and is mapped.
+        shape: (rows, dim) of the table.
+
+    Raises:
+        ValueError: a file is damaged, or of another table; names it.
     """
 
-    def __init__(self, path: Path, ids: Path | None, resident: int) -> None:
-        self.weight = map_tensors(path, resident)[WEIGHT]
+    def __init__(self, path: Path, ids: Path | None, resident: int, shape: tuple[int, int]) -> None:
+        tensors = map_tensors(path, resident)
+        self.weight = tensors.get(WEIGHT, torch.empty(0, 0))
+        extra = INT8_EXTRA * (self.weight.dtype == torch.uint8)
+        if tuple(self.weight.shape) != (shape[0], shape[1] + extra):
+            raise ValueError(f"{path}: a table of {tuple(self.weight.shape)} in place of {shape}")
         self._map = map_tensors(ids, resident) if ids is not None else None
+        if self._map is not None and self._map.keys() != {IDS, ROWS, SHARED}:
+            raise ValueError(f"{ids}: no map of ids to rows")
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Args: ids: (N,) int64, table rows, or mixed ids of a managed table. Returns: (N, dim) float32."""

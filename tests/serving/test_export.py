@@ -22,7 +22,8 @@ from prectr_torchrec import Ranker
 from prectr_torchrec.data.workspace import file_digest
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.runs import checkpoint_path
-from prectr_torchrec.serving.export import export, text_encoder
+from prectr_torchrec.serving.digests import SEAL, describe, sealed
+from prectr_torchrec.serving.export import export, read_about, text_encoder
 from prectr_torchrec.serving.saved import SavedTensors
 from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.trainer import Trainer
@@ -77,11 +78,15 @@ def test_other_towers_score_the_same_too(exported: Any, tmp_path: Path, variant:
 
 
 def test_towers_of_another_model_are_refused(exported: Any, tmp_path: Path) -> None:
-    shutil.copytree(exported.folder, tmp_path / "mixed")
-    text = (tmp_path / "mixed" / "config.yaml").read_text(encoding="utf-8")
-    (tmp_path / "mixed" / "config.yaml").write_text(text.replace("position_bias: true", "position_bias: false"), encoding="utf-8")
+    folder = tmp_path / "mixed"
+    shutil.copytree(exported.folder, folder)
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "config.yaml").write_text(text.replace("position_bias: true", "position_bias: false"), encoding="utf-8")
+    about = {name: value for name, value in read_about(folder).items() if name != SEAL}
+    about["files"] |= describe(folder, [folder / "config.yaml"])
+    (folder / "export.json").write_text(json.dumps(sealed(about)), encoding="utf-8")
     with pytest.raises(ValueError, match="these weights are not the model's"):
-        Ranker.load(tmp_path / "mixed")
+        Ranker.load(folder)
 
 
 def test_tables_that_stay_on_disk_score_the_same(exported: Any, ranker: Ranker) -> None:
