@@ -347,7 +347,7 @@ def baseline(
 def explain(
     run: Run,
     data: Samples,
-    request: Annotated[int, typer.Option(help="Request id.")],
+    request: Annotated[str, typer.Option(help="Request id, as the log writes it.")],
     split: Annotated[str | None, typer.Option(help="Where the request is: test where there is one, else candidates.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write the same to.")] = None,
     checkpoint: Checkpoint = "best",

@@ -20,6 +20,8 @@ Row = dict[str, Any]
 EVENTS = 10
 """Past events told of each list."""
 SIDES = ("own", "peers", "prior")
+PAST = ("own_history", "peers")
+"""Parts of what is taken apart that tell of past events."""
 
 
 class Observed(NamedTuple):
@@ -75,6 +77,11 @@ def take_apart(config: RunConfig, sample: Row, batch: SearchBatch, observed: Obs
         **({"own_history": _events(config, sample, "history", own)} if own else {}),
         **({"peers": _events(config, sample, "peer", by_peers)} if by_peers else {}),
     }
+
+
+def rows_of(found: Row) -> list[Row]:
+    """The candidates and events of what was taken apart: all that bears ids."""
+    return [*found["candidates"], *(event for part in PAST if part in found for event in found[part]["strongest"])]
 
 
 def _attentions(prectr: PRECTR) -> dict[str, TargetAttention]:

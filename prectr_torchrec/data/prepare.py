@@ -28,12 +28,13 @@ from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
 from prectr_torchrec.data.files import given_files
 from prectr_torchrec.data.loading import attribute_columns
+from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.new_queries import find_new_queries
 from prectr_torchrec.data.predicted import find_scores
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
-from prectr_torchrec.data.tables import PART, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
 from prectr_torchrec.paths import only_local
@@ -71,11 +72,12 @@ def prepare(
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
         `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
-        not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds`, `levels` (K), `split_from`,
-        `examination` (of positions 1, 2, ...; deeper ones share the last), `level_grades` (the mean of each level's judgments,
-        None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by what was wrong with
-        them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that few values make text
-        of), and the `settings` it came from.
+        not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
+        `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
+        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), `zeros` (rows of
+        ids written as 0, where that stands for none), `mended` (rows by what was wrong with them), `positions_from` (what the
+        log's positions count from), `mixed_ids` (CSV columns of ids that few values make text of), and the `settings` it came
+        from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -87,10 +89,10 @@ def prepare(
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
     settings = _settings(data, text, sources, given, scores)
-    if (finished := claim(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER))) is not None:
+    if (finished := claim(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 9)
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 10)
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     log = Log.open(job.work)
@@ -158,6 +160,8 @@ class _Job:
         with self._connect(self.work / "log" / "log.duckdb") as con:
             step("estimating examination", self.work / "examination.json", partial(self._write_examination, con))
             examination = json.loads((self.work / "examination.json").read_text(encoding="utf-8"))
+            report = json.loads((self.work / "log" / "report.json").read_text(encoding="utf-8"))
+            step("keeping ids of text", self.out / IDS, partial(self._write_ids, con, report["id_kinds"]))
             common = {"levels": self.data.levels.count, "examination": examination}
             for name, order in ORDERS.items():
                 options = {**order, **common, "table": TABLES.get(name, "events")}
@@ -171,7 +175,7 @@ class _Job:
                 step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
         described = {name: _describe_split(self.work / name) for name in splits}
         return {
-            **json.loads((self.work / "log" / "report.json").read_text(encoding="utf-8")),
+            **report,
             "levels": self.data.levels.count,
             **told,
             "examination": examination,
@@ -195,8 +199,10 @@ class _Job:
         folder.mkdir()
         with self._connect(folder / "log.duckdb") as con:
             report = load_tables(con, self.data, self.sources, self.scores)
+            report["by_query"] = ["judgments"]
             if self.candidates:
-                load_candidates(con, self.candidates, report["id_kinds"], self.data, report["dropped"])
+                key = load_candidates(con, self.candidates, report["id_kinds"], self.data, report["dropped"])
+                report["by_query"] = ["candidates"] if key == "query_id" else []
             seen = {"users": "user_id", "queries": "query", "items": "item"}
             tables = {name: f"(SELECT DISTINCT {column} FROM events)" for name, column in seen.items()}
             tables["users"] = "(SELECT DISTINCT user_id FROM events WHERE user_id <> 0)"
@@ -205,6 +211,9 @@ class _Job:
             report["predicted"] = bool(self.scores)
             report["simulated"] = _is_simulated(self.sources["impressions"])
         (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+    def _write_ids(self, con: Connection, kinds: Kinds, folder: Path) -> None:
+        write_ids(con, self.sources, kinds, self.data.zero_id, folder)
 
     def _write_examination(self, con: Connection, path: Path) -> None:
         examination = self.data.examination

@@ -279,6 +279,10 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def text_literal(value: object) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
+
+
 def open_duckdb(database: str = ":memory:", **options: Any) -> Connection:
     """DuckDB without progress bars of its own: it prints them to the standard output."""
     con = duckdb.connect(database, config=options)

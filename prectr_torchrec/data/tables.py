@@ -118,7 +118,9 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
         "mixed_ids": mixed_ids(con, list(sources.values()), kinds),
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
-    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **told}
+    wide = {name for name in kinds for s in sources.values() if name in s for _, type_ in s.types(name) if type_ == "UBIGINT"}
+    told["id_kinds"] = {name: "unsigned" if kind == "integer" and name in wide else kind for name, kind in kinds.items()}
+    return {"rows": rows, "dropped": drops, "mended": mended, **told}
 
 
 def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, int]:
@@ -133,10 +135,13 @@ def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) 
     return {column: count for counts in found for column, count in counts.items()}
 
 
-def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data: DataConfig, drops: dict[str, int]) -> None:
+def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data: DataConfig, drops: dict[str, int]) -> str:
     """Makes table `candidates`(request_id, timestamp, user_id, query, part, item, relevance, predicted) from candidate sets.
 
     Their files have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
+
+    Returns:
+        Which of the two ids they have.
 
     Raises:
         RawLogError: a row that cannot be used, or candidates of which more than half are unknown.
@@ -168,6 +173,7 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
             FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
     con.execute(f"CREATE TABLE candidates AS {matched}")
     con.execute("DROP TABLE given")
+    return key
 
 
 def _link_judgments(con: Connection, loaded: Loaded, kinds: Kinds, drops: dict[str, int], mended: dict[str, int]) -> None:

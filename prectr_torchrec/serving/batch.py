@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from prectr_torchrec.data.files import scan_parquet
+from prectr_torchrec.data.log_ids import LogIds
+from prectr_torchrec.data.raw import open_duckdb
 from prectr_torchrec.data.schema import check_schema, sample_schema
 from prectr_torchrec.data.workspace import once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries
@@ -35,7 +37,7 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     Args:
         model: exported folder.
         data: a folder of sample files (`*.parquet`), such as a split of a prepared folder.
-        out: Parquet file to write: request_id, item_id, click_probability, relevance_probabilities.
+        out: Parquet file to write: request_id, item_id, click_probability, relevance_probabilities; ids as the log writes them.
         nproc: processes; each loads the ranker, tables on disk are shared.
 
     Returns:
@@ -64,7 +66,7 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    rows = _merge([parts / shard.name for shard in shards], out)
+    rows = _merge([parts / shard.name for shard in shards], out, LogIds.of_split(data))
     shutil.rmtree(parts)
     return rows
 
@@ -107,16 +109,25 @@ def _score_shard(shard: Path, part: Path) -> None:
                 writer.close()
 
 
-def _merge(parts: Iterable[Path], out: Path) -> int:
-    rows, writer = 0, None
-    with replacing(out) as path:
+def _merge(parts: Sequence[Path], out: Path, ids: LogIds) -> int:
+    """Makes one file of the parts, in their order, with the log's ids; returns its rows."""
+    schema, rows = pq.read_schema(parts[0]), 0
+    columns, joins = {name: name for name in schema.names}, []
+    for name in ("request_id", "item_id"):
+        columns[name], join = ids.sql(name, name)
+        joins.append(join)
+        place = schema.get_field_index(name)
+        schema = schema.set(place, schema.field(place).with_type(ids.arrow(name)))
+    selected = ", ".join(f"{value} AS {name}" for name, value in columns.items())
+    with (
+        replacing(out) as path,
+        open_duckdb(temp_directory=str(parts[0].parent / "spill")) as con,
+        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+    ):
         for part in parts:
-            with pq.ParquetFile(part) as file:
-                writer = writer or pq.ParquetWriter(path, file.schema_arrow, compression="zstd")
-                for group in range(file.num_row_groups):
-                    table: pa.Table = file.read_row_group(group)
-                    writer.write_table(table)
-                    rows += table.num_rows
-        assert writer is not None
-        writer.close()
+            rows_of_part = scan_parquet([part], "file_row_number = true")
+            query = f"SELECT {selected} FROM {rows_of_part} p {' '.join(joins)} ORDER BY p.file_row_number"
+            for batch in con.sql(query).to_arrow_reader(2**16):
+                writer.write_batch(batch.cast(schema))
+                rows += batch.num_rows
     return rows

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prectr_torchrec.config import DataConfig, ZeroId
 from prectr_torchrec.data.columns import family_of
-from prectr_torchrec.data.hashing import hash_id
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import COUNTS
 
@@ -85,6 +86,9 @@ class Kind(NamedTuple):
     schema: dict[str, Any]
     low: float | None = None
     high: float | None = None
+    is_id: bool = False
+    zero: int = 0
+    """What the integer 0 is in the column."""
 
 
 class Field(NamedTuple):
@@ -96,16 +100,19 @@ class Field(NamedTuple):
     default: Any
 
 
-def make_field(field: pa.Field, levels: int, grades: tuple[float, float], id_kinds: Mapping[str, str]) -> Field:
+def make_field(field: pa.Field, data: DataConfig, id_kinds: Mapping[str, str]) -> Field:
     """The field of a sample column; `id_kinds` tells how the log writes its ids, as `prepared.json` has it."""
+    levels, grades = data.levels.count, (data.levels.grade_min, data.levels.grade_max)
     name, family = field.name, family_of(field.name)
     key = name.removeprefix(f"{family}_") if family else name
     of_id = "either" if key == "request_id" else id_kinds.get(key, id_kinds.get(key.removeprefix("user_"), "either"))
-    kind, default = _kind(name, key, field.type, levels, grades, of_id)
+    kind, default = _kind(name, key, field.type, levels, grades, of_id, "none" if key == "request_id" else data.zero_id)
     return Field(name, key, field.type.value_type if family else field.type, kind, default)
 
 
-def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[float, float], of_id: str) -> tuple[Kind, Any]:
+def _kind(
+    name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[float, float], of_id: str, zero: ZeroId
+) -> tuple[Kind, Any]:
     value = type_.value_type if pa.types.is_list(type_) else type_
     if key == "predicted":
         schema = {"type": ["array", "null"], "items": {"type": "number", "minimum": 0}, "minItems": levels, "maxItems": levels}
@@ -137,7 +144,7 @@ def _kind(name: str, key: str, type_: pa.DataType, levels: int, grades: tuple[fl
         low, high = (-(2**63), 2**63 - 1) if name == "timestamp" else counts.get(key, (0, 2**31 - 1))
         schema = {"type": "integer", "minimum": low, "maximum": high}
         return Kind(f"an integer from {low} to {high}", _integer, schema, low, high), max(low, 0)
-    return ID_KINDS[of_id], 0
+    return _id_kind(of_id, zero), None if zero == "id" else 0
 
 
 def read(value: Any, kind: Kind, place: Callable[[int], str], i: int) -> Any:
@@ -251,6 +258,7 @@ def shown(value: Any) -> str:
 def describe(field: Field) -> dict[str, Any]:
     """JSON Schema of a field; what is not required may be null too."""
     doc = DOCS.get(field.key) or _counter_doc(field.key)
+    doc = "null: nobody known." if field.key == "user_id" and field.default is None else doc
     described = {**field.kind.schema, **({"description": doc} if doc else {})}
     if field.column in REQUIRED:
         return described
@@ -268,9 +276,23 @@ def _counter_doc(name: str) -> str | None:
 
 _INTEGERS = {"type": ["integer", "string"], "minimum": -(2**63), "maximum": 2**64 - 1}
 _BOUNDS = (-(2**63), 2**63 - 1)
-ID_KINDS = {
-    "integer": Kind("a 64-bit integer, as in the log", _integer_id, _INTEGERS, *_BOUNDS),
+_INTEGER = Kind("a 64-bit integer, as in the log", _integer_id, _INTEGERS, *_BOUNDS)
+_ID_KINDS = {
+    "integer": _INTEGER,
+    "unsigned": _INTEGER,
     "text": Kind("a text, as in the log", _text_id, {"type": ["string", "integer"], "minimum": 0, "maximum": 0}),
     "either": Kind("a 64-bit integer or a text, as in the log", _id, _INTEGERS, *_BOUNDS),
 }
 """By how the log writes ids: as integers, or as texts that are hashed; `either` where that is not known."""
+
+
+def _id_kind(of_id: str, zero: ZeroId) -> Kind:
+    """An id where 0 and the text "0" are what they are in the log; null is none."""
+    kind = _ID_KINDS[of_id]
+    found, becomes = (ZERO_ID, 0) if zero == "none" else (0, ZERO_ID)
+
+    def read_id(value: Any) -> int:
+        number = 0 if value is None else int(kind.read(value))
+        return becomes if value is not None and number == found else number
+
+    return kind._replace(read=read_id, is_id=True, zero=becomes if zero == "id" else 0)

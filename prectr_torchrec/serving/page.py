@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec.data.columns import family_of
 from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.serving.ranker import Ranker, Scores
 
 Row = dict[str, Any]
@@ -51,6 +52,8 @@ class DemoPage:
                 item = {**dict(zip(columns, values, strict=True)), "candidate_position": 0, "candidate_click": None}
                 self._under[row["query"]][item["candidate_item_id"]] = item
                 self._items[item["candidate_item_id"]] = {**item, "candidate_relevance": None, "candidate_predicted": 0}
+        ids = LogIds.of_split(folder)
+        self.item_names, self._user_names = ids.restore("item_id", self._items), ids.restore("user_id", self._users)
         self._with_word: dict[str, list[int]] = defaultdict(list)
         for number, about in self._items.items():
             for word in set(_words(about["candidate_title"])):
@@ -64,7 +67,7 @@ class DemoPage:
             "name": ranker.config.name,
             "levels": ranker.config.data.levels.count,
             "queries": sorted(self._queries, key=lambda query: -len(self._under[query])),
-            "users": [{"id": str(user), "shown": len(clicks), "clicked": sum(clicks)}
+            "users": [{"id": str(user), "name": str(self._user_names[user]), "shown": len(clicks), "clicked": sum(clicks)}
                       for user in users if (clicks := self._users[user]["history_click"])],
         }  # fmt: skip
 
@@ -101,9 +104,13 @@ class DemoPage:
         return list(found.values())
 
 
-def render(samples: pa.Table, scores: Sequence[Scores], past: list[Row]) -> Row:
-    """What the page shows of `DemoPage.samples`: two lists, best first. Ids are texts: JavaScript has no 64-bit integers."""
-    return {"past": past, "personal": _ranking(samples.slice(0, 1), scores[0]), "plain": _ranking(samples.slice(1, 1), scores[1])}
+def render(samples: pa.Table, scores: Sequence[Scores], past: list[Row], names: Mapping[int, Any]) -> Row:
+    """What the page shows of `DemoPage.samples`: two lists, best first, items by the names that the log has for their ids.
+
+    Ids are texts: JavaScript has no 64-bit integers.
+    """
+    personal, plain = (_ranking(samples.slice(i, 1), scores[i], names) for i in range(2))
+    return {"past": past, "personal": personal, "plain": plain}
 
 
 def page() -> tuple[str, str]:
@@ -118,7 +125,7 @@ def page() -> tuple[str, str]:
     return text, f"default-src 'none'; {allowed} connect-src 'self'; img-src data:; {closed}"
 
 
-def _ranking(sample: pa.Table, scores: Scores) -> list[Row]:
+def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list[Row]:
     titles = sample["candidate_title"][0].as_py()
     told = {row["item_id"]: row for row in (scores.explanation or {"candidates": []})["candidates"]}
     rows = []
@@ -126,7 +133,7 @@ def _ranking(sample: pa.Table, scores: Scores) -> list[Row]:
         item, relevance = int(scores.item_id[i]), scores.relevance_probabilities[i].tolist()
         why = told.get(item, {})
         rows.append({
-            "item": str(item), "title": titles[i], "click": float(scores.click_probability[i]), "relevance": relevance,
+            "item": str(names[item]), "title": titles[i], "click": float(scores.click_probability[i]), "relevance": relevance,
             "level": why.get("level"), "effect_own": why.get("effect_own"), "effect_peers": why.get("effect_peers"),
         })  # fmt: skip
     return rows

@@ -26,13 +26,13 @@ from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.plan import cut_batches
 from prectr_torchrec.distributed.process import quiet_transformers
-from prectr_torchrec.explanation import observe, take_apart
+from prectr_torchrec.explanation import observe, rows_of, take_apart
 from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.digests import SEAL, check
 from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
 from prectr_torchrec.serving.index import keeps_titles, warm
-from prectr_torchrec.serving.request import Request, RequestSchema
+from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
 from prectr_torchrec.serving.tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.titles import TitleVectors
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
@@ -46,9 +46,9 @@ RESIDENT = 2**28
 class Scores:
     """The scores of one request, in the order of its candidates."""
 
-    request_id: int
-    item_id: NDArray[np.int64]
-    """(n,)."""
+    request_id: Any
+    item_id: NDArray[Any]
+    """(n,). Ids are as the request has them; of rows that `schema` made, ours."""
     click_probability: NDArray[np.float32]
     """(n,), the position held at its reference: what ranks."""
     relevance_probabilities: NDArray[np.float32]
@@ -162,7 +162,7 @@ class Ranker:
 
         Args:
             requests: a mapping as `schema.describe()` says, a sequence of them, or an Arrow table with columns of the sample
-                schema, of which all but `query` and `candidate_item_id` may be missing.
+                schema, of which all but `query` and `candidate_item_id` may be missing; there null and the integer 0 are no id.
             explain: also take each request apart, of mappings; takes a pass for each.
 
         Returns:
@@ -175,10 +175,13 @@ class Ranker:
         if isinstance(requests, pa.Table):
             if explain:
                 raise ValueError("explain: the scores of a table have no room for it; send mappings")
-            return _to_table(self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
-        if isinstance(requests, Mapping):
-            return self.score_samples(self.schema.from_plain([requests], name=None), [explain])[0]
-        return self.score_samples(self.schema.from_plain(requests), [explain] * len(requests))
+            return _to_table(requests, self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
+        one = isinstance(requests, Mapping)
+        plain = [requests] if isinstance(requests, Mapping) else requests
+        samples = self.schema.from_plain(plain, name=None if one else "requests")
+        scores = self.score_samples(samples, [explain] * len(plain))
+        scores = [as_sent(request, samples.slice(i, 1), scores[i]) for i, request in enumerate(plain)]
+        return scores[0] if one else scores
 
     def score_samples(self, samples: pa.Table, explain: Sequence[bool] = ()) -> list[Scores]:
         """Scores rows that `schema` made; `explain` says of which to take apart, of none where it is empty."""
@@ -269,12 +272,46 @@ class _Forks:
 _forks = _Forks()
 
 
-def _to_table(scores: list[Scores], levels: int) -> pa.Table:
+def as_sent(request: Request, sample: pa.Table, scores: Scores) -> Scores:
+    """The scores of a request with its own ids in place of ours; `sample` is what `schema` made of it."""
+    items = _sent(request, GROUPS["candidate"], "item_id")
+    try:
+        item_id = np.array(items, np.int64 if all(type(item) is int for item in items) else object)
+    except OverflowError:  # from 2**63 on
+        item_id = np.array(items, object)
+    request_id = scores.request_id if request.get("request_id") is None else request["request_id"]
+    scores = replace(scores, request_id=request_id, item_id=item_id)
+    if scores.explanation is None:
+        return scores
+    sent: dict[str, dict[int, Any]] = {"item_id": {}, "query_id": {}}
+    for family, key in GROUPS.items():
+        for name, known in sent.items():
+            if (column := f"{family}_{name}") in sample.column_names:
+                known.update(zip(sample[column][0].as_py(), _sent(request, key, name), strict=True))
+    for row in rows_of(scores.explanation):
+        row.update({name: ids[row[name]] for name, ids in sent.items() if name in row})
+    return scores
+
+
+def _sent(request: Request, key: str, name: str) -> list[Any]:
+    """The ids of a list of the request, which is one of objects or an object of lists."""
+    rows = request.get(key)
+    if isinstance(rows, Mapping):
+        length = max((len(column) for column in rows.values()), default=0)
+        return list(rows.get(name, [None] * length))
+    return [row.get(name) for row in rows or ()]
+
+
+def _to_table(requests: pa.Table, scores: list[Scores], levels: int) -> pa.Table:
     relevance = np.concatenate([np.zeros((0, levels), np.float32), *(s.relevance_probabilities for s in scores)])
     offsets = pa.array(np.arange(len(relevance) + 1, dtype=np.int32) * levels)
+    counts = [len(s.item_id) for s in scores]
+    row = np.repeat(np.arange(len(scores)), counts)
+    none = pa.array(np.zeros(len(scores), np.int64))
+    request_id = (requests["request_id"] if "request_id" in requests.column_names else none).take(pa.array(row))
     return pa.table({
-        "request_id": np.repeat(np.array([s.request_id for s in scores], np.int64), [len(s.item_id) for s in scores]),
-        "item_id": np.concatenate([np.zeros(0, np.int64), *(s.item_id for s in scores)]),
+        "request_id": request_id,
+        "item_id": requests["candidate_item_id"].combine_chunks().flatten(),
         "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
         "relevance_probabilities": pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32())),
     })  # fmt: skip

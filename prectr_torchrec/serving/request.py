@@ -14,7 +14,6 @@ from prectr_torchrec.data.columns import FAMILIES, family_of
 from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.serving.fields import (
     DOCS,
-    ID_KINDS,
     REQUIRED,
     Field,
     Limits,
@@ -44,9 +43,8 @@ class RequestSchema:
     def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
         self._levels = data.levels.count
         self._arrow = sample_schema(data)
-        grades = (data.levels.grade_min, data.levels.grade_max)
-        fields = [make_field(field, self._levels, grades, id_kinds or {}) for field in self._arrow if field.name not in _SKIPPED]
-        self._ids = {field.column: field for field in fields if field.kind in ID_KINDS.values()}
+        fields = [make_field(field, data, id_kinds or {}) for field in self._arrow if field.name not in _SKIPPED]
+        self._ids = {field.column: field for field in fields if field.kind.is_id}
         self._request = [field for field in fields if family_of(field.column) is None]
         self._families = {f: [field for field in fields if family_of(field.column) == f] for f in FAMILIES}
 
@@ -125,7 +123,8 @@ class RequestSchema:
                     columns[field.column] = _default_lists(field, example, table.num_rows)
         for field in self._request:
             if field.column not in columns:
-                columns[field.column] = pa.array([field.default] * table.num_rows, self._arrow.field(field.column).type)
+                default = 0 if field.kind.is_id else field.default
+                columns[field.column] = pa.array([default] * table.num_rows, self._arrow.field(field.column).type)
         columns["num_candidates"] = pc.list_value_length(columns["candidate_item_id"]).cast(pa.int32())
         for field in (*self._request, *(f for fields in self._families.values() for f in fields)):
             self._check_column(field, columns[field.column])
@@ -180,6 +179,8 @@ class RequestSchema:
             if plain and kind.low is not None:  # nothing to convert
                 numbers = np.array(values, dtype=np.int64 if integers else np.float64)
                 if not outside(numbers, kind).any():
+                    if kind.zero:
+                        numbers[numbers == 0] = kind.zero
                     return pa.array(numbers).cast(field.type)
         except (OverflowError, UnicodeEncodeError):
             pass  # one by one it shows which value it was
@@ -293,26 +294,38 @@ def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
 
 def _cast(column: pa.ChunkedArray, field: pa.Field, of_id: Field | None) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    listed = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
-    value = array.type.value_type if listed else array.type
+    given = array.type
     try:
-        if of_id is not None and not array.null_count and (pa.types.is_string(value) or pa.types.is_large_string(value)):
-            texts = array.flatten() if listed else array
-            numbers = pa.array([read(text, of_id.kind, lambda i: f"{field.name}, value {i}", i)
-                                for i, text in enumerate(texts.to_pylist())], pa.int64())  # fmt: skip
-            lengths = pc.list_value_length(array).to_numpy() if listed else None
-            array = numbers if lengths is None else pa.ListArray.from_arrays(np.concatenate([[0], lengths.cumsum()]), numbers)
+        array = array if of_id is None else _our_ids(array, of_id)
+        value = array.type.value_type if pa.types.is_list(array.type) else array.type
         # ids from 2**63 on in two's complement
         array = array.cast(field.type, safe=of_id is None or not pa.types.is_uint64(value))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise RequestError(field.name, f"a column of {array.type} ({error})", f"a column of {field.type}") from None
+        raise RequestError(field.name, f"a column of {given} ({error})", f"a column of {field.type}") from None
     if array.null_count:
         raise RequestError(field.name, f"{array.null_count} nulls", f"{field.type} in every row")
     return array
 
 
+def _our_ids(array: pa.Array, field: Field) -> pa.Array:
+    """Ids of an Arrow column: texts are hashed, and null is none where there may be none; integers are as in samples."""
+    listed = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+    if listed and array.null_count:
+        return array
+    flat = array.flatten() if listed else array
+    if flat.null_count and field.column in REQUIRED:
+        raise RequestError(field.column, f"{flat.null_count} nulls", field.kind.expected)
+    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
+        texts = enumerate(flat.to_pylist())
+        flat = pa.array([read(text, field.kind, lambda i: f"{field.column}, value {i}", i) for i, text in texts], pa.int64())
+    flat = flat.cast(pa.int64()).fill_null(0) if pa.types.is_null(flat.type) else flat.fill_null(0) if flat.null_count else flat
+    if not listed:
+        return flat
+    return pa.ListArray.from_arrays(np.concatenate([[0], pc.list_value_length(array).to_numpy().cumsum()]), flat)
+
+
 def _default_lists(field: Field, example: pa.Array | None, rows: int) -> pa.Array:
     lengths = np.zeros(rows, np.int32) if example is None else pc.list_value_length(example).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    default = 0 if field.key == "predicted" else field.default
+    default = 0 if field.key == "predicted" or field.kind.is_id else field.default
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array([default] * int(offsets[-1]), field.type))

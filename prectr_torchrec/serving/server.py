@@ -27,7 +27,7 @@ from prectr_torchrec.serving.connection import BEGAN
 from prectr_torchrec.serving.fields import Limits, short
 from prectr_torchrec.serving.metrics import Metrics
 from prectr_torchrec.serving.page import DemoPage, page, render
-from prectr_torchrec.serving.ranker import Ranker, Scores
+from prectr_torchrec.serving.ranker import Ranker, Scores, as_sent
 from prectr_torchrec.serving.request import RequestSchema
 
 _LOG = logging.getLogger("prectr.serve")
@@ -202,7 +202,7 @@ class RankingServer:
                 del body
                 scores = await self._batcher.score(ranker, samples, deadline, explain=explain)
                 self.metrics.candidates.inc(len(scores.item_id))
-                return await asyncio.to_thread(_render, plain, scores)
+                return await asyncio.to_thread(_render, plain, as_sent(plain, samples, scores))
 
     async def _answer_page(self, demo: DemoPage, request: Request) -> bytes:
         ranker, deadline = self.ranker, self._deadline(request)
@@ -211,7 +211,7 @@ class RankingServer:
                 query, user = _choice(body, self._settings.limits.characters)
                 samples = await self._read_within(deadline, body, demo.samples, ranker, query, user)
                 scores = [await self._batcher.score(ranker, samples.slice(i, 1), deadline, explain=True) for i in range(2)]
-                return _json(render(samples, scores, demo.past(ranker, user)))
+                return _json(render(samples, scores, demo.past(ranker, user), demo.item_names))
 
     def _deadline(self, request: Request) -> float:
         """The time on the loop's clock by which the answer to a request is due."""
@@ -278,11 +278,10 @@ def _load(model: Path) -> Ranker:
 
 
 def _render(plain: dict[str, Any], scores: Scores) -> bytes:
-    """Candidates best first, with the ids that the client sent."""
+    """Candidates best first; the scores have the ids that the client sent."""
     if not (np.isfinite(scores.click_probability).all() and np.isfinite(scores.relevance_probabilities).all()):
         raise Refused(500, "the model's scores of this request are no numbers")
-    sent = plain["candidates"]
-    ids = sent["item_id"] if isinstance(sent, dict) else [row["item_id"] for row in sent]
+    ids = scores.item_id.tolist()
     click, relevance = (
         np.round(x.astype(np.float64), 8).tolist() for x in (scores.click_probability, scores.relevance_probabilities)
     )

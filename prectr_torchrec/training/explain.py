@@ -13,11 +13,13 @@ import torch
 
 from prectr_torchrec.config import BatchConfig, RunConfig
 from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
+from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.plan import list_row_groups
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.explanation import Row, observe, take_apart
+from prectr_torchrec.explanation import PAST, Row, observe, rows_of, take_apart
 from prectr_torchrec.modules import PRECTR
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.runs import load_run
@@ -48,19 +50,20 @@ LEGEND = {
 
 
 @only_local
-def explain(run: Path, data: Path, request_id: int, *, split: str | None = None, checkpoint: str = "best") -> Row:
+def explain(run: Path, data: Path, request_id: int | str, *, split: str | None = None, checkpoint: str = "best") -> Row:
     """Takes one request apart, in this process.
 
     Args:
         run: run directory.
         data: prepared folder.
-        request_id: of the request.
+        request_id: of the request, as the log writes it.
         split: where it is; default: test, or candidates where there is no test.
         checkpoint: as of `runs.checkpoint_path`.
 
     Returns:
         Plain values, ready for JSON: the request; `candidates`, best first; `own_history` and `peers`, each with its number of
-        `events`, the attention on the prior (`nothing_fits`) and the `strongest` events. What the run lacks is not there.
+        `events`, the attention on the prior (`nothing_fits`) and the `strongest` events. What the run lacks is not there. Ids
+        are as the log writes them.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint in it.
@@ -69,7 +72,8 @@ def explain(run: Path, data: Path, request_id: int, *, split: str | None = None,
     config = load_run(run)
     split = split or default_split(data)
     read_manifest(data, config.data)
-    sample = find_request(config, data, split, request_id)
+    ids = LogIds.of_split(data / split)
+    sample = find_request(config, ids, split, request_id)
     with process_group(config.train.device) as process:
         batch = build_batch(config, sample, run / TOKENIZER)
         model, _, _ = build_sharded(config, run, process)
@@ -80,7 +84,7 @@ def explain(run: Path, data: Path, request_id: int, *, split: str | None = None,
             model.module.objective.effects = True
             observed = observe(prectr, lambda: model.eval()(here))
     row = sample.to_pylist()[0]
-    return {
+    found = {
         "run": config.name,
         "checkpoint": checkpoint,
         "known_grade": config.model.known_grade,
@@ -88,24 +92,32 @@ def explain(run: Path, data: Path, request_id: int, *, split: str | None = None,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
         **take_apart(config, row, batch, observed),
     }
+    for column in LOG_IDS:
+        rows = [row for row in (found, *rows_of(found)) if column in row]
+        theirs = ids.restore(column, (row[column] for row in rows))
+        for row in rows:
+            row[column] = theirs[row[column]]
+    return found
 
 
-def find_request(config: RunConfig, data: Path, split: str, request_id: int) -> pa.Table:
-    """The sample of a request, one row.
+def find_request(config: RunConfig, ids: LogIds, split: str, request_id: int | str) -> pa.Table:
+    """The sample of a request, one row; `request_id` as the log writes it.
 
     Raises:
         ValueError: no such split, or no such request in it.
     """
-    example = None
-    for group in list_row_groups(data, split, sample_schema(config.data), np.iinfo(np.int32).max):
+    example, wanted = None, ids.parse("request_id", request_id)
+    for group in list_row_groups(ids.folder, split, sample_schema(config.data), np.iinfo(np.int32).max):
         with pq.ParquetFile(group.path) as file:
-            ids = file.read_row_group(group.index, columns=["request_id"])["request_id"].to_numpy()
-            found = np.flatnonzero(ids == request_id)
+            requests = file.read_row_group(group.index, columns=["request_id"])["request_id"].to_numpy()
+            found = np.flatnonzero(requests == wanted)
             if len(found):
                 return file.read_row_group(group.index).slice(int(found[0]), 1)
-            example = int(ids[0]) if example is None and len(ids) else example
-    there = "the split is empty" if example is None else f"one that is there: {example}"
-    raise ValueError(f"{data / split}: no request {request_id} in this split; {there}")
+            example = int(requests[0]) if example is None and len(requests) else example
+    there = "the split is empty"
+    if example is not None:
+        there = f"one that is there: {ids.restore('request_id', [example])[example]}"
+    raise ValueError(f"{ids.folder / split}: no request {request_id} in this split; {there}")
 
 
 def build_batch(config: RunConfig, sample: pa.Table, tokenizer: Path) -> SearchBatch:
@@ -120,9 +132,10 @@ def build_batch(config: RunConfig, sample: pa.Table, tokenizer: Path) -> SearchB
 
 def format_explanation(found: Row) -> str:
     """`explain`'s findings as aligned tables of plain text."""
+    who = f"user {found['user_id']}" if found["user_id"] else "nobody known"
     lines = [
-        f"request {found['request_id']} of {found['split']}: {found['query']!r} (query {found['query_id']}) by user "
-        f"{found['user_id']}; run {found['run']}, {found['checkpoint']} checkpoint",
+        f"request {found['request_id']} of {found['split']}: {found['query']!r} (query {found['query_id']}) by "
+        f"{who}; run {found['run']}, {found['checkpoint']} checkpoint",
         "",
     ]
     table = [_cells(row) for row in found["candidates"]]
@@ -130,7 +143,7 @@ def format_explanation(found: Row) -> str:
     names = {heading.removesuffix(" 1") for heading in table[0]}
     known = "; a known or predicted level replaces them" if found["known_grade"] == "override" else ""
     lines += ["", *(f"{name}: {meaning.format(known=known)}" for name, meaning in LEGEND.items() if name in names)]
-    for name, title in (("own_history", "own history"), ("peers", "other users under the query and its group")):
+    for name, title in zip(PAST, ("own history", "other users under the query and its group"), strict=True):
         if name in found:
             events = found[name]
             nothing = ", ".join(f"{attention} {weight:.3f}" for attention, weight in events["nothing_fits"].items())

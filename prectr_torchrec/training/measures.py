@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prectr_torchrec.config import Levels
+from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
@@ -31,7 +32,8 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         levels: the run's.
         memory: DuckDB's limit.
     """
-    table = p.load_table(predictions, oracle, memory)
+    zero = LogIds.of_split(split).zero
+    table = p.load_table(predictions, oracle, memory, zero)
     manifest = split.parent / MANIFEST
     prepared = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
     known = ~np.isnan(table.click)
@@ -52,7 +54,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
             examination=prepared.get("examination", [1.0]),
         ),
         "ranking_against_grades": m.grade_ndcg(table.click_probability, table.relevance, table.request_id, levels.grade_min),
-        "relevance": _relevance(p.load_graded_pairs(predictions, train, memory), levels, train),
+        "relevance": _relevance(p.load_graded_pairs(predictions, split, train, memory, zero), levels, train),
         "levels_in_order": float(order.mean()) if (order := table.by_part.get("levels_in_order")) is not None else None,
         "oracle": _against_oracle(table),
         "segments": [{"by": by, "segment": name, **_segment(table, mask)} for by, name, mask in segments],

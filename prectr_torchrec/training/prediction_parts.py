@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
+from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.training.metrics import sigmoid
 from prectr_torchrec.training.predictions import Rows, connect, parquet, sample_files, scalar
@@ -61,7 +63,8 @@ def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequen
 
 
 def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) -> int:
-    """Makes one file of the parts, in the order of the samples, with `FROM_SAMPLES` added, and removes the parts.
+    """Makes one file of the parts, in the order of the samples, with `FROM_SAMPLES` added and ids as the log writes them, and
+    removes the parts.
 
     Args:
         predictions: the file to write; it appears only when whole.
@@ -80,7 +83,13 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise ValueError(f"{folder}: {', '.join(missing)} not there; give --predictions on a file system that all ranks share")
-    schema = _with_samples(pq.read_schema(parts[0]))
+    schema, ids = _with_samples(pq.read_schema(parts[0])), LogIds.of_split(split)
+    selected, joins = {name: name for name in schema.names}, []
+    for name in LOG_IDS:
+        selected[name], join = ids.sql(name, name)
+        joins.append(join)
+        place = schema.get_field_index(name)
+        schema = schema.set(place, schema.field(place).with_type(ids.arrow(name)))
     from_samples = ", ".join(f"{expression} AS {name}" for name, (expression, _) in FROM_SAMPLES.items())
     with replacing(predictions) as unfinished, connect(memory, folder) as db:
         ordered = db.sql(
@@ -90,8 +99,8 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
                     generate_subscripts(candidate_item_id, 1) AS place
                 FROM {parquet(sample_files(split), "filename = true", "file_row_number = true")}
             )
-            SELECT {", ".join(schema.names)}
-            FROM {parquet(parts)} JOIN samples USING (request_id, item_id)
+            SELECT {", ".join(f"{value} AS {name}" for name, value in selected.items())}
+            FROM {parquet(parts)} JOIN samples USING (request_id, item_id) {" ".join(joins)}
             ORDER BY samples.filename, samples.file_row_number, place
             """
         )

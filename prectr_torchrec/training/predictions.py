@@ -5,6 +5,7 @@ DuckDB joins within a memory bound, spilling beside the predictions. Only what t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import ModelConfig
+from prectr_torchrec.config import ModelConfig, ZeroId
 from prectr_torchrec.data.files import scan_parquet
+from prectr_torchrec.data.hashing import normalised_sql
+from prectr_torchrec.data.log_ids import our_id_sql
 from prectr_torchrec.data.raw import open_duckdb
 
 Array = NDArray[Any]
@@ -85,7 +88,7 @@ class GradedPairs:
     trained_on: Array
     """The pair has a grade in the training samples: among their judgments or their impressions."""
     known_query: Array
-    """The query is in the training samples: among their judgments or their impressions."""
+    """The query's text is in the training samples: among their judgments or their impressions."""
 
 
 def part_columns(model: ModelConfig) -> list[str]:
@@ -125,13 +128,14 @@ def oracle_columns(oracle: Path) -> list[str]:
     return list(found)
 
 
-def load_table(predictions: Path, oracle: Path | None, memory: str) -> Table:
-    """Joins the predictions with the oracle.
+def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId = "none") -> Table:
+    """Joins the predictions with the oracle; both have ids as the log writes them, the table has ours.
 
     Args:
         predictions: the merged file.
         oracle: Parquet with request_id, item_id, probability, and optionally exposed, relevance and user_strictness.
         memory: DuckDB's limit.
+        zero: what 0 is in the log.
 
     Raises:
         FileNotFoundError: there is no such oracle file.
@@ -139,12 +143,14 @@ def load_table(predictions: Path, oracle: Path | None, memory: str) -> Table:
     """
     relation = parquet([predictions])
     parts = [name for name in PARTS if name in pq.read_schema(predictions).names]
+    ours = _our_ids(predictions, ("request_id", "user_id"), zero)
     with connect(memory, predictions.parent) as db:
         _check_finite(db, predictions)
-        db.execute(f"CREATE VIEW oracle AS {_oracle_query(db, oracle)}")
+        db.execute(f"CREATE VIEW oracle AS {_oracle_query(db, oracle, predictions)}")
         columns = db.execute(
             f"""
-            SELECT request_id, user_id, click_probability, click_probability_at_position,
+            SELECT {ours["request_id"]} AS request_id, {ours["user_id"]} AS user_id,
+                click_probability, click_probability_at_position,
                 coalesce(p.relevance, 'nan'::FLOAT) AS relevance,
                 coalesce(click::FLOAT, 'nan'::FLOAT) AS click,
                 position, user_events, query_events, item_shown,
@@ -162,23 +168,29 @@ def load_table(predictions: Path, oracle: Path | None, memory: str) -> Table:
     return Table(**columns, by_part=by_part, oracle=joined)
 
 
-def load_graded_pairs(predictions: Path, train: Path, memory: str) -> GradedPairs:
+def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, zero: ZeroId = "none") -> GradedPairs:
     """The graded pairs of query and item, each once, with the relevance tower's distribution.
 
     Args:
         predictions: the merged file.
+        split: folder of the samples that were scored, which have the queries' texts.
         train: folder of the training samples, with `judgments` beside it; either may be missing.
         memory: DuckDB's limit.
+        zero: what 0 is in the log.
     """
+    ours = _our_ids(predictions, ("request_id", "query_id", "item_id"), zero)
+    replaced = ", ".join(f"{value} AS {name}" for name, value in ours.items())
     with connect(memory, predictions.parent) as db:
-        db.execute(f"CREATE VIEW trained AS {_trained_pairs(train, predictions)}")
+        db.execute(f"CREATE TABLE texts AS SELECT DISTINCT query_id, {normalised_sql('query')} AS text FROM {_samples(split)}")
+        db.execute(f"CREATE VIEW trained AS {_trained_pairs(train)}")
         table = db.sql(
             f"""
             SELECT DISTINCT ON (p.query_id, p.item_id) p.query_id, p.relevance, relevance_probabilities,
-                coalesce(t.graded, false) AS trained_on, q.query_id IS NOT NULL AS known_query
-            FROM {parquet([predictions])} p
-            LEFT JOIN (SELECT query_id, item_id, bool_or(graded) AS graded FROM trained GROUP BY ALL) t USING (query_id, item_id)
-            LEFT JOIN (SELECT DISTINCT query_id FROM trained) q ON q.query_id = p.query_id
+                coalesce(t.graded, false) AS trained_on, k.text IS NOT NULL AS known_query
+            FROM (SELECT * REPLACE ({replaced}) FROM {parquet([predictions])}) p JOIN texts USING (query_id)
+            LEFT JOIN (SELECT text, item_id, bool_or(graded) AS graded FROM trained GROUP BY ALL) t
+                ON t.text = texts.text AND t.item_id = p.item_id
+            LEFT JOIN (SELECT DISTINCT text FROM trained) k ON k.text = texts.text
             WHERE p.relevance IS NOT NULL AND relevance_probabilities IS NOT NULL
             ORDER BY p.query_id, p.item_id, request_id
             """
@@ -214,29 +226,44 @@ def sample_files(split: Path) -> list[Path]:
     return files
 
 
-def _trained_pairs(train: Path, predictions: Path) -> str:
-    """A query for the training pairs, judgments and impressions, of the predicted queries, and whether they have a grade."""
+def _trained_pairs(train: Path) -> str:
+    """A query for the training pairs, judgments and impressions, of the predicted queries' texts, and whether they have a grade.
+
+    Texts that differ in case and spaces alone are one query, as they are to `prepare`.
+    """
     splits = [split for split in (train, train.with_name("judgments")) if any(split.glob("*.parquet"))]
     if not splits:
-        return "SELECT 0::BIGINT AS query_id, 0::BIGINT AS item_id, false AS graded WHERE false"
+        return "SELECT '' AS text, 0::BIGINT AS item_id, false AS graded WHERE false"
     return f"""
-        SELECT query_id, item_id, relevance IS NOT NULL AS graded FROM (
-            SELECT query_id, unnest(candidate_item_id) AS item_id, unnest(candidate_relevance) AS relevance
-            FROM {parquet([file for split in splits for file in sample_files(split)])}
-            WHERE query_id IN (SELECT query_id FROM {parquet([predictions])})
+        SELECT text, item_id, relevance IS NOT NULL AS graded FROM (
+            SELECT {normalised_sql("query")} AS text, unnest(candidate_item_id) AS item_id,
+                unnest(candidate_relevance) AS relevance
+            FROM {_samples(*splits)} WHERE text IN (SELECT text FROM texts)
         )"""
 
 
-def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None) -> str:
+def _samples(*splits: Path) -> str:
+    return parquet([file for split in splits for file in sample_files(split)])
+
+
+def _our_ids(predictions: Path, columns: Sequence[str], zero: ZeroId) -> dict[str, str]:
+    """Column -> SQL of our ids, of the log's in a file."""
+    schema = pq.read_schema(predictions)
+    return {name: our_id_sql(name, schema.field(name).type, "none" if name == "request_id" else zero) for name in columns}
+
+
+def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None, predictions: Path) -> str:
     if oracle is None:
         optional = ", ".join(f"0.0 AS {name}" for name in ("probability", *ORACLE_OPTIONAL))
-        return f"SELECT 0 AS request_id, 0 AS item_id, {optional} WHERE false"
+        return f"SELECT request_id, item_id, {optional} FROM {parquet([predictions])} WHERE false"
     relation, found = parquet([oracle]), oracle_columns(oracle)
     twice = db.execute(f"SELECT request_id, item_id FROM {relation} GROUP BY ALL HAVING count(*) > 1 LIMIT 1").fetchone()
     if twice:
         raise ValueError(f"{oracle}: request_id {twice[0]}, item_id {twice[1]} stands there more than once")
     optional = ", ".join(f"{n if n in found else 'NULL'}::DOUBLE AS {n}" for n in ORACLE_OPTIONAL)
-    return f"SELECT request_id, item_id, probability::DOUBLE AS probability, {optional} FROM {relation}"
+    kinds = dict(db.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {parquet([predictions])})").fetchall())
+    ids = ", ".join(f"TRY_CAST({name} AS {kinds[name]}) AS {name}" for name in ("request_id", "item_id"))
+    return f"SELECT {ids}, probability::DOUBLE AS probability, {optional} FROM {relation}"
 
 
 def _oracle_counts(db: duckdb.DuckDBPyConnection, relation: str) -> tuple[int, int, int]:

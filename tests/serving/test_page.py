@@ -76,7 +76,7 @@ def test_both_rankings_are_what_the_ranker_scores(browser: Any, server: Server, 
     query, user = page.get_by_label("Query").input_value(), int(page.get_by_label("User", exact=True).input_value())
     demo = DemoPage(samples)
     given = demo.samples(ranker, query, user)
-    wanted = render(given, ranker.score_samples(given, [True, True]), [])
+    wanted = render(given, ranker.score_samples(given, [True, True]), [], demo.item_names)
     for of in ("personal", "plain"):
         assert rows(page, of) == [row["item"] for row in wanted[of]]
         shown = page.eval_on_selector_all(f"#{of} .click", "found => found.map(cell => parseFloat(cell.textContent))")

@@ -16,6 +16,7 @@ import torch
 from serving_requests import plain_requests
 
 from prectr_torchrec import Ranker
+from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.serving.index import index_titles
 from prectr_torchrec.serving.titles import TitleVectors, token_keys
 from prectr_torchrec.training.explain import explain
@@ -80,7 +81,8 @@ def test_requests_without_candidates_get_empty_scores(ranker: Ranker) -> None:
 
 def test_text_ids_are_those_of_the_preparation(ranker: Ranker) -> None:
     by_text = ranker.score({"query": "red", "candidates": [{"item_id": "sku-1"}]})
-    by_hash = ranker.score({"query": "red", "candidates": [{"item_id": by_text.item_id[0].item()}]})
+    by_hash = ranker.score({"query": "red", "candidates": [{"item_id": hash_id("sku-1")}]})
+    assert by_text.item_id.tolist() == ["sku-1"]
     assert by_text.click_probability == by_hash.click_probability
 
 

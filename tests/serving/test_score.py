@@ -38,7 +38,9 @@ def test_a_job_goes_on_with_the_shards_that_are_missing(exported: Any, tmp_path:
     second.unlink()
     before = first.stat().st_mtime_ns
     merged = {}
-    monkeypatch.setattr(batch, "_merge", lambda paths, out: merged.update({p.name: p.stat().st_mtime_ns for p in paths}) or 1)
+    monkeypatch.setattr(
+        batch, "_merge", lambda paths, out, ids: merged.update({p.name: p.stat().st_mtime_ns for p in paths}) or 1
+    )
     score_files(exported.folder, exported.data / "test", out)
     assert merged[first.name] == before < merged[second.name]
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ def write_prepared(folder: Path) -> None:
     for shard, ids in enumerate(np.array_split(requests, 2)):
         candidates = [[int(i) * 10 + c for c in (3, 1, 4, 0, 2)] for i in ids]
         columns = {"request_id": ids, "user_id": ids % 7, "query_id": ids % 5, "candidate_item_id": candidates}
+        columns |= {"query": [f"query {q}" for q in ids % 5]}
         columns |= {"candidate_position": [[c + 1 for c in (3, 1, 4, 0, 2)] for _ in ids], "query_events": ids % 5}
         columns |= {"candidate_shown": [[float(c % 2) for c in of] for of in candidates], "user_events": np.array(PAST)[ids % 7]}
         write(folder / "test" / f"part-{shard:05d}.parquet", columns)
@@ -43,8 +45,14 @@ def write_prepared(folder: Path) -> None:
     (folder / "prepared.json").write_text(json.dumps({"simulated": True, "examination": EXAMINATION}), encoding="utf-8")
 
 
-def write_trained(folder: Path, **columns: object) -> None:
-    types = {"query_id": pa.int64(), "candidate_item_id": pa.list_(pa.int64()), "candidate_relevance": pa.list_(pa.float32())}
+def write_trained(folder: Path, **columns: Any) -> None:
+    columns["query"] = [f"Query  {q} " for q in columns["query_id"]]  # the same queries, written otherwise
+    types = {
+        "query_id": pa.int64(),
+        "query": pa.string(),
+        "candidate_item_id": pa.list_(pa.int64()),
+        "candidate_relevance": pa.list_(pa.float32()),
+    }
     folder.mkdir(parents=True)
     pq.write_table(pa.table({name: pa.array(columns[name], kind) for name, kind in types.items()}), folder / "part-00000.parquet")
 

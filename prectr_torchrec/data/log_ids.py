@@ -1,0 +1,127 @@
+"""The ids of a log as it writes them: kept by `prepare` where they are text, and given back in whatever tells of a row.
+
+`prepare` leaves `ids/<column>.parquet` (id, text), sorted by id, of each column of text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from prectr_torchrec.config import ZeroId
+from prectr_torchrec.data.files import scan_parquet
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id
+from prectr_torchrec.data.raw import Connection, Source, Table, open_duckdb, quote, text_literal
+from prectr_torchrec.data.readings import identifier
+from prectr_torchrec.data.schema import MANIFEST
+
+IDS = "ids"
+COLUMNS = {"request_id": "impressions", "user_id": "impressions", "query_id": "queries", "item_id": "items"}
+"""Columns whose ids come out again, and the raw table that has all of them."""
+_ARROW = {"text": pa.string(), "unsigned": pa.uint64(), "integer": pa.int64()}
+
+
+def write_ids(con: Connection, sources: Mapping[str, Source], kinds: Mapping[str, str], zero: ZeroId, folder: Path) -> None:
+    """Writes the folder `ids`."""
+    folder.mkdir()
+    for column, table in COLUMNS.items():
+        if kinds[column] == "text":
+            reading = identifier("text", None if column == "request_id" else zero)
+            ids = Table(sources[table], {column: reading}).select_ids(column)
+            texts = f"SELECT id, any_value(text) AS text FROM ({ids}) WHERE id IS NOT NULL GROUP BY id ORDER BY id"
+            path = text_literal(folder / f"{column}.parquet")
+            con.execute(f"COPY ({texts}) TO {path} (FORMAT parquet, COMPRESSION zstd)")
+
+
+@dataclass(frozen=True)
+class LogIds:
+    """How the ids of a split come from the log's, and go back.
+
+    Attributes:
+        folder: the prepared folder.
+        kinds: column -> `integer`, `unsigned` (64 bits) or `text`; integer where it says nothing.
+        zero: what 0 is in the log.
+        requests: the column that the split's `request_id` has its ids of: pairs without a request have their query's.
+    """
+
+    folder: Path
+    kinds: Mapping[str, str]
+    zero: ZeroId = "none"
+    requests: str = "request_id"
+
+    @classmethod
+    def of_split(cls, split: Path) -> LogIds:
+        """Those of the folder of a split; integers as they are where it is in no prepared folder."""
+        path = split.parent / MANIFEST
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        zero = manifest.get("settings", {}).get("data", {}).get("zero_id", "none")
+        by_query = split.name in manifest.get("by_query", ())
+        return cls(split.parent, manifest.get("id_kinds", {}), zero, "query_id" if by_query else "request_id")
+
+    def kind(self, column: str) -> str:
+        return self.kinds.get(self._column(column), "integer")
+
+    def arrow(self, column: str) -> pa.DataType:
+        """The type of the log's ids."""
+        return _ARROW[self.kind(column)]
+
+    def parse(self, column: str, value: str | int) -> int:
+        """Our id of one of the log's, or of how it is written.
+
+        Raises:
+            ValueError: the log's are whole numbers, and this is none.
+        """
+        if self.kind(column) == "text":
+            number = hash_id(str(value))
+        else:
+            try:
+                number = int(value)
+            except ValueError:
+                raise ValueError(f"{column} {value!r}: the log's are whole numbers") from None
+            number -= 2**64 * (2**63 <= number < 2**64)
+        becomes = {ZERO_ID: 0} if self.zero == "none" else {0: ZERO_ID}
+        return number if self._column(column) == "request_id" else becomes.get(number, number)
+
+    def restore(self, column: str, ids: Iterable[int]) -> dict[int, Any]:
+        """Our ids -> the log's; None: none."""
+        distinct = sorted({int(value) for value in ids})
+        table = pa.table({"id": pa.array(distinct, pa.int64())})
+        with open_duckdb() as con:
+            con.register("wanted", table)
+            value, join = self.sql(column, "wanted.id")
+            return dict(con.execute(f"SELECT wanted.id, {value} FROM wanted {join}").fetchall())
+
+    def sql(self, column: str, id_: str) -> tuple[str, str]:
+        """SQL of the log's id of one of ours, and what has to be joined for it.
+
+        Raises:
+            ValueError: the ids of text are not there.
+        """
+        kind, column = self.kind(column), self._column(column)
+        if kind == "text":
+            path, name = self.folder / IDS / f"{column}.parquet", quote(f"text of {id_}")
+            if not path.is_file():
+                raise ValueError(f"{path}: there is no such file, which has the log's own ids; run `prectr prepare` again")
+            return f"{name}.text", f"LEFT JOIN {scan_parquet([path])} {name} ON {name}.id = {id_}"
+        if self.zero == "id" and column != "request_id":
+            id_ = f"CASE WHEN {id_} = {ZERO_ID} THEN 0 ELSE nullif({id_}, 0) END"
+        return (f"(({id_})::HUGEINT + CASE WHEN {id_} < 0 THEN {2**64} ELSE 0 END)::UBIGINT" if kind == "unsigned" else id_), ""
+
+    def _column(self, column: str) -> str:
+        return self.requests if column == "request_id" else column
+
+
+def our_id_sql(value: str, type_: pa.DataType, zero: ZeroId) -> str:
+    """SQL of our id of one of the log's, of a column of this type; none is 0."""
+    if pa.types.is_string(type_):
+        value = f"(md5_number_lower({value}) & {2**63 - 1})::BIGINT"
+    elif pa.types.is_uint64(type_):
+        value = f"({value}::HUGEINT - CASE WHEN {value} >= {2**63} THEN {2**64} ELSE 0 END)::BIGINT"
+    if zero == "id":
+        value = f"CASE WHEN {value} = 0 THEN {ZERO_ID} ELSE {value} END"
+    return f"coalesce({value}, 0)"
