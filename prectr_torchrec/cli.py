@@ -107,32 +107,12 @@ def prepare(
 ) -> None:
     """Turn a raw search log into request-major samples."""
     from prectr_torchrec.config_files import load_config
-    from prectr_torchrec.data.prepare import far_from_levels, prepare
+    from prectr_torchrec.data.prepare import prepare
+    from prectr_torchrec.data.summary import format_summary
 
     run = load_config(config, overrides or ())
     manifest = prepare(run.data, run.text, raw, out, candidates=candidates, relevance=relevance or ())
-    for name, split in manifest["splits"].items():
-        typer.echo(f"{out / name}: {split['requests']:,} requests, {split['candidates']:,} candidates")
-    for what, count in manifest["dropped"].items():
-        if count:
-            typer.echo(f"dropped: {count:,} {what}")
-    new = manifest.get("new_queries", {"queries": 0})
-    if new["queries"]:
-        typer.echo(
-            f"left out of judgments: {new['judgments']:,}, of {new['queries']:,} queries that only validation or test search"
-        )
-    if not manifest["rows"]["judgments"]:
-        typer.echo("no judgments file: every relevance is missing")
-    for attribute, count in manifest.get("zeros", {}).items():
-        typer.echo(f"note: {count:,} rows of {attribute} are 0, which stands for none; if 0 is an id, set data.zero_id: id")
-    if manifest["positions_from"] == 0 and run.data.positions_from is None:
-        typer.echo("note: positions count from 0 and were raised by one; data.positions_from: 1 takes 0 as not logged")
-    for column, value in manifest.get("mixed_ids", {}).items():
-        typer.echo(
-            f"note: {column} is read as text, though most values are whole numbers ({value}); if that is a mistake, mend it"
-        )
-    if note := far_from_levels(manifest, run.data.levels):
-        typer.echo(note)
+    typer.echo("\n".join([f"{out}:", *format_summary(manifest, run.data)]))
 
 
 @app.command()

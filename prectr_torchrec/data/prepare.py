@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from prectr_torchrec.config import DataConfig, Levels, TextConfig
+from prectr_torchrec.config import DataConfig, TextConfig
 from prectr_torchrec.data.events import write_columns, write_order
 from prectr_torchrec.data.examination import estimate_examination
 from prectr_torchrec.data.files import given_files
@@ -34,6 +34,7 @@ from prectr_torchrec.data.predicted import find_scores
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.samples import Log, Requests, build_rows
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
+from prectr_torchrec.data.summary import summarise
 from prectr_torchrec.data.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
@@ -70,7 +71,8 @@ def prepare(
         progress: shows progress bars.
 
     Returns:
-        The manifest, as in `prepared.json`: `splits` (requests, candidates, clicks, time and files of each), `max_candidates`,
+        The manifest, as in `prepared.json`: `splits` (requests, those of known users, candidates, graded ones, clicks, time and
+        files of each), `summary` (as of `summarise`), `max_candidates`,
         `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
         not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
         `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
@@ -106,21 +108,6 @@ def prepare(
     once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
     shutil.rmtree(job.work)
     return manifest
-
-
-def far_from_levels(manifest: dict[str, Any], levels: Levels) -> str | None:
-    """What to say where the judgments of a level lie elsewhere than the grade that stands for it, as whole grades do."""
-    found = manifest.get("level_grades", levels.grades)  # samples of an earlier release lack it
-    means = [stands if mean is None else mean for mean, stands in zip(found, levels.grades, strict=True)]
-    quarter = (levels.grade_max - levels.grade_min) / levels.count / 4
-    for level, (mean, stands) in enumerate(zip(means, levels.grades, strict=True), 1):
-        if abs(mean - stands) > quarter:
-            return (
-                f"note: judgments of level {level} are {mean:.2f} on average, {stands:.2f} stands for it; with "
-                f"data.levels.level_grades: {[round(m, 3) for m in means]} each level would stand for what it is (set it to "
-                "train; the samples stay the same)"
-            )
-    return None
 
 
 EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
@@ -208,6 +195,7 @@ class _Job:
             tables["users"] = "(SELECT DISTINCT user_id FROM events WHERE user_id <> 0)"
             tables |= {"events": "events", "requests": "requests"}
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
+            report["summary"] = summarise(con, self.data, self.sources, report["rows"])
             report["predicted"] = bool(self.scores)
             report["simulated"] = _is_simulated(self.sources["impressions"])
         (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -367,12 +355,15 @@ def _describe_split(folder: Path) -> dict[str, Any]:
     """Counts of a split, block by block, since a split need not fit into memory."""
     requests = Requests.open(folder)
     time, clicks, ends = requests.columns["timestamp"], requests.candidates["click"], requests.ends
+    grades, users = requests.candidates["relevance"], requests.columns["user_id"]
     longest = [int(np.diff(ends[max(first - 1, 0) : first + BLOCK]).max(initial=0)) for first in range(0, len(ends), BLOCK)]
     return {
         "requests": len(requests),
         "candidates": len(clicks),
         "max_candidates": max([*longest, *map(int, ends[:1])], default=0),
         "clicks": sum(int((clicks[first : first + BLOCK] == 1).sum()) for first in range(0, len(clicks), BLOCK)),
+        "graded": sum(int((~np.isnan(grades[first : first + BLOCK])).sum()) for first in range(0, len(grades), BLOCK)),
+        "known_users": sum(int((users[first : first + BLOCK] != 0).sum()) for first in range(0, len(users), BLOCK)),
         "time": [int(time[0]), int(time[-1])] if len(time) else None,
     }
 

@@ -27,9 +27,10 @@ from sample_files import write_tokenizer
 from prectr_torchrec.config import DataConfig, Levels, RawLog, RawTable, Split, TextConfig
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.preferences import PreferenceStatistics
-from prectr_torchrec.data.prepare import far_from_levels, prepare
+from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.raw import RawLogError
 from prectr_torchrec.data.schema import COUNTS, check_schema, read_manifest, sample_schema
+from prectr_torchrec.data.summary import far_from_levels
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY
 
 TEXT = TextConfig(vocab_size=300)
