@@ -29,7 +29,7 @@ def modes(folder: Path) -> dict[str, int]:
 def test_files_of_libraries_have_the_mode_of_the_umask(tmp_path: Path, mode: int) -> None:
     def build(folder: Path) -> None:
         (folder / "tables").mkdir(parents=True)
-        (folder / "text").write_text("")
+        (folder / "text").write_text("", encoding="utf-8")
         save_file({"weight": torch.ones(2)}, folder / "tables" / "private")  # 0600, whatever the umask
 
     once(tmp_path / "made", build)
@@ -41,19 +41,19 @@ def test_files_of_libraries_have_the_mode_of_the_umask(tmp_path: Path, mode: int
 
 def test_planted_links_are_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    victim.write_text("mine")
+    victim.write_text("mine", encoding="utf-8")
     for name in (".out.saving", "out.partial", ".out.partial", f".out.{'0' * 16}.partial", "out.tmp", "out"):
         (tmp_path / name).symlink_to(victim)
     replace_text(tmp_path / "out", "written")
-    assert (tmp_path / "out").read_text() == "written" and not (tmp_path / "out").is_symlink()
-    assert victim.read_text() == "mine"
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "written" and not (tmp_path / "out").is_symlink()
+    assert victim.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_failed_build_leaves_what_was_there(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("old")
+    (tmp_path / "out").write_text("old", encoding="utf-8")
     with pytest.raises(UnicodeEncodeError):
         replace_text(tmp_path / "out", "half \ud800")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out", "old")]
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [("out", "old")]
 
 
 def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:

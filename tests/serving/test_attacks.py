@@ -26,11 +26,14 @@ CONNECTIONS = 30
 @pytest.fixture(scope="module")
 def server(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("attacked")
-    (folder / "token").write_text(TOKEN)
+    (folder / "token").write_text(TOKEN, encoding="utf-8")
     limits = ("--deadline", "2", "--max-bytes", "300000", "--max-connections", str(CONNECTIONS), "--allow-host", "ranker.example")
-    with (folder / "log").open("w") as log, serving(exported.folder, folder / "token", *limits, log=log) as started:
+    with (
+        (folder / "log").open("w", encoding="utf-8") as log,
+        serving(exported.folder, folder / "token", *limits, log=log) as started,
+    ):
         yield started
-    lines = (folder / "log").read_text().splitlines()
+    lines = (folder / "log").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 10 and all(line.startswith("20") for line in lines), lines  # few, each with its time
 
 
@@ -181,7 +184,7 @@ def test_a_signal_to_reload_while_loading_ends_nothing_and_ipv6_is_served(export
     with subprocess.Popen([*command, "--host", "[::1]"], stdout=subprocess.PIPE, text=True) as process:
         taken = 0
         while process.poll() is None and not taken & 1 << (signal.SIGHUP - 1):  # until the process takes the signal
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
             taken = int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16)
         process.send_signal(signal.SIGHUP)
         try:
