@@ -9,7 +9,7 @@ import itertools
 import typing
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from prectr_torchrec.config_attributes import check_attributes
 from prectr_torchrec.config_base import ConfigError as ConfigError
@@ -36,6 +36,18 @@ class RawTable(Section):
     """Of CSV; doubled within a value. null: values are never quoted."""
     encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
     """Of CSV."""
+
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, delimiter: Any) -> Any:
+        return "\t" if delimiter == "\\t" else delimiter  # as a shell hands it over
+
+    @model_validator(mode="after")
+    def _fields_and_rows_can_be_told_apart(self) -> RawTable:
+        given = [sign for sign in (self.delimiter, self.quote) if sign is not None]
+        if len(set(given)) < len(given) or {"\n", "\r", "\0"} & set(given):
+            raise ValueError(f"delimiter {self.delimiter!r} and quote {self.quote!r} must differ, and end no line")
+        return self
 
 
 class RawLog(Section):

@@ -182,12 +182,14 @@ def _scan_csv(files: Iterable[Path], names: list[str], dialect: Dialect) -> str:
 def _parquet_columns(con: duckdb.DuckDBPyConnection, name: str, file: Path, wanted: Sequence[str]) -> tuple[tuple[str, str], ...]:
     try:
         metadata = pq.read_metadata(file)
-        names = metadata.schema.to_arrow_schema().names
+        schema = metadata.schema.to_arrow_schema()
+        names = schema.names
         scan = Part((file,), tuple((column, "") for column in names), None).scan()
         types = [type_ for _, type_ in con.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {scan})").fetchall()]
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+    except (duckdb.Error, pa.ArrowException, OSError, ValueError) as error:
         raise RawLogError(f"{name}: {file} cannot be read: {str(error).splitlines()[0]}") from None
     _refuse_long_texts(file, metadata, wanted)
+    types = ["HALF" if pa.types.is_float16(field.type) else type_ for field, type_ in zip(schema, types, strict=True)]
     return tuple((column, type_.strip('"')) for column, type_ in zip(names, types, strict=True))
 
 
@@ -260,7 +262,9 @@ def _broken_row(file: Path, dialect: Dialect, width: int) -> str | None:
     except UnicodeError as error:
         return f"it is not {dialect.encoding} ({error}); set the encoding of this table"
     except csv.Error as error:
-        return f"row {row + 1}: {error}"
+        return f"row {row + 1}: {'a quote is never closed' if 'end of data' in str(error) else error}"
+    except (OSError, EOFError, zlib.error) as error:
+        return f"after row {row}: {error}"
     with _open_text(file, dialect.encoding, errors="replace") as stream:
         head = stream.read(_HEAD)
     if "\r\n" in head and "\n" in head.replace("\r\n", ""):

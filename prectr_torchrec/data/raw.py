@@ -6,6 +6,7 @@ Every check is one aggregate over the whole table; only when one fails are the f
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from prectr_torchrec.config import RawTable, nearest
+from prectr_torchrec.config import RawTable
 from prectr_torchrec.data.files import MAX_TEXT, Part, join_parts, look_into, unreadable
 from prectr_torchrec.data.files import RawLogError as RawLogError
 from prectr_torchrec.data.readings import IdKind, Reading, as_text, family, is_plain_integer, is_text
@@ -21,7 +22,6 @@ from prectr_torchrec.data.readings import IdKind, Reading, as_text, family, is_p
 Connection = duckdb.DuckDBPyConnection
 FoundRow = tuple[Path, int, tuple[Any, ...]]
 """File, 1-based data row in that file, values of the columns asked for as the file has them."""
-_UNREADABLE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException)
 
 
 class Problems:
@@ -188,6 +188,8 @@ class Table:
 
 
 _MAX_SHOWN = 200
+"""Characters of a value, in a message."""
+_MAX_NAMES = 50
 
 
 def open_source(
@@ -303,11 +305,13 @@ def scan(con: Connection, source: Source, part: Part, aggregates: Sequence[str])
     """
     try:
         return one_row(con, f"SELECT {', '.join(['count(*)', *aggregates])} FROM {part.scan()}")
-    except _UNREADABLE as error:
+    except (duckdb.OutOfMemoryException, duckdb.InterruptException):
+        raise
+    except duckdb.Error as error:
         for file in part.files:  # which one?
             try:
                 one_row(con, f"SELECT {', '.join(['count(*)', *aggregates])} FROM {part.scan([file])}")
-            except _UNREADABLE as of_file:
+            except duckdb.Error as of_file:
                 raise RawLogError(f"{source.name}: {file} cannot be read: {unreadable(part, file, of_file)}") from None
         raise RawLogError(f"{source.name}: {part.files[0]} cannot be read: {unreadable(part, part.files[0], error)}") from None
 
@@ -315,12 +319,15 @@ def scan(con: Connection, source: Source, part: Part, aggregates: Sequence[str])
 def _missing(name: str, table: RawTable, column: str, lacking: list[Part]) -> str:
     (file,), columns = lacking[0].files, [name for name, _ in lacking[0].columns]
     wanted = table.columns.get(column, column)
-    hint = nearest(wanted, columns) if columns else ""
+    close = difflib.get_close_matches(wanted, columns, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
     if any(folder.startswith(f"{wanted}=") for folder in file.parts):
         hint = f", and what the name of a folder says is not read: write the column into the files{hint}"
     more = f" (and of {len(lacking) - 1} more files)" if len(lacking) > 1 else ""
     advice = f". Where it has another name, map it: data.raw.{name}.columns: {{{column}: <name in the file>}}"
-    return f"{file}: column {wanted!r} is missing{more}{hint}; columns there: {', '.join(columns)}{advice if table.path else ''}"
+    there = ", ".join(name if name.isprintable() else repr(name) for name in columns[:_MAX_NAMES])
+    there += f" and {len(columns) - _MAX_NAMES} more" if len(columns) > _MAX_NAMES else ""
+    return f"{file}: column {wanted!r} is missing{more}{hint}; columns there: {there}{advice if table.path else ''}"
 
 
 def _refuse_types(source: Source, column: str, reading: Reading) -> None:

@@ -14,8 +14,8 @@ IdKind = Literal["integer", "text"]
 """How the ids of a column are read: as they are, or as the hash of their text (`hash_id`)."""
 
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
-EXACT = {"FLOAT": 2**24, "DOUBLE": 2**53}
-"""From here on, a float stands for several whole numbers."""
+EXACT = {"HALF": 2**11, "FLOAT": 2**24, "DOUBLE": 2**53}
+"""From here on, a float stands for several whole numbers. HALF is what DuckDB reads as FLOAT."""
 TEXTS = ("VARCHAR", "BLOB", "UUID")
 NULL = "NULL"
 """The type of a Parquet column that is null in every row, as pandas writes it."""
@@ -137,8 +137,8 @@ def attribute(kind: IdKind, zero: ZeroId) -> Reading:
 
 
 def is_plain_integer(sql: str) -> str:
-    """Whether a value of a text column is null or written as a plain integer."""
-    return f"coalesce({sql} IS NULL OR CAST(TRY_CAST({sql} AS BIGINT) AS VARCHAR) = {sql}, false)"
+    """Whether a value of a text column is null or written as a plain integer, or a float of one, as nulls make of them."""
+    return f"coalesce({sql} IS NULL OR CAST(TRY_CAST({sql} AS BIGINT) AS VARCHAR) = regexp_replace({sql}, '[.]0+$', ''), false)"
 
 
 def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
@@ -147,9 +147,9 @@ def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
         return "NULL::BIGINT", "false"
     if kind == "text" and is_text(type_):
         return _hash(as_text(sql, type_)), _undecodable(sql, type_)
-    if is_text(type_):
+    if is_text(type_):  # of CSV; what is written as a float has its digits
         value = f"TRY_CAST({sql} AS BIGINT)"
-        return value, f"{value} IS NULL"
+        return value, f"({value} IS NULL OR (contains({sql}, '.') AND abs({value}) >= {EXACT['DOUBLE']}))"
     if not is_number(type_):
         return None
     whole, bad = f"TRY_CAST({sql} AS HUGEINT)", f"NOT coalesce({_is_whole(sql, type_)}, false)"
