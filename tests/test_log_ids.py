@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,14 @@ from typer.testing import CliRunner
 from prectr_torchrec import Ranker
 from prectr_torchrec.cli import app
 from prectr_torchrec.config import DataConfig, Split, TextConfig
+from prectr_torchrec.config_train import InitFromConfig
 from prectr_torchrec.data.hashing import ZERO_ID, hash_id
 from prectr_torchrec.data.log_ids import LogIds, our_id_sql
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.raw import open_duckdb
+from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.runs import load_run
 from prectr_torchrec.serving.batch import score_files
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.page import DemoPage, render
@@ -175,3 +179,39 @@ def test_unsigned_ids_come_out_of_a_log_as_they_went_in(tmp_path: Path) -> None:
 def test_ids_of_text_that_are_gone_are_missed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ids/item_id.parquet: there is no such file, .*; run `prectr prepare` again"):
         LogIds(tmp_path, {"item_id": "text"}).restore("item_id", [hash_id("lamp")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"examination": [1.0, 0.4]},
+            r"positions are examined by \[1.0, 0.4\], in the samples of .*; prepare again with data.examination: \[1.0\]",
+        ),
+        ({"id_kinds": {"item_id": "integer"}}, r"item_id is read as integer, in the samples of .* as text, so no id would"),
+    ],
+)
+def test_samples_of_other_findings_are_refused(job: Job, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(job.data, other)
+    manifest = json.loads((other / MANIFEST).read_text(encoding="utf-8"))
+    kinds = {"id_kinds": manifest["id_kinds"] | change.get("id_kinds", {})}
+    (other / MANIFEST).write_text(json.dumps(manifest | change | kinds), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        evaluate(["--run", str(job.run), "--data", str(other), "--checkpoint", "last"])
+    with pytest.raises(ValueError, match=message):
+        explain(job.run, other, job.of_test("request_id")[0], checkpoint="last")
+    with pytest.raises(ValueError, match=message):
+        score_files(job.model, other / "test", tmp_path / "scores.parquet")
+    with process_group("cpu") as process, pytest.raises(ValueError, match=message):
+        Trainer(load_run(job.run), other, job.run, process)
+
+
+def test_tables_of_ids_that_are_read_otherwise_are_not_taken_over(job: Job, tmp_path: Path) -> None:
+    log = write_log(random_log(3), tmp_path / "raw")
+    config = load_run(job.run)
+    prepare(config.data, TextConfig(path=str(job.data / "tokenizer")), log, tmp_path / "data", progress=False)
+    config.train.init_from = InitFromConfig(run=str(job.run), checkpoint="last", include=["tables.item"])
+    message = r"_id is read as integer, in the samples of .* as text"
+    with process_group("cpu") as process, pytest.raises(ValueError, match=message):
+        Trainer(config, tmp_path / "data", tmp_path / "run", process)

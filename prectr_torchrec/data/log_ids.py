@@ -57,11 +57,12 @@ class LogIds:
     @classmethod
     def of_split(cls, split: Path) -> LogIds:
         """Those of the folder of a split; integers as they are where it is in no prepared folder."""
-        path = split.parent / MANIFEST
+        folder = split.absolute().parent
+        path = folder / MANIFEST
         manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         zero = manifest.get("settings", {}).get("data", {}).get("zero_id", "none")
         by_query = split.name in manifest.get("by_query", ())
-        return cls(split.parent, manifest.get("id_kinds", {}), zero, "query_id" if by_query else "request_id")
+        return cls(folder, manifest.get("id_kinds", {}), zero, "query_id" if by_query else "request_id")
 
     def kind(self, column: str) -> str:
         return self.kinds.get(self._column(column), "integer")

@@ -8,6 +8,7 @@ Everything but `candidate_*` labels is strictly older than `timestamp`.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,46 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
     manifest = load_manifest(folder)
     made, wanted = manifest["settings"]["data"], sample_settings(data)
     for key in _AGREED:
-        if made[key] != wanted[key]:
+        as_wanted = made[key] == wanted[key] or (key == "examination" and wanted[key] in (None, manifest["examination"]))
+        if not as_wanted:
             raise ValueError(
                 f"{folder}: prepared with data.{key} {made[key]!r}, the configuration has {wanted[key]!r}; prepare again"
             )
     return manifest
+
+
+def check_findings(folder: Path, owner: Path, found: Mapping[str, Any]) -> None:
+    """Compares what preparation found out about a log with what it had found out of the log that was trained on.
+
+    Args:
+        folder: the prepared folder, or one that no preparation is known of.
+        owner: who was trained, for messages.
+        found: `id_kinds` and `examination` of the samples trained on.
+
+    Raises:
+        ValueError: ids are read otherwise, so that none would be known again, or positions are examined otherwise.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    manifest = load_manifest(folder)
+    theirs, ours = (
+        {column: kind.replace("unsigned", "integer") for column, kind in of.get("id_kinds", {}).items()}
+        for of in (manifest, found)
+    )
+    differing = [name for name in theirs.keys() & ours.keys() if theirs[name] != ours[name]]
+    if differing:
+        name = min(differing)
+        raise ValueError(
+            f"{folder}: {name} is read as {theirs[name]}, in the samples of {owner} as {ours[name]}, so no id would be known again; "
+            f"write the column as {ours[name]} and prepare again"
+        )
+    given = found.get("examination")
+    if given is not None and manifest["examination"] != given:
+        raise ValueError(
+            f"{folder}: positions are examined by {_rounded(manifest['examination'])}, in the samples of {owner} by "
+            f"{_rounded(given)}; prepare again with data.examination: {given}"
+        )
+
+
+def _rounded(curve: list[float]) -> list[float]:
+    return [round(value, 3) for value in curve]

@@ -15,7 +15,7 @@ import torch
 from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.raw import open_duckdb
-from prectr_torchrec.data.schema import check_schema, sample_schema
+from prectr_torchrec.data.schema import check_findings, check_schema, sample_schema
 from prectr_torchrec.data.workspace import once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.paths import only_local
@@ -50,9 +50,10 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     shards = sorted(data.glob("*.parquet"))
     if not shards:
         raise FileNotFoundError(f"{data}: no *.parquet file here; name a folder of samples, such as prepared/test")
-    parts = out.with_name(f"{out.name}.parts")
+    parts, about = out.with_name(f"{out.name}.parts"), read_about(model)
+    check_findings(data.absolute().parent, model, about)
     _claim(parts, out, {
-        "model": read_about(model),
+        "model": about,
         "shards": {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards},
     })  # fmt: skip
     missing = [shard for shard in shards if not (parts / shard.name).exists()]

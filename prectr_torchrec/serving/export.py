@@ -23,8 +23,7 @@ from prectr_torchrec.build import build_prectr
 from prectr_torchrec.checkpoint_files import broken_files
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_files import dump_config
-from prectr_torchrec.data.schema import MANIFEST as SAMPLES
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.data.workspace import once
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.modules import PRECTR, TextEncoder
@@ -77,7 +76,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     measured = sorted(path.stem for path in run.glob("metrics-*.json"))
     about: dict[str, Any] = {
         "version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize,
-        "id_kinds": _id_kinds(run),
+        **_findings(run),
         "figures": {name.removeprefix("metrics-"): _figures(run / f"{name}.json") for name in measured},
     }  # fmt: skip
 
@@ -183,10 +182,10 @@ def text_encoder(prectr: PRECTR) -> TextEncoder | None:
     return interaction.encoder if interaction is not None and isinstance(interaction.encoder, TextEncoder) else None
 
 
-def _id_kinds(run: Path) -> dict[str, str]:
-    """How the log that a run was trained on writes its ids."""
-    samples = run / SAMPLES
-    return dict(read_json(samples).get("id_kinds", {})) if samples.is_file() else {}
+def _findings(run: Path) -> dict[str, Any]:
+    """What preparation found out of the log that a run was trained on: how it writes its ids, and how positions are examined."""
+    manifest = load_manifest(run)
+    return {name: manifest[name] for name in ("id_kinds", "examination")}
 
 
 def _figures(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.plan import list_row_groups
 from prectr_torchrec.data.reader import SearchReader
-from prectr_torchrec.data.schema import TOKENIZER, read_manifest, sample_schema
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.explanation import PAST, Row, observe, rows_of, take_apart
 from prectr_torchrec.modules import PRECTR
@@ -72,6 +72,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     config = load_run(run)
     split = split or default_split(data)
     read_manifest(data, config.data)
+    check_findings(data, run, load_manifest(run))
     ids = LogIds.of_split(data / split)
     sample = find_request(config, ids, split, request_id)
     with process_group(config.train.device) as process:

@@ -11,7 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from prectr_torchrec.checkpoint_reader import load_tensors, read_metadata
 from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_train import InitFromConfig
-from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.resharding import check_loadable
 from prectr_torchrec.parameter_names import parameter_name, select
@@ -40,11 +40,23 @@ def init_from(settings: InitFromConfig, model: DistributedModelParallel, config:
     part = {"model": {key: value for key, value in state.items() if parameter_name(key) in chosen}}
     check_loadable(read_metadata(path), part, path)
     _check_tokens(chosen, config, source, run)
+    _check_samples(chosen, source, run)
     load_tensors(part, path)
     model.load_state_dict(state)
     if dist.get_rank() == 0:
         print(f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",
               file=sys.stderr)  # fmt: skip
+
+
+def _check_samples(chosen: set[str], source: Path, run: Path) -> None:
+    """Rows of ids that are read otherwise are nobody's; what other counters mean is learned again, and said."""
+    theirs = load_manifest(source)
+    if any(name.startswith("tables.") for name in chosen):
+        check_findings(run, source, {"id_kinds": theirs["id_kinds"]})
+    now = load_manifest(run)["examination"]
+    if theirs["examination"] != now and dist.get_rank() == 0:
+        told = f"examined by {now}, in the samples of {source} by {theirs['examination']}"
+        print(f"note: train.init_from: positions are {told}", file=sys.stderr)
 
 
 def _check_tokens(chosen: set[str], config: RunConfig, source: Path, run: Path) -> None:

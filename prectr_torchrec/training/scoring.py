@@ -14,7 +14,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
-from prectr_torchrec.data.schema import TOKENIZER, read_manifest
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
@@ -48,6 +48,7 @@ def score(
     """
     config = load_run(run)
     largest = int(read_manifest(data, config.data)["max_candidates"])
+    check_findings(data, run, load_manifest(run))
     model, optimizers, _ = build_sharded(config, run, process)
     Checkpoints(run).load(checkpoint, model, None)
     model.module.objective.effects = True

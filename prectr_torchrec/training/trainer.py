@@ -22,7 +22,7 @@ from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import MANIFEST as SAMPLES
-from prectr_torchrec.data.schema import TOKENIZER, read_manifest
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.data.workspace import remove, replacing
 from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.managed import flush_managed, hold_managed
@@ -79,6 +79,8 @@ class Trainer:
         self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)
         self.checkpoints.use_newest_whole()
         self.saved = self.checkpoints.progress()
+        if self.saved:
+            check_findings(data, run, load_manifest(run))
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
         self.model, self.optimizers, used = self._build(plan)
         self.model.module.objective.rehearsal = rehearsal
