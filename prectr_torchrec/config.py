@@ -6,6 +6,7 @@ Field docs stand under the fields; ``prectr config`` prints the resolved run wit
 from __future__ import annotations
 
 import itertools
+import re
 import typing
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -310,6 +311,8 @@ class RunConfig(Section):
             if feature.sequence and not name.startswith(f"{feature.sequence}_"):
                 raise ValueError(f"features.{name}.sequence: {feature.sequence!r} needs a column named {feature.sequence}_*")
         for name in self.tables:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+                raise ValueError(f"tables: {name!r} becomes the name of files; of letters, digits, `_` and `-` it can be made")
             if not any(f.table == name for f in self.features.values()):
                 raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
         for ids in ("hashed", "managed"):

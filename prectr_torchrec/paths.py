@@ -7,7 +7,7 @@ import glob
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,19 +66,23 @@ def check_arguments(words: Sequence[str] | None = None) -> None:
 
 
 def only_local(function: Function) -> Function:
-    """A function that refuses URLs in the arguments that are annotated as paths."""
+    """A function that refuses URLs in the arguments that are annotated as paths, and gets `unambiguous` ones."""
     signature = inspect.signature(function)
     paths = [name for name, parameter in signature.parameters.items() if "Path" in str(parameter.annotation)]
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(*args, **kwargs).arguments
-        for name in paths:
-            for path in _paths(given.get(name)):
-                check_local(path, name)
-        return function(*args, **kwargs)
+        given = signature.bind(*args, **kwargs)
+        for name in given.arguments.keys() & set(paths):
+            given.arguments[name] = _checked(given.arguments[name], name)
+        return function(*given.args, **given.kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+def unambiguous(path: str | Path) -> Path:
+    """The path, absolute where a library would take its head for a scheme: `md:x` is a cloud's database to DuckDB."""
+    return Path(path).absolute() if ":" in str(path) else Path(path)
 
 
 def literal(path: Path) -> str:
@@ -86,8 +90,12 @@ def literal(path: Path) -> str:
     return glob.escape(str(path.absolute()))
 
 
-def _paths(value: Any) -> Iterable[str | Path]:
+def _checked(value: Any, name: str) -> Any:
     if isinstance(value, dict):
-        value = list(value.values())
-    values = value if isinstance(value, list | tuple) else [value]
-    return [path for path in values if isinstance(path, str | Path)]
+        return {key: _checked(path, name) for key, path in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(path, name) for path in value]
+    if not isinstance(value, str | Path):
+        return value
+    check_local(value, name)
+    return unambiguous(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import typer
+from raw_logs import random_log, write_log, write_table
 from torchx.specs.finder import ComponentValidationException
 from typer.testing import CliRunner
 
@@ -75,6 +76,18 @@ def test_no_command_takes_a_url_for_a_path(command: list[str], paths: list[str],
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("folder", ["md:x", "sqlite:a[1]", "12:30"])
+def test_a_folder_that_a_library_would_take_for_a_scheme_is_one(folder: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = write_log(random_log(requests=12), Path(folder, "raw").absolute())
+    write_table([{"request_id": 1, "item_id": 4001}], Path(folder, "wanted.parquet").absolute())
+    options: dict[str, Any] = {"candidates": Path(folder, "wanted.parquet"), "progress": False}
+    relative = raw.relative_to(tmp_path)
+    assert prepare(DataConfig(), TextConfig(vocab_size=300), relative, Path(folder, "out"), **options)["counts"]["events"]
+    assert write_pairs(DataConfig(), PairsConfig(), relative, Path(folder, "pairs.parquet"))["rows"]
+    assert sorted(path.name for path in Path(folder).iterdir()) == ["out", "pairs.parquet", "raw", "wanted.parquet"]
+
+
 S3 = Path("s3://bucket/x")
 
 
@@ -139,3 +152,10 @@ def test_no_component_takes_a_url_for_a_path(component: str, names: str) -> None
             getattr(components, component)(**arguments)
     with pytest.raises(ComponentValidationException, match=r"--set: .*a URL is not supported"):
         getattr(components, component)("--set=text.path=s3://b/x", **{name: name for name in names.split()})
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".hidden", "a b", ""])
+def test_a_table_is_called_as_a_file_can_be(name: str) -> None:
+    tree = {"name": "n", "tables": {name: {"rows": 10, "dim": 8}}, "features": {"user_id": {"table": name}}}
+    with pytest.raises(ConfigError, match="becomes the name of files; of letters, digits"):
+        validate_config(tree, "x.yaml")

@@ -28,7 +28,7 @@ from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
-from prectr_torchrec.paths import check_arguments, only_local
+from prectr_torchrec.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
@@ -178,10 +178,10 @@ def _settings(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="YAML file or the name of a shipped configuration")
-    parser.add_argument("--pairs", required=True, type=Path, help="file of pairs")
-    parser.add_argument("--teacher-scores", action="append", default=[], type=Path, help="folder of `prectr teach`")
-    parser.add_argument("--out", required=True, type=Path, help="result folder; an unfinished one is gone on with")
-    parser.add_argument("--tokenizer", type=Path, help="folder of a tokenizer, such as that of prepared samples")
+    parser.add_argument("--pairs", required=True, type=unambiguous, help="file of pairs")
+    parser.add_argument("--teacher-scores", action="append", default=[], type=unambiguous, help="folder of `prectr teach`")
+    parser.add_argument("--out", required=True, type=unambiguous, help="result folder; an unfinished one is gone on with")
+    parser.add_argument("--tokenizer", type=unambiguous, help="folder of a tokenizer, such as that of prepared samples")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     check_arguments(argv)
     arguments = parser.parse_args(argv)

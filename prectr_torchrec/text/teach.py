@@ -30,7 +30,7 @@ from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
-from prectr_torchrec.paths import check_arguments, only_local
+from prectr_torchrec.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 from prectr_torchrec.training.metrics import relevance_metrics
 
@@ -172,11 +172,11 @@ def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:
 @record
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", required=True, type=Path, help="folder in Hugging Face layout")
-    parser.add_argument("--pairs", required=True, type=Path, help="file of pairs")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write; an unfinished job there is finished")
+    parser.add_argument("--teacher", required=True, type=unambiguous, help="folder in Hugging Face layout")
+    parser.add_argument("--pairs", required=True, type=unambiguous, help="file of pairs")
+    parser.add_argument("--out", required=True, type=unambiguous, help="folder to write; an unfinished job there is finished")
     parser.add_argument("--hidden", action="store_true", help="write pooled hidden states too")
-    parser.add_argument("--prompt", type=Path, default=PROMPT, help="prompt file of a causal model")
+    parser.add_argument("--prompt", type=unambiguous, default=PROMPT, help="prompt file of a causal model")
     for name, field in TeacherOptions.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", default=field.default, help=field.description)
     check_arguments(argv)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import process_group, run_rank
-from prectr_torchrec.paths import check_arguments, only_local
+from prectr_torchrec.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training import predictions as p
 from prectr_torchrec.training.files import replace_text
@@ -137,17 +137,19 @@ def _barrier(world_size: int) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="prectr evaluate", description="Scores a split with a trained run and measures it.")
-    parser.add_argument("--run", type=Path, required=True, help="run directory")
-    parser.add_argument("--data", type=Path, required=True, help="prepared folder with the split")
+    parser.add_argument("--run", type=unambiguous, required=True, help="run directory")
+    parser.add_argument("--data", type=unambiguous, required=True, help="prepared folder with the split")
     parser.add_argument("--split", help="default: test, or candidates where there is no test")
     parser.add_argument("--checkpoint", default="best", help="best, last, or the name of one that is kept")
-    parser.add_argument("--predictions", type=Path, help="Parquet file to write; default: predictions-<split>.parquet in the run")
-    parser.add_argument("--metrics", type=Path, help="JSON file to write; default: metrics-<split>.json in the run")
+    parser.add_argument(
+        "--predictions", type=unambiguous, help="Parquet file to write; default: predictions-<split>.parquet in the run"
+    )
+    parser.add_argument("--metrics", type=unambiguous, help="JSON file to write; default: metrics-<split>.json in the run")
     optional = ", ".join(p.ORACLE_OPTIONAL)
-    parser.add_argument("--oracle", type=Path, help=f"Parquet with request_id, item_id, probability[, {optional}]")
+    parser.add_argument("--oracle", type=unambiguous, help=f"Parquet with request_id, item_id, probability[, {optional}]")
     parser.add_argument(
         "--train-data",
-        type=Path,
+        type=unambiguous,
         help="prepared folder whose train and judgments splits say what was trained on; default: --data",
     )
     parser.add_argument("--hide-grades", action="store_true", help="score as if no candidate of the split had a grade")

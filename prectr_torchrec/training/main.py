@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.distributed.sharding import read_plan
-from prectr_torchrec.paths import check_arguments
+from prectr_torchrec.paths import check_arguments, unambiguous
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -20,11 +19,13 @@ from prectr_torchrec.training.trainer import Trainer
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file or the name of a shipped configuration")
-    parser.add_argument("--data", required=True, type=Path, help="prepared folder")
+    parser.add_argument("--data", required=True, type=unambiguous, help="prepared folder")
     # torchrun takes a bare `--run` for an abbreviation of its own `--run-path`
-    parser.add_argument("--run-dir", "--run", required=True, type=Path, help="run directory; resumed if it has a checkpoint")
+    parser.add_argument(
+        "--run-dir", "--run", required=True, type=unambiguous, help="run directory; resumed if it has a checkpoint"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
-    parser.add_argument("--plan", type=Path, help="sharding plan that `prectr plan --save` wrote; default: planned here")
+    parser.add_argument("--plan", type=unambiguous, help="sharding plan that `prectr plan --save` wrote; default: planned here")
     check_arguments(argv)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
