@@ -106,11 +106,11 @@ def prepare(
     overrides: Overrides = None,
 ) -> None:
     """Turn a raw search log into request-major samples."""
-    from prectr_torchrec.config_files import load_config
+    from prectr_torchrec.config_unused import load_and_warn
     from prectr_torchrec.data.prepare import prepare
     from prectr_torchrec.data.summary import format_summary
 
-    run = load_config(config, overrides or ())
+    run = load_and_warn(config, overrides or (), only="data.")
     manifest = prepare(run.data, run.text, raw, out, candidates=candidates, relevance=relevance or ())
     typer.echo("\n".join([f"{out}:", *format_summary(manifest, run.data)]))
 
@@ -171,8 +171,10 @@ def teach(
     nproc: Nproc = 1,
 ) -> None:
     """Grade pairs softly with a teacher, for a student to learn from or to fill missing grades."""
+    from prectr_torchrec.preflight import check_pairs
     from prectr_torchrec.training.launch import launch
 
+    check_pairs(pairs)
     optional = {
         "--prompt": prompt,
         "--temperature": temperature,
@@ -203,10 +205,11 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a ranker, or resume its training. Exit code 75: stopped by a signal and saved; the same command goes on."""
-    from prectr_torchrec.config_files import load_config
+    from prectr_torchrec.config_unused import load_and_warn
+    from prectr_torchrec.preflight import check_training
     from prectr_torchrec.training.launch import launch
 
-    load_config(config, overrides or ())  # a mistake in it is no reason to start ranks
+    check_training(load_and_warn(config, overrides or ()), data)  # a mistake is no reason to start ranks
     sets = [word for override in overrides or () for word in ("--set", override)]
     planned = ["--plan", str(plan)] if plan else []
     arguments = ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets]
@@ -254,9 +257,11 @@ def distill(
 ) -> None:
     """Distil a small text encoder and relevance tower from a teacher's scores and from grades."""
     from prectr_torchrec.config_files import load_config
+    from prectr_torchrec.preflight import check_pairs
     from prectr_torchrec.training.launch import launch
 
     load_config(config, overrides or ())
+    check_pairs(pairs)
     words = [word for folder in teacher_scores or () for word in ("--teacher-scores", str(folder))]
     words += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []
     words += [word for override in overrides or () for word in ("--set", override)]
@@ -281,8 +286,10 @@ def evaluate(
     nproc: Nproc = 1,
 ) -> None:
     """Score a split with a trained ranker and measure it, overall and by segment."""
+    from prectr_torchrec.preflight import check_run
     from prectr_torchrec.training.launch import launch
 
+    check_run(run, checkpoint, data)
     optional = {
         "--split": split,
         "--predictions": predictions,
@@ -333,6 +340,9 @@ def explain(
     checkpoint: Checkpoint = "best",
 ) -> None:
     """Take one request apart: what of the model makes each candidate's score, and which past events it looks at."""
+    from prectr_torchrec.preflight import check_run
+
+    check_run(run, checkpoint, data)
     from prectr_torchrec.training.evaluate import write_json
     from prectr_torchrec.training.explain import explain, format_explanation
 
@@ -350,6 +360,9 @@ def export(
     checkpoint: Checkpoint = "best",
 ) -> None:
     """Write a trained ranker to a folder that serves without the run, table by table whatever their size."""
+    from prectr_torchrec.preflight import check_run
+
+    check_run(run, checkpoint)
     from prectr_torchrec.serving.export import export
 
     about = export(run, out, quantize=quantize.value if quantize else None, checkpoint=checkpoint)

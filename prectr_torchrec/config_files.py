@@ -62,6 +62,20 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     return validate_config(_without_removed(tree), str(path))
 
 
+def written_settings(name: str | Path, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
+    """The settings, `key.sub` -> value, that stand in a configuration and its bases, but for shipped ones, and in overrides."""
+    path, written = find_config(name), dict[str, Any]()
+    shipped = Path(str(resources.files("prectr_torchrec.configs"))).resolve()
+    while path.resolve().parent != shipped:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        base = tree.pop("base", None)
+        written = _flatten(tree) | written
+        if base is None:
+            break
+        path = find_config(base, path.parent)
+    return written | {key.strip(): yaml.safe_load(value) for key, _, value in (given.partition("=") for given in overrides)}
+
+
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
@@ -97,6 +111,13 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     inherited = _read_tree(find_config(base, path.parent), (*seen, path.resolve()))
     inherited.pop("name", None)
     return _merge(inherited, tree)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_run import write_small_manifest
 from typer.testing import CliRunner
 
+from prectr_torchrec import preflight
 from prectr_torchrec.cli import app
+from prectr_torchrec.config_files import load_config
 from prectr_torchrec.distributed.sharding import read_plan
 from prectr_torchrec.training import launch
 from prectr_torchrec.training.evaluate import _parse
@@ -92,10 +95,13 @@ def test_a_users_mistake_is_one_message_and_exit_code_two(arguments: list[str], 
 
 
 def test_a_mistake_that_ranks_meet_comes_last_and_ends_with_two(tmp_path: Path) -> None:
-    done = prectr("train", "--config", "prectr_v1", "--data", tmp_path, "--run", tmp_path / "run", "--nproc", 2)
+    write_small_manifest(tmp_path, load_config("prectr_v1"))
+    plan = tmp_path / "none.json"
+    plan.write_text("{}", encoding="utf-8")
+    done = prectr("train", "--config", "prectr_v1", "--data", tmp_path, "--run", tmp_path / "run", "--nproc", 2, "--plan", plan)
     assert done.returncode == 2
     last = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
-    assert re.match(rf"error: rank [01]: \w+: {tmp_path}.* prepared.json is missing", last), last
+    assert re.match(rf"error: rank [01]: \w+: {plan}: ", last), last
     assert done.stderr.rstrip().endswith(last)
 
 
@@ -110,7 +116,8 @@ def test_a_saved_plan_reaches_the_training(monkeypatch: pytest.MonkeyPatch, tmp_
     saved = str(tmp_path / "plans" / "two.json")
     assert CliRunner().invoke(app, ["plan", "--config", "demo", "--gpus", "2", "--save", saved]).exit_code == 0
     assert read_plan(Path(saved)).keys() == {"embeddings.sequences", "embeddings.bags"}
-    options = ["--config", "demo", "--data", "d", "--run", "r", "--plan", saved]
+    write_small_manifest(tmp_path, load_config("demo"))
+    options = ["--config", "demo", "--data", str(tmp_path), "--run", "r", "--plan", saved]
     assert CliRunner().invoke(app, ["train", *options]).exit_code == 0
     assert launched[0][-2:] == ["--plan", saved]
 
@@ -118,6 +125,7 @@ def test_a_saved_plan_reaches_the_training(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_every_option_of_evaluate_reaches_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[list[str]] = []
     monkeypatch.setattr(launch, "launch", lambda program, args, nproc: launched.append(args))
+    monkeypatch.setattr(preflight, "check_run", lambda *arguments: None)
     given = {"run": "r", "data": "d", "split": "s", "checkpoint": "last", "predictions": "p", "metrics": "m", "oracle": "o"}
     given["train_data"] = "t"
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]

@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torchrec import KeyedJaggedTensor
 
-from prectr_torchrec.config import RunConfig, nearest
+from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.columns import FAMILIES, UNLABELLED, Columns, Texts, family_of
+from prectr_torchrec.data.columns import UNLABELLED, Columns, Texts, family_of
+from prectr_torchrec.data.features import TITLE_TOKENS, check_features
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
-from prectr_torchrec.data.schema import COUNTS, sample_schema
+from prectr_torchrec.data.schema import COUNTS
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
-
-TITLE_TOKENS = "candidate_title_tokens"
-"""The feature that is no sample column: a bag of the title's token ids, without the special ones."""
-_NO_IDS = ("request_id", "timestamp", *(f"{family}_{what}" for family in FAMILIES for what in ("age", "predicted")))
-"""64-bit sample columns that make no features."""
 
 _R, _C = "requests", "candidates"
 
@@ -132,7 +127,7 @@ class BatchBuilder:
         self._queries = TokenCache(texts, config.text.query_tokens)
         self._titles = TokenCache(texts, config.text.title_tokens)
         self._tables = {name: config.tables[feature.table].id_range for name, feature in config.features.items()}
-        _check_features(config)
+        check_features(config)
         bags = config.bag_tables()
         self._bag_features = [name for name, f in config.features.items() if f.table in bags]
         self._request_features = [name for name, f in config.features.items() if f.table not in bags]
@@ -327,15 +322,3 @@ def _distinct(parts: list[NDArray[np.int64]], size: int, cache: TokenCache) -> t
 
 def _joined(values: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     return np.concatenate(values) if values else np.zeros(0, dtype=np.int64)
-
-
-def _check_features(config: RunConfig) -> None:
-    columns = {f.name: f.type.value_type if pa.types.is_list(f.type) else f.type for f in sample_schema(config.data)}
-    valid = [*(name for name, kind in columns.items() if kind == pa.int64() and name not in _NO_IDS), TITLE_TOKENS]
-    for name, feature in config.features.items():
-        if name in columns and name not in valid:
-            raise ValueError(f"features.{name}: this sample column holds no ids (valid: {', '.join(valid)})")
-        if name not in valid:
-            raise ValueError(f"features.{name}: no sample column of ids has this name{nearest(name, valid)}")
-        if name == TITLE_TOKENS and feature.table not in config.bag_tables():
-            raise ValueError(f"features.{name}: table {feature.table!r} also serves sequences or requests; give it its own")

@@ -135,6 +135,8 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
     manifest = load_manifest(folder)
     made, wanted = manifest["settings"]["data"], sample_settings(data)
     for key in _AGREED:
+        if key == "history_length" and made[key] > wanted[key]:
+            continue  # the latest events are read
         as_wanted = made[key] == wanted[key] or (key == "examination" and wanted[key] in (None, manifest["examination"]))
         if not as_wanted:
             raise ValueError(
@@ -165,8 +167,8 @@ def check_findings(folder: Path, owner: Path, found: Mapping[str, Any]) -> None:
     if differing:
         name = min(differing)
         raise ValueError(
-            f"{folder}: {name} is read as {theirs[name]}, in the samples of {owner} as {ours[name]}, so no id would be known again; "
-            f"write the column as {ours[name]} and prepare again"
+            f"{folder}: {name} is read as {theirs[name]}, in the samples of {owner} as {ours[name]}, so no id would be known "
+            f"again; write the column as {ours[name]} and prepare again"
         )
     given = found.get("examination")
     if given is not None and manifest["examination"] != given:
