@@ -147,6 +147,7 @@ SLOW = {
         "ablation", f"--log {{log}} --out {{out}} --config demo --seeds 1 --nproc 1 --shuffled --baseline mixed {_sets(SMALL)}",
         "grades hidden, all",
     ),
+    "attack": Case("attack", "--model {model} --seconds 3 --clients 3", "honest requests under attack"),
     "billion": Case("billion", "--out {out} --rows 8400 --requests 400", "8,400"),
     "din": Case("din", f"--requests 600 --epochs 1 {DIN}", "ours above the best of torch-rechub", needs=BENCH),
     "din, of samples": Case(

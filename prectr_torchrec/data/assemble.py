@@ -113,19 +113,21 @@ class BatchBuilder:
         config: `data`, `text`, `batch`, `tables`, `features` and `model` are used.
         tokenizer: a folder in Hugging Face layout.
         predicted: whether the samples have predicted levels.
+        texts: whose tokens are kept, and as many words'.
 
     Raises:
         ValueError: a feature that is no column of ids, or token bags of titles in a table with sequences.
     """
 
     def __init__(
-        self, config: RunConfig, tokenizer: Path, max_requests: int, max_candidates: int, *, predicted: bool = False
-    ) -> None:
+        self, config: RunConfig, tokenizer: Path, max_requests: int, max_candidates: int, *, predicted: bool = False,
+        texts: int = 1_000_000,
+    ) -> None:  # fmt: skip
         self._data = config.data
         self._max_requests, self._max_candidates = max_requests, max_candidates
-        texts = TextTokenizer(tokenizer)
-        self._queries = TokenCache(texts, config.text.query_tokens)
-        self._titles = TokenCache(texts, config.text.title_tokens)
+        tokens = TextTokenizer(tokenizer, texts)
+        self._queries = TokenCache(tokens, config.text.query_tokens, texts)
+        self._titles = TokenCache(tokens, config.text.title_tokens, texts)
         self._tables = {name: config.tables[feature.table].id_range for name, feature in config.features.items()}
         check_features(config)
         bags = config.bag_tables()
@@ -137,7 +139,7 @@ class BatchBuilder:
         plain = [name for name in self._tables if name != TITLE_TOKENS]
         if TITLE_TOKENS in self._tables:
             table = config.tables[config.features[TITLE_TOKENS].table]
-            rows = texts.vocabulary_rows(table.id_range)  # -1: special
+            rows = tokens.vocabulary_rows(table.id_range)  # -1: special
             self._token_rows = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if table.ids == "managed" else rows
         self._taste, self._peers = config.model.preference.taste > 0, config.model.preference.peers
         self._all_blocks = {known: _blocks(config, known) for known in (False, True)}

@@ -22,8 +22,8 @@ _KIND[list(b"!\"#$%&'()*+,-./:;<=>?@\\^_`{|}~")] = _PUNCTUATION
 _LOWER = np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8)
 
 _WORDS_A_TEXT = 512
-_CHARACTERS = 2**28
-"""Held of texts, and of words, at most."""
+_CHARACTERS_A_TEXT = 256
+"""Held of texts, and of words, at most, times as many as these may be."""
 
 
 class TokenCache:
@@ -46,7 +46,7 @@ class TokenCache:
 
     def trim(self) -> bool:
         """Forgets all texts if there are more than `capacity`; true if it did, and rows given before are void."""
-        if len(self._rows) <= self._capacity and self._characters <= _CHARACTERS:
+        if len(self._rows) <= self._capacity and self._characters <= _CHARACTERS_A_TEXT * self._capacity:
             return False
         self._rows.clear()
         self._characters = 0
@@ -158,7 +158,7 @@ class TextTokenizer:
         return words, starts.searchsorted(ends)
 
     def _rows_of_words(self, words: list[str]) -> NDArray[np.int64]:
-        if len(self._word_rows) > self._capacity or self._word_characters > _CHARACTERS:
+        if len(self._word_rows) > self._capacity or self._word_characters > _CHARACTERS_A_TEXT * self._capacity:
             self._word_rows.clear()
             self._word_characters = 0
             self._word_offsets, self._word_ids = self._word_offsets[:1], self._word_ids[:0]

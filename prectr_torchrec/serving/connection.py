@@ -150,7 +150,10 @@ class Connection(HttpToolsProtocol):
             return self.transport.close()
         self._dropping = True
         self.flow.resume_reading()
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # gone already
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(*self._refusal)

@@ -22,6 +22,7 @@ from prectr_torchrec.serving.connection import KEEP_ALIVE, Connection, Lobby
 from prectr_torchrec.serving.gate import Gate, Hosts
 from prectr_torchrec.serving.hangups import Hangups
 from prectr_torchrec.serving.log import log_with_times
+from prectr_torchrec.serving.memory import settle
 from prectr_torchrec.serving.server import RankingServer, ServerSettings
 
 _LOG = logging.getLogger("prectr.serve")
@@ -54,12 +55,13 @@ def serve(
     quiet_libraries()
     hangups = hangups or Hangups()
     server = RankingServer(model, settings, demo)
+    settle()
     most, backlog = _places(connections)
     lobby = Lobby(most, settings.deadline)
     server.metrics.connections.set_function(lambda: len(lobby.open))
     config = uvicorn.Config(
         Gate(server.app, Hosts(host.strip("[]"), hosts)), http=partial(Connection, lobby=lobby), ws="none",  # type: ignore[arg-type]
-        log_config=None, log_level="warning", access_log=False, backlog=backlog,
+        proxy_headers=False, log_config=None, log_level="warning", access_log=False, backlog=backlog,
         timeout_graceful_shutdown=max(int(2 * settings.deadline), 1), timeout_keep_alive=int(KEEP_ALIVE) + 1,
     )  # fmt: skip
     listening = _listen(host.strip("[]"), port, backlog)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -40,6 +41,8 @@ from prectr_torchrec.serving.trial import check_finite, check_scores, check_tabl
 _REQUESTS, _CANDIDATES = 64, 4096
 """Of a batch, at most; one request may have more candidates."""
 RESIDENT = 2**28
+_TEXTS, _TEXTS_ASIDE = 200_000, 10_000
+"""Whose tokens are kept, by a ranker and by the one beside it that reads large requests."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,21 @@ class Ranker:
     """
 
     def __init__(
-        self, config: RunConfig, prectr: PRECTR, embeddings: ServedEmbeddings, builder: BatchBuilder, titles: TitleVectors | None,
-        id_kinds: Mapping[str, str] | None = None,
+        self, config: RunConfig, prectr: PRECTR, embeddings: ServedEmbeddings, text: Path, titles: TitleVectors | None = None,
+        id_kinds: Mapping[str, str] | None = None, texts: int = _TEXTS,
     ) -> None:  # fmt: skip
         self.config, self.titles = config, titles
         self.schema = RequestSchema(config.data, id_kinds)
-        self._prectr, self._embeddings, self._builder = prectr, embeddings, builder
+        self._prectr, self._embeddings, self._text, self._id_kinds = prectr, embeddings, text, id_kinds
+        self._builder = BatchBuilder(config, text, 1, 1, texts=texts)
         self._building = threading.Lock()
         _forks.add(self)
+
+    @functools.cached_property
+    def aside(self) -> Ranker:
+        """This ranker once more for another thread, which reads its texts apart: those of a large request keep no other
+        waiting. Model, tables and kept titles are shared."""
+        return Ranker(self.config, self._prectr, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
 
     @property
     def relevance(self) -> TextRelevance:
@@ -138,8 +148,7 @@ class Ranker:
         }
         for name, table in tables.items():
             check_table(folder / TABLES / f"{name}.safetensors", table.weight)
-        builder = BatchBuilder(config, folder / TEXT, 1, 1)
-        ranker = cls(config, prectr, ServedEmbeddings(config, tables), builder, None, about.get("id_kinds"))
+        ranker = cls(config, prectr, ServedEmbeddings(config, tables), folder / TEXT, None, about.get("id_kinds"))
         check_scores(ranker, folder)
         if keeps_titles(prectr) and title_vectors:
             ranker.titles = TitleVectors(prectr.relevance.encode, title_vectors)
@@ -231,11 +240,9 @@ class Ranker:
             arrays = builder.build_arrays([(rows, 0, samples.num_rows)])
         return builder.to_batch(arrays)
 
-    @contextlib.contextmanager
-    def settled(self) -> Iterator[None]:
-        """While no other thread changes what the ranker keeps."""
-        with self._building, self.titles.settled() if self.titles is not None else contextlib.nullcontext():
-            yield
+    def locks(self) -> list[threading.Lock]:
+        """To be held by who wants no other thread to change what is kept."""
+        return [self._building, *([self.titles.lock] if self.titles is not None else [])]
 
     def _run(self, batch: SearchBatch, *, effects: bool = False) -> PRECTROutput:
         sequences, bags = self._embeddings(batch.request_features, batch.candidate_features)
@@ -257,8 +264,9 @@ class _Forks:
         self._rankers.add(ranker)
 
     def _take(self) -> None:
-        for ranker in list(self._rankers):
-            self._held.enter_context(ranker.settled())
+        locks = {id(lock): lock for ranker in list(self._rankers) for lock in ranker.locks()}  # some share titles
+        for lock in locks.values():
+            self._held.enter_context(lock)
 
     def _give(self) -> None:
         self._held.close()

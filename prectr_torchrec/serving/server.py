@@ -25,6 +25,7 @@ from prectr_torchrec.serving.batcher import Expired, MicroBatcher, Overloaded
 from prectr_torchrec.serving.body import Refused, read_json, read_request
 from prectr_torchrec.serving.connection import BEGAN
 from prectr_torchrec.serving.fields import Limits, short
+from prectr_torchrec.serving.memory import give_back, settle
 from prectr_torchrec.serving.metrics import Metrics
 from prectr_torchrec.serving.page import DemoPage, page, render
 from prectr_torchrec.serving.ranker import Ranker, Scores, as_sent
@@ -33,6 +34,9 @@ from prectr_torchrec.serving.request import RequestSchema
 _LOG = logging.getLogger("prectr.serve")
 _LARGE, _LARGE_AT_A_TIME = 2**18, 16
 """Bytes of a body from which on it is large, and how many of these are held at a time."""
+
+_GIVE_BACK = 1.0
+"""Seconds after the last of them until memory goes back to the system."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class RankingServer:
         self._reloading = asyncio.Lock()
         self.metrics = Metrics()
         self._larges = 0
-        # what is large is read in a thread of its own, so that it keeps nobody else waiting
+        # what is large is read in a thread of its own, and scored in another, so that it keeps nobody else waiting
         self._reading = {large: ThreadPoolExecutor(1, "reading") for large in (False, True)}
         # no pages of documentation: FastAPI's bring scripts from elsewhere
         self.app = FastAPI(title="PRECTR ranker", version="1", lifespan=self._lifespan, docs_url=None, redoc_url=None)
@@ -94,19 +98,21 @@ class RankingServer:
                 self.metrics.reloads.labels("failed").inc()
                 _LOG.error("%s was not reloaded, the ranker in use stays: %s", self.model, error)
             else:
+                await asyncio.to_thread(settle)
                 self.metrics.reloads.labels("done").inc()
                 _LOG.warning("%s was reloaded", self.model)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         settings = self._settings
-        self._batcher = MicroBatcher(
+        self._batchers = {large: MicroBatcher(
             capacity=settings.capacity, max_requests=settings.batch_requests, max_candidates=settings.batch_candidates,
             wait=settings.wait, on_batch=self.metrics.batches.observe,
-        )  # fmt: skip
-        self._running = asyncio.create_task(self._batcher.run())
+        ) for large in (False, True)}  # fmt: skip
+        self._running = [asyncio.create_task(batcher.run()) for batcher in self._batchers.values()]
         yield
-        self._running.cancel()
+        for running in self._running:
+            running.cancel()
 
     def _add_routes(self, app: FastAPI, schema: RequestSchema) -> None:
         body = {"required": True, "content": {"application/json": {"schema": _embedded(schema.describe())}}}
@@ -136,7 +142,7 @@ class RankingServer:
         @app.get("/readyz")
         async def readyz() -> Response:
             """Whether requests should come here."""
-            ready = not self._running.done()
+            ready = not any(running.done() for running in self._running)
             return JSONResponse({"status": "ready" if ready else "stopped"}, 200 if ready else 503)
 
         @app.head("/metrics", include_in_schema=False)
@@ -157,7 +163,7 @@ class RankingServer:
         @app.get("/demo", include_in_schema=False)
         async def choices(request: Request) -> Response:
             async def answer() -> bytes:
-                with self._batcher.admit():
+                with self._batchers[False].admit():
                     return _json(demo.describe(self.ranker))
 
             return await self._guard(request, answer)
@@ -197,20 +203,24 @@ class RankingServer:
     async def _answer(self, request: Request, explain: bool) -> bytes:
         ranker, deadline = self.ranker, self._deadline(request)
         async with self._body(request, deadline) as body:
-            with self._batcher.admit():
-                plain, samples = await self._read_within(deadline, body, read_request, ranker.schema, body, self._settings.limits)
+            large = len(body) > _LARGE
+            ranker, batcher = ranker.aside if large else ranker, self._batchers[large]
+            with batcher.admit():
+                plain, samples = await self._read_within(
+                    deadline, large, read_request, ranker.schema, body, self._settings.limits
+                )
                 del body
-                scores = await self._batcher.score(ranker, samples, deadline, explain=explain)
+                scores = await batcher.score(ranker, samples, deadline, explain=explain)
                 self.metrics.candidates.inc(len(scores.item_id))
                 return await asyncio.to_thread(_render, plain, as_sent(plain, samples, scores))
 
     async def _answer_page(self, demo: DemoPage, request: Request) -> bytes:
         ranker, deadline = self.ranker, self._deadline(request)
         async with self._body(request, deadline) as body:
-            with self._batcher.admit():
+            with (batcher := self._batchers[False]).admit():
                 query, user = _choice(body, self._settings.limits.characters)
-                samples = await self._read_within(deadline, body, demo.samples, ranker, query, user)
-                scores = [await self._batcher.score(ranker, samples.slice(i, 1), deadline, explain=True) for i in range(2)]
+                samples = await self._read_within(deadline, False, demo.samples, ranker, query, user)
+                scores = [await batcher.score(ranker, samples.slice(i, 1), deadline, explain=True) for i in range(2)]
                 return _json(render(samples, scores, demo.past(ranker, user), demo.item_names))
 
     def _deadline(self, request: Request) -> float:
@@ -254,10 +264,12 @@ class RankingServer:
             yield
         finally:
             self._larges -= 1
+            if not self._larges:
+                asyncio.get_running_loop().call_later(_GIVE_BACK, self._reading[True].submit, give_back)
 
-    async def _read_within(self, deadline: float, body: bytes, read: Callable[..., Any], *arguments: Any) -> Any:
+    async def _read_within(self, deadline: float, large: bool, read: Callable[..., Any], *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self._reading[len(body) > _LARGE], read, *arguments)
+        reading = loop.run_in_executor(self._reading[large], read, *arguments)
         try:
             return await asyncio.wait_for(reading, deadline - loop.time())
         except asyncio.TimeoutError:
@@ -274,7 +286,9 @@ class RankingServer:
 
 
 def _load(model: Path) -> Ranker:
-    return Ranker.load(model)
+    ranker = Ranker.load(model)
+    ranker.aside  # noqa: B018 - made now, not while a client waits
+    return ranker
 
 
 def _render(plain: dict[str, Any], scores: Scores) -> bytes:

@@ -25,20 +25,16 @@ class TitleVectors:
         self._encode, self.capacity = encode, capacity
         self._places: OrderedDict[bytes, int] = OrderedDict()
         self._vectors: Tensor | None = None
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self.hits = self.misses = 0
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def settled(self) -> threading.Lock:
-        """To be held by who wants nobody to change the titles kept."""
-        return self._lock
-
     def __call__(self, tokens: Tensor) -> Tensor:
         """Args: tokens: (T, W) int64, distinct rows. Returns: (T, ...)."""
         keys = token_keys(tokens)
-        with self._lock:
+        with self.lock:
             known = [self._places.get(key, -1) for key in keys]
             for key, place in zip(keys, known, strict=True):
                 if place >= 0:
@@ -61,7 +57,7 @@ class TitleVectors:
     def add(self, keys: list[bytes], vectors: Tensor) -> None:
         """Keeps vectors (N, ...) by the keys (`token_keys`) of their titles; of more than `capacity` the last ones."""
         keys, vectors = keys[-self.capacity :], vectors[-self.capacity :]
-        with self._lock:
+        with self.lock:
             if self._vectors is None:
                 self._vectors = vectors.new_empty(self.capacity, *vectors.shape[1:])  # the system gives pages as they are written
             places = []

@@ -114,9 +114,9 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_forgotten_before_there_are_many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "_CHARACTERS", 100)
-    tokenizer = TextTokenizer(folder)
-    cache = TokenCache(tokenizer, 8)
+    monkeypatch.setattr(tokens, "_CHARACTERS_A_TEXT", 10)
+    tokenizer = TextTokenizer(folder, 10)
+    cache = TokenCache(tokenizer, 8, 10)
     cache.rows(["red oak " * 20])
     assert cache.trim() and not cache.trim()
     assert cache.distinct(cache.rows(["oak door"]))[0].tolist() == plain(folder, ["oak door"], 8)

@@ -178,3 +178,9 @@ def test_equal_tokens_have_equal_keys() -> None:
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no exported ranker"):
         Ranker.load(tmp_path)
+
+
+def test_the_ranker_beside_it_scores_the_same_with_texts_of_its_own(ranker: Ranker) -> None:
+    request = {"query": "a query of nobody else", "candidates": [{"item_id": i, "title": f"Oak lamp {i}"} for i in range(5)]}
+    np.testing.assert_array_equal(ranker.aside.score(request).click_probability, ranker.score(request).click_probability)
+    assert ranker.aside is ranker.aside and ranker.aside.titles is ranker.titles
