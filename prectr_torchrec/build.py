@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import PRECTR, PreferenceParts
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.tokenizer import load_tokenizer, special_ids
@@ -36,7 +37,9 @@ def build_prectr(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> P
         history=history,
         peers=peers,
         preference=PreferenceParts(
-            **model.preference.model_dump(), vocab_size=len(vocabulary), special_tokens=special_ids(vocabulary)
+            **model.preference.model_dump(),
+            vocab_size=vocabulary_size(vocabulary.get_vocab()),
+            special_tokens=special_ids(vocabulary),
         ),
         relevance=build_relevance(config, tokenizer, kept=kept),
         statistics=list(model.statistics),

@@ -70,7 +70,7 @@ def write_small_manifest(folder: Path, config: RunConfig) -> None:
         "digest": "small",
         "max_candidates": 9,
         "examination": [1.0, 0.6, 0.4],
-        "id_kinds": {name: "integer" for name in ("request_id", "user_id", "query_id", "item_id")},
+        "id_kinds": {},
         "settings": settings,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

@@ -173,7 +173,7 @@ class BatchBuilder:
             **{f"item_{what}": values[f"candidate_{what}"] for what in COUNTS if f"candidate_{what}" in values},
         }  # fmt: skip
         if "candidate_predicted" in values:
-            fields["candidate_predicted"] = unpack_levels(values["candidate_predicted"], self._data.levels.count)
+            fields["candidate_predicted"] = self._predicted(columns, "candidate")
         blocks = [np.stack([fields[name] for name in block.fields]) for block in self._blocks]
         ids = {name: table_rows(values[name], rows) for name, rows in self._tables.items() if name in values}
         none = np.zeros(0, dtype=np.int64)
@@ -188,9 +188,14 @@ class BatchBuilder:
         flat = {name: columns.values[f"{family}_{name}"] for name in names}
         flat["level"] = grade_levels(columns.values[f"{family}_relevance"], self._data.levels.boundaries)
         if f"{family}_predicted" in columns.values:
-            flat["predicted"] = unpack_levels(columns.values[f"{family}_predicted"], self._data.levels.count)
+            flat["predicted"] = self._predicted(columns, family)
         dense = {f"{family}_{name}": _left_aligned(events, present) for name, events in flat.items()}
         return dense | {f"{family}_lengths": lengths}
+
+    def _predicted(self, columns: Columns, family: str) -> NDArray[np.float32]:
+        """(events, K) predicted levels of what has no grade, which wins."""
+        graded = ~np.isnan(columns.values[f"{family}_relevance"])
+        return unpack_levels(np.where(graded, 0, columns.values[f"{family}_predicted"]), self._data.levels.count)
 
     def trim(self, carried: Sequence[PreparedRows]) -> None:
         """Keeps the token caches bounded; call it before `prepare` with the rows that are still to be built."""

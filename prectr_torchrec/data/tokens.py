@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class TextTokenizer:
         self._capacity = capacity
         self._word_wise = _words_are_independent(self._tokenizer)
         self._lowercase = self._word_wise and _lowers_case(self._tokenizer)
-        self._continues = np.zeros(max(self._tokenizer.get_vocab().values()) + 1, dtype=bool)
+        self._continues = np.zeros(vocabulary_size(self._tokenizer.get_vocab()), dtype=bool)
         self._continues[[i for token, i in self._tokenizer.get_vocab().items() if token.startswith("##")]] = True
         self._word_rows: dict[str, int] = {}
         self._word_characters = 0
@@ -133,7 +134,7 @@ class TextTokenizer:
 
     def vocabulary_rows(self, num_embeddings: int) -> NDArray[np.int64]:
         """(vocabulary,) row `token % num_embeddings` of each token, -1 for padding and special tokens."""
-        rows = np.arange(self._tokenizer.get_vocab_size()) % num_embeddings
+        rows = np.arange(vocabulary_size(self._tokenizer.get_vocab())) % num_embeddings
         special = [i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special]
         rows[[0, *special]] = -1
         return rows
@@ -185,6 +186,11 @@ class TextTokenizer:
         assert len(starts) == len(plain)
         other_ids, other_offsets = _ragged(self._tokenizer, others, False)
         return [*plain, *others], np.concatenate([ids, other_ids]), np.concatenate([starts, other_offsets + len(ids)])
+
+
+def vocabulary_size(vocabulary: Mapping[str, int]) -> int:
+    """Rows of what has one for each token, by its id: ids may have gaps."""
+    return max(vocabulary.values()) + 1
 
 
 def tokenizer_digest(folder: Path) -> str:

@@ -14,6 +14,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest
+from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import (
     CrossInteraction,
     DualInteraction,
@@ -121,7 +122,8 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
         raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
     counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text(encoding="utf-8"))
     vocabulary = load_tokenizer(tokenizer)
-    tokens = vocabulary.convert_ids_to_tokens(list(range(len(counts["frequency"]))))
+    names = {i: token for token, i in vocabulary.get_vocab().items()}
+    tokens = [names.get(i, "") for i in range(len(counts["frequency"]))]
     stem_word = snowballstemmer.stemmer(stemmer).stemWord if stemmer else str
     first: dict[str, int] = {}  # stem -> the first token that has it; the inner pieces of words have no stem
     stem = [first.setdefault(token if token.startswith("##") else stem_word(token), i) for i, token in enumerate(tokens)]
@@ -164,7 +166,7 @@ def _fresh_encoder(
         _check_keys(settings, {"model_type", *known})
         own: dict[str, Any] = {key: tuple(v) if key == "hidden" else v for key, v in settings.items() if key != "model_type"}
         return NgramEncoder(**own, special_tokens=special_ids(vocabulary))
-    settings = {"vocab_size": len(vocabulary), "pad_token_id": vocabulary.pad_token_id, **settings}
+    settings = {"vocab_size": vocabulary_size(vocabulary.get_vocab()), "pad_token_id": vocabulary.pad_token_id, **settings}
     if settings.get("model_type") not in CONFIG_MAPPING:
         raise ConfigError(
             f"text.encoder.model_type: {settings.get('model_type')!r} is no Hugging Face architecture, nor {NGRAM}; try bert"

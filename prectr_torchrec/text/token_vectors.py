@@ -35,7 +35,7 @@ def start_from_token_vectors(student: TextEncoder, tokenizer: Path, source: Path
     """
     vocabulary = load_tokenizer(tokenizer)
     table = cast(nn.Embedding, student.model.get_input_embeddings()).weight
-    plain = [token for token in range(len(vocabulary)) if token not in vocabulary.all_special_ids]
+    plain = sorted(set(vocabulary.get_vocab().values()) - set(vocabulary.all_special_ids))
     texts = [token.removeprefix("##") for token in vocabulary.convert_ids_to_tokens(plain)]
     vectors = read_alone(source, texts)
     if vectors.shape[1] < table.shape[1]:

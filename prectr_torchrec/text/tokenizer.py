@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from prectr_torchrec.data.tokens import open_tokenizer
+from prectr_torchrec.data.tokens import open_tokenizer, vocabulary_size
 from prectr_torchrec.modules import from_folder
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -83,7 +83,7 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
 def write_document_frequency(titles: Iterable[str], folder: Path) -> None:
     """Counts, for each token of the folder's tokenizer, the titles that contain it; `titles` are distinct."""
     tokenizer = open_tokenizer(folder)
-    size = tokenizer.get_vocab_size()
+    size = vocabulary_size(tokenizer.get_vocab())
     frequency = np.zeros(size, np.int64)
     documents = 0
     titles = iter(titles)

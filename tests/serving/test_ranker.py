@@ -86,6 +86,20 @@ def test_text_ids_are_those_of_the_preparation(ranker: Ranker) -> None:
     assert by_text.click_probability == by_hash.click_probability
 
 
+def test_a_grade_wins_over_a_prediction_of_the_same_candidate(ranker: Ranker) -> None:
+    event = {"item_id": 3, "title": "red lamp", "relevance": 1.0}
+    candidate, predicted = {"item_id": 7, "title": "red lamp", "relevance": 3.0}, [0.7, 0.1, 0.1, 0.1]
+    plain = ranker.score({"query": "red", "history": [event], "candidates": [candidate]})
+    both = {"history": [event | {"predicted": predicted}], "candidates": [candidate | {"predicted": predicted}]}
+    assert ranker.score({"query": "red", **both}).click_probability == plain.click_probability
+
+
+def test_null_and_zero_are_nobody(ranker: Ranker) -> None:
+    request = {"query": "red", "candidates": [{"item_id": 7, "title": "red lamp", "brand_id": None}]}
+    scores = [ranker.score({**request, "user_id": user}).click_probability.tolist() for user in (None, 0, "0")]
+    assert scores[0] == scores[1] == scores[2]
+
+
 def test_the_ranking_is_best_first(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
     scores = ranker.score(max(requests, key=lambda r: len(r["candidates"])))
     assert (np.diff(scores.click_probability[scores.ranking()]) <= 0).all()

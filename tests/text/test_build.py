@@ -1,5 +1,6 @@
 """The text side that a configuration asks for, and what it refuses."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ from sample_files import write_counted_tokenizer, write_tokenizer
 from small_run import small_config
 
 from prectr_torchrec.config import ConfigError
-from prectr_torchrec.modules import CrossInteraction, DualInteraction, LateInteraction, NgramEncoder
+from prectr_torchrec.data.tokens import TextTokenizer
+from prectr_torchrec.modules import CrossInteraction, DualInteraction, LateInteraction, NgramEncoder, TextEncoder
 from prectr_torchrec.text.build import build_match, build_relevance
+from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
 @pytest.fixture
@@ -78,3 +81,19 @@ def test_an_encoder_of_ngrams_is_a_setting_and_reads_texts_apart(tokenizer: Path
 def test_a_pair_longer_than_the_encoders_positions_is_refused(tokenizer: Path) -> None:
     text = {"title_tokens": 8, "query_tokens": 5, "interaction": "cross", "encoder": encoder(max_position_embeddings=13)}
     assert "may be at most 13 together, the encoder's positions; got 14" in refused(tokenizer, text=text)
+
+
+def test_ids_of_a_vocabulary_may_have_gaps(tokenizer: Path) -> None:
+    path = tokenizer / "tokenizer.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = parts["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    vocabulary[last] += 40
+    path.write_text(json.dumps(parts), encoding="utf-8")
+    write_document_frequency([f"red {last.removeprefix('##')}", "red lamp"], tokenizer)
+    rows = vocabulary[last] + 1
+    assert len(TextTokenizer(tokenizer).vocabulary_rows(1000)) == rows
+    assert len(build_match(tokenizer, "english").stem) == rows
+    relevance = build_relevance(small_config(), tokenizer)
+    assert relevance.interaction is not None and isinstance(relevance.interaction.encoder, TextEncoder)
+    assert relevance.interaction.encoder.model.get_input_embeddings().num_embeddings == rows
