@@ -128,9 +128,9 @@ def test_whatever_is_sent_is_ranked_or_refused_by_name(server: Server, ranker: R
 
 
 def test_ids_come_back_as_they_were_sent_and_an_explanation_on_demand(server: Server) -> None:
-    request = {"query": "red", "candidates": {"item_id": ["sku-1", 5]}}
+    request = {"query": "red", "candidates": {"item_id": ["7", 5]}}
     status, answer = server.rank(request, "?explain=true")
-    assert status == 200 and {row["item_id"] for row in answer["candidates"]} == {"sku-1", 5}
+    assert status == 200 and {row["item_id"] for row in answer["candidates"]} == {"7", 5}
     assert len(answer["explanation"]["candidates"]) == 2 and "explanation" not in server.rank(request)[1]
 
 
