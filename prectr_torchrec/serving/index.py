@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ TITLES_ABOUT = "titles.json"
 """Written last: of which ranker the titles are, and their size and digest."""
 TOKENS, VECTORS = "tokens", "vectors"
 _BATCH = 1024
+_CHARACTERS = 2**18
 _MEMORY = "1GB"
 """What reading the titles may take."""
 
@@ -103,13 +105,19 @@ def _distinct_tokens(items: Path, column: str, tokenizer: TextTokenizer, width: 
                 keys = {hashlib.md5(title.encode()).digest(): title for title in batch.column(0).to_pylist()}
                 new = [title for key, title in keys.items() if key not in seen]
                 seen |= keys.keys()
-                if new:
-                    found.append(tokenizer.encode(new, width).astype(np.int32))
+                found += [tokenizer.encode(titles, width).astype(np.int32) for titles in _of_length(new)]
         except duckdb.OutOfMemoryException:
             raise ValueError(
                 f"{items}: its titles take more than {_MEMORY} to read; write the file in smaller row groups"
             ) from None
     return np.concatenate(found)
+
+
+def _of_length(titles: list[str]) -> Iterator[list[str]]:
+    """The titles in pieces of `_CHARACTERS` or little more: a tokenizer holds many times as much as it reads."""
+    ends = list(itertools.accumulate(map(len, titles)))
+    for _, numbered in itertools.groupby(zip(ends, titles, strict=True), key=lambda at: at[0] // _CHARACTERS):
+        yield [title for _, title in numbered]
 
 
 def warm(titles: TitleVectors, folder: Path, ranker: str) -> None:
