@@ -4,6 +4,7 @@ TorchX builds its command line from the annotations and docstrings here: keep `t
 light.
 """
 
+import shlex
 from typing import Dict, List, Optional
 
 import torchx
@@ -251,14 +252,29 @@ def _arguments(*words: str) -> List[str]:
 
 
 def _finish(app: specs.AppDef, j: str, max_restarts: int) -> specs.AppDef:
-    """Names the role after the job, shares the node's cores among its ranks, and has torchrun restart and forward signals."""
+    """Names the role after the job, shares the node's cores among its ranks, and has them restarted and sent signals.
+
+    Ranks of one node are started as `prectr train --nproc` does, which opens no port; torchrun's own store would.
+    """
     (role,) = app.roles
+    nodes, _, ranks = j.rpartition("x")
+    torchrun, module, words = role.args[-1].partition(" -m ")
+    if nodes.split(":")[-1] in ("", "1"):
+        start = f"python -m prectr_torchrec.training.launch --nproc {ranks} --max-restarts {max_restarts}"
+        command = start + " " + words
+    else:
+        options = "torchrun --max_restarts {} --signals_to_handle {}".format(max_restarts, ",".join(SIGNALS))
+        command = torchrun.replace("torchrun", options, 1) + module + words
     # exec: the shell would keep a signal of the scheduler to itself
-    torchrun = "exec torchrun --max_restarts {} --signals_to_handle {}".format(max_restarts, ",".join(SIGNALS))
-    role.args[-1] = role.args[-1].replace("torchrun", torchrun, 1)
+    role.args[-1] = _exports(role.env) + "exec " + command
     role.name = app.name
-    ranks = int(j.split("x")[-1])
-    role.env.setdefault("OMP_NUM_THREADS", str(max(1, role.resource.cpu // ranks)))
+    role.env.setdefault("OMP_NUM_THREADS", str(max(1, role.resource.cpu // int(ranks))))
     role.env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     role.env.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # else restarted ranks may meet the addresses of the dead
     return app
+
+
+def _exports(env: Dict[str, str]) -> str:
+    """Moves the values with a comma into the command: Slurm's `--export` would take what follows it for another variable."""
+    moved = {name: env.pop(name) for name, value in list(env.items()) if "," in value}
+    return "".join("export {}={}; ".format(name, shlex.quote(value).replace("$", "$$")) for name, value in moved.items())

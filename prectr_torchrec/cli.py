@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,8 @@ import typer
 
 from prectr_torchrec import cli_checkpoint, cli_serve
 from prectr_torchrec.cli_paths import LocalPaths
-from prectr_torchrec.doctor import VersionError, check_versions
+from prectr_torchrec.doctor import check_versions, quiet_deprecations
+from prectr_torchrec.failures import run_command
 
 app = typer.Typer(
     cls=LocalPaths,
@@ -36,17 +36,17 @@ Nproc = Annotated[int, typer.Option(min=1, help="Ranks on this machine.")]
 Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
 
 
-class Device(str, Enum):
+class Device(StrEnum):
     cuda = "cuda"
     cpu = "cpu"
 
 
-class Baseline(str, Enum):
+class Baseline(StrEnum):
     trees = "trees"
     mixed = "mixed"
 
 
-class Quantize(str, Enum):
+class Quantize(StrEnum):
     int8 = "int8"
     fp16 = "fp16"
 
@@ -185,7 +185,7 @@ def teach(
     }
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
     given += ["--hidden"] if hidden else []
-    launch("teach", ["--teacher", str(teacher), "--pairs", str(pairs), "--out", str(out), *given], nproc)
+    launch("teach", ["--teacher", str(teacher), "--pairs", str(pairs), "--out", str(out), *given], nproc, output=out)
 
 
 @app.command()
@@ -213,7 +213,7 @@ def train(
     sets = [word for override in overrides or () for word in ("--set", override)]
     planned = ["--plan", str(plan)] if plan else []
     arguments = ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets]
-    launch("train", arguments, nproc, max_restarts=max_restarts, nodes=nodes, rendezvous=rendezvous)
+    launch("train", arguments, nproc, output=run, max_restarts=max_restarts, nodes=nodes, rendezvous=rendezvous)
 
 
 @app.command()
@@ -265,7 +265,7 @@ def distill(
     words = [word for folder in teacher_scores or () for word in ("--teacher-scores", str(folder))]
     words += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []
     words += [word for override in overrides or () for word in ("--set", override)]
-    launch("distill", ["--config", config, "--pairs", str(pairs), "--out", str(out), *words], nproc)
+    launch("distill", ["--config", config, "--pairs", str(pairs), "--out", str(out), *words], nproc, output=out)
 
 
 @app.command()
@@ -441,22 +441,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Runs the command line; a user's mistake ends in one message and exit code 2, a failed rank in its message and 1."""
-    try:
-        app()
-    except (ValueError, FileNotFoundError, VersionError) as error:
-        sys.exit(_complain(error, 2))
-    except RuntimeError as error:
-        from prectr_torchrec.training.disk import SaveError
-        from prectr_torchrec.training.launch import WorkerError
-
-        if not isinstance(error, WorkerError | SaveError):
-            raise
-        sys.exit(_complain(error, 1))
-
-
-def _complain(error: Exception, code: int) -> int:
-    typer.echo(f"error: {error}", err=True)
-    return code
+    quiet_deprecations()
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ class TableConfig(Section):
     rows of ids that are not are cleared and given to others."""
     managed: ManagedConfig = ManagedConfig()
     sharding: list[ShardingName] = ["row_wise", "table_wise", "column_wise"]
-    """Sharding types the planner may choose among."""
+    """Sharding types the planner may choose among. Where a type by rows would leave a rank without one, `table_wise` is added."""
+    shard_columns: int | None = Field(None, ge=4, multiple_of=4)
+    """Columns of a shard of `column_wise`; null: the width over the ranks. Row-wise Adagrad keeps 4 bytes a row of each."""
     kernel: KernelName = "fused"
     """Where the rows live: in the device's own memory; in host memory read over the bus, plain or behind a cache in HBM; or made
     when first trained on, in host memory or on SSD behind a cache in HBM. All but `fused` need CUDA; the last two can be planned

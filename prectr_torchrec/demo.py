@@ -20,6 +20,7 @@ from prectr_torchrec.data.pairs import PairsFile, write_pairs
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
 from prectr_torchrec.data.workspace import once
+from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer
 from prectr_torchrec.text.tune import tune_teacher, tuning_config
@@ -42,6 +43,7 @@ TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
 
 
 @only_local
+@writes_folder("out")
 def demo(out: Path) -> None:
     """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1, DIN and DNN on two ranks
     through TorchX, fits boosted trees and mixed effects, evaluates, reports.

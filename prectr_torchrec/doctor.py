@@ -14,11 +14,19 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib import metadata
 
-TORCH, RELEASE = "2.13", "1.8"
+SETS = {"2.13": "1.8", "2.14": "1.9"}
+"""torch -> fbgemm and torchrec, as they were tried together; the first is what CI runs."""
 SHOWN = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchrec", "torchx", "transformers", "pyarrow", "duckdb", "numpy")
 OFFSET = 5  # torch 2.(X + OFFSET) for fbgemm 1.X
+_OWN_FUTURE = (
+    "Please use DTensor instead",
+    r"`torch\.jit\.\w+` is deprecated",
+    "This API is deprecated. Please use Pytorch Distributed",
+)
+"""What torch and TorchRec say of their own next versions: nothing that a user of a command can act on."""
 
 
 class VersionError(ImportError):
@@ -35,6 +43,13 @@ def check_versions() -> None:
     problems = version_problems()
     if problems:
         raise VersionError("\n".join([*problems, advice()]))
+
+
+def quiet_deprecations() -> None:
+    """Keeps to itself what torch and TorchRec are going to replace in each other."""
+    for message in _OWN_FUTURE:
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", message, category)
 
 
 def version_problems() -> list[str]:
@@ -57,15 +72,18 @@ def version_problems() -> list[str]:
 
 
 def advice() -> str:
-    """The commands that install a set that fits this machine."""
-    commands = [f"pip install 'torch=={TORCH}.*'"]
+    """The commands that install a set that fits this machine, and its torch where that is of a set."""
+    torch = ".".join(map(str, _release(installed("torch") or "0.0")))
+    torch = torch if torch in SETS else next(iter(SETS))
+    release = SETS[torch]
+    commands = [f"pip install 'torch=={torch}.*'"]
     if has_gpu():
-        commands += [f"pip install --force-reinstall --no-deps 'fbgemm-gpu=={RELEASE}.*'", f"pip install 'torchrec=={RELEASE}.*'"]
+        commands += [f"pip install --force-reinstall --no-deps 'fbgemm-gpu=={release}.*'", f"pip install 'torchrec=={release}.*'"]
         rival = "fbgemm-gpu-cpu"
     else:
         commands += [
-            f"pip install --force-reinstall --no-deps 'fbgemm-gpu-cpu=={RELEASE}.*'",
-            f"pip install --no-deps 'torchrec=={RELEASE}.*'",
+            f"pip install --force-reinstall --no-deps 'fbgemm-gpu-cpu=={release}.*'",
+            f"pip install --no-deps 'torchrec=={release}.*'",
             "pip install tensordict pyre-extensions 'torchmetrics==1.0.3' tqdm",
         ]
         rival = "fbgemm-gpu"
@@ -73,7 +91,8 @@ def advice() -> str:
         commands.insert(0, f"pip uninstall -y {rival}")
     steps = "\n".join(f"    {command}" for command in commands)
     return (
-        f"A set that fits is torch {TORCH}, fbgemm {RELEASE} and torchrec {RELEASE}: `make install` in a checkout, or\n{steps}\n"
+        f"Sets that fit are {'; '.join(f'torch {t} with fbgemm and torchrec {r}' for t, r in SETS.items())}. `make install` in a "
+        f"checkout brings the first, or\n{steps}\n"
         "`prectr doctor` checks again."
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.config_files import load_config
@@ -14,6 +14,7 @@ from prectr_torchrec.plain_files import read_json
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+BASELINE = "baseline.json"
 
 
 class _Index(TypedDict):
@@ -43,6 +44,11 @@ def checkpoint_index(run: Path) -> dict[str, Any]:
 def checkpoint_names(run: Path) -> list[str]:
     """The checkpoints that are kept, oldest first."""
     return sorted(path.name for path in (run / CHECKPOINTS).glob("step-*"))
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a training run ended before its first checkpoint: there is nothing in it that another start would lose."""
+    return not checkpoint_index(run) and not checkpoint_names(run) and not (run / BASELINE).exists()
 
 
 def checkpoint_path(run: Path, which: str) -> Path:

@@ -61,6 +61,17 @@ def descendants(pid: int) -> list[int]:
     return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
+def gone(pids: list[int]) -> list[int]:
+    """Waits until none of these processes runs any more; returns those that do after all."""
+    left = pids
+    for _ in range(200):
+        left = [pid for pid in left if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            break
+        time.sleep(0.05)
+    return left
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     module, function = sys.argv[1].split(":")

@@ -16,7 +16,7 @@ from prectr_torchrec.text.tokenizer import write_document_frequency
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     """All parts of PRECTR in small. `sharding`: the type of every table; None: one type each."""
     kinds = [sharding] * 3 if sharding else ["row_wise", "table_wise", "column_wise"]
-    table = {"rows": 101, "dim": 8}
+    table = {"rows": 101, "dim": 8, "shard_columns": 4}  # the same state on any number of ranks
     tree: dict[str, Any] = {
         "name": "small",
         "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16},

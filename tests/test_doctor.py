@@ -40,12 +40,13 @@ def import_under(folder: Path, versions: dict[str, str], statement: str = "impor
     "versions",
     [
         FITTING,
-        {**FITTING, "fbgemm-gpu": "1.8.0 stand-in"},
+        {**FITTING, "fbgemm-gpu": "1.8.0+cpu.stand.in stand-in"},
         {"torch": "2.13.0", "fbgemm-gpu": "1.8.0", "torchrec": "1.8.0"},
+        {"torch": "2.14.1", "fbgemm-gpu-cpu": "1.9.0", "torchrec": "1.9.2"},
         {"torch": "2.11.0+cu130", "fbgemm-gpu": "1.6.0", "torchrec": "1.6.1"},
         {"torch": "2.13.0", "fbgemm-gpu-cpu": "1.8.0", "torchrec": "1.8.0"},
     ],
-    ids=["cpu", "cpu with the stand-in", "cuda", "an older set", "cpu build under a cuda torch"],
+    ids=["cpu", "cpu with the stand-in", "cuda", "the next set", "an older set", "cpu build under a cuda torch"],
 )
 def test_a_fitting_set_imports(versions: dict[str, str], tmp_path: Path) -> None:
     done = import_under(tmp_path, versions)
@@ -62,6 +63,7 @@ def test_a_fitting_set_imports(versions: dict[str, str], tmp_path: Path) -> None
         ({**FITTING, "torch": "2.15.0"}, "fbgemm-gpu-cpu 1.8.0 does not fit torch 2.15.0"),
         ({**FITTING, "fbgemm-gpu-cpu": "1.9.0"}, "fbgemm-gpu-cpu 1.9.0 does not fit torch 2.13.0+cpu"),
         ({**FITTING, "torchrec": "1.7.0"}, "fbgemm-gpu-cpu 1.8.0 does not fit torchrec 1.7.0"),
+        ({"torch": "2.14.1", "fbgemm-gpu-cpu": "1.9.0", "torchrec": "1.8.0"}, "fbgemm-gpu-cpu 1.9.0 does not fit torchrec 1.8.0"),
         ({"torch": "2.13.0+cpu", "fbgemm-gpu": "1.8.0", "torchrec": "1.8.0"}, "fbgemm-gpu is the CUDA build"),
         ({**FITTING, "fbgemm-gpu": "1.8.0"}, "fbgemm-gpu (CUDA) and fbgemm-gpu-cpu are both installed"),
     ],
@@ -70,7 +72,9 @@ def test_a_set_that_does_not_fit_ends_in_advice(versions: dict[str, str], messag
     done = import_under(tmp_path, versions)
     assert done.returncode == 1
     assert f"VersionError: {message}" in done.stderr or f"\n{message}" in done.stderr
-    assert "pip install 'torch==2.13.*'" in done.stderr
+    torch, release = ("2.14", "1.9") if versions.get("torch") == "2.14.1" else ("2.13", "1.8")
+    assert f"pip install 'torch=={torch}.*'" in done.stderr and f"torchrec=={release}.*'" in done.stderr
+    assert "torch 2.13 with fbgemm and torchrec 1.8; torch 2.14 with fbgemm and torchrec 1.9" in done.stderr
     assert done.stderr.rstrip().endswith("`prectr doctor` checks again.")
 
 

@@ -80,12 +80,12 @@ def test_no_top_level_modules_or_launchers_are_importable(tmp_path: Path) -> Non
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
-def test_stand_in_for_fbgemm_brings_the_cpu_build_and_no_files(tmp_path: Path) -> None:
+def test_stand_in_for_fbgemm_says_so_and_brings_the_cpu_build_and_no_files(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(ROOT / "packaging/fbgemm-gpu", source)
     build_wheel(source, tmp_path)
-    (wheel,) = tmp_path.glob("fbgemm_gpu-1.8.0-*.whl")
+    (wheel,) = tmp_path.glob("fbgemm_gpu-1.8.0+cpu.stand.in-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert all(name.startswith("fbgemm_gpu-1.8.0.dist-info/") for name in names)
-    metadata = zipfile.ZipFile(wheel).read("fbgemm_gpu-1.8.0.dist-info/METADATA").decode()
+    assert all(name.startswith("fbgemm_gpu-1.8.0+cpu.stand.in.dist-info/") for name in names)
+    metadata = zipfile.ZipFile(wheel).read("fbgemm_gpu-1.8.0+cpu.stand.in.dist-info/METADATA").decode()
     assert "Requires-Dist: fbgemm-gpu-cpu==1.8.0" in metadata

@@ -12,8 +12,9 @@ import yaml
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples
 from prectr_torchrec.config import ConfigError, ModelConfig, ObjectiveConfig, RunConfig, validate_section
 from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.runs import CHECKPOINTS, CONFIG
+from prectr_torchrec.runs import BASELINE, CHECKPOINTS, CONFIG
 from prectr_torchrec.training.evaluate import evaluate, write_json
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.predictions import HIDDEN, Rows, oracle_columns
@@ -29,6 +30,7 @@ class Scorer(Protocol):
 
 
 @only_local
+@writes_folder("run")
 def run_baseline(
     kind: Kind, data: Path, run: Path, *, score: Sequence[Path] = (), oracle: Path | None = None, refit: bool = False,
     hide_grades: bool = False, overrides: Sequence[str] = (),
@@ -63,7 +65,7 @@ def run_baseline(
     run.mkdir(parents=True, exist_ok=True)
     replace_text(run / CONFIG, dump_config(run_config))
     about = {"kind": kind, "trained_on": splits, "settings": config.model_dump(mode="json")}
-    replace_text(run / "baseline.json", json.dumps(about, indent=1))
+    replace_text(run / BASELINE, json.dumps(about, indent=1))
     results = []
     for folder, split in scored:
         for name, hidden in ((split, False), *[(f"{split}{HIDDEN}", True)] * hide_grades):

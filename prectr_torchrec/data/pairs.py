@@ -28,6 +28,7 @@ from prectr_torchrec.data.raw import Connection, RawLogError, Table, one_row, op
 from prectr_torchrec.data.readings import identifier
 from prectr_torchrec.data.tables import load_candidates, load_tables, open_sources
 from prectr_torchrec.data.workspace import replacing
+from prectr_torchrec.locks import writes_file
 from prectr_torchrec.paths import only_local
 
 PAIRS_VERSION = "2"
@@ -51,6 +52,7 @@ _COLUMNS = {
 
 
 @only_local
+@writes_file("out")
 def write_pairs(
     data: DataConfig,
     pairs: PairsConfig,

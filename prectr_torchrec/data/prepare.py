@@ -38,6 +38,7 @@ from prectr_torchrec.data.summary import summarise
 from prectr_torchrec.data.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
+from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.paths import only_local
 
 BLOCK = 2**20
@@ -47,6 +48,7 @@ MAX_TEXTS = 500_000
 
 
 @only_local
+@writes_folder("out")
 def prepare(
     data: DataConfig,
     text: TextConfig,

@@ -26,6 +26,7 @@ from prectr_torchrec.data.origin import SampleRow, rows_of_batch
 from prectr_torchrec.data.plan import Plan, RowGroup, Window, list_row_groups, plan_epoch, readable, turns_after
 from prectr_torchrec.data.schema import PREDICTED_KEY, sample_schema
 from prectr_torchrec.data.watchdog import watched_items
+from prectr_torchrec.orphans import die_with_parent
 
 _TEXTS = ["query", "candidate_title.list.element", "history_title.list.element"]
 
@@ -273,6 +274,7 @@ def _start_method() -> str | None:
 
 def _begin(worker: int) -> None:
     """Of a worker process, in a group of its own: what asks the job to stop is for the ranks, and would kill it."""
+    die_with_parent()
     os.setpgrp()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

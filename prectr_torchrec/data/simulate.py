@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
+from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.paths import only_local
 
 START = 1767225600  # 2026-01-01, UTC
@@ -75,6 +76,7 @@ class Ids:
 
 
 @only_local
+@writes_folder("out")
 def simulate(
     out: Path,
     *,

@@ -106,7 +106,7 @@ def _split_cells(split: dict[str, Any]) -> list[str]:
 
 
 def _moment(time: int) -> str:
-    return datetime.datetime.fromtimestamp(time, datetime.timezone.utc).strftime("%Y-%m-%d %H:%M")
+    return datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _percent(share: float) -> str:

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from prectr_torchrec.failures import writing
+from prectr_torchrec.locks import LOCK
+
 SETTINGS = "settings.json"
 _PARTIAL = ".partial"
 
@@ -32,6 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     It lies in a new folder of a random name: nobody can have planted a link there. Its files get the mode of the umask.
     """
+    with writing(path):
+        yield from _replacing(path)
+
+
+def _replacing(path: Path) -> Iterator[Path]:
     beside = f".{path.name[:150]}."
     of_killed = re.compile(re.escape(beside) + "[0-9a-f]{16}" + re.escape(_PARTIAL))
     for left in list(path.parent.iterdir()):
@@ -96,12 +104,12 @@ def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any], *, pa
         try:
             _refuse_other(out, json.loads(begun.read_text(encoding="utf-8")), settings)
         except ValueError as error:
-            if not parts and any(path not in (work, begun) for folder in (out, work) for path in folder.iterdir()):
+            if not parts and any(path not in (work, begun, out / LOCK) for folder in (out, work) for path in folder.iterdir()):
                 raise
             print(f"note: an unfinished job there is begun anew: {error}", file=sys.stderr)
             for place in (*(out / name for name in parts), work):
                 remove(place)
-    elif out.exists() and any(path != work for path in out.iterdir()):
+    elif out.exists() and any(path not in (work, out / LOCK) for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and holds nothing that this command began; choose an empty folder")
     work.mkdir(parents=True, exist_ok=True)
     once(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import os
+import socket
 import sys
 import traceback
 import warnings
@@ -18,9 +19,10 @@ import torch.distributed as dist
 from transformers.utils import logging as transformers_logging
 
 from prectr_torchrec.distributed.lost import lost_ranks_named
-
-MISTAKE = 2
-"""Exit code of a rank that met a user's mistake: another start would fail as well."""
+from prectr_torchrec.doctor import quiet_deprecations
+from prectr_torchrec.failures import MISTAKE, describe, exit_code
+from prectr_torchrec.job_environment import STORE
+from prectr_torchrec.orphans import die_with_parent
 
 
 class Process(NamedTuple):
@@ -31,11 +33,15 @@ class Process(NamedTuple):
 
 def run_rank(main: Callable[[], None]) -> None:
     """Runs the program of a rank that a launcher started; a user's mistake ends it with `MISTAKE`."""
+    die_with_parent()
     try:
         main()
     except Exception as error:
-        traceback.print_exc()
-        code = MISTAKE if isinstance(error, (ValueError, FileNotFoundError)) else 1
+        code = exit_code(error) or 1
+        if code == MISTAKE:
+            print(f"error: rank {os.environ.get('RANK', 0)}: {describe(error)}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
         if torch.cuda.is_initialized():  # NCCL's destructors too may wait for ranks that never come
             sys.stdout.flush()
             sys.stderr.flush()
@@ -70,10 +76,7 @@ def process_group(
         torch.cuda.set_device(here)
         torch.set_float32_matmul_precision("high")  # TF32: several times the speed of plain fp32
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    _join(backend, timeout)
     agreed = False
     try:
         with lost_ranks_named(timeout):
@@ -88,6 +91,21 @@ def process_group(
         gc.collect()
         if agreed or not on_gpu:  # NCCL would wait here for the ranks that this one's error has left alone
             dist.destroy_process_group()
+
+
+def _join(backend: str, timeout: timedelta) -> None:
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == int(os.environ.get("LOCAL_WORLD_SIZE", 1)):  # all on this machine: nobody else need reach them
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
+    if "RANK" not in os.environ:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    elif STORE in os.environ:
+        store = dist.FileStore(f"{os.environ[STORE]}.{os.environ['TORCHELASTIC_RESTART_COUNT']}", size)
+        dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=size, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
 
 
 def check_same_devices(on_gpu: bool) -> None:
@@ -127,6 +145,7 @@ def quiet_transformers() -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """Notes between PyTorch's, TorchRec's and Transformers' own parts, which no user of a job can act on; their errors stay."""
+    quiet_deprecations()
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")
     for name in ("torchrec", "torch.fx._symbolic_trace", "transformers"):

@@ -66,6 +66,8 @@ def movable(config: RunConfig, saved: Plan) -> RunConfig:
             table, by_columns = config.tables[name], sharding["sharding_type"] == "column_wise"
             if table.optimizer == "rowwise_adagrad":
                 table.sharding = [kind for kind in table.sharding if (kind == "column_wise") == by_columns]
+                if by_columns:
+                    table.shard_columns = sharding["shards"][0][1]
     return config
 
 

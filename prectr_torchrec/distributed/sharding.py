@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ from torchrec.distributed.types import (
 )
 
 from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig
+from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig, TableConfig
 from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
@@ -43,6 +44,8 @@ from prectr_torchrec.paths import only_local
 Plan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
 
+_UNIT = 4
+"""Columns that FBGEMM handles together."""
 RESERVED_HBM = 0.15
 """Share of each GPU's memory left to towers, activations and fragmentation."""
 
@@ -77,18 +80,36 @@ def _codecs(communication: CommunicationConfig, device: str) -> dict[str, Quanti
     return codecs | (get_qcomm_codecs_registry(summed, [CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER], where) or {})
 
 
-def constraints(config: RunConfig) -> dict[str, ParameterConstraints]:
+def sharding_types(table: TableConfig, ranks: int) -> list[str]:
+    """The types that the planner may choose among: rows in blocks of equal size may not be enough for all ranks."""
+    if -(-table.rows // ranks) * (ranks - 1) < table.rows:
+        return list(table.sharding)
+    return [*(kind for kind in table.sharding if "row_wise" not in kind and kind != "table_wise"), "table_wise"]
+
+
+def shard_columns(config: RunConfig, name: str, ranks: int) -> int:
+    """Columns of a column-wise shard of a table."""
+    table, unit = config.tables[name], _UNIT
+    if "int8" in (config.communication.forward, config.communication.backward):
+        unit = INT8_ROW
+    if table.shard_columns is not None:
+        return max(unit, table.shard_columns)
+    cuts = [cut for cut in range(1, ranks + 1) if table.dim % (cut * unit) == 0]
+    return table.dim // max(cuts, default=1)
+
+
+def constraints(config: RunConfig, ranks: int) -> dict[str, ParameterConstraints]:
     """Planner constraints by table."""
     found = {}
     for name, table in config.tables.items():
         inputs, outside = table_inputs(config, name), table.kernel not in ("fused", "fused_uvm")
         cache = CacheParams(CacheAlgorithm[table.cache.algorithm.upper()], table.cache.load_factor) if outside else None
         found[name] = ParameterConstraints(
-            sharding_types=list(table.sharding),
+            sharding_types=sharding_types(table, ranks),
             compute_kernels=[table.kernel],
             pooling_factors=[float(i.length) for i in inputs],
             batch_sizes=[i.rows for i in inputs],
-            min_partition=INT8_ROW if "int8" in (config.communication.forward, config.communication.backward) else 4,
+            min_partition=shard_columns(config, name, ranks),
             cache_params=cache,
             stochastic_rounding=table.stochastic_rounding,
             key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if table.kernel in VIRTUAL else None,
@@ -111,7 +132,7 @@ def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> Shard
         world_size=hardware.ranks, local_world_size=hardware.ranks_per_host, compute_device=hardware.device,
         hbm_cap=storage.hbm, ddr_cap=storage.ddr, ssd_cap=storage.ssd,
     )  # fmt: skip
-    limits, batch = constraints(config), config.batch.requests
+    limits, batch = constraints(config, hardware.ranks), config.batch.requests
     estimators = [EmbeddingPerfEstimator(topology, limits), StorageEstimator(config, hardware)]
     planner = EmbeddingShardingPlanner(
         topology=topology,
@@ -139,6 +160,10 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, pl
         return plan_from_dict(plan, module, config, here(device))
     outcome: list[Any] = [None]
     if dist.get_rank() == 0:
+        for name, table in config.tables.items():
+            if sharding_types(table, dist.get_world_size()) != list(table.sharding):
+                print(f"note: tables.{name}: {table.rows} rows by rows leave a rank of {dist.get_world_size()} without one, so "
+                      "that table_wise is taken", file=sys.stderr)  # fmt: skip
         try:
             outcome = [make_plan(module, config, here(device))]
         except Exception as error:  # sent on: the other ranks wait in the broadcast below
@@ -226,7 +251,7 @@ def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: H
         path: part for path, part in module.named_modules() if type(part) in made and not path.endswith("._embedding_module")
     }
     paths = {path: made[type(part)].shardable_parameters(part) for path, part in found_in.items()}
-    limits = constraints(config)
+    limits = constraints(config, hardware.ranks)
     found: dict[str, Any] = {}
     for path, parameters in paths.items():
         planned = plan.get(path, {})
@@ -243,10 +268,10 @@ def _sharding(
     name: str, planned: dict[str, Any], shape: torch.Size, config: RunConfig, limits: ParameterConstraints, hardware: Hardware
 ) -> ParameterSharding:
     kind, kernel, sizes, table = planned["sharding_type"], planned["compute_kernel"], planned["shards"], config.tables[name]
-    if kind not in table.sharding or kernel != table.kernel:
+    if kind not in (allowed := sharding_types(table, hardware.ranks)) or kernel != table.kernel:
         raise ConfigError(
             f"tables.{name}: the plan has sharding {kind} and kernel {kernel}; the configuration allows "
-            f"{'|'.join(table.sharding)} and {table.kernel}: plan again"
+            f"{'|'.join(allowed)} and {table.kernel}: plan again"
         )
     by_rows = sizes[0][1] == shape[1]
     whole = [sum(s[0] for s in sizes), shape[1]] if by_rows else [shape[0], sum(s[1] for s in sizes)]

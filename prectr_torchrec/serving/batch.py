@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -18,6 +19,8 @@ from prectr_torchrec.data.raw import open_duckdb
 from prectr_torchrec.data.schema import check_findings, check_schema, sample_schema
 from prectr_torchrec.data.workspace import once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries
+from prectr_torchrec.locks import writes_file
+from prectr_torchrec.orphans import die_with_parent
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.export import read_about
 from prectr_torchrec.serving.ranker import Ranker
@@ -28,6 +31,7 @@ _worker: Ranker | None = None
 
 
 @only_local
+@writes_file("out")
 def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     """Scores every candidate of sample files.
 
@@ -65,7 +69,8 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
                 for done in as_completed([pool.submit(_score_shard, shard, parts / shard.name) for shard in missing]):
                     done.result()
             except BaseException:
-                pool.shutdown(cancel_futures=True)
+                for process in list(pool._processes.values()):  # what they have not finished is scored again
+                    process.kill()
                 raise
     rows = _merge([parts / shard.name for shard in shards], out, LogIds.of_split(data))
     shutil.rmtree(parts)
@@ -84,6 +89,8 @@ def _claim(parts: Path, out: Path, settings: dict[str, object]) -> None:
 
 def _start(model: Path, workers: int) -> None:
     global _worker
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the command's, which ends the pool
     quiet_libraries()
     if workers > 1:
         torch.set_num_threads(1)

@@ -85,7 +85,7 @@ class MicroBatcher:
         self._some.set()
         try:
             return await asyncio.wait_for(waiting.scores, deadline - loop.time())
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise Expired from None
 
     async def run(self) -> None:

@@ -26,6 +26,7 @@ from prectr_torchrec.config_files import dump_config
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.data.workspace import once
 from prectr_torchrec.distributed.process import quiet_transformers
+from prectr_torchrec.locks import writes_file
 from prectr_torchrec.modules import PRECTR, TextEncoder
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.plain_files import read_json
@@ -46,6 +47,7 @@ _TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings
 
 
 @only_local
+@writes_file("out")
 def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = None, checkpoint: str = "best") -> dict[str, Any]:
     """Writes a run's ranker to a folder, aside first and renamed when it is whole.
 

@@ -22,6 +22,7 @@ from prectr_torchrec.data.raw import Table, open_duckdb, open_source
 from prectr_torchrec.data.readings import text
 from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.data.workspace import replacing
+from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.modules import PRECTR, CrossInteraction
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.plain_files import read_json
@@ -50,6 +51,7 @@ class _TitlesAbout(TypedDict):
 
 
 @only_local
+@writes_folder("folder")
 def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title") -> int:
     """Writes what the encoder makes of each distinct title, in the order of the file, to `titles.safetensors`.
 

@@ -235,7 +235,7 @@ class RankingServer:
             reading = self._receive(request, places)
             try:
                 body = await asyncio.wait_for(reading, deadline - asyncio.get_running_loop().time())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise Refused(408, f"the body did not arrive within {self._settings.deadline:g} s") from None
             yield body
 
@@ -272,7 +272,7 @@ class RankingServer:
         reading = loop.run_in_executor(self._reading[large], read, *arguments)
         try:
             return await asyncio.wait_for(reading, deadline - loop.time())
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise Expired from None
 
     def _check_token(self, request: Request) -> None:

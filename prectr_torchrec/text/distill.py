@@ -27,6 +27,7 @@ from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teach
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
+from prectr_torchrec.locks import job_lock
 from prectr_torchrec.modules import TextEncoder, TextRelevance
 from prectr_torchrec.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.build import build_relevance
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_arguments(argv)
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
-    with process_group(config.train.device) as process:
+    with process_group(config.train.device) as process, job_lock(arguments.out, process.rank):
         found = distill(
             config, arguments.pairs, arguments.out, process, teacher_scores=arguments.teacher_scores,
             tokenizer=arguments.tokenizer,

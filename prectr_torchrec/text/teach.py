@@ -30,6 +30,7 @@ from prectr_torchrec.data.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
+from prectr_torchrec.locks import job_lock
 from prectr_torchrec.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 from prectr_torchrec.training.metrics import relevance_metrics
@@ -183,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(argv))
     options = validate_section(TeacherOptions, {name: given.pop(name) for name in TeacherOptions.model_fields}, "teach")
     # ranks wait at the end for the slowest, which may have a whole part more to do
-    with process_group(timeout=timedelta(days=1)) as process:
+    with process_group(timeout=timedelta(days=1)) as process, job_lock(given["out"], process.rank):
         manifest = teach(**given, process=process, options=options)
         if process.rank == 0:
             print(f"{given['out']}: {manifest['rows']:,} pairs")

@@ -31,6 +31,7 @@ from prectr_torchrec.config import ConfigError, Section, validate_section
 from prectr_torchrec.data.pairs import PairsFile
 from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
+from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.modules import from_folder, grade_distributions
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
@@ -89,6 +90,7 @@ def tuning_config(overrides: Sequence[str]) -> TuneConfig:
 
 
 @only_local
+@writes_folder("out")
 def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, device: torch.device | None = None) -> dict[str, Any]:
     """Fine-tunes a sequence classifier on the train split's grades and saves it in Hugging Face layout.
 

@@ -15,9 +15,10 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from prectr_torchrec.data.workspace import remove
+from prectr_torchrec.failures import OutputError
 
 
-class SaveError(RuntimeError):
+class SaveError(OutputError):
     """A checkpoint could not be written; those before it are as they were."""
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import process_group, run_rank
+from prectr_torchrec.locks import file_lock
 from prectr_torchrec.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.training import predictions as p
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions = arguments.predictions or run / f"predictions-{name}.parquet"
     output = arguments.metrics or run / f"metrics-{name}.json"
     _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)
-    with process_group(config.train.device) as process:
+    with process_group(config.train.device) as process, file_lock(predictions) if process.rank == 0 else nullcontext():
         measured = evaluate(
             score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades),
             config=config,

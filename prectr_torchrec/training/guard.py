@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.origin import SampleRow, format_rows
+from prectr_torchrec.parameter_names import parameter_name
 from prectr_torchrec.training.stop import StopSignal
 
 
@@ -96,11 +98,29 @@ class StepGuard:
         return bool(any_bad), bool(any_stop)
 
 
-def check_weights(parameters: dict[str, Tensor], where: str) -> None:
-    """Raises ValueError if a weight of the towers is not finite: a gradient may be NaN though the loss is not."""
-    for name, parameter in parameters.items():
-        if not parameter.isfinite().all():
-            raise ValueError(f"weight {name} is not finite at {where}; it is not saved; lower the rates in train.stages")
+def check_weights(towers: dict[str, Tensor], model: nn.Module, where: str) -> None:
+    """Refuses to save what is not finite: a gradient may be NaN though the loss is not. Collective.
+
+    Args:
+        towers: parameters by name.
+        model: its state holds the sharded tables.
+        where: the step, in words.
+
+    Raises:
+        ValueError: on all ranks; names a weight.
+    """
+    tables = {parameter_name(name): value for name, value in model.state_dict().items() if isinstance(value, ShardedTensor)}
+    parts = {f"weight {name}": [parameter] for name, parameter in towers.items()}
+    parts |= {name: [shard.tensor for shard in value.local_shards()] for name, value in tables.items()}
+    broken = next((name for name, tensors in parts.items() if not all(map(_is_finite, tensors))), "")
+    if found := _of_all_ranks(broken):
+        raise ValueError(f"{found[0]} is not finite at {where}; it is not saved; lower the rates in train.stages")
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Looks at sums, in which a NaN or infinity shows: nothing of a table's size is allocated."""
+    parts = torch.atleast_1d(values.detach()).split(2**16)
+    return all(bool(part.sum(dtype=torch.float32).isfinite()) for part in parts)
 
 
 def _requests_without_score(batch: SearchBatch, report: dict[str, Tensor]) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import torch.distributed as dist
@@ -19,10 +20,15 @@ from prectr_torchrec.runs import load_run
 from prectr_torchrec.training.checkpoint import Checkpoints
 
 
-def init_from(settings: InitFromConfig, model: DistributedModelParallel, config: RunConfig, run: Path) -> None:
+def init_from(
+    settings: InitFromConfig, model: DistributedModelParallel, config: RunConfig, run: Path, only: Collection[str] | None = None
+) -> None:
     """Loads the weights of chosen tables and towers from another run, on whatever ranks and sharding it had; collective.
 
     Managed tables come with their ids. The optimizers' states stay as they are, those of a beginning.
+
+    Args:
+        only: names of what is loaded once more of all that was; None: everything, which is said.
 
     Raises:
         FileNotFoundError: there is no such run or checkpoint.
@@ -34,6 +40,10 @@ def init_from(settings: InitFromConfig, model: DistributedModelParallel, config:
     load_run(source)  # says so if it is none
     state = model.state_dict()
     chosen = select(map(parameter_name, state), settings.include, settings.exclude, "train.init_from")
+    if only is not None:
+        chosen &= set(only)
+    if not chosen:
+        return
     checkpoints = Checkpoints(source)
     path = checkpoints.path(settings.checkpoint)
     checkpoints.check(path)
@@ -43,7 +53,7 @@ def init_from(settings: InitFromConfig, model: DistributedModelParallel, config:
     _check_samples(chosen, source, run)
     load_tensors(part, path)
     model.load_state_dict(state)
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 and only is None:
         print(f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",
               file=sys.stderr)  # fmt: skip
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
+import re
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from prectr_torchrec.failures import MISTAKE, WorkerError, run_command
+from prectr_torchrec.job_environment import LOCKED, environment
+from prectr_torchrec.locks import folder_lock
+from prectr_torchrec.training.meeting import meeting_of_machines, meeting_on_this_machine
 from prectr_torchrec.training.stop import REQUEUE, SIGNALS
 
 if TYPE_CHECKING:
@@ -27,8 +34,8 @@ FORWARDED = ("SIGHUP", "SIGQUIT", *(number.name for number in SIGNALS))
 """Signals that torchrun hands on to the ranks."""
 
 
-class WorkerError(RuntimeError):
-    """A rank failed; the message is the rank's own."""
+_LOST = re.compile(r"LostRanks|Dist\w*Error|Connection\w*Error|RuntimeError: .*[Gg]loo")
+"""What ranks say whose neighbours have failed."""
 
 
 def launch(
@@ -36,6 +43,7 @@ def launch(
     args: Sequence[str],
     nproc: int = 1,
     *,
+    output: Path | None = None,
     max_restarts: int = 0,
     nodes: str = "1",
     rendezvous: str | None = None,
@@ -43,55 +51,65 @@ def launch(
     """Runs a program on `nproc` ranks of this machine under torchrun and waits for it.
 
     One rank that is not to be restarted runs in this process, and so does every rank that a launcher started (`RANK` is set):
-    jobs do not nest.
+    jobs do not nest. On one machine the ranks meet through files that only this user can read, and nothing listens but on the
+    loopback.
 
     Args:
         program: which one.
         args: its command-line arguments.
         nproc: ranks on this machine.
+        output: the folder that the job writes to, which is locked for it; None: it needs no lock.
         max_restarts: how often all ranks are started again after one has failed.
         nodes: machines of the job, `N` or `MIN:MAX`; the same command runs on each of them.
         rendezvous: `HOST:PORT` of one of the machines, where they meet; needed for more than one.
 
     Raises:
-        ValueError: `nproc` below 1, nodes without a rendezvous, or the program's own complaint.
+        ValueError: `nproc` below 1, nodes without a rendezvous or one without the other, another job writes to `output`, the
+            rendezvous is held by another program, or the program's own complaint.
         WorkerError: a rank failed otherwise.
         SystemExit: with `REQUEUE`: ranks were asked to stop; with 128 and the signal's number: one ended the job.
     """
     if nproc < 1:
         raise ValueError(f"nproc is {nproc}; it must be at least 1")
-    if nodes != "1" and rendezvous is None:
-        raise ValueError(f"nodes is {nodes!r}; say where they meet: --rendezvous HOST:PORT, HOST being one of them")
+    if (nodes == "1") != (rendezvous is None):
+        raise ValueError(f"nodes is {nodes!r}, rendezvous {rendezvous!r}; several machines need both: --nodes N --rendezvous "
+                         "HOST:PORT, HOST being one of them, and one machine neither")  # fmt: skip
     with _rank_environment(nproc):
-        if (nproc == 1 and max_restarts == 0 and rendezvous is None) or "RANK" in os.environ:
+        if "RANK" in os.environ:
             importlib.import_module(PROGRAMS[program]).main(list(args))
             return
-        meeting = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", "--rdzv-id=prectr"]
-        # with torchrun's 60 s a machine that is cut off for longer would close the rendezvous for good once it is back
-        meeting.append("--rdzv-conf=read_timeout=600")
-        _run_ranks([
-            *(meeting if rendezvous else ["--standalone"]), f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}",
-            f"--signals-to-handle={','.join(FORWARDED)}",
-            # without `--` torchrun takes `--run` for an abbreviation of its own `--run-path`
-            "-m", PROGRAMS[program], "--", *args,
-        ])  # fmt: skip
+        with _locked(output if nodes == "1" else None):
+            if rendezvous is None and nproc == 1 and max_restarts == 0:
+                importlib.import_module(PROGRAMS[program]).main(list(args))
+                return
+            meeting = meeting_of_machines(nodes, rendezvous, output) if rendezvous and output else meeting_on_this_machine()
+            with meeting as arguments:
+                _run_ranks([*arguments, *_ranks(program, args, nproc, max_restarts)])
+
+
+def _ranks(program: Program, args: Sequence[str], nproc: int, max_restarts: int) -> list[str]:
+    return [
+        f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}", f"--signals-to-handle={','.join(FORWARDED)}",
+        # without `--` torchrun takes `--run` for an abbreviation of its own `--run-path`
+        "-m", PROGRAMS[program], "--", *args,
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
-def _rank_environment(nproc: int) -> Iterator[None]:
-    """Splits the cores among the ranks, lets idle threads sleep and gives each restart a store of its own, where the
-    environment does not say otherwise: ranks that start again in torchrun's own store may meet the addresses of the dead."""
-    cores = len(os.sched_getaffinity(0))
-    settings = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | (
-        {"OMP_NUM_THREADS": str(max(1, cores // nproc))} if nproc > 1 else {}
-    )
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
+def _locked(output: Path | None) -> Iterator[None]:
+    """Holds the job's folder here, from before torch is imported to after the last restart of the ranks."""
+    if output is None:
         yield
-    finally:
-        for name in added:
-            del os.environ[name]
+        return
+    with folder_lock(output), environment({LOCKED: str(output)}):
+        yield
+
+
+def _rank_environment(nproc: int) -> contextlib.AbstractContextManager[None]:
+    """Splits the cores among the ranks and lets idle threads sleep, where the environment does not say otherwise."""
+    cores = len(os.sched_getaffinity(0))
+    settings = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"OMP_NUM_THREADS": str(max(1, cores // nproc))} if nproc > 1 else {})
+    return environment({name: value for name, value in settings.items() if name not in os.environ})
 
 
 def _run_ranks(torchrun_args: list[str]) -> None:
@@ -99,18 +117,15 @@ def _run_ranks(torchrun_args: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    from prectr_torchrec.distributed.process import MISTAKE
-
     try:
         run(parse_args(torchrun_args))
     except ChildFailedError as error:
         rank, failure = _cause(error)
         if failure.exitcode == REQUEUE:
             raise SystemExit(REQUEUE) from None
-        recorded = failure.error_file_data["message"]
-        if isinstance(recorded, dict):  # written by `record` around the program's main
+        if _recorded(failure):
             kind = ValueError if failure.exitcode == MISTAKE else WorkerError
-            raise kind(f"rank {rank}: {recorded['message']}") from None
+            raise kind(f"rank {rank}: {failure.error_file_data['message']['message']}") from None
         reason = failure.message if failure.exitcode < 0 else f"exit code {failure.exitcode}"
         raise WorkerError(f"rank {rank} failed ({reason}); its own output is above") from None
     except SignalException as stopped:
@@ -118,7 +133,40 @@ def _run_ranks(torchrun_args: list[str]) -> None:
 
 
 def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
-    """The failure that the others follow from: a killed rank, since those that it leaves may complain before it is missed."""
-    ours = -signal.SIGTERM  # torchrun ends the others with it
-    killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0 and failure.exitcode != ours]
-    return killed[0] if killed else error.get_first_failure()
+    """The failure that the others follow from. Not the first complaint: ranks that lost another one may complain before that one
+    is missed, and those that wait for it are ended by torchrun, with SIGTERM and, where they do not hear it, with SIGKILL."""
+    said = {rank: f.error_file_data["message"]["message"] for rank, f in error.failures.items() if _recorded(f)}
+    own = {rank: error.failures[rank] for rank, message in said.items() if not _LOST.match(message)}
+    silent = {rank: f for rank, f in error.failures.items() if rank not in said and f.exitcode != -signal.SIGTERM}
+    causes = own or silent or error.failures
+    rank = min(causes, key=lambda rank: causes[rank].timestamp)
+    return rank, causes[rank]
+
+
+def _recorded(failure: ProcessFailure) -> bool:
+    """Whether `record` around the program's main left a message."""
+    return isinstance(failure.error_file_data["message"], dict)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """A job on this machine as a scheduler starts it: `... MODULE -- ARGUMENTS`, by the module of the program."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--max-restarts", type=int, default=0)
+    parser.add_argument("module", choices=PROGRAMS.values())
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args(argv)
+    words = given.arguments[1:] if given.arguments[:1] == ["--"] else given.arguments
+    program = next(program for program, module in PROGRAMS.items() if module == given.module)
+    launch(program, words, given.nproc, output=None if program == "evaluate" else _output(words), max_restarts=given.max_restarts)
+
+
+def _output(words: Sequence[str]) -> Path | None:
+    """The folder that these arguments name for writing."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run-dir", "--run", "--out", dest="folder", type=Path)
+    return parser.parse_known_args(words)[0].folder
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -11,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.distributed.sharding import read_plan
+from prectr_torchrec.locks import job_lock
 from prectr_torchrec.paths import check_arguments, unambiguous
 from prectr_torchrec.training.trainer import Trainer
 
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.set)
     plan = read_plan(arguments.plan) if arguments.plan else None
-    with process_group(config.train.device, timedelta(seconds=config.train.timeout)) as process:
+    with (
+        process_group(config.train.device, timedelta(seconds=config.train.timeout)) as process,
+        job_lock(arguments.run_dir, process.rank),
+    ):
         Trainer(config, arguments.data, arguments.run_dir, process, plan).train()
 
 

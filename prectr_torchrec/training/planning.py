@@ -37,9 +37,9 @@ class RankLoad(NamedTuple):
     ddr: int
     ssd: int
     lookups: float
-    """Rows looked up in a step, at most."""
+    """Rows looked up in a step by full batches, if all rows are wanted alike; popular rows bring their rank more."""
     communication: float
-    """Bytes to and from other ranks in a step, at most."""
+    """Bytes to and from other ranks in a step, for as many lookups."""
 
 
 class Change(NamedTuple):
@@ -176,7 +176,11 @@ def format_plan(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
     planned = dict(_tables(plan))
     for name, table in config.tables.items():
         kind, kernel, ranks = (planned[name][key] for key in ("sharding_type", "compute_kernel", "ranks"))
-        size = format_bytes(_table_bytes(config, name))
+        shards = [
+            shard_cost(config, name, size, kernel=kernel, ranks=hardware.ranks, device=hardware.device)
+            for size in planned[name]["shards"]
+        ]
+        size = format_bytes(sum(shard.weights + shard.state + shard.ids for shard in shards))
         rows.append([name, f"{table.rows:,}", str(table.dim), table.dtype, size, kind, kernel, _ranges(sorted(set(ranks)))])
     loads = rank_loads(config, plan, hardware)
     tiers = [tier for tier in ("hbm", "ddr", "ssd") if any(getattr(load, tier) for load in loads)]

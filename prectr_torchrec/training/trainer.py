@@ -30,7 +30,7 @@ from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.runs import CONFIG, load_run
+from prectr_torchrec.runs import CONFIG, is_unfinished, load_run
 from prectr_torchrec.text.build import keep_settings
 from prectr_torchrec.training.best import ValidationLoss
 from prectr_torchrec.training.build import build_task
@@ -220,7 +220,7 @@ class Trainer:
 
     def _save(self, validation: ValidationLoss | None = None) -> None:
         flush_managed(self.model)
-        check_weights(self.optimizers.dense.params, f"step {self.position['step']}")
+        check_weights(self.optimizers.dense.params, self.model, f"step {self.position['step']}")
         self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
         progress = {"step": self.position["step"], "position": self.position, "job": self.job}
         with self._explained():
@@ -288,6 +288,9 @@ class Trainer:
         seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
         keep = frozen_tables(self.config) if epoch > 0 else ()
         reset_tables(self.model, self.optimizers, seed, keep=keep)
+        if epoch > 0 and self.config.train.init_from is not None:  # afresh is as the run began
+            tables = {f"tables.{name}" for name in self.config.tables if name not in keep}
+            init_from(self.config.train.init_from, self.model, self.config, self.run, only=tables)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None and values:
@@ -317,7 +320,11 @@ class Trainer:
         if self.process.rank == 0:
             self.run.mkdir(parents=True, exist_ok=True)
             written = self.run / CONFIG
-            if not written.exists():
+            begun = written.exists()
+            if not begun or is_unfinished(self.run):
+                if begun and written.read_text(encoding="utf-8") != dump_config(self.config):
+                    print(f"note: {self.run} was started with another configuration and has no checkpoint; it is begun anew",
+                          file=sys.stderr)  # fmt: skip
                 remove(self.run / TOKENIZER)
                 with replacing(self.run / TOKENIZER) as tokenizer:
                     shutil.copytree(self.data / TOKENIZER, tokenizer)

@@ -72,7 +72,14 @@ def saves_no_broken_weights(data: Path, run: Path, process: Process) -> None:
     trainer = Trainer(fault_config(), data, run, process)
     with torch.no_grad():
         next(iter(trainer.optimizers.dense.params.values())).flatten()[0] = torch.nan
-    with pytest.raises(ValueError, match="is not finite at step 0; it is not saved"):
+    with pytest.raises(ValueError, match=r"weight \S+ is not finite at step 0; it is not saved"):
+        trainer._save()
+    with torch.no_grad():
+        next(iter(trainer.optimizers.dense.params.values())).flatten()[0] = 0.0
+        if process.rank == 1:
+            item = next(table for name, table in trainer.model.state_dict().items() if ".item." in name)
+            item.local_shards()[0].tensor[-1, -1] = torch.inf
+    with pytest.raises(ValueError, match=r"tables\.item is not finite at step 0; it is not saved"):
         trainer._save()
     assert not (run / "checkpoints").exists()
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from distributed.fault_worker import fault_config
 from jobs import finish, saved_step, signal_at, start_training
-from ranks import run_ranks
+from ranks import descendants, gone, run_ranks
 from small_run import write_small_data
 
 
@@ -50,8 +50,11 @@ def test_a_killed_rank_starts_all_again_and_a_signal_to_the_job_saves(tmp_path: 
     config = fault_config(epochs=8, workers=1, log_every=2, checkpoint_every=5)
     data, run = write_small_data(tmp_path / "data", config), tmp_path / "run"
     job = start_training(config, data, run, "--max-restarts", "1")
+    signal_at(8, signal.SIGCONT, job, run)
+    everyone = descendants(job.pid)
     signal_at(8, signal.SIGKILL, job, run, rank=1)
     signal_at(16, signal.SIGTERM, job, run)
     said = finish(job, run, code=75)
     assert f"stopped at step {saved_step(run)}, which is saved; the same command goes on" in said
     assert saved_step(run) >= 16
+    assert gone(everyone) == []  # the killed rank's reader too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import subprocess
 import sys
@@ -70,29 +71,50 @@ def test_import_is_light() -> None:
 
 def test_local_run_starts_two_ranks(tmp_path: Path) -> None:
     request = dryrun("local_cwd", "", "prectr.train", "-j", "1x2", *JOB, cwd=tmp_path)
-    assert "--nproc_per_node 2" in " ".join(part.strip(" '") for part in request.splitlines())
+    request = " ".join(part.strip(" '") for part in request.splitlines())
+    assert "exec python -m prectr_torchrec.training.launch --nproc 2 --max-restarts 0 prectr_torchrec.training.main --" in request
 
 
 def test_torchrun_hands_every_argument_to_the_trainer() -> None:
-    app = components.train("--set=train.seed=2", "--set=a.b=[1, 2]", config="c", data="d", run="r", j="1x2")
+    app = components.train("--set=train.seed=2", "--set=a.b=[1, 2]", config="c", data="d", run="r", j="2x2")
     expected = ["--config", "c", "--data", "d", "--run", "r", "--set=train.seed=2", "--set=a.b=[1, 2]"]
     assert torchrun_arguments(app.roles[0].args[-1]) == expected
 
 
 def test_torchrun_hands_every_argument_to_the_evaluation() -> None:
-    app = components.evaluate("--oracle", "o", run="r", data="d", j="1x2")
+    app = components.evaluate("--oracle", "o", run="r", data="d", j="2x2")
     assert torchrun_arguments(app.roles[0].args[-1]) == ["--run", "r", "--data", "d", "--oracle", "o"]
 
 
 def test_torchrun_hands_every_argument_to_the_distillation() -> None:
-    app = components.distill("--teacher-scores", "s", config="c", pairs="p", out="o", j="1x2")
+    app = components.distill("--teacher-scores", "s", config="c", pairs="p", out="o", j="2x2")
     given = ["--config", "c", "--pairs", "p", "--out", "o", "--teacher-scores", "s"]
     assert torchrun_arguments(app.roles[0].args[-1]) == given and "prectr_torchrec.text.distill" in app.roles[0].args[-1]
 
 
 def test_torchrun_hands_every_argument_to_the_teacher() -> None:
-    app = components.teach("--hidden", teacher="t", pairs="p", out="o", j="1x2")
+    app = components.teach("--hidden", teacher="t", pairs="p", out="o", j="2x2")
     assert torchrun_arguments(app.roles[0].args[-1]) == ["--teacher", "t", "--pairs", "p", "--out", "o", "--hidden"]
+
+
+@pytest.mark.parametrize("component", ["train", "evaluate", "teach", "distill"])
+def test_ranks_of_one_node_are_started_without_a_port(component: str) -> None:
+    paths = {"config": "c", "data": "d", "run": "r", "teacher": "t", "pairs": "p", "out": "o"}
+    make = getattr(components, component)
+    wanted = {name: paths[name] for name in inspect.signature(make).parameters if name in paths}
+    command = make("--set=a.b=[1, 2]", **wanted, j="1x2", max_restarts=3).roles[0].args[-1]
+    words = shlex.split(command)
+    assert "torchrun" not in command
+    assert words[:8] == "exec python -m prectr_torchrec.training.launch --nproc 2 --max-restarts 3".split()
+    assert words[9:] == ["--", *(word for name, value in wanted.items() for word in (f"--{name}", value)), "--set=a.b=[1, 2]"]
+
+
+def test_values_with_a_comma_stay_whole_on_slurm(tmp_path: Path) -> None:
+    given = ["--env", "GPUS=0,1,B=2", "--max_restarts", "0", *JOB]
+    for nodes in ("1x2", "2x2"):
+        request = dryrun("slurm", "", "prectr.train", "-j", nodes, *given, cwd=tmp_path)
+        assert "GPUS=0,1" not in request.split("--export=")[1].split()[0]
+        assert "export GPUS=" in request and "0,1" in request and "B=2" in request
 
 
 def test_slurm_gets_resources_retries_and_arguments(tmp_path: Path) -> None:
@@ -178,7 +200,7 @@ def test_environment_of_the_caller_wins() -> None:
 
 def test_ranks_alone_are_those_of_one_node() -> None:
     app = components.train(config="c", data="d", run="r", cpu=8, j="2")
-    assert "--nnodes 1 --nproc_per_node 2" in app.roles[0].args[-1]
+    assert "launch --nproc 2 " in app.roles[0].args[-1]
     assert app.roles[0].env["OMP_NUM_THREADS"] == "4"
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from ranks import descendants, gone
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.serving import batch
@@ -22,6 +27,19 @@ def test_two_processes_score_what_the_ranker_scores(exported: Any, ranker: Ranke
     difference = found["click_probability"].to_numpy() - expected["click_probability"].to_numpy()
     assert abs(difference).max() < 1e-6
     assert os.listdir(tmp_path) == ["scores.parquet"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_stopped_leaves_no_process(exported: Any, tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "prectr_torchrec.cli", "score", "--model", exported.folder, "--data", exported.data / "test"]
+    command += ["--out", tmp_path / "scores.parquet", "--nproc", "2"]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as job:
+        while len(workers := descendants(job.pid)) < 3:  # two, and the one that multiprocessing keeps its accounts in
+            assert job.poll() is None
+            time.sleep(0.01)
+        job.send_signal(number)
+        said = job.communicate()[1]
+    assert gone(workers) == [] and "Traceback" not in said
 
 
 def test_a_job_goes_on_with_the_shards_that_are_missing(exported: Any, tmp_path: Path, monkeypatch: Any) -> None:

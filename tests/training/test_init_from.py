@@ -55,6 +55,19 @@ def test_chosen_tables_and_towers_start_as_the_other_run_ended(source: Path, tmp
     assert any(parameter_name(n).startswith("relevance.tower.") for n in kept) and any(".click" in n for n in kept)
 
 
+def test_tables_that_are_reset_begin_again_as_the_other_run_ended(source: Path, tmp_path: Path, process: Process) -> None:
+    trainer = Trainer(config_from(source, include=["tables.item"]), source / "data", tmp_path / "run", process)
+    began = copies(trainer.model.state_dict())
+    tables = [value for name, value in trainer.model.state_dict().items() if name.startswith("embeddings.")]
+    with torch.no_grad():
+        for table in tables:
+            table.local_shards()[0].tensor.fill_(9.0)
+    trainer._reset_tables(epoch=1)
+    again = copies(trainer.model.state_dict())
+    same = {parameter_name(name) for name in began if name.startswith("embeddings.") and torch.equal(began[name], again[name])}
+    assert same == {"tables.item"} and not any((value == 9.0).all() for value in again.values())
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

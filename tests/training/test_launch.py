@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from prectr_torchrec.config import ConfigError
-from prectr_torchrec.training.launch import WorkerError, _rank_environment, _run_ranks, launch
+from prectr_torchrec.failures import WorkerError
+from prectr_torchrec.training.launch import _rank_environment, _run_ranks, launch
 
 TRAIN = ["--config", "nowhere", "--data", "d", "--run", "r"]
 

@@ -90,6 +90,35 @@ def test_a_bag_is_sent_once_a_row_of_the_batch_and_a_sequence_once_an_id() -> No
     assert sequence.communication == (8 + 2 * 4 * 8) * sequence.lookups / 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "ranks", "kind"), [(5, 4, "table_wise"), (1, 2, "table_wise"), (7, 4, "row_wise"), (8, 4, "row_wise")]
+)
+def test_a_table_that_leaves_a_rank_without_rows_is_planned_whole(rows: int, ranks: int, kind: str) -> None:
+    config = small_config("row_wise")
+    config.tables["brand"].rows = config.tables["item"].rows = rows
+    plan = plan_run(config, make_hardware(ranks, ranks, hbm="0GB", ddr="1GB", ssd="0GB", device="cpu"))
+    assert plan is not None
+    found = {name: table for tables in plan.values() for name, table in tables.items()}
+    assert found["brand"]["sharding_type"] == found["item"]["sharding_type"] == kind
+    assert all(size[0] > 0 for table in found.values() for size in table["shards"])
+
+
+@pytest.mark.parametrize(
+    ("dim", "ranks", "columns"), [(64, 1, [64]), (64, 2, [32, 32]), (64, 8, [8] * 8), (12, 8, [4] * 3), (20, 2, [20])]
+)
+def test_columns_are_cut_for_the_ranks_and_counted_with_their_state(dim: int, ranks: int, columns: list[int]) -> None:
+    config = small_config()
+    config.tables["brand"].rows, config.tables["brand"].dim = 1_000_000, dim
+    config.tables["brand"].shard_columns = None
+    hardware = make_hardware(ranks, ranks, hbm="0GB", ddr="10GB", ssd="0GB", device="cpu")
+    plan = plan_run(config, hardware)
+    assert plan is not None
+    brand = next(tables["brand"] for tables in plan.values() if "brand" in tables)
+    assert [size[1] for size in brand["shards"]] == columns
+    said = next(line for line in format_plan(config, plan, hardware).splitlines() if line.startswith("brand "))
+    assert f"  {format_bytes(4e6 * dim + 4e6 * len(columns))}  " in said
+
+
 def test_sizes_are_read_and_written_in_decimal_units() -> None:
     assert [parse_bytes(size) for size in ("80GB", "2 TB", "1.5GiB", "7")] == [80 * 10**9, 2 * 10**12, 3 * 2**29, 7]
     assert [format_bytes(size) for size in (0, 999, 1320e9, 25.2e9)] == ["0 B", "999 B", "1.32 TB", "25.2 GB"]
