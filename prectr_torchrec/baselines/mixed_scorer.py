@@ -68,7 +68,8 @@ class MixedScorer:
         return UserPosterior(user, time, x, surplus, information, self.model.user_variance.double().numpy())
 
     def _events(self, shown: Impressions) -> tuple[NDArray[Any], ...]:
-        """User, time, x, surplus and information of impressions, as of `UserPosterior`."""
+        """User, time, x, surplus and information of impressions to known users, as of `UserPosterior`."""
+        shown = shown.take(shown.values["user_id"] != 0)
         pairs = self._vocabulary.encode(shown)
         logit, x, _ = self.model.score(pairs)
         e = torch.sigmoid(logit + self.model.position_bias.detach()[pairs.position]).double().numpy()

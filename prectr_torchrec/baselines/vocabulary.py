@@ -67,6 +67,7 @@ class Vocabulary:
         frequency = np.bincount(stems[stems > 0], minlength=1)
         frequent = np.flatnonzero(frequency >= max(word_share * len(titles), 1))
         ids = {table: (column, np.unique(train.values[column])) for table, column in columns.items()}
+        ids["user"] = ("user_id", np.setdiff1d(ids["user"][1], [0]))  # nobody known has no row of their own
         positions = max(int(train.values["candidate_position"].max()), REFERENCE)
         return cls(ids, frequent, positions, data.levels, texts)
 

@@ -208,7 +208,7 @@ def ranking_metrics(score: Array, click: Array, user: Array, request: Array, ndc
     Args:
         score: (n,) higher ranks first.
         click: (n,) 0 or 1, NaN where there is no label.
-        user: (n,) ids.
+        user: (n,) ids; 0 is nobody known, and no group.
         request: (n,) ids.
         ndcg_at: the k of NDCG@k.
     """
@@ -218,7 +218,7 @@ def ranking_metrics(score: Array, click: Array, user: Array, request: Array, ndc
         "rows": len(y),
         "clicks": int(y.sum()),
         "auc": auc(s, y),
-        "gauc_user": gauc(s, y, u),
+        "gauc_user": gauc(s[u != 0], y[u != 0], u[u != 0]),
         "gauc_request": gauc(s, y, r),
         **{f"ndcg@{k}": ndcg(s, y, r, k) for k in ndcg_at},
     }

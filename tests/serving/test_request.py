@@ -13,7 +13,8 @@ from request_fuzz import ANYTHING, requests
 from serving_requests import plain_requests
 from small_run import small_config
 
-from prectr_torchrec.data.hashing import hash_id
+from prectr_torchrec.config import DataConfig
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id
 from prectr_torchrec.serving.request import RequestError, RequestSchema
 
 SCHEMA = RequestSchema(small_config().data)
@@ -167,3 +168,32 @@ def test_ids_of_sixty_four_bits_are_those_that_prepare_takes() -> None:
 def test_an_unknown_column_of_a_list_is_named() -> None:
     with pytest.raises(RequestError, match=r"candidate_titel: got an unknown column; .*did you mean 'candidate_title'"):
         SCHEMA.from_arrow(pa.table({"candidate_titel": [["x"]], "query": ["q"], "candidate_item_id": [[1]]}))
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("integer", 0), ("unsigned", 0), ("text", "0"), ("either", 0), ("either", "0")])
+@pytest.mark.parametrize("zero_id", ["none", "id"])
+def test_zero_is_what_the_log_says_and_null_is_none(kind: str, zero: Any, zero_id: Any) -> None:
+    names = ("user_id", "query_id", "item_id", "category_id")
+    schema = RequestSchema(DataConfig(zero_id=zero_id), {name: kind for name in names if kind != "either"})
+    other = "7" if kind == "text" else 7
+    requests = [
+        {"user_id": user, "query": "red", "candidates": [{"item_id": zero, "category_id": c} for c in (zero, None, other)]}
+        for user in (zero, None)
+    ]
+    found, mine = schema.from_plain(requests).to_pylist(), 0 if zero_id == "none" else ZERO_ID
+    assert [row["user_id"] for row in found] == [mine, 0] and found[0]["query_id"] == 0
+    assert found[0]["candidate_item_id"] == [mine] * 3
+    assert found[0]["candidate_category_id"] == [mine, 0, 7 if kind != "text" else hash_id("7")]
+    alike = schema.from_plain([{**requests[0], "candidates": [{"item_id": zero}] * 2, "request_id": 0}]).to_pylist()[0]
+    assert alike["candidate_item_id"] == [mine] * 2 and alike["candidate_category_id"] == [0, 0] and alike["request_id"] == 0
+
+
+def test_null_is_none_in_columns_of_ids_too() -> None:
+    schema = RequestSchema(DataConfig())
+    columns = {"query": ["red"], "user_id": pa.array([None], pa.int64()), "candidate_item_id": [[5, 6]]}
+    row = schema.from_arrow(pa.table({**columns, "candidate_category_id": [[None, "lamp"]]})).to_pylist()[0]
+    assert row["user_id"] == 0 and row["candidate_category_id"] == [0, hash_id("lamp")]
+    row = schema.from_arrow(pa.table({**columns, "candidate_category_id": [[None, 3]], "user_id": pa.nulls(1)})).to_pylist()[0]
+    assert row["user_id"] == 0 and row["candidate_category_id"] == [0, 3]
+    with pytest.raises(RequestError, match=r"candidate_item_id: got 1 nulls"):
+        schema.from_arrow(pa.table({"query": ["red"], "candidate_item_id": [[5, None]]}))

@@ -199,3 +199,11 @@ def test_relevance_metrics_leave_out_missing_grades_and_missing_predictions():
     found = m.relevance_metrics(probabilities, np.array([np.nan, 1.0, 3.0]), np.zeros(3), boundaries=[2.0], level_grades=[1, 3])
     assert found["pairs"] == 1
     assert found["spearman"] is None
+
+
+def test_nobody_known_is_no_user_to_rank_within() -> None:
+    rng = np.random.default_rng(0)
+    score, click, user = rng.random(200), (rng.random(200) < 0.5).astype(float), rng.integers(0, 4, 200)
+    known = user != 0
+    found = m.ranking_metrics(score, click, user, user)["gauc_user"]
+    assert found == m.gauc(score[known], click[known], user[known]) != m.gauc(score, click, user)
