@@ -99,6 +99,14 @@ class Connection(HttpToolsProtocol):
         if self._no_body > _HEAD and not self.transport.is_closing():
             self._refuse(431, f"the headers are larger than {_HEAD:,} bytes")
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the connection stays open, for the answer to who has said all and waits for it."""
+        cycle = self.cycle
+        waits = cycle is not None and not (cycle.response_complete or cycle.more_body or self.pipeline or self._dropping)
+        if waits:
+            cycle.keep_alive = False
+        return waits
+
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()

@@ -92,7 +92,7 @@ def _listen(host: str, port: int, backlog: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(
-            address[:2], family=family, backlog=backlog, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
+            address, family=family, backlog=backlog, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
         )
     except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None

@@ -117,6 +117,14 @@ def test_a_request_beyond_its_bounds_is_refused_in_few_words(server: Server, bod
     assert error["message"].startswith(message) and len(found) < 2500
 
 
+def test_who_closes_for_writing_alone_gets_the_answer(server: Server) -> None:
+    body = b'{"query": "q", "candidates": [{"item_id": 1}]}'
+    with connected(server) as connection:
+        connection.sendall(KNOWN + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        connection.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: connection.recv(2**16), b"")).startswith(b"HTTP/1.1 200")
+
+
 def test_hostile_titles_are_ranked(server: Server) -> None:
     titles = [
         "",
