@@ -17,7 +17,7 @@ import duckdb
 from prectr_torchrec.config import RawTable
 from prectr_torchrec.data.files import MAX_TEXT, Part, join_parts, look_into, unreadable
 from prectr_torchrec.data.files import RawLogError as RawLogError
-from prectr_torchrec.data.readings import IdKind, Reading, as_text, family, is_plain_integer, is_text
+from prectr_torchrec.data.readings import IdKind, Reading, as_text, family, is_plain_integer, is_text, is_unsigned
 
 Connection = duckdb.DuckDBPyConnection
 FoundRow = tuple[Path, int, tuple[Any, ...]]
@@ -251,10 +251,20 @@ def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str])
 
     CSV has no types: there a column is of integers if all its values are written as plain integers.
     """
-    kinds: dict[str, IdKind] = {}
-    for column in columns:
-        kinds[column] = "integer" if all(_holds_integers(con, s, column) for s in sources if column in s) else "text"
-    return kinds
+    columns, text, unsigned = list(columns), set[str](), set[str]()
+    for source in sources:
+        types = {column: {type_ for _, type_ in source.types(column)} for column in columns if column in source}
+        texts = [column for column, found in types.items() if any(map(is_text, found))]
+        if source.parts[0].dialect is None:
+            text |= {*texts}
+        else:
+            rows, plain = source.count(con, {column: lambda sql, type_: is_plain_integer(sql) for column in texts})
+            text |= {column for column, count in zip(texts, plain, strict=True) if count < rows}
+        wide = [c for c, found in types.items() if c not in text and any(not t.endswith("INT") or t == "UBIGINT" for t in found)]
+        if wide:
+            _, counts = source.count(con, dict.fromkeys(wide, is_unsigned))
+            unsigned |= {column for column, count in zip(wide, counts, strict=True) if count}
+    return {column: "text" if column in text else "unsigned" if column in unsigned else "integer" for column in columns}
 
 
 def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, IdKind]) -> dict[str, str]:
@@ -344,15 +354,6 @@ def _refuse_types(source: Source, column: str, reading: Reading) -> None:
                 f"{part.files[0]}: column {source.columns[column]!r} is {type_}, in {most.files[0]} it is {usual}; "
                 f"write it alike in all files: expected {reading.expected}"
             )
-
-
-def _holds_integers(con: Connection, source: Source, column: str) -> bool:
-    if not any(is_text(type_) for _, type_ in source.types(column)):
-        return True
-    if source.parts[0].dialect is None:
-        return False
-    rows, (plain,) = source.count(con, {column: lambda sql, type_: is_plain_integer(sql)})
-    return plain == rows
 
 
 def _too_long(sql: str, type_: str) -> str:

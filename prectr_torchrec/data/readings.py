@@ -10,8 +10,8 @@ from typing import Literal
 from prectr_torchrec.config import ZeroId
 from prectr_torchrec.data.hashing import zero_sql
 
-IdKind = Literal["integer", "text"]
-"""How the ids of a column are read: as they are, or as the hash of their text (`hash_id`)."""
+IdKind = Literal["integer", "unsigned", "text"]
+"""How the ids of a column are read: as they are, in two's complement of 64 bits, or as the hash of their text (`hash_id`)."""
 
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
 EXACT = {"HALF": 2**11, "FLOAT": 2**24, "DOUBLE": 2**53}
@@ -138,7 +138,14 @@ def attribute(kind: IdKind, zero: ZeroId) -> Reading:
 
 def is_plain_integer(sql: str) -> str:
     """Whether a value of a text column is null or written as a plain integer, or a float of one, as nulls make of them."""
-    return f"coalesce({sql} IS NULL OR CAST(TRY_CAST({sql} AS BIGINT) AS VARCHAR) = regexp_replace({sql}, '[.]0+$', ''), false)"
+    number = f"TRY_CAST({sql} AS HUGEINT)"
+    plain = f"CAST({number} AS VARCHAR) = regexp_replace({sql}, '[.]0+$', '') AND {number} BETWEEN {-(2**63)} AND {2**64 - 1}"
+    return f"coalesce({sql} IS NULL OR ({plain}), false)"
+
+
+def is_unsigned(sql: str, type_: str) -> str:
+    """Whether an id takes the 64th bit, or may."""
+    return "true" if type_ == "UBIGINT" else f"coalesce(TRY_CAST({sql} AS HUGEINT) >= {2**63}, false)"
 
 
 def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
@@ -147,22 +154,21 @@ def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
         return "NULL::BIGINT", "false"
     if kind == "text" and is_text(type_):
         return _hash(as_text(sql, type_)), _undecodable(sql, type_)
+    whole = f"TRY_CAST({sql} AS HUGEINT)"
     if is_text(type_):  # of CSV; what is written as a float has its digits
-        value = f"TRY_CAST({sql} AS BIGINT)"
-        return value, f"({value} IS NULL OR (contains({sql}, '.') AND abs({value}) >= {EXACT['DOUBLE']}))"
-    if not is_number(type_):
+        bad = f"(NOT {is_plain_integer(sql)} OR (contains({sql}, '.') AND abs({whole}) >= {EXACT['DOUBLE']}))"
+    elif is_number(type_):
+        bad = f"NOT coalesce({_is_whole(sql, type_)}, false)"
+        bad = f"({bad} OR abs({sql}) >= {EXACT[type_]})" if type_ in EXACT else bad
+    else:
         return None
-    whole, bad = f"TRY_CAST({sql} AS HUGEINT)", f"NOT coalesce({_is_whole(sql, type_)}, false)"
-    if type_ in EXACT:
-        bad = f"({bad} OR abs({sql}) >= {EXACT[type_]})"
-    elif type_.startswith("DECIMAL") or "HUGEINT" in type_:
-        bad = f"({bad} OR NOT coalesce({whole} BETWEEN {-(2**63)} AND {2**64 - 1}, false))"
     if kind == "text":
         return _hash(f"CAST({whole} AS VARCHAR)"), bad
-    # two's complement keeps all 64 bits of unsigned ids
-    wide = type_ in ("UBIGINT", "HUGEINT", "UHUGEINT") or type_.startswith("DECIMAL")
-    wrapped = f"CASE WHEN {whole} < {2**63} THEN {whole} ELSE {whole} - {2**64} END"
-    return f"TRY_CAST({wrapped if wide else sql} AS BIGINT)", bad
+    low, high = (0, 2**64 - 1) if kind == "unsigned" else (-(2**63), 2**63 - 1)
+    bad = f"({bad} OR NOT coalesce({whole} BETWEEN {low} AND {high}, false))"
+    # two's complement keeps all 64 bits
+    value = f"CASE WHEN {whole} < {2**63} THEN {whole} ELSE {whole} - {2**64} END" if kind == "unsigned" else sql
+    return f"TRY_CAST({value} AS BIGINT)", bad
 
 
 def _is_whole(sql: str, type_: str) -> str:

@@ -118,9 +118,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
         "mixed_ids": mixed_ids(con, list(sources.values()), kinds),
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
-    wide = {name for name in kinds for s in sources.values() if name in s for _, type_ in s.types(name) if type_ == "UBIGINT"}
-    told["id_kinds"] = {name: "unsigned" if kind == "integer" and name in wide else kind for name, kind in kinds.items()}
-    return {"rows": rows, "dropped": drops, "mended": mended, **told}
+    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **told}
 
 
 def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, int]:

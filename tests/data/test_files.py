@@ -19,7 +19,7 @@ from prectr_torchrec.config import DataConfig, RawLog, RawTable
 from prectr_torchrec.data.files import MAX_TEXT
 from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.raw import RawLogError
-from prectr_torchrec.data.tables import load_tables, open_sources
+from prectr_torchrec.data.tables import load_candidates, load_tables, open_sources
 
 
 def small_log() -> Raw:
@@ -304,6 +304,47 @@ def test_types_that_hold_the_same_values_are_read_together(tmp_path: Path, colum
     if other != pa.null():
         rows = f"SELECT {column} FROM events ORDER BY ALL"
         assert con.execute(rows).fetchall() == plain.execute(rows).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("signed", "unsigned", "message"),
+    [
+        (7, 2**63 + 5, None),
+        (-1, 7, r"day-1.parquet: column 'user_id', row 1: -1; expected an id"),
+        (-1, 2**64 - 1, r"day-1.parquet: column 'user_id', row 1: -1; expected an id"),
+    ],
+)
+def test_signed_ids_beside_unsigned_ones_are_read_where_they_fit(
+    tmp_path: Path, signed: int, unsigned: int, message: str | None
+) -> None:
+    raw = random_log(requests=2)
+    folder = write_log(raw, tmp_path)
+    table = pq.read_table(folder / "impressions.parquet").sort_by("request_id")
+    first = sum(request == 0 for request in table["request_id"].to_pylist())
+    for day, (rows, user, type_) in enumerate(
+        [(table.slice(0, first), signed, pa.int64()), (table.slice(first), unsigned, pa.uint64())], 1
+    ):
+        pq.write_table(valued("user_id", user, type_)(rows), folder / f"day-{day}.parquet")
+    if message:
+        with pytest.raises(RawLogError, match=message):
+            load(folder, raw=BY_DAY)
+        return
+    con, report = load(folder, raw=BY_DAY)
+    found = {user for (user,) in con.execute("SELECT DISTINCT user_id FROM events").fetchall()}
+    assert found == {signed, unsigned - 2**64} and report["id_kinds"]["user_id"] == "unsigned"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_ids_of_candidates_are_held_to_those_of_the_log(tmp_path: Path, suffix: str) -> None:
+    folder = write_log(small_log(), tmp_path)
+    con, report = load(folder)
+    wanted = tmp_path / f"wanted.{suffix}"
+    if suffix == "csv":
+        wanted.write_text("request_id,item_id\n1,4001\n1,4001.5\n", encoding="utf-8")
+    else:
+        pq.write_table(pa.table({"request_id": [1, 1], "item_id": [4001.0, 4001.5]}), wanted)
+    with pytest.raises(RawLogError, match=r"column 'item_id', row 2: '?4001.5'?; expected an id"):
+        load_candidates(con, (wanted,), report["id_kinds"], DataConfig(), {})
 
 
 def texts(convert: Callable[[Any], Any], type_: pa.DataType) -> Callable[[pa.ChunkedArray], Any]:
