@@ -3,7 +3,8 @@
     python benchmarks/fuzz.py --model EXPORTED [--cases 10000] [--examples 60]
 
 A server is started on the model. Hypothesis sends it bodies made up from the served schema with wrong values here and there, cut
-JSON, and bytes of any kind; then schemathesis does as it sees fit with the whole OpenAPI. At the end the server must still rank.
+or damaged JSON, and bytes of any kind; a tenth as many requests have bytes changed at random, those of the headers too; then
+schemathesis does as it sees fit with the whole OpenAPI. At the end the server must still rank, with no traceback in its log.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from common import describe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from damaged_requests import send_damaged
 from request_fuzz import bodies, complaint
 
 DEADLINE = 5.0
@@ -33,10 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--examples", type=int, default=60, help="of schemathesis, for each operation and phase")
+    parser.add_argument("--examples", type=int, default=60, help="of schemathesis, for each operation and phase; 0: without it")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    print(describe("torch", "fastapi", "uvicorn", "hypothesis", "schemathesis"))
+    print(describe("torch", "fastapi", "uvicorn", "hypothesis", *["schemathesis"] * (arguments.examples > 0)))
     command = [
         sys.executable,
         "-m",
@@ -49,26 +51,24 @@ def main() -> None:
         "--threads",
         "1",
     ]
-    server = subprocess.Popen([*command, "--deadline", str(DEADLINE)], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}  # the log is kept short by the server
+    server = subprocess.Popen([*command, "--deadline", str(DEADLINE)], **pipes, text=True)
     try:
-        assert server.stdout is not None
+        assert server.stdout is not None and server.stderr is not None
         url = server.stdout.readline().split()[-1]
         send(url, arguments.cases, arguments.seed)
-        schema = [
-            str(Path(sys.executable).with_name("schemathesis")),
-            "run",
-            f"{url}/openapi.json",
-            "--seed",
-            str(arguments.seed),
-        ]
-        options = ["--max-examples", str(arguments.examples), "--request-timeout", str(2 * DEADLINE), "--continue-on-failure"]
-        options += ["--exclude-checks", "positive_data_acceptance"]  # a JSON Schema cannot say that lists are of equal length
-        print(subprocess.run([*schema, *options], capture_output=True, text=True).stdout[-2500:])
+        host, port = url.removeprefix("http://").split(":")
+        damaged = send_damaged(host, int(port), seed=arguments.seed, tries=max(arguments.cases // 10, 1))
+        print(f"{damaged.total():,} damaged requests: {_told(damaged)}")
+        if arguments.examples:
+            print(schemathesis(url, arguments.seed, arguments.examples))
         assert server.poll() is None, "the server died"
         body = json.dumps({"query": "red", "candidates": [{"item_id": 1}]}).encode()
         with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/rank", body)) as answer:
             assert answer.status == 200
         print("the server still ranks")
+        server.terminate()
+        assert "Traceback" not in server.stderr.read()
     finally:
         server.terminate()
         server.wait(60)
@@ -96,8 +96,19 @@ def send(url: str, cases: int, seed: int) -> None:
         assert not (found := complaint(answer.status, _json(text))), f"{found}: {body!r}"
 
     run()
-    told = ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))
-    print(f"{sum(statuses.values()):,} bodies of hypothesis: {told}; slowest answer {slowest:.2f} s")
+    print(f"{statuses.total():,} bodies of hypothesis: {_told(statuses)}; slowest answer {slowest:.2f} s")
+
+
+def schemathesis(url: str, seed: int, examples: int) -> str:
+    """The end of what it says."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--seed", str(seed)]
+    command += ["--max-examples", str(examples), "--request-timeout", str(2 * DEADLINE), "--continue-on-failure"]
+    command += ["--exclude-checks", "positive_data_acceptance"]  # a JSON Schema cannot say that lists are of equal length
+    return subprocess.run(command, capture_output=True, text=True).stdout[-2500:]
+
+
+def _told(statuses: Counter[Any]) -> str:
+    return ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))
 
 
 def _json(text: bytes) -> Any:

@@ -11,6 +11,11 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 ANYTHING = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
 )
+HOSTILE = (
+    b"NaN", b"-Infinity", b"1e400", b"-1", b"null", b"\xff", b"\\ud800", b"\\u0000", b"\xe2\x80\xae", b"9" * 5000, b"[" * 2000,
+    b'{"query":', b'"query": 1, ', b"'", b"\x00", b"true", b"[]", b"{}", b'"', b",", b"a" * 2000,
+)  # fmt: skip
+"""Pieces that readers of JSON or of texts stumble over."""
 ANSWERS = {200, 400, 408, 413, 422, 503}
 """What a server may say to a body, whatever it holds."""
 
@@ -21,10 +26,26 @@ def requests(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 
 def bodies(schema: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """What is sent: JSON for the most part, cut JSON and bytes of any kind for the rest."""
+    """What is sent: JSON for the most part, cut or damaged JSON and bytes of any kind for the rest."""
     good = requests(schema).map(lambda request: json.dumps(request).encode())
     cut = st.tuples(good, st.integers(0, 200)).map(lambda found: found[0][: found[1]])
-    return _mostly(good, cut | st.binary(max_size=60) | ANYTHING.map(lambda value: json.dumps(value).encode()), 8)
+    other = cut | _damaged(good) | st.binary(max_size=60) | ANYTHING.map(lambda value: json.dumps(value).encode())
+    return _mostly(good, other, 4)
+
+
+def _damaged(good: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Some bytes taken out, and others in their place, now and then."""
+    pieces = st.sampled_from(HOSTILE) | st.binary(max_size=3)
+    damage = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 8), pieces), min_size=1, max_size=3)
+    return st.tuples(good, damage).map(lambda found: spliced(*found))
+
+
+def spliced(body: bytes, damage: list[tuple[int, int, bytes]]) -> bytes:
+    """Bytes with others in the place of some: where, of how many, and what."""
+    for at, length, piece in damage:
+        at %= len(body) + 1
+        body = body[:at] + piece + body[at + length :]
+    return body
 
 
 def complaint(status: int, answer: Any) -> str | None:

@@ -21,7 +21,9 @@ from pair_files import write_pairs, write_teacher_scores
 from teachers import classifier
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem != "common"}
+SCRIPTS = {
+    path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in ("common", "damaged_requests")
+}
 NO_TEXT = ["model.text=false", "text.vocab_size=600"]
 SMALL = [*NO_TEXT, "train.stages=[{split: train, epochs: 1}]", "batch.requests=32", "batch.candidates=224"]
 STUDENT = [
