@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config import RunConfig, nearest
 from prectr_torchrec.config_files import load_config, written_settings
 
 Rule = tuple[str, Callable[[RunConfig], bool], str]
@@ -56,7 +56,7 @@ def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
         config: the configuration.
         written: the settings that its user wrote, `key.sub` -> value; what a shipped configuration says is not told.
     """
-    found = [*_attributes_without_feature(config)]
+    found = [*_attributes_without_feature(config), *_columns_of_no_name(config)]
     for key, value in written.items():
         if not value or value == "none":  # who switches off what is off means no harm
             continue
@@ -76,6 +76,23 @@ def _attributes_without_feature(config: RunConfig) -> Iterator[str]:
         column = f"user_{name.removeprefix('user_')}"
         if column not in config.features:
             yield f"data.user_attributes: {name!r} is not used: no feature reads {column}; add one, with a table"
+
+
+def _columns_of_no_name(config: RunConfig) -> Iterator[str]:
+    """Names that `data.raw` maps to columns of files, and that are none of ours."""
+    data, event = config.data, ("request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click")
+    ours: dict[str, tuple[str, ...]] = {
+        "impressions": event,
+        "items": ("item_id", "title", *data.item_attributes),
+        "queries": ("query_id", "query", *([data.query_group] if data.query_group else [])),
+        "judgments": ("query_id", "item_id", "relevance"),
+        "users": ("user_id", *data.user_attributes),
+    }
+    for name, columns in ours.items():
+        table = getattr(data.raw, name)
+        for column in table.columns if table is not None else ():
+            if column not in columns:
+                yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, columns)}"
 
 
 def _table_reasons(config: RunConfig, key: str) -> Iterator[str]:

@@ -79,6 +79,11 @@ def test_samples_with_longer_histories_do(tmp_path: Path) -> None:
         ),
         ("demo", {"tables.item.buckets": 10}, ["tables.item.buckets is not used: tables.item is not shared out by buckets"]),
         ("demo", {"objective.debias.weight": 0.0, "objective.debias.margin": 1.0}, ["objective.debias.margin is not used"]),
+        (
+            "demo",
+            {"data.raw.items.columns": {"titel": "name"}},
+            ["data.raw.items.columns.titel is not used: no column of ours has this name (did you mean 'title'?)"],
+        ),
         ("demo", {"train.max_skipped": 3}, ["train.max_skipped is not used: train.on_bad_loss is not 'skip'"]),
     ],
 )

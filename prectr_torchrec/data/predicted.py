@@ -50,7 +50,7 @@ def load_predicted(con: Connection, files: Sequence[Path], levels: int) -> int:
         f"""INSERT INTO predicted SELECT query, item, {wrapped} FROM (SELECT q.rowid AS query, i.rowid AS item, {packed} AS packed
         FROM (SELECT query_id, item_id, {sums} FROM {scan_parquet(files)} GROUP BY ALL) s
         JOIN queries q USING (query_id) JOIN items i USING (item_id)
-        ANTI JOIN judgments j ON j.query = q.rowid AND j.item = i.rowid) ORDER BY 1, 2"""
+        ANTI JOIN graded j ON j.query = q.rowid AND j.item = i.rowid) ORDER BY 1, 2"""
     )
     return int(one_row(con, "SELECT count(*) FROM predicted")[0])
 

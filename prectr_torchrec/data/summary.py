@@ -12,6 +12,11 @@ from prectr_torchrec.data.raw import Connection, Source, one_row
 
 POSITIONS = 10
 """Told of one by one."""
+_NONE = {
+    "user_id": ": nobody known, without a past",
+    "item_id": ": it shares the row of unknown items",
+    "query_id": ": it shares the row of unknown queries",
+}
 _KEPT = {"impressions": "events", "judgments": "judgments", "items": "items", "queries": "queries", "users": "users"}
 
 
@@ -83,7 +88,8 @@ def _notes(manifest: dict[str, Any], data: DataConfig) -> list[str]:
     if not manifest["rows"]["judgments"]:
         notes.append("no judgments file: every relevance is missing")
     notes += [
-        f"note: {count:,} rows of {column} are 0, which stands for none; if 0 is an id, set data.zero_id: id"
+        f"note: {count:,} rows of {column} are 0, which stands for none{_NONE.get(column.partition('.')[2], '')}; if 0 is an id, "
+        "set data.zero_id: id"
         for column, count in manifest["zeros"].items()
     ]
     if manifest["positions_from"] == 0 and data.positions_from is None:

@@ -209,7 +209,7 @@ def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None
         con.execute("ALTER TABLE queries RENAME COLUMN a0 TO group_id")
         return
     group = attribute_columns(data.item_attributes)[data.query_group]
-    judged = f"SELECT j.query, i.{group} AS value FROM judgments j JOIN items i ON i.rowid = j.item WHERE value <> 0"
+    judged = f"SELECT j.query, i.{group} AS value FROM graded j JOIN items i ON i.rowid = j.item WHERE value <> 0"
     counted = f"SELECT query, value, count(*) AS n FROM ({judged}) GROUP BY ALL"
     modal = f"SELECT query, value FROM ({counted}) QUALIFY row_number() OVER (PARTITION BY query ORDER BY n DESC, value) = 1"
     con.execute(

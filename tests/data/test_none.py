@@ -149,12 +149,14 @@ def test_queries_of_one_text_share_their_grades(tmp_path: Path) -> None:
     twin, graded = raw["queries"][0], raw["queries"][1]
     twin["query"] = "  Query   1 "
     raw["judgments"] = [row for row in raw["judgments"] if row["query_id"] != twin["query_id"]]
-    manifest = run(raw, tmp_path, query_group=None)
+    manifest = run(raw, tmp_path)
     own = {row["item_id"]: row["relevance"] for row in raw["judgments"] if row["query_id"] == graded["query_id"]}
     assert manifest["mended"] == {"pairs graded as their query is elsewhere, in other case or blanks": len(own)}
     found = [row for row in rows(tmp_path) if row["query_id"] == twin["query_id"]]
     grades = {i: g for row in found for i, g in zip(row["candidate_item_id"], row["candidate_relevance"], strict=True)}
-    assert found and grades == {item: pytest.approx(own[item]) if item in own else None for item in grades}
+    (group,) = {row["group_id"] for row in rows(tmp_path) if row["query_id"] == graded["query_id"]}
+    assert found and group and {row["group_id"] for row in found} == {group}
+    assert grades == {item: pytest.approx(own[item]) if item in own else None for item in grades}
     assert len(read_split(tmp_path / "out", "judgments")) == len({row["query_id"] for row in raw["judgments"]})
 
 
