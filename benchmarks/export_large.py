@@ -29,7 +29,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from common import describe, simulated_samples
 
-from prectr_torchrec.checkpoint_files import PROGRESS, describe_files, write_manifest
+from prectr_torchrec.checkpoint_files import PROGRESS, RUN, describe_files, describe_run, write_manifest
 from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.runs import CHECKPOINTS, CONFIG, checkpoint_path, load_run
 from prectr_torchrec.serving.saved import SavedTensors
@@ -98,6 +98,7 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
     checkpoint = large / CHECKPOINTS / "step-1"
     dcp.save({**state, WEIGHT: table}, checkpoint_id=checkpoint, no_dist=True)
     shutil.copy(checkpoint_path(run, "last") / PROGRESS, checkpoint)
+    (checkpoint / RUN).write_text(json.dumps(describe_run(large)), encoding="utf-8")
     write_manifest(checkpoint, describe_files(checkpoint.iterdir()))
     del table
     numbers.unlink()

@@ -1,10 +1,13 @@
-"""Bad input over real HTTP: no answer of 500, none late, and every refused field named.
+"""Bad input over real HTTP: no answer of 500, none late, and every refused field named. Or files damaged at random.
 
     python benchmarks/fuzz.py --model EXPORTED [--cases 10000] [--examples 60]
+    python benchmarks/fuzz.py --damaged runs configs samples raw pairs scores [--tries 1000] [--seed 1] [--first 0]
 
 A server is started on the model. Hypothesis sends it bodies made up from the served schema with wrong values here and there, cut
 or damaged JSON, and bytes of any kind; a tenth as many requests have bytes changed at random, those of the headers too; then
 schemathesis does as it sees fit with the whole OpenAPI. At the end the server must still rank, with no traceback in its log.
+
+With `--damaged` one file of a small run, log, ... is damaged in each try and read by what the commands call: see `damage.py`.
 """
 
 from __future__ import annotations
@@ -33,11 +36,16 @@ DEADLINE = 5.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--damaged", nargs="+", default=[], metavar="KIND", help="files to damage, in place of requests")
+    parser.add_argument("--tries", type=int, default=1_000, help="of each kind")
+    parser.add_argument("--first", type=int, default=0, help="number of the first try")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--examples", type=int, default=60, help="of schemathesis, for each operation and phase; 0: without it")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.damaged:
+        sys.exit(damage_files(arguments))
     print(describe("torch", "fastapi", "uvicorn", "hypothesis", *["schemathesis"] * (arguments.examples > 0)))
     command = [
         sys.executable,
@@ -72,6 +80,16 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait(60)
+
+
+def damage_files(arguments: argparse.Namespace) -> int:
+    """Returns 1 where a try went wrong."""
+    from damage import run
+    from damaged_files import MATERIALS
+
+    print(describe("torch", "pyarrow", "duckdb"))
+    options = {"seed": arguments.seed, "first": arguments.first, "tries": arguments.tries}
+    return int(any([run(kind, MATERIALS[kind], **options) for kind in arguments.damaged]))
 
 
 def send(url: str, cases: int, seed: int) -> None:

@@ -1,5 +1,7 @@
 """The manifest of a checkpoint: size and checksum of every file, to know whether a disk gave back what was written.
 
+`files.json` tells of the checkpoint's own files; one of them, `run.json`, of those files of the run that its scores depend on.
+
 Without torch: whoever reads a checkpoint can check it. The checksum (CRC-32, which costs less than reading does) is against
 accidents, not against an attacker: `checkpoint_reader` is.
 """
@@ -13,10 +15,14 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
+from prectr_torchrec.data.schema import MANIFEST as SAMPLES
+from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.runs import CONFIG
 
 FILES = "files.json"
 PROGRESS = "progress.json"
+RUN = "run.json"
 METADATA = ".metadata"
 """Distributed Checkpoint's, a pickle: `checkpoint_reader` reads it."""
 
@@ -33,7 +39,13 @@ Manifest = dict[str, Described]
 
 def describe_files(paths: Iterable[Path]) -> Manifest:
     """What the manifest says of these files, which are read as a stream."""
-    return {path.name: {"bytes": path.stat().st_size, "crc32": _crc32(path)} for path in paths}
+    return {path.name: _describe(path) for path in paths}
+
+
+def describe_run(run: Path) -> Manifest:
+    """The same of the files of a run that are there before its first checkpoint, by path within it."""
+    files = [run / CONFIG, run / SAMPLES, *(run / TOKENIZER).glob("*")]
+    return {path.relative_to(run).as_posix(): _describe(path) for path in files if path.is_file()}
 
 
 def write_manifest(folder: Path, files: Manifest) -> None:
@@ -54,8 +66,8 @@ def read_manifest(folder: Path) -> Manifest:
         if Path(name).name != name:
             raise ValueError(f"{path}: {name!r} is no file of this folder")
     tensors = {file.name for file in folder.glob("*.distcp")}
-    if unknown := sorted((tensors | {METADATA, PROGRESS}) - manifest.keys()):
-        raise ValueError(f"{path}: says nothing of {', '.join(unknown)}")
+    if unknown := sorted((tensors | {METADATA, PROGRESS, RUN}) - manifest.keys()):
+        raise ValueError(f"{path}: says nothing of {', '.join(unknown)}; it is damaged, or of an earlier release")
     return manifest
 
 
@@ -69,7 +81,14 @@ def broken_files(folder: Path, part: int = 0, parts: int = 1) -> list[str]:
         manifest = read_manifest(folder)
     except ValueError as error:
         return [str(error)]
-    return [problem for name in sorted(manifest)[part::parts] if (problem := _problem(folder / name, manifest[name]))]
+    of_run: Manifest = read_json(folder / RUN, Manifest) if part == 0 and not _problem(folder / RUN, manifest[RUN]) else {}
+    written = [(folder / name, manifest[name]) for name in sorted(manifest)[part::parts]]
+    written += [(folder.parents[1] / name, of_run[name]) for name in sorted(of_run)]
+    return [problem for path, about in written if (problem := _problem(path, about))]
+
+
+def _describe(path: Path) -> Described:
+    return {"bytes": path.stat().st_size, "crc32": _crc32(path)}
 
 
 def _problem(path: Path, written: Described) -> str | None:

@@ -152,3 +152,14 @@ def test_a_checkpoint_of_another_folder_is_refused(trained: Path, theirs: Path) 
     (theirs / "checkpoints" / "index.json").write_text(json.dumps({"last": "../../../elsewhere"}), encoding="utf-8")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*elsewhere"):
         READERS["evaluate"](theirs, trained / "data")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "prepared.json", "tokenizer/tokenizer.json", "tokenizer/document_frequency.json"]
+)
+def test_a_run_of_other_settings_or_tokens_than_its_checkpoint_is_refused(name: str, trained: Path, theirs: Path) -> None:
+    path = theirs / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    for reader in ("evaluate", "export"):
+        with pytest.raises(ValueError, match=rf"{path}: truncated or grown"):
+            READERS[reader](theirs, trained / "data")

@@ -142,7 +142,7 @@ class ClassifierTeacher(Teacher):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: TeacherOptions) -> None:
         super().__init__(model, tokenizer, options)
         self.padding = settle_padding(model, tokenizer)
-        self.max_length = readable(model, options.max_length)
+        self.max_length = kept_tokens(model, options.max_length)
 
     def tokenize(self, queries: Sequence[str], titles: Sequence[str]) -> dict[str, list[list[int]]]:
         return tokenize_pairs(self.tokenizer, queries, titles, self.max_length)
@@ -342,7 +342,7 @@ def accepted_inputs(model: PreTrainedModel) -> set[str]:
     return accepted if getattr(model.config, "type_vocab_size", 2) > 1 else accepted - {"token_type_ids"}
 
 
-def readable(model: PreTrainedModel, max_length: int) -> int:
+def kept_tokens(model: PreTrainedModel, max_length: int) -> int:
     """Tokens kept of a pair: `max_length`, or as many as the model has positions for, which is said.
 
     Raises:

@@ -35,7 +35,14 @@ from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.modules import from_folder, grade_distributions
 from prectr_torchrec.paths import only_local
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
-from prectr_torchrec.text.teacher import MIN_LENGTH, accepted_inputs, check_model_folder, readable, settle_padding, tokenize_pairs
+from prectr_torchrec.text.teacher import (
+    MIN_LENGTH,
+    accepted_inputs,
+    check_model_folder,
+    kept_tokens,
+    settle_padding,
+    tokenize_pairs,
+)
 
 MANIFEST = "tune.json"
 """Written last: a tuned folder without it is unfinished."""
@@ -143,7 +150,7 @@ class _Tuner:
             dtype=torch.float32,
         )
         self.padding, self.accepted = settle_padding(self.model, self.tokenizer), accepted_inputs(self.model)
-        config = config.model_copy(update={"max_length": readable(self.model, config.max_length)})
+        config = config.model_copy(update={"max_length": kept_tokens(self.model, config.max_length)})
         self.train = _Labelled(pairs, "train", self.tokenizer, config)
         self.validation = _Labelled(pairs, "validation", self.tokenizer, config, config.validation_pairs)
         self.model.to(device)

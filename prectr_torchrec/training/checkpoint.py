@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from prectr_torchrec.checkpoint_files import METADATA, PROGRESS, broken_files, describe_files, write_manifest
+from prectr_torchrec.checkpoint_files import METADATA, PROGRESS, RUN, broken_files, describe_files, describe_run, write_manifest
 from prectr_torchrec.checkpoint_reader import load_tensors, read_metadata
 from prectr_torchrec.data.workspace import remove
 from prectr_torchrec.distributed.process import random_states, set_random_states
@@ -36,8 +36,9 @@ class Checkpoints:
     """The folder `checkpoints/` of a run.
 
     Each checkpoint is a folder of Distributed Checkpoint files (model, both optimizers, random states) with
-    `progress.json` (schedule and data position) and `files.json` (size and checksum of every file). It is renamed to its final
-    name when it is complete on all ranks, so that a killed save is never taken for one. `index.json` names the last and the best.
+    `progress.json` (schedule and data position), `run.json` and `files.json` (size and checksum of the run's files and its own).
+    It is renamed to its final name when it is complete on all ranks, so that a killed save is never taken for one. `index.json`
+    names the last and the best.
 
     Args:
         run: run directory.
@@ -209,7 +210,9 @@ class Checkpoints:
         def replace() -> None:
             if dist.get_rank() == 0:
                 (temporary / PROGRESS).write_text(progress, encoding="utf-8")
-                write_manifest(temporary, files | describe_files([temporary / METADATA, temporary / PROGRESS]))
+                (temporary / RUN).write_text(json.dumps(describe_run(self._run)), encoding="utf-8")
+                own = describe_files(temporary / name for name in (METADATA, PROGRESS, RUN))
+                write_manifest(temporary, files | own)
                 self._replace(temporary, name, validation)
 
         _on_all(replace, group)

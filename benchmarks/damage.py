@@ -1,0 +1,162 @@
+"""Files damaged at random, and what must come of it: an answer that does not differ, or one complaint that names the file.
+
+A try is a kind of material, a seed and a number; `fuzz.py --damaged KIND --first NUMBER --tries 1` repeats it alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import random
+import shutil
+import signal
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SECONDS = 60
+WORDS = (
+    b"null", b"-1", b"1e999", b".nan", b"[]", b"{}", b"true", b'""', b"\xff\xfe", b"\x00", b"99999999999999999999",
+    b"!!python/name:os.system", b"../../x", b"&a [*a]", b"2026-13-45", b"'",
+)  # fmt: skip
+
+
+class Material(NamedTuple):
+    """Files to damage and what reads them."""
+
+    make: Callable[[Path], Any]
+    """Writes them to a folder."""
+    damaged: tuple[str, ...]
+    """Patterns of the files that are damaged."""
+    readers: dict[str, Callable[[Path], Any]]
+    """What is damaged reaches the product through one of them."""
+    compared: tuple[str, ...] = ()
+    """Readers whose answer must not change: it is checked that the files are those that were written."""
+
+
+def run(name: str, material: Material, *, seed: int, first: int, tries: int) -> list[str]:
+    """Damages one file after the other; returns what went wrong, a paragraph each."""
+    failures: list[str] = []
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        material.make(whole)
+        expected = {}
+        for reader in material.compared:
+            with _copy(whole) as folder, _quiet():
+                expected[reader] = material.readers[reader](folder)
+        for number in range(first, first + tries):
+            rng = random.Random(f"{name} {seed} {number}")
+            reader = rng.choice(list(material.readers))
+            with _copy(whole) as folder:
+                path = rng.choice(sorted(path for pattern in material.damaged for path in folder.glob(pattern)))
+                how = damage(path, rng)
+                what, problem = _judge(material.readers[reader], folder, path, expected.get(reader))
+            outcomes[what] += 1
+            if problem:
+                failures.append(f"{name} {number} (seed {seed}): {reader} of {path.relative_to(folder)}, {how}: {problem}")
+                print(failures[-1], flush=True)
+    told = ", ".join(f"{what} {count:,}" for what, count in sorted(outcomes.items()))
+    print(f"{name}: {tries:,} tries from number {first} (seed {seed}): {told}", flush=True)
+    return failures
+
+
+def damage(path: Path, rng: random.Random) -> str:
+    """Changes a file; says how."""
+    data = path.read_bytes()
+    at, length = rng.randrange(len(data) + 1), rng.choice((1, 4, 64, 4096))
+    ways: dict[str, Callable[[], bytes]] = {
+        "cut off": lambda: data[:at],
+        "bits flipped": lambda: _flipped(data, rng),
+        "overwritten": lambda: data[:at] + rng.randbytes(length) + data[at + length :],
+        "zeroed": lambda: data[:at] + bytes(length) + data[at + length :],
+        "bytes inserted": lambda: data[:at] + rng.randbytes(length) + data[at:],
+        "bytes taken out": lambda: data[:at] + data[at + length :],
+        "a word put in": lambda: data[:at] + rng.choice(WORDS) + data[at + rng.choice((0, 1, 5)) :],
+        "a value exchanged": lambda: _exchanged(data, rng),
+        "a line taken out or doubled": lambda: _lines(data, rng),
+        "emptied": lambda: b"",
+    }
+    how = rng.choice([*ways, "removed", "another file"])
+    if how == "removed":
+        path.unlink()
+    elif how == "another file":
+        shutil.copyfile(rng.choice(sorted(p for p in path.parent.iterdir() if p.is_file())), Path(f"{path}.new"))
+        Path(f"{path}.new").replace(path)
+    else:
+        path.write_bytes(ways[how]())
+    return f"{how} at {at} ({length})"
+
+
+def _flipped(data: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 8))):
+        if changed:
+            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def _exchanged(data: bytes, rng: random.Random) -> bytes:
+    """Another value behind a colon, as of YAML and JSON."""
+    places = [place for place, byte in enumerate(data) if byte == ord(":")]
+    if not places:
+        return _flipped(data, rng)
+    start = rng.choice(places) + 1
+    ends = [end for end in (data.find(mark, start) for mark in (b"\n", b",", b"}")) if end >= 0]
+    return data[:start] + b" " + rng.choice(WORDS) + data[min(ends, default=len(data)) :]
+
+
+def _lines(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    if lines:
+        line = rng.randrange(len(lines))
+        lines[line : line + 1] = lines[line : line + 1] * rng.choice((0, 2))
+    return b"".join(lines)
+
+
+def _judge(read: Callable[[Path], Any], folder: Path, path: Path, expected: Any) -> tuple[str, str | None]:
+    """What came of it, and what is wrong with that."""
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(SECONDS)
+    faulthandler.enable()
+    try:
+        with _quiet():
+            found = read(folder)
+    except _TooLong:
+        return "hung", f"no end within {SECONDS} s"
+    except (ValueError, OSError) as error:  # what the command line makes a line and exit code 2 of
+        message = str(error)
+        named = str(path) in message or path.name in message or str(path.parent) in message
+        return "refused", None if named else f"a complaint that does not name it: {type(error).__name__}: {message[:500]}"
+    except BaseException:
+        return "broke", traceback.format_exc()[-2500:]
+    finally:
+        signal.alarm(0)
+    if expected is not None and found != expected:
+        return "answered otherwise", "another answer, in silence"
+    return "answered", None
+
+
+class _TooLong(BaseException):
+    """Nobody may catch it on the way."""
+
+
+def _too_long(number: int, frame: Any) -> None:
+    raise _TooLong
+
+
+@contextlib.contextmanager
+def _copy(whole: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(shutil.copytree(whole, Path(scratch) / "copy", symlinks=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

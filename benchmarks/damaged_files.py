@@ -1,0 +1,136 @@
+"""What `fuzz.py --damaged` damages: small runs, configurations and Parquet files, and the functions behind the commands."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from damage import Material
+from pair_files import write_pairs, write_teacher_scores
+from raw_logs import random_log, write_log
+from small_run import small_config, write_small_data
+
+from prectr_torchrec import Ranker
+from prectr_torchrec.config import Levels
+from prectr_torchrec.config_files import dump_config, load_config
+from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.teacher_scores import read_teacher_scores
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.runs import load_run
+from prectr_torchrec.serving.export import export
+from prectr_torchrec.text.teacher import PROMPT, load_prompt
+from prectr_torchrec.training.evaluate import main as evaluate
+from prectr_torchrec.training.explain import explain
+from prectr_torchrec.training.inspection import inspect_checkpoint
+from prectr_torchrec.training.report import write_report
+from prectr_torchrec.training.trainer import Trainer
+
+STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003}]}
+
+
+def _make_run(folder: Path) -> None:
+    config = small_config(train=STAGES)
+    write_small_data(folder / "data", config, requests=16)
+    _train(folder)
+    _evaluate(folder)
+
+
+def _train(folder: Path) -> None:
+    """Once trained, to be resumed: there is nothing left to do."""
+    run = folder / "run"
+    config = load_run(run) if run.exists() else small_config(train=STAGES)
+    with process_group("cpu") as process:
+        Trainer(config, folder / "data", run, process).train()
+
+
+def _evaluate(folder: Path) -> Any:
+    evaluate(["--run", str(folder / "run"), "--data", str(folder / "data")])
+    return pq.read_table(folder / "run" / "predictions-test.parquet").drop_columns(["relevance"]).to_pylist()
+
+
+def _export(folder: Path) -> Any:
+    export(folder / "run", folder / "exported")
+    samples = pa.concat_tables([pq.read_table(path) for path in sorted((folder / "data" / "test").glob("*.parquet"))])
+    return Ranker.load(folder / "exported").score(samples).to_pylist()
+
+
+def _explain(folder: Path) -> None:
+    first = pq.read_table(folder / "data" / "test" / "part-00000.parquet", columns=["request_id"])["request_id"][0].as_py()
+    explain(folder / "run", folder / "data", first)
+
+
+def _report(folder: Path) -> None:
+    write_report(folder / "report.html", {"run": folder / "run"})
+
+
+def _epoch(folder: Path) -> str:
+    """A digest of all batches of an epoch."""
+    reader = SearchReader(small_config(), folder / "data", "train", folder / "data" / TOKENIZER)
+    digest = hashlib.sha256()
+    for batch in reader.epoch(0):
+        for tensor in (batch.item_id, batch.relevance, batch.click, batch.title_tokens, batch.request_features.values()):
+            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _pairs(folder: Path) -> Any:
+    pairs = PairsFile.open(folder / "pairs.parquet")
+    return [pairs.read().to_pydict(), pairs.read_shard(0).to_pydict(), pairs.level_grades().tolist()]
+
+
+def _scores(folder: Path) -> Any:
+    return read_teacher_scores([folder / "scores"], levels=Levels()).to_pydict()
+
+
+def _make_texts(folder: Path) -> None:
+    (folder / "small.yaml").write_text(dump_config(small_config()), encoding="utf-8")
+    (folder / "prompt.yaml").write_bytes(PROMPT.read_bytes())
+
+
+def _prepare(folder: Path) -> None:
+    config = small_config()
+    prepare(config.data, config.text, folder / "raw", folder / "out")
+
+
+def _make_scores(folder: Path) -> None:
+    write_teacher_scores(folder / "scores", write_pairs(folder / "pairs.parquet", queries=30), hidden=4)
+
+
+MATERIALS = {
+    "runs": Material(
+        _make_run,
+        ("run/*.*", "run/checkpoints/*.json", "run/checkpoints/step-*/*", "run/checkpoints/step-*/.metadata", "run/tokenizer/*"),
+        {
+            "inspect": lambda folder: inspect_checkpoint(folder / "run"),
+            "export": _export,
+            "evaluate": _evaluate,
+            "explain": _explain,
+            "report": _report,
+            "resume": _train,
+        },
+        ("export", "evaluate"),
+    ),
+    "configs": Material(
+        _make_texts,
+        ("*.yaml",),
+        {
+            "configuration": lambda folder: load_config(folder / "small.yaml"),
+            "prompt": lambda folder: load_prompt(folder / "prompt.yaml"),
+        },
+    ),
+    "samples": Material(
+        lambda folder: write_small_data(folder / "data", small_config(), requests=40),
+        ("data/train/*", "data/*.json", "data/tokenizer/*"),
+        {"reader": _epoch},
+    ),
+    "raw": Material(lambda folder: write_log(random_log(requests=40), folder / "raw"), ("raw/*",), {"prepare": _prepare}),
+    "pairs": Material(lambda folder: write_pairs(folder / "pairs.parquet", queries=30), ("*.parquet",), {"pairs": _pairs}),
+    "scores": Material(_make_scores, ("scores/*",), {"scores": _scores}),
+}
