@@ -18,6 +18,7 @@ from prectr_torchrec import Ranker
 from prectr_torchrec.config import Levels
 from prectr_torchrec.config_files import dump_config, load_config
 from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
@@ -99,8 +100,27 @@ def _prepare(folder: Path) -> None:
     prepare(config.data, config.text, folder / "raw", folder / "out")
 
 
+def _make_samples(folder: Path) -> None:
+    write_small_data(folder / "data", small_config(), requests=40)
+    for path in sorted((folder / "data" / "train").glob("*.parquet")):
+        pq.write_table(pq.read_table(path), path, row_group_size=16, **WRITTEN)
+
+
+def _make_pairs(folder: Path) -> pa.Table:
+    pairs = write_pairs(folder / "pairs.parquet", queries=30)
+    _with_checksums(folder)
+    return pairs
+
+
 def _make_scores(folder: Path) -> None:
-    write_teacher_scores(folder / "scores", write_pairs(folder / "pairs.parquet", queries=30), hidden=4)
+    write_teacher_scores(folder / "scores", _make_pairs(folder), hidden=4)
+    _with_checksums(folder)
+
+
+def _with_checksums(folder: Path) -> None:
+    """As the product writes them; the tests' builders do not care."""
+    for path in sorted(folder.rglob("*.parquet")):
+        pq.write_table(pq.read_table(path), path, **WRITTEN)
 
 
 MATERIALS = {
@@ -126,11 +146,12 @@ MATERIALS = {
         },
     ),
     "samples": Material(
-        lambda folder: write_small_data(folder / "data", small_config(), requests=40),
-        ("data/train/*", "data/*.json", "data/tokenizer/*"),
+        _make_samples,
+        ("data/train/*",),
         {"reader": _epoch},
+        ("reader",),
     ),
     "raw": Material(lambda folder: write_log(random_log(requests=40), folder / "raw"), ("raw/*",), {"prepare": _prepare}),
-    "pairs": Material(lambda folder: write_pairs(folder / "pairs.parquet", queries=30), ("*.parquet",), {"pairs": _pairs}),
+    "pairs": Material(_make_pairs, ("*.parquet",), {"pairs": _pairs}, ("pairs",)),
     "scores": Material(_make_scores, ("scores/*",), {"scores": _scores}),
 }

@@ -67,7 +67,7 @@ def written_settings(name: str | Path, overrides: typing.Sequence[str] = ()) -> 
     path, written = find_config(name), dict[str, Any]()
     shipped = Path(str(resources.files("prectr_torchrec.configs"))).resolve()
     while path.resolve().parent != shipped:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = read_yaml(path) or {}
         base = tree.pop("base", None)
         written = _flatten(tree) | written
         if base is None:

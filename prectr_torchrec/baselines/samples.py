@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from prectr_torchrec.config import DataConfig, TextConfig, validate_section
 from prectr_torchrec.config_base import Section
 from prectr_torchrec.data.columns import Columns, Texts, to_columns
-from prectr_torchrec.data.plan import list_row_groups, readable
+from prectr_torchrec.data.parquet_files import open_parquet, readable
+from prectr_torchrec.data.plan import list_row_groups
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 from prectr_torchrec.text.build import build_match
@@ -76,7 +77,7 @@ class Samples:
         limits = {"history": self.data.history_length, "peer": self.data.peer_length}
         for group in list_row_groups(self.folder, split, sample_schema(self.data), self.max_candidates):
             source = f"{group.path}, row group {group.index}"
-            with readable(source), pq.ParquetFile(group.path, page_checksum_verification=True) as file:
+            with readable(source), open_parquet(group.path) as file:
                 table = file.read_row_group(group.index, columns=list(names), use_threads=False)
             yield to_columns([table], [source], names, limits=limits)
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.hashing import ZERO_ID, hash_id
 from prectr_torchrec.data.raw import Connection, Source, Table, open_duckdb, quote, text_literal
 from prectr_torchrec.data.readings import identifier
-from prectr_torchrec.data.schema import MANIFEST
+from prectr_torchrec.data.schema import MANIFEST, load_manifest
 
 IDS = "ids"
 COLUMNS = {"request_id": "impressions", "user_id": "impressions", "query_id": "queries", "item_id": "items"}
@@ -58,9 +57,8 @@ class LogIds:
     def of_split(cls, split: Path) -> LogIds:
         """Those of the folder of a split; integers as they are where it is in no prepared folder."""
         folder = split.absolute().parent
-        path = folder / MANIFEST
-        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        zero = manifest.get("settings", {}).get("data", {}).get("zero_id", "none")
+        manifest = load_manifest(folder) if (folder / MANIFEST).is_file() else {}
+        zero: ZeroId = manifest["settings"]["data"].get("zero_id", "none") if manifest else "none"
         by_query = split.name in manifest.get("by_query", ())
         return cls(folder, manifest.get("id_kinds", {}), zero, "query_id" if by_query else "request_id")
 

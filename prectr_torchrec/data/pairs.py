@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from prectr_torchrec.config import ConfigError, DataConfig, Levels, PairsConfig, RawTable, nearest
 from prectr_torchrec.data.files import given_files
@@ -23,6 +25,7 @@ from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.loading import Kinds, attribute_columns
 from prectr_torchrec.data.made_queries import make_queries
 from prectr_torchrec.data.new_queries import find_new_queries
+from prectr_torchrec.data.parquet_files import WRITTEN, read_parquet, readable
 from prectr_torchrec.data.prepare import enough_memory, in_train, open_database, split_times
 from prectr_torchrec.data.raw import Connection, RawLogError, Table, one_row, open_source
 from prectr_torchrec.data.readings import identifier
@@ -119,15 +122,17 @@ class PairsFile:
         """Raises ValueError where `path` is not a file of pairs of this version."""
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file; `prectr pairs` writes one")
-        try:
+        with readable(path):
             metadata = pq.read_metadata(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a Parquet file: {error}") from None
         found = metadata.metadata or {}
-        version = found.get(_VERSION_KEY, b"none").decode()
+        version = found.get(_VERSION_KEY, b"none").decode(errors="replace")
         if version != PAIRS_VERSION:
             raise ValueError(f"{path}: pairs version {version}, this release reads {PAIRS_VERSION}; run `prectr pairs` again")
-        return cls(path, Levels.model_validate_json(found[_LEVELS_KEY]), metadata.num_rows, metadata.num_row_groups)
+        try:
+            levels = Levels.model_validate_json(found.get(_LEVELS_KEY, b""))
+        except ValidationError:
+            raise ValueError(f"{path}: it does not say of which levels its grades are; run `prectr pairs` again") from None
+        return cls(path, levels, metadata.num_rows, metadata.num_row_groups)
 
     def check_levels(self, levels: Levels) -> None:
         """Raises ConfigError where the pairs were made with other levels."""
@@ -137,11 +142,15 @@ class PairsFile:
 
     def read(self, columns: list[str] | None = None, split: str | None = None) -> pa.Table:
         """The pairs in order; of one split where given."""
-        of_split = None if split is None else [("split", "=", split)]
-        return pq.read_table(self.path, columns=columns, filters=of_split, partitioning=None)
+        if split is None:
+            return read_parquet(self.path, columns)
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "split"]))
+        table = read_parquet(self.path, wanted)
+        table = table.filter(pc.equal(table["split"], split))
+        return table if columns is None else table.select(columns)
 
     def read_shard(self, shard: int, columns: list[str] | None = None) -> pa.Table:
-        return pq.ParquetFile(self.path).read_row_group(shard, columns=columns)
+        return read_parquet(self.path, columns, shard)
 
     def level_grades(self) -> NDArray[np.float64]:
         """(K,) the grade that stands for each level: the one set, else the mean of its train grades, or the middle."""
@@ -236,7 +245,7 @@ def _write(con: Connection, path: Path, schema: pa.Schema, rows_per_row_group: i
         "split FROM pairs p JOIN splits USING (query) JOIN queries q ON q.rowid = p.query JOIN items i ON i.rowid = p.item "
         "ORDER BY p.query, p.item"
     )
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, **WRITTEN) as writer:
         pending = schema.empty_table()
         for batch in con.sql(query).to_arrow_reader(rows_per_row_group):  # batches of about so many rows, row groups of exactly
             pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).cast(schema)])

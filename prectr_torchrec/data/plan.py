@@ -7,7 +7,6 @@ readers.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.schema import check_schema
 from prectr_torchrec.data.watchdog import watched
 
@@ -207,21 +206,8 @@ def _share(row_groups: list[RowGroup], part: int, parts: int) -> list[Segment]:
     ]
 
 
-@contextlib.contextmanager
-def readable(source: Path | str) -> Iterator[None]:
-    """Names what could not be read.
-
-    Raises:
-        ValueError: Parquet complains, of a file that is cut short or damaged among others.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{source}: not a Parquet file, or a damaged one: {error}") from None
-
-
 def _row_groups_of(path: Path, schema: pa.Schema, max_candidates: int) -> list[RowGroup]:
-    with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with readable(path), open_parquet(path) as file:
         check_schema(file.schema_arrow, schema, path)
         counts = file.read(columns=["num_candidates"], use_threads=False)["num_candidates"].to_numpy().astype(np.int32)
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]

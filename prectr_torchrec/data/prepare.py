@@ -30,6 +30,7 @@ from prectr_torchrec.data.files import given_files
 from prectr_torchrec.data.loading import attribute_columns
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.new_queries import find_new_queries
+from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.predicted import find_scores
 from prectr_torchrec.data.raw import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.samples import Log, Requests, build_rows
@@ -40,6 +41,7 @@ from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.data.workspace import claim, digest, once
 from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.paths import only_local
+from prectr_torchrec.plain_files import read_json
 
 BLOCK = 2**20
 SPLITS = ("train", "validation", "test", "judgments", "candidates")
@@ -148,8 +150,8 @@ class _Job:
         step("checking and loading the log", self.work / "log", self._load)
         with self._connect(self.work / "log" / "log.duckdb") as con:
             step("estimating examination", self.work / "examination.json", partial(self._write_examination, con))
-            examination = json.loads((self.work / "examination.json").read_text(encoding="utf-8"))
-            report = json.loads((self.work / "log" / "report.json").read_text(encoding="utf-8"))
+            examination = read_json(self.work / "examination.json", list[float])
+            report = read_json(self.work / "log" / "report.json")
             step("keeping ids of text", self.out / IDS, partial(self._write_ids, con, report["id_kinds"]))
             common = {"levels": self.data.levels.count, "examination": examination}
             for name, order in ORDERS.items():
@@ -245,7 +247,7 @@ class _Job:
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
         step = self.data.requests_per_row_group
         schema = sample_schema(self.data, predicted=bool(self.scores))
-        with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(path, schema, **WRITTEN) as writer:
             for start in range(first, last, step):
                 writer.write_table(build_rows(self.data, log, requests, start, min(start + step, last)), row_group_size=step)
 

@@ -23,7 +23,8 @@ from prectr_torchrec.data.assemble import BatchArrays, BatchBuilder, Piece, Prep
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.columns import to_columns
 from prectr_torchrec.data.origin import SampleRow, rows_of_batch
-from prectr_torchrec.data.plan import Plan, RowGroup, Window, list_row_groups, plan_epoch, readable, turns_after
+from prectr_torchrec.data.parquet_files import open_parquet, readable
+from prectr_torchrec.data.plan import Plan, RowGroup, Window, list_row_groups, plan_epoch, turns_after
 from prectr_torchrec.data.schema import PREDICTED_KEY, sample_schema
 from prectr_torchrec.data.watchdog import watched_items
 from prectr_torchrec.orphans import die_with_parent
@@ -224,7 +225,7 @@ class SearchReader(IterableDataset[SearchBatch]):
     def _open(self, path: Path) -> pq.ParquetFile:
         """The files of the last windows stay open: a footer is slow to parse."""
         if path not in self._files:
-            self._files[path] = pq.ParquetFile(path, read_dictionary=_TEXTS, page_checksum_verification=True)
+            self._files[path] = open_parquet(path, read_dictionary=_TEXTS)
             if len(self._files) > 2 * self._batch.shuffle_row_groups:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(path)

@@ -7,14 +7,15 @@ Everything but `candidate_*` labels is strictly older than `timestamp`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import pyarrow as pa
+from typing_extensions import TypedDict
 
-from prectr_torchrec.config import DataConfig
+from prectr_torchrec.config import DataConfig, validate_section
+from prectr_torchrec.plain_files import read_json
 
 SAMPLE_VERSION = "5"
 VERSION_KEY = b"prectr_samples"
@@ -109,6 +110,19 @@ def sample_settings(data: DataConfig) -> dict[str, Any]:
     return data.model_dump(mode="json", exclude={"memory": True, "levels": {"level_grades"}})
 
 
+class _Settings(TypedDict):
+    data: dict[str, Any]
+
+
+class _Manifest(TypedDict):
+    max_candidates: int
+    examination: list[float]
+    settings: _Settings
+    id_kinds: NotRequired[dict[str, str]]
+    by_query: NotRequired[list[str]]
+    simulated: NotRequired[bool]
+
+
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared folder.
 
@@ -118,11 +132,12 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: not (wholly) prepared, {MANIFEST} is missing; run `prectr prepare` with this --out")
-    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+    manifest: dict[str, Any] = read_json(path)
     if manifest.get("version") != SAMPLE_VERSION:
         raise ValueError(
             f"{folder}: sample version {manifest.get('version', 'none')}, this release reads {SAMPLE_VERSION}; prepare again"
         )
+    read_json(path, _Manifest)
     return manifest
 
 
@@ -133,7 +148,8 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
         ValueError: as of `load_manifest`, or it was prepared with other settings; names the key.
     """
     manifest = load_manifest(folder)
-    made, wanted = manifest["settings"]["data"], sample_settings(data)
+    prepared = validate_section(DataConfig, manifest["settings"]["data"], str(folder / MANIFEST))
+    made, wanted = sample_settings(prepared), sample_settings(data)
     for key in _AGREED:
         if key == "history_length" and made[key] > wanted[key]:
             continue  # the latest events are read

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
 
 from prectr_torchrec.config import Levels
+from prectr_torchrec.data.parquet_files import read_parquet
+from prectr_torchrec.plain_files import read_json
 
 SCORES_VERSION = "1"
 MANIFEST = "teach.json"
@@ -27,6 +30,20 @@ def scores_schema(levels: int, hidden_size: int | None) -> pa.Schema:
     return pa.schema(fields, metadata={_KEY: SCORES_VERSION})
 
 
+class _Settings(TypedDict):
+    pairs: str
+
+
+class _Manifest(TypedDict):
+    boundaries: list[float]
+    level_grades: list[float]
+    rows: int
+    files: list[Annotated[str, StringConstraints(pattern=r"^part-\d+\.parquet$")]]
+    hidden_size: int | None
+    agreement: dict[str, Any]
+    settings: _Settings
+
+
 def read_scores_manifest(folder: Path, levels: Levels | None = None) -> dict[str, Any]:
     """`teach.json` of a folder: `levels` (K), `boundaries`, `level_grades`, `rows`, `files`, `agreement`, `settings`, ...
 
@@ -36,9 +53,12 @@ def read_scores_manifest(folder: Path, levels: Levels | None = None) -> dict[str
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: not (wholly) taught, {MANIFEST} is missing; run `prectr teach` with this --out")
-    manifest = dict(json.loads(path.read_text(encoding="utf-8")))
-    if manifest["version"] != SCORES_VERSION:
-        raise ValueError(f"{folder}: scores version {manifest['version']}, this release reads {SCORES_VERSION}; teach again")
+    manifest: dict[str, Any] = read_json(path)
+    if manifest.get("version") != SCORES_VERSION:
+        raise ValueError(
+            f"{folder}: scores version {manifest.get('version')!r}, this release reads {SCORES_VERSION}; teach again"
+        )
+    read_json(path, _Manifest)
     if levels is not None and manifest["boundaries"] != levels.boundaries:
         raise ValueError(
             f"{folder}: graded with levels bounded by {manifest['boundaries']}, data.levels.boundaries is "
@@ -76,9 +96,14 @@ def read_teacher_scores(paths: Sequence[Path], *, levels: Levels | None = None, 
     columns = ["query_id", "item_id", "probabilities"]
     columns += ["hidden"] if hidden and len(paths) == 1 and first["hidden_size"] else []
     tables = [
-        pa.concat_tables(pq.read_table(path / name, columns=columns, partitioning=None) for name in first["files"])
-        for path in paths
+        pa.concat_tables(read_parquet(path / name, columns) for name in manifest["files"])
+        for path, manifest in zip(paths, manifests, strict=True)
     ]
+    for path, found in zip(paths, tables, strict=True):
+        width = found.field("probabilities").type
+        if len(found) != first["rows"] or width != pa.list_(pa.float32(), len(first["level_grades"])):
+            rows = f"{len(found):,} rows of {width} in place of {first['rows']:,} for {len(first['level_grades'])} levels"
+            raise ValueError(f"{path}: {rows}; teach again")
     table = tables[0]
     if len(tables) > 1:
         mean = np.stack([probabilities(t) for t in tables]).mean(axis=0, dtype=np.float64)

@@ -15,11 +15,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from prectr_torchrec.failures import writing
 from prectr_torchrec.locks import LOCK
+from prectr_torchrec.plain_files import read_json
 
 SETTINGS = "settings.json"
 _PARTIAL = ".partial"
+
+
+class _Finished(TypedDict):
+    settings: dict[str, Any]
 
 
 def once(path: Path, build: Callable[[Path], Any]) -> None:
@@ -96,13 +103,13 @@ def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any], *, pa
             raise ValueError(f"{place} is a link; remove it, or choose another folder")
     begun = work / SETTINGS
     if manifest.is_file():
-        finished: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+        finished: dict[str, Any] = read_json(manifest, _Finished)
         _refuse_other(out, finished["settings"], settings)
         shutil.rmtree(work, ignore_errors=True)
         return finished
     if begun.is_file():
         try:
-            _refuse_other(out, json.loads(begun.read_text(encoding="utf-8")), settings)
+            _refuse_other(out, read_json(begun), settings)
         except ValueError as error:
             if not parts and any(path not in (work, begun, out / LOCK) for folder in (out, work) for path in folder.iterdir()):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -40,6 +39,7 @@ from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
 from prectr_torchrec.paths import only_local
+from prectr_torchrec.plain_files import read_json
 
 Plan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
@@ -221,17 +221,14 @@ def read_plan(path: Path) -> Plan:
     """A plan from the file that `prectr plan --save` or a run wrote.
 
     Raises:
-        ConfigError: the file is no plan.
+        ConfigError, ValueError: the file is no plan.
     """
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    plan: Plan = read_json(path, Plan)
     keys = {"sharding_type", "compute_kernel", "ranks", "shards"}
-    tables = [table for part in plan.values() for table in part.values()] if isinstance(plan, dict) else []
-    if not tables or not all(isinstance(table, dict) and keys <= table.keys() for table in tables):
+    tables = [table for part in plan.values() for table in part.values()]
+    if not tables or not all(keys <= table.keys() for table in tables):
         raise ConfigError(f"{path}: no sharding plan; write one with `prectr plan --save`")
-    return cast(Plan, plan)
+    return plan
 
 
 def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: Hardware) -> ShardingPlan:

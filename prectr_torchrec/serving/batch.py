@@ -15,6 +15,7 @@ import torch
 
 from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.log_ids import LogIds
+from prectr_torchrec.data.parquet_files import WRITTEN, open_parquet, readable
 from prectr_torchrec.data.raw import open_duckdb
 from prectr_torchrec.data.schema import check_findings, check_schema, sample_schema
 from prectr_torchrec.data.workspace import once, replacing
@@ -22,6 +23,7 @@ from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.locks import writes_file
 from prectr_torchrec.orphans import die_with_parent
 from prectr_torchrec.paths import only_local
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.serving.export import read_about
 from prectr_torchrec.serving.ranker import Ranker
 
@@ -81,7 +83,7 @@ def _claim(parts: Path, out: Path, settings: dict[str, object]) -> None:
     begun = parts / _SETTINGS
     parts.mkdir(parents=True, exist_ok=True)
     once(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
-    if json.loads(begun.read_text(encoding="utf-8")) != settings:
+    if read_json(begun) != settings:
         raise ValueError(
             f"{parts} is of an unfinished job with another model or other samples; remove it, or choose another --out than {out}"
         )
@@ -99,18 +101,21 @@ def _start(model: Path, workers: int) -> None:
 
 def _score_shard(shard: Path, part: Path) -> None:
     assert _worker is not None
-    with pq.ParquetFile(shard) as file, replacing(part) as path:
+    with readable(shard):
+        opened = open_parquet(shard)
+    with opened as file, replacing(part) as path:
         there = [name for name in _worker.columns if name in file.schema_arrow.names]
         check_schema(file.schema_arrow, sample_schema(_worker.config.data), shard)
         writer = None
         try:
             for group in range(max(file.num_row_groups, 1)):
-                samples = file.read_row_group(group, columns=there) if file.num_row_groups else file.read(columns=there)
+                with readable(shard):
+                    samples = file.read_row_group(group, columns=there) if file.num_row_groups else file.read(columns=there)
                 try:
                     scores = _worker.score(samples)
                 except ValueError as error:
                     raise ValueError(f"{shard}, row group {group}: {error}") from None
-                writer = writer or pq.ParquetWriter(path, scores.schema, compression="zstd")
+                writer = writer or pq.ParquetWriter(path, scores.schema, **WRITTEN)
                 writer.write_table(scores)
         finally:
             if writer is not None:
@@ -130,7 +135,7 @@ def _merge(parts: Sequence[Path], out: Path, ids: LogIds) -> int:
     with (
         replacing(out) as path,
         open_duckdb(temp_directory=str(parts[0].parent / "spill")) as con,
-        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+        pq.ParquetWriter(path, schema, **WRITTEN) as writer,
     ):
         for part in parts:
             rows_of_part = scan_parquet([part], "file_row_number = true")

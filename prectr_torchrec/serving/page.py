@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from prectr_torchrec.data.columns import family_of
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.log_ids import LogIds
+from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.serving.ranker import Ranker, Scores
 
 Row = dict[str, Any]
@@ -145,7 +145,7 @@ def _read(folder: Path) -> Iterator[Row]:
         raise FileNotFoundError(f"{folder}: no *.parquet file here; name a folder of samples, such as prepared/test")
     left = REQUESTS
     for shard in shards:
-        with pq.ParquetFile(shard) as file:
+        with readable(shard), open_parquet(shard) as file:
             for batch in file.iter_batches(min(left, 1024) or 1):
                 yield from batch.slice(0, left).to_pylist()
                 left = max(left - batch.num_rows, 0)

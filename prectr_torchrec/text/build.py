@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import snowballstemmer
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
+from typing_extensions import TypedDict
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest
 from prectr_torchrec.data.tokens import vocabulary_size
@@ -27,6 +27,7 @@ from prectr_torchrec.modules import (
     TextRelevance,
     max_tokens,
 )
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.text.student import STUDENT, check_meaning, load_relevance, read_student
 from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 
@@ -108,6 +109,11 @@ def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, so
     return LateInteraction(encoder, dim=text.late_dim) if text.interaction == "late" else DualInteraction(encoder)
 
 
+class _Counts(TypedDict):
+    documents: int
+    frequency: list[int]
+
+
 def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     """Match features over a tokenizer's vocabulary, weighted by the document frequencies beside it.
 
@@ -120,7 +126,7 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     """
     if stemmer and stemmer not in snowballstemmer.algorithms():
         raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
-    counts = json.loads((tokenizer / DOCUMENT_FREQUENCY).read_text(encoding="utf-8"))
+    counts = read_json(tokenizer / DOCUMENT_FREQUENCY, _Counts)
     vocabulary = load_tokenizer(tokenizer)
     names = {i: token for token, i in vocabulary.get_vocab().items()}
     tokens = [names.get(i, "") for i in range(len(counts["frequency"]))]

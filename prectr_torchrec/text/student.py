@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from typing_extensions import TypedDict
 
-from prectr_torchrec.config import ConfigError, RunConfig
+from prectr_torchrec.config import ConfigError, RunConfig, validate_config
 from prectr_torchrec.modules import Relevance, TextEncoder, TextRelevance
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 
 STUDENT = "student.json"
@@ -22,6 +25,25 @@ WEIGHTS = "relevance.safetensors"
 _HUGGING_FACE = "interaction.encoder.model."
 _MATCH = "match."
 """Buffers made from the tokenizer and its document frequencies."""
+
+
+class _Text(TypedDict):
+    encoder: dict[str, Any]
+    interaction: str
+    late_dim: int
+    stemmer: str | None
+
+
+class _Levels(TypedDict):
+    boundaries: list[float]
+
+
+class _Student(TypedDict):
+    text: _Text
+    levels: _Levels
+    encoder: bool
+    match: bool
+    relevance_tower: list[int]
 
 
 def save_student(folder: Path, relevance: TextRelevance, config: RunConfig) -> None:
@@ -48,7 +70,7 @@ def save_student(folder: Path, relevance: TextRelevance, config: RunConfig) -> N
 def read_student(folder: Path) -> dict[str, Any] | None:
     """`student.json`, or None where the folder has none, as one of Hugging Face's has not."""
     path = folder / STUDENT
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return dict(read_json(path, _Student)) if path.is_file() else None
 
 
 def student_config(folder: Path) -> RunConfig:
@@ -62,7 +84,8 @@ def student_config(folder: Path) -> RunConfig:
         raise ValueError(f"{folder}: no distilled student here ({STUDENT} is missing); `prectr distill` makes one")
     model = {"text": about["encoder"], "match": about["match"], "relevance_tower": about["relevance_tower"]}
     text = {**about["text"], "path": str(folder)}
-    return RunConfig.model_validate({"name": folder.name, "text": text, "data": {"levels": about["levels"]}, "model": model})
+    tree = {"name": folder.name, "text": text, "data": {"levels": about["levels"]}, "model": model}
+    return validate_config(tree, str(folder / STUDENT))
 
 
 def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: bool = False) -> None:
@@ -78,7 +101,10 @@ def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: boo
     """
     if not (folder / WEIGHTS).is_file():
         return
-    there = load_file(str(folder / WEIGHTS))
+    try:
+        there = load_file(str(folder / WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS}: damaged: {error}") from None
     here = {n: w for n, w in relevance.state_dict().items() if not n.startswith((_MATCH, _HUGGING_FACE))}
     if encoder_alone:
         there, here = ({n: w for n, w in part.items() if n.startswith("interaction.encoder.")} for part in (there, here))

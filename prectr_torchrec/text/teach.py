@@ -27,6 +27,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from prectr_torchrec.config import validate_section
 from prectr_torchrec.data.pairs import SPLITS, PairsFile
+from prectr_torchrec.data.parquet_files import WRITTEN, read_parquet
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
@@ -115,7 +116,7 @@ def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], h
         graded = teacher.grade_tokens(tokens, hidden=hidden)
         columns = [pairs["query_id"], pairs["item_id"], fixed_size_lists(graded.probabilities)]
         columns += [fixed_size_lists(graded.hidden)] if graded.hidden is not None else []
-        pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
+        pq.write_table(pa.table(columns, schema=schema), path, **WRITTEN)
 
     for number, (path, (pairs, tokens)) in enumerate(zip(parts.values(), _one_ahead(read, parts), strict=True), 1):
         once(path, partial(write, pairs, tokens))
@@ -148,7 +149,7 @@ def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:
     for shard, name in enumerate(names):
         pairs = source.read_shard(shard, ["relevance", "query_id", "split"])
         known = pairs["relevance"].is_valid().to_numpy()
-        scored = probabilities(pq.read_table(out / name, columns=["probabilities"], partitioning=None))
+        scored = probabilities(read_parquet(out / name, ["probabilities"]))
         columns = (pairs[column].to_numpy(zero_copy_only=False)[known] for column in ("relevance", "query_id", "split"))
         judged.append((scored[known], *columns))
     scored, grade, query, split = (np.concatenate(column) for column in zip(*judged, strict=True))

@@ -13,11 +13,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Len
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from prectr_torchrec.data.hashing import table_rows
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.metrics import NORMAL_95, rate_entropy
 
@@ -53,6 +57,15 @@ class ValidationLoss:
         return bool(mean > NORMAL_95 * error)
 
 
+_Sums = Annotated[list[float], Len(GROUPS, GROUPS)]
+
+
+class _Lowest(TypedDict):
+    clicks: int
+    rows: _Sums
+    loss: _Sums
+
+
 def request_groups(request_id: NDArray[np.int64]) -> NDArray[np.int64]:
     """The group of each request, in 0..GROUPS - 1, whatever the ranks."""
     return table_rows(request_id, GROUPS)
@@ -68,7 +81,7 @@ def choose_best(folder: Path, loss: ValidationLoss) -> bool:
     if loss.ne is None:
         return False
     path = folder / LOWEST
-    lowest = ValidationLoss(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else loss
+    lowest = ValidationLoss(**read_json(path, _Lowest)) if path.is_file() else loss
     if sum(loss.loss) <= sum(lowest.loss):
         replace_text(path, json.dumps(asdict(loss)))
     return not loss.is_worse(lowest)

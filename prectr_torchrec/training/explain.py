@@ -15,6 +15,7 @@ from prectr_torchrec.config import BatchConfig, RunConfig
 from prectr_torchrec.data.batch import SearchBatch
 from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
+from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.plan import list_row_groups
 from prectr_torchrec.data.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
@@ -109,7 +110,7 @@ def find_request(config: RunConfig, ids: LogIds, split: str, request_id: int | s
     """
     example, wanted = None, ids.parse("request_id", request_id)
     for group in list_row_groups(ids.folder, split, sample_schema(config.data), np.iinfo(np.int32).max):
-        with pq.ParquetFile(group.path) as file:
+        with readable(group.path), open_parquet(group.path) as file:
             requests = file.read_row_group(group.index, columns=["request_id"])["request_id"].to_numpy()
             found = np.flatnonzero(requests == wanted)
             if len(found):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from prectr_torchrec.data.workspace import replacing
 
@@ -13,7 +15,23 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_lines(path: Path) -> list[str]:
-    """Whole lines only: a killed run may have left half of one, a running one may be writing it. None without the file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [line for line in text[: text.rfind("\n") + 1].splitlines() if line]
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; none without the file.
+
+    Half a line at the end is left out: a killed run may have left it, a running one may be writing it.
+
+    Raises:
+        ValueError: another line is no JSON object with a step; names file and line.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    records = []
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            record = json.loads(line or b"null")
+        except ValueError:
+            record = number
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+        elif line:
+            raise ValueError(f"{path}, line {number}: not what a run writes of a step; remove the line")
+    return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from prectr_torchrec.config import Levels
 from prectr_torchrec.data.log_ids import LogIds
-from prectr_torchrec.data.schema import MANIFEST
+from prectr_torchrec.data.schema import MANIFEST, load_manifest
 from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training import predictions as p
 from prectr_torchrec.training.comparison import compare_with_logged_order
@@ -34,8 +33,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
     """
     zero = LogIds.of_split(split).zero
     table = p.load_table(predictions, oracle, memory, zero)
-    manifest = split.parent / MANIFEST
-    prepared = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    prepared = load_manifest(split.parent) if (split.parent / MANIFEST).is_file() else {}
     known = ~np.isnan(table.click)
     segments = list(_segments(table))
     return {

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
+from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.training.metrics import sigmoid
 from prectr_torchrec.training.predictions import Rows, connect, parquet, sample_files, scalar
@@ -52,7 +53,7 @@ def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequen
     schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in parts})])
     path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, **WRITTEN) as writer:
         waiting: list[pa.RecordBatch] = []
         for batch in rows:
             waiting.append(_record_batch(batch, schema))
@@ -91,7 +92,7 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
         place = schema.get_field_index(name)
         schema = schema.set(place, schema.field(place).with_type(ids.arrow(name)))
     from_samples = ", ".join(f"{expression} AS {name}" for name, (expression, _) in FROM_SAMPLES.items())
-    with replacing(predictions) as unfinished, connect(memory, folder) as db:
+    with replacing(predictions) as unfinished, connect(memory, folder, folder, split) as db:
         ordered = db.sql(
             f"""
             WITH samples AS (
@@ -104,7 +105,7 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
             ORDER BY samples.filename, samples.file_row_number, place
             """
         )
-        with pq.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(unfinished, schema, **WRITTEN) as writer:
             for batch in ordered.to_arrow_reader(ROW_GROUP):
                 writer.write_batch(batch.cast(schema))
         candidates = scalar(db, f"SELECT coalesce(sum(len(candidate_item_id)), 0) FROM {parquet(sample_files(split))}")

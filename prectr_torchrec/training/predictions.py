@@ -5,14 +5,14 @@ DuckDB joins within a memory bound, spilling beside the predictions. Only what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -20,6 +20,7 @@ from prectr_torchrec.config import ModelConfig, ZeroId
 from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.hashing import normalised_sql
 from prectr_torchrec.data.log_ids import our_id_sql
+from prectr_torchrec.data.parquet_files import readable
 from prectr_torchrec.data.raw import open_duckdb
 
 Array = NDArray[Any]
@@ -118,10 +119,8 @@ def oracle_columns(oracle: Path) -> list[str]:
     """
     if not oracle.is_file():
         raise FileNotFoundError(f"{oracle}: no such oracle file; it is a Parquet file of request_id, item_id, probability")
-    try:
+    with readable(oracle):
         found = pq.read_schema(oracle).names
-    except pa.ArrowInvalid:
-        raise ValueError(f"{oracle}: the oracle is not a Parquet file") from None
     for name in ("request_id", "item_id", "probability"):
         if name not in found:
             raise ValueError(f"{oracle}: column {name!r} is missing; found {', '.join(found)}")
@@ -144,7 +143,7 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
     relation = parquet([predictions])
     parts = [name for name in PARTS if name in pq.read_schema(predictions).names]
     ours = _our_ids(predictions, ("request_id", "user_id"), zero)
-    with connect(memory, predictions.parent) as db:
+    with connect(memory, predictions.parent, predictions, oracle) as db:
         _check_finite(db, predictions)
         db.execute(f"CREATE VIEW oracle AS {_oracle_query(db, oracle, predictions)}")
         columns = db.execute(
@@ -180,7 +179,7 @@ def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, 
     """
     ours = _our_ids(predictions, ("request_id", "query_id", "item_id"), zero)
     replaced = ", ".join(f"{value} AS {name}" for name, value in ours.items())
-    with connect(memory, predictions.parent) as db:
+    with connect(memory, predictions.parent, predictions, train) as db:
         db.execute(f"CREATE TABLE texts AS SELECT DISTINCT query_id, {normalised_sql('query')} AS text FROM {_samples(split)}")
         db.execute(f"CREATE VIEW trained AS {_trained_pairs(train)}")
         table = db.sql(
@@ -203,9 +202,26 @@ def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, 
     )
 
 
-def connect(memory: str, spill: Path) -> duckdb.DuckDBPyConnection:
-    """A DuckDB that holds no more than `memory` and spills to files under `spill`."""
-    return open_duckdb(memory_limit=memory, temp_directory=str(spill / ".spill"))
+@contextlib.contextmanager
+def connect(memory: str, spill: Path, *read: Path | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB that holds no more than `memory` and spills to files under `spill`.
+
+    Args:
+        memory: its limit.
+        spill: a folder.
+        read: files and folders that are read, to be named.
+
+    Raises:
+        ValueError: one of them cannot be read, or the memory is too little.
+    """
+    try:
+        with open_duckdb(memory_limit=memory, temp_directory=str(spill / ".spill")) as db:
+            yield db
+    except duckdb.OutOfMemoryException as error:
+        raise ValueError(f"data.memory: {memory} is too little to join {spill}; {str(error).splitlines()[0]}") from None
+    except duckdb.Error as error:
+        sources = ", ".join(str(path) for path in read if path is not None)
+        raise ValueError(f"one of {sources} is damaged, or no file of its kind: {str(error).splitlines()[0]}") from None
 
 
 def parquet(files: list[Path], *options: str) -> str:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from prectr_torchrec.training.files import read_lines, replace_text
+from prectr_torchrec.training.files import read_records, replace_text
 
 
 class Throughput:
@@ -74,8 +74,8 @@ class MetricsLog:
 
     def __init__(self, run: Path, step: int) -> None:
         self.path = run / "metrics.jsonl"
-        kept = [line for line in read_lines(self.path) if json.loads(line)["step"] <= step]
-        replace_text(self.path, "".join(f"{line}\n" for line in kept))
+        kept = [record for record in read_records(self.path) if record["step"] <= step]
+        replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.on_terminal = sys.stderr.isatty()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prectr_torchrec.paths import only_local
+from prectr_torchrec.plain_files import read_json
 from prectr_torchrec.training import figures
-from prectr_torchrec.training.files import read_lines, replace_text
+from prectr_torchrec.training.files import read_records, replace_text
 from prectr_torchrec.training.measures_text import PAIRS
 from prectr_torchrec.training.predictions import HIDDEN
 from prectr_torchrec.training.report_html import number, page, table
@@ -85,7 +85,7 @@ def write_report(
     """
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
     with_hidden = _with_hidden(measured, runs, [f"{split}{HIDDEN}" for split in splits])
-    curves = {name: [json.loads(line) for line in read_lines(run / "metrics.jsonl")] for name, run in runs.items()}
+    curves = {name: read_records(run / "metrics.jsonl") for name, run in runs.items()}
     activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
     with figures.style():
         sections = [
@@ -106,7 +106,7 @@ def write_report(
 def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
     """The figures of a run: clicks from one split, the expected AUC from the split that has the most of it."""
     files = [run / f"metrics-{split}.json" for split in splits]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in files if path.is_file()]
+    found = [read_json(path) for path in files if path.is_file()]
     if not found:
         raise ValueError(f"{run}: run {name!r} has no {' or '.join(p.name for p in files)}; run `prectr evaluate` on it")
     if any("grades" not in f for f in found):

@@ -322,7 +322,7 @@ class Trainer:
             written = self.run / CONFIG
             begun = written.exists()
             if not begun or is_unfinished(self.run):
-                if begun and written.read_text(encoding="utf-8") != dump_config(self.config):
+                if begun and written.read_bytes() != dump_config(self.config).encode():
                     print(f"note: {self.run} was started with another configuration and has no checkpoint; it is begun anew",
                           file=sys.stderr)  # fmt: skip
                 remove(self.run / TOKENIZER)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prectr_torchrec.config import RunConfig
+from prectr_torchrec.data.schema import SAMPLE_VERSION
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.evaluate import evaluate
 from prectr_torchrec.training.predictions import Rows
@@ -42,7 +43,8 @@ def write_prepared(folder: Path) -> None:
         folder / "train", query_id=[1, 1], candidate_item_id=[[1011], [1061, 1063]], candidate_relevance=[[3.0], [2.0, None]]
     )
     write_trained(folder / "judgments", query_id=[2], candidate_item_id=[[1021]], candidate_relevance=[[1.0]])
-    (folder / "prepared.json").write_text(json.dumps({"simulated": True, "examination": EXAMINATION}), encoding="utf-8")
+    manifest = {"version": SAMPLE_VERSION, "max_candidates": 10, "settings": {"data": {}}, "examination": EXAMINATION}
+    (folder / "prepared.json").write_text(json.dumps({**manifest, "simulated": True}), encoding="utf-8")
 
 
 def write_trained(folder: Path, **columns: Any) -> None:

@@ -340,7 +340,7 @@ def test_an_oracle_without_exposure_and_grades_measures_all_candidates(data, tmp
     ("flag", "name", "error", "message"),
     [
         ("--oracle", "nowhere.parquet", FileNotFoundError, r"nowhere\.parquet: no such oracle file"),
-        ("--oracle", "text.parquet", ValueError, r"text\.parquet: the oracle is not a Parquet file"),
+        ("--oracle", "text.parquet", ValueError, r"text\.parquet: not a Parquet file"),
         ("--oracle", "pairs.parquet", ValueError, r"pairs\.parquet: column 'probability' is missing; found request_id, item_id"),
         ("--train-data", "nowhere", ValueError, r"nowhere/train: no samples of this split"),
     ],
