@@ -27,6 +27,12 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
+def die_with_launcher() -> None:
+    """As `die_with_parent`, of a rank; one that a shell started by itself may outlive the shell."""
+    if "RANK" in os.environ:
+        die_with_parent()
+
+
 def _expected_parent() -> int:
     if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
         return parent.pid

@@ -54,6 +54,28 @@ def test_a_worker_whose_parent_is_gone_already_does_not_begin(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (1, "")
 
 
+ALONE = """
+import os, time
+from prectr_torchrec.orphans import die_with_launcher
+shell = os.getppid()
+die_with_launcher()
+print("began", flush=True)
+while os.getppid() == shell:
+    time.sleep(0.01)
+print("alive")
+"""
+
+
+def test_a_rank_that_a_shell_started_outlives_the_shell() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "PRECTR_LAUNCHER")}
+    command = ["sh", "-c", '"$0" -c "$1" & read line', sys.executable, ALONE]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdin is not None and shell.stdout is not None
+        assert shell.stdout.readline() == "began\n"
+        shell.stdin.close()
+        assert shell.stdout.readline() == "alive\n"
+
+
 class Watched(NamedTuple):
     """A training job of two ranks with two readers each, whose launcher was killed."""
 

@@ -22,7 +22,7 @@ from prectr_torchrec.distributed.lost import lost_ranks_named
 from prectr_torchrec.doctor import quiet_deprecations
 from prectr_torchrec.failures import MISTAKE, describe, exit_code
 from prectr_torchrec.job_environment import STORE
-from prectr_torchrec.orphans import die_with_parent
+from prectr_torchrec.orphans import die_with_launcher
 
 
 class Process(NamedTuple):
@@ -33,7 +33,7 @@ class Process(NamedTuple):
 
 def run_rank(main: Callable[[], None]) -> None:
     """Runs the program of a rank that a launcher started; a user's mistake ends it with `MISTAKE`."""
-    die_with_parent()
+    die_with_launcher()
     try:
         main()
     except Exception as error:
