@@ -136,6 +136,8 @@ class Ranker:
         if missing or found.unexpected_keys:
             raise ValueError(f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
                              f"{found.unexpected_keys}; export again")  # fmt: skip
+        encoder_weights = {name: weight for name, weight in prectr.named_parameters() if name.startswith(ENCODER)}
+        check_finite(folder / TEXT / "model.safetensors", encoder_weights)
         prectr.eval().requires_grad_(False)
         tables = {
             name: Table(
