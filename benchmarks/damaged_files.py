@@ -26,6 +26,7 @@ from prectr_torchrec.data.teacher_scores import read_teacher_scores
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.runs import load_run
 from prectr_torchrec.serving.export import export
+from prectr_torchrec.serving.index import index_titles
 from prectr_torchrec.text.teacher import PROMPT, load_prompt
 from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.explain import explain
@@ -123,7 +124,26 @@ def _with_checksums(folder: Path) -> None:
         pq.write_table(pq.read_table(path), path, **WRITTEN)
 
 
+def _make_export(folder: Path) -> None:
+    _make_run(folder)
+    _export(folder)
+    items = pq.read_table(next((folder / "data" / "test").glob("*.parquet")))["candidate_title"].combine_chunks().flatten()
+    pq.write_table(pa.table({"title": items}), folder / "items.parquet")
+    index_titles(Ranker.load(folder / "exported"), folder / "exported", folder / "items.parquet")
+
+
+def _rank(folder: Path, **options: Any) -> Any:
+    samples = pq.read_table(folder / "data" / "test")
+    return Ranker.load(folder / "exported", **options).score(samples).to_pylist()
+
+
 MATERIALS = {
+    "exports": Material(
+        _make_export,
+        ("exported/*.*", "exported/tables/*", "exported/text/*"),
+        {"in memory": _rank, "on disk": lambda folder: _rank(folder, resident=0)},
+        ("in memory", "on disk"),
+    ),
     "runs": Material(
         _make_run,
         ("run/*.*", "run/checkpoints/*.json", "run/checkpoints/step-*/*", "run/checkpoints/step-*/.metadata", "run/tokenizer/*"),

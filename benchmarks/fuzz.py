@@ -1,7 +1,7 @@
 """Bad input over real HTTP: no answer of 500, none late, and every refused field named. Or files damaged at random.
 
     python benchmarks/fuzz.py --model EXPORTED [--cases 10000] [--examples 60]
-    python benchmarks/fuzz.py --damaged runs configs samples raw pairs scores [--tries 1000] [--seed 1] [--first 0]
+    python benchmarks/fuzz.py --damaged runs configs samples raw pairs scores exports [--tries 1000] [--seed 1] [--first 0]
 
 A server is started on the model. Hypothesis sends it bodies made up from the served schema with wrong values here and there, cut
 or damaged JSON, and bytes of any kind; a tenth as many requests have bytes changed at random, those of the headers too; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ _ROWS, _LARGE = 2**16, 2**28
 """Rows looked at of tables with more bytes than that."""
 
 
-def check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuses a file of weights in which some are no numbers.
 
     Raises:
