@@ -72,9 +72,9 @@ def main() -> None:
 
 @contextlib.contextmanager
 def serving(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    (folder / "token").write_text(TOKEN)
+    (folder / "token").write_text(TOKEN, encoding="utf-8")
     command = [sys.executable, "-m", "prectr_torchrec.cli", "serve", "--model", str(model), "--port", "0", "--threads", "1"]
-    with (folder / "log").open("w") as log:
+    with (folder / "log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [*command, "--token-file", str(folder / "token")], stdout=subprocess.PIPE, stderr=log, text=True
         )
@@ -104,7 +104,7 @@ def honest(port: int, seconds: float) -> tuple[list[float], Counter[int]]:
 
 def resident(pid: int) -> float:
     """Bytes of a process in memory."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS"))
     return float(line.split()[1]) * 1024
 
 

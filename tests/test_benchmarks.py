@@ -22,7 +22,7 @@ from teachers import classifier
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
-    path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if path.stem not in ("common", "damaged_requests")
+    path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")
 }
 NO_TEXT = ["model.text=false", "text.vocab_size=600"]
 SMALL = [*NO_TEXT, "train.stages=[{split: train, epochs: 1}]", "batch.requests=32", "batch.candidates=224"]
