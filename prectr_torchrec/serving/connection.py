@@ -30,7 +30,7 @@ _LINGER = 2.0
 
 
 class Lobby:
-    """The open connections of a server; beyond `most` the one that waited longest without a request makes room.
+    """The open connections of a server; beyond `most` the one that waited longest without a whole request makes room.
 
     Args:
         most: connections.
@@ -46,7 +46,7 @@ class Lobby:
         self.open.add(connection)
         self.wait(connection)
         if len(self.open) > self.most:
-            _LOG.warning("%d connections are open; those that sent no request make room for new ones", self.most)
+            _LOG.warning("%d connections are open; those that sent no whole request make room for new ones", self.most)
             oldest = next(iter(self._waiting))
             self.leave(oldest)
             oldest.transport.abort()
@@ -123,7 +123,6 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._no_body = False, 0
-        self._lobby.busy(self)
         if len(self.pipeline) >= _PIPELINED:
             self._stop(429, "too many requests ahead of their answers")
         if self.parser.should_upgrade() and any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
@@ -139,6 +138,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._no_body = 0
+        self._lobby.busy(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
