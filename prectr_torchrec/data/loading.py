@@ -42,47 +42,65 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
     Raises:
         RawLogError: rows that cannot be used; the message names the first of each kind.
     """
-    group = [data.query_group] if data.query_group and data.query_group in sources["queries"] else []
-    entities: dict[str, tuple[str, str | None, list[str]]] = {
-        "items": ("item_id", "title", data.item_attributes),
-        "queries": ("query_id", "query", group),
-        "users": ("user_id", None, data.user_attributes),
-    }
     loaded, problems = Loaded({}, {"judgments": 0}), Problems()
     for name, source in sources.items():
         with problems.collecting():
-            if name in entities:
-                key, text_column, attributes = entities[name]
-                made = _load_entities(con, source, key, kinds, data, text_column, attributes, drops)
-            else:
-                made = {"judgments": _load_grades, "impressions": _load_impressions}[name](con, source, kinds, data, drops)
-            loaded.tables[name], loaded.rows[name] = made
+            loaded.tables[name] = table = _as_table(source, kinds, data)
+            loaded.rows[name] = rows = table.check(con)
+            _LOADS[name](con, table, rows, drops)
     problems.refuse()
     return loaded
 
 
-def _load_entities(
-    con: Connection, source: Source, key: str, kinds: Kinds, data: DataConfig, text_column: str | None, attributes: list[str],
-    drops: dict[str, int],
-) -> tuple[Table, int]:  # fmt: skip
-    """Makes table items, queries or users, sorted by id; rows without one are of no use."""
-    readings: dict[str, Reading] = {key: identifier(kinds[key], data.zero_id)}
-    readings |= {text_column: text()} if text_column else {}
+def check_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds) -> None:
+    """Checks every row and makes no table, of sources of which some may be missing, or lack a column.
+
+    Raises:
+        RawLogError: rows that cannot be used; the message names the first of each kind.
+    """
+    problems = Problems()
+    for source in sources.values():
+        with problems.collecting():
+            _as_table(source, kinds, data).check(con)
+    problems.refuse()
+
+
+def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
+    """How each column of a raw table is read."""
+    zeros = {"request_id": None}
+    ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
+    attributes = {"items": data.item_attributes, "users": data.user_attributes}.get(source.name, [])
+    if source.name == "queries" and data.query_group and data.query_group in source:
+        attributes = [data.query_group]
+    expected = f"a position in 1..{MAX_POSITION}, or null or 0 where not logged"
+    readings: dict[str, Reading] = {
+        "items": {"item_id": ids["item_id"], "title": text()},
+        "queries": {"query_id": ids["query_id"], "query": text()},
+        "users": {"user_id": ids["user_id"]},
+        "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": grade(data.levels)},
+        "impressions": {
+            **{name: ids[name] for name in _OF_IMPRESSIONS},
+            "user_id": attribute(kinds["user_id"], data.zero_id),
+            "timestamp": seconds(0, 10**11),
+            "click": whole_number(0, 1, "0 or 1"),
+            "position": whole_number(0, MAX_POSITION, expected, nullable=True),
+        },
+    }[source.name]
     readings |= {name: attribute(kinds[name], data.zero_id) for name in attributes}
-    table = Table(source, readings, attribute_columns(attributes))
-    rows = table.check(con)
+    return Table(source, readings, attribute_columns(attributes))
+
+
+def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
+    """Makes table items, queries or users, sorted by id; rows without one are of no use."""
+    name, key = table.source.name, next(iter(table.readings))
     known = f"{key} <> 0" if key == "user_id" else f"{key} IS NOT NULL"
-    con.execute(f"CREATE TABLE {source.name} AS SELECT * FROM ({table.select()}) WHERE {known} ORDER BY 1")
-    drops[f"{source.name} without {key}"] = rows - one_row(con, f"SELECT count(*) FROM {source.name}")[0]
-    refuse_duplicates(con, table, source.name, (key,))
-    return table, rows
+    con.execute(f"CREATE TABLE {name} AS SELECT * FROM ({table.select()}) WHERE {known} ORDER BY 1")
+    drops[f"{name} without {key}"] = rows - one_row(con, f"SELECT count(*) FROM {name}")[0]
+    refuse_duplicates(con, table, name, (key,))
 
 
-def _load_grades(con: Connection, source: Source, kinds: Kinds, data: DataConfig, drops: dict[str, int]) -> tuple[Table, int]:
+def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
     """Makes table grades, each row once."""
-    ids = {name: identifier(kinds[name], data.zero_id) for name in ("query_id", "item_id")}
-    table = Table(source, {**ids, "relevance": grade(data.levels)})
-    rows = table.check(con)
     known = f"FROM ({table.select()}) WHERE query_id IS NOT NULL AND item_id IS NOT NULL"
     with_ids = one_row(con, f"SELECT count(*) {known}")[0]
     con.execute(f"CREATE TABLE grades AS SELECT DISTINCT * {known}")
@@ -93,35 +111,31 @@ def _load_grades(con: Connection, source: Source, kinds: Kinds, data: DataConfig
         raise RawLogError(f"{describe_rows(found)} grade the same (query_id, item_id) with {given}; a pair has one grade")
     drops["judgments without a query or item"] = rows - with_ids
     drops["judgments given twice"] = with_ids - one_row(con, "SELECT count(*) FROM grades")[0]
-    return table, rows
 
 
-def _load_impressions(
-    con: Connection, source: Source, kinds: Kinds, data: DataConfig, drops: dict[str, int]
-) -> tuple[Table, int]:
+def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
     """Makes table impressions; positions that are not logged are null."""
-    keys = ("request_id", "query_id", "item_id")
-    readings = {name: identifier(kinds[name], None if name == "request_id" else data.zero_id) for name in keys}
-    readings["user_id"] = attribute(kinds["user_id"], data.zero_id)
-    readings["timestamp"] = seconds(0, 10**11)
-    readings["click"] = whole_number(0, 1, "0 or 1")
-    expected = f"a position in 1..{MAX_POSITION}, or null or 0 where not logged"
-    readings["position"] = whole_number(0, MAX_POSITION, expected, nullable=True)
-    table = Table(source, readings)
-    rows = table.check(con)
     if not rows:
-        raise RawLogError(f"{source.files[0]}: the log is empty; impressions need at least one row")
-    position = "" if "position" in source else ", NULL::BIGINT AS position"
+        raise RawLogError(f"{table.source.files[0]}: the log is empty; impressions need at least one row")
+    position = "" if "position" in table.source else ", NULL::BIGINT AS position"
     con.execute(f"CREATE TABLE impressions AS SELECT *{position} FROM ({table.select()})")
     problems = Problems()
     with problems.collecting():
-        drop_without(con, table, "impressions", keys, drops)
+        drop_without(con, table, "impressions", _OF_IMPRESSIONS, drops)
     with problems.collecting():
         refuse_duplicates(con, table, "impressions", ("request_id", "item_id"))
     with problems.collecting():
         _refuse_mixed_requests(con, table)
     problems.refuse()
-    return table, rows
+
+
+_OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
+"""Ids without which an impression is of no use."""
+_LOADS = {
+    **dict.fromkeys(("items", "queries", "users"), _load_entities),
+    "judgments": _load_grades,
+    "impressions": _load_impressions,
+}
 
 
 def grade(levels: Levels) -> Reading:

@@ -101,18 +101,18 @@ class Table:
         readings: our column name -> how to read it, of those columns that are there.
         names: our column name -> what SQL calls it, where that is something else; a log's own names can be any.
 
-    Raises:
-        RawLogError: a column that cannot be read so, or has types in two files that do not go together.
+    A column that cannot be read so, or has types in two files that do not go together, is among the `refused`, as `check` says.
     """
 
     def __init__(self, source: Source, readings: Mapping[str, Reading], names: Mapping[str, str] | None = None) -> None:
         self.source, self.readings = source, {name: reading for name, reading in readings.items() if name in source}
         self.names = {column: column for column in self.readings} | dict(names or {})
-        problems = Problems()
+        self.refused: dict[str, str] = {}
         for column, reading in self.readings.items():
-            with problems.collecting():
+            try:
                 _refuse_types(source, column, reading)
-        problems.refuse()
+            except RawLogError as error:
+                self.refused[column] = str(error)
 
     def select(self) -> str:
         """SQL of all rows, each column as it was read, by its name in SQL."""
@@ -130,16 +130,17 @@ class Table:
         Raises:
             RawLogError: names file, column, row, value and what would be right, for each column with a bad value.
         """
-        total, counts, first = 0, dict.fromkeys(self.readings, 0), {}
+        readable = [column for column in self.readings if column not in self.refused]
+        total, counts, first = 0, dict.fromkeys(readable, 0), {}
         for part in self.source.parts:
-            bad = {column: self._bad(part, column) for column in self.readings}
+            bad = {column: self._bad(part, column) for column in readable}
             rows, *found = scan(con, self.source, part, [f"count(*) FILTER (WHERE {sql})" for sql in bad.values()])
             total += rows
             for column, count in zip(bad, found, strict=True):
                 counts[column] += count
                 if count and column not in first:
                     (first[column],) = self._find(con, part, [column], bad[column], 1)
-        problems = [self._describe(column, first[column], counts[column]) for column in first]
+        problems = [*self.refused.values(), *(self._describe(column, first[column], counts[column]) for column in first)]
         if problems:
             raise RawLogError("\n".join(problems))
         return total
@@ -167,7 +168,8 @@ class Table:
         return found
 
     def _values(self, part: Part) -> list[str]:
-        return [f"{self._read(part, column)[0]} AS {quote(self.names[column])}" for column in self.readings]
+        readable = [column for column in self.readings if column not in self.refused]
+        return [f"{self._read(part, column)[0]} AS {quote(self.names[column])}" for column in readable]
 
     def _read(self, part: Part, column: str) -> tuple[str, str]:
         """SQL of the value and of whether it is bad."""

@@ -13,13 +13,23 @@ Tables made here, all sorted and complete:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prectr_torchrec.config import DataConfig, Levels, RawTable, nearest
 from prectr_torchrec.data.files import find_files
-from prectr_torchrec.data.loading import Kinds, Loaded, attribute_columns, drop_without, grade, load_sources, refuse_duplicates
+from prectr_torchrec.data.loading import (
+    Kinds,
+    Loaded,
+    attribute_columns,
+    check_sources,
+    drop_without,
+    grade,
+    load_sources,
+    refuse_duplicates,
+)
 from prectr_torchrec.data.positions import raise_positions
 from prectr_torchrec.data.predicted import load_predicted
 from prectr_torchrec.data.raw import (
@@ -43,7 +53,7 @@ PART = f"(row_number() OVER (PARTITION BY query ORDER BY item) - 1) // {MAX_JUDG
 
 
 def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Source]:
-    """The raw tables that are there, by name; columns are looked for, rows not read yet.
+    """The raw tables that are there, by name. Columns are looked for; rows are read only where that fails, to say all at once.
 
     Raises:
         RawLogError: a file or column that the configuration needs is missing.
@@ -53,7 +63,13 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
 
     def look(name: str, table: RawTable, required: list[str], optional: Sequence[str] = ()) -> None:
         with problems.collecting():
-            sources[name] = open_source(con, name, table, find_files(name, table, raw), required, optional)
+            files = find_files(name, table, raw)
+            try:
+                sources[name] = open_source(con, name, table, files, required, optional)
+            except RawLogError:
+                with contextlib.suppress(RawLogError):  # what is there can be looked at all the same
+                    sources[name] = open_source(con, name, table, files, [], [*required, *optional])
+                raise
 
     def there(name: str, table: RawTable | None) -> bool:
         with problems.collecting():
@@ -77,6 +93,9 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
             f"data.query_group: {group!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
             "one of these, or to null for no fallback"
         )
+    if problems.found:
+        with problems.collecting():
+            check_sources(con, data, sources, id_kinds(con, list(sources.values()), _id_columns(data)))
     problems.refuse()
     return sources
 
@@ -93,9 +112,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     Raises:
         RawLogError: rows that cannot be used; the message names the first of each kind.
     """
-    columns = ["request_id", "user_id", "query_id", "item_id", *data.item_attributes, *data.user_attributes]
-    columns += [data.query_group] if data.query_group else []
-    kinds = id_kinds(con, list(sources.values()), dict.fromkeys(columns))
+    kinds = id_kinds(con, list(sources.values()), _id_columns(data))
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
@@ -119,6 +136,12 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **told}
+
+
+def _id_columns(data: DataConfig) -> dict[str, None]:
+    group = [data.query_group] if data.query_group else []
+    names = ("request_id", "user_id", "query_id", "item_id", *data.item_attributes, *data.user_attributes, *group)
+    return dict.fromkeys(names)
 
 
 def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, int]:
