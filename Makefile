@@ -1,4 +1,4 @@
-# make install | test | benchmarks-smoke | lint | docs | demo | clean
+# make install | test | benchmarks-smoke | lint | docs | demo | constraints | clean
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,16 +6,16 @@ GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # With a GPU FBGEMM's CUDA build; without, a stand-in of the same name that brings the CPU build.
 FBGEMM := $(if $(GPU),fbgemm-gpu==1.8.0,./packaging/fbgemm-gpu)
 
-.PHONY: install test benchmarks-smoke lint docs demo clean tree
+.PHONY: install test benchmarks-smoke lint docs demo constraints clean tree
 
 install: $(INSTALLED)
 
-# torch goes first: an open requirement on it would take the newest one, which FBGEMM does not load under.
-$(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml
+# torch goes first: what FBGEMM is built against. Versions are those of constraints.txt, so that two installations are alike.
+$(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install "torch==2.13.0" "setuptools>=77"
-	$(BIN)/python -m pip install --no-build-isolation $(FBGEMM)
-	$(BIN)/python -m pip install --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --constraint constraints.txt torch "setuptools>=77"
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation $(FBGEMM)
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m pip check
 	touch $@
 
@@ -36,8 +36,17 @@ docs: .venv/.docs tree
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/.docs: $(INSTALLED)
-	$(BIN)/python -m pip install --no-build-isolation --editable ".[docs]"
+	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[docs]"
 	touch $@
+
+# The newest versions of everything but torch, FBGEMM and TorchRec, for CI to try and to commit.
+constraints: $(INSTALLED)
+	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager --no-build-isolation "torch==2.13.*" $(FBGEMM) "torchrec==1.8.*" \
+		--editable ".[dev,docs]"
+	$(BIN)/python -m pip check
+	(head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | grep -v '^fbgemm\| @ ' | sed 's/+cpu$$//') > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	$(MAKE) lint test
 
 # mypy and mkdocstrings know nothing of mapped packages, so they are shown the tree as it is installed: modules/ as
 # prectr_torchrec.modules, ...

@@ -162,6 +162,9 @@ SLOW = {
     "export_large": Case("export_large", "--folder {out} --rows 30_000 --dim 4 --quantize int8 --requests 3", "export to"),
     "fuzz": Case("fuzz", "--model {model} --cases 30 --examples 1", "30", needs=("schemathesis",)),
     "fuzz, of files": Case("fuzz", "--damaged exports pairs --tries 3 --seed 1 --first 0", "exports: 3 tries"),
+    "kills": Case(
+        "kills", "--config demo --data {samples} --out {out} --kills 2 {sets} --set train.stages.0.epochs=50", "2 kills, 0"
+    ),
     "lost": Case("lost", "--log {log} --predictions {predictions} --tokenizer {samples}/tokenizer", "taste", needs=("pandas",)),
     "managed_ids": Case("managed_ids", "--ranks 2 --rows 840 --drift 2 --steps 8 --batch 64", "AUC|auc"),
     "parity": Case("parity", "--run {run} --data {samples}", "candidates"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -89,3 +91,14 @@ def test_stand_in_for_fbgemm_says_so_and_brings_the_cpu_build_and_no_files(tmp_p
     assert all(name.startswith("fbgemm_gpu-1.8.0+cpu.stand.in.dist-info/") for name in names)
     metadata = zipfile.ZipFile(wheel).read("fbgemm_gpu-1.8.0+cpu.stand.in.dist-info/METADATA").decode()
     assert "Requires-Dist: fbgemm-gpu-cpu==1.8.0" in metadata
+
+
+def test_constraints_name_one_version_of_every_requirement_and_are_what_make_install_takes() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    fixed = {re.sub(r"[-_.]+", "-", name).lower() for name, _, version in (line.partition("==") for line in lines) if version}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [wanted for extra in ("dev", "docs", "serve", "trees") for wanted in project["optional-dependencies"][extra]]
+    wanted = {re.split(r"[\[<>=! ]", name)[0].lower() for name in (*project["dependencies"], *extras)}
+    assert wanted - fixed <= {"fbgemm-gpu", "prectr-torchrec"}  # of the machine, and this project
+    installs = [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "pip install" in line]
+    assert all("--constraint constraints.txt" in line for line in installs if "--upgrade" not in line)
