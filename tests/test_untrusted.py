@@ -160,6 +160,6 @@ def test_a_checkpoint_of_another_folder_is_refused(trained: Path, theirs: Path) 
 def test_a_run_of_other_settings_or_tokens_than_its_checkpoint_is_refused(name: str, trained: Path, theirs: Path) -> None:
     path = theirs / name
     path.write_bytes(path.read_bytes() + b"\n")
-    for reader in ("evaluate", "export"):
+    for reader in ("evaluate", "explain", "export"):
         with pytest.raises(ValueError, match=rf"{path}: truncated or grown"):
             READERS[reader](theirs, trained / "data")

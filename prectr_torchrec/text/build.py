@@ -123,11 +123,14 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
 
     Raises:
         ConfigError: Snowball has no such language.
+        ValueError: the frequencies are damaged, or of another tokenizer.
     """
     if stemmer and stemmer not in snowballstemmer.algorithms():
         raise ConfigError(f"text.stemmer: no Snowball language {stemmer!r}{nearest(stemmer, snowballstemmer.algorithms())}")
     counts = read_json(tokenizer / DOCUMENT_FREQUENCY, _Counts)
     vocabulary = load_tokenizer(tokenizer)
+    if max(special_ids(vocabulary)) >= len(counts["frequency"]):
+        raise ValueError(f"{tokenizer / DOCUMENT_FREQUENCY}: its {len(counts['frequency'])} counts are of another tokenizer")
     names = {i: token for token, i in vocabulary.get_vocab().items()}
     tokens = [names.get(i, "") for i in range(len(counts["frequency"]))]
     stem_word = snowballstemmer.stemmer(stemmer).stemWord if stemmer else str

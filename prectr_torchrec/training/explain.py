@@ -77,9 +77,11 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     ids = LogIds.of_split(data / split)
     sample = find_request(config, ids, split, request_id)
     with process_group(config.train.device) as process:
+        checkpoints = Checkpoints(run)
+        checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
         batch = build_batch(config, sample, run / TOKENIZER)
         model, _, _ = build_sharded(config, run, process)
-        Checkpoints(run).load(checkpoint, model, None)
+        checkpoints.load(checkpoint, model, None)
         here = batch.to(process.device)
         prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
         with torch.no_grad():

@@ -49,8 +49,10 @@ def score(
     config = load_run(run)
     largest = int(read_manifest(data, config.data)["max_candidates"])
     check_findings(data, run, load_manifest(run))
+    checkpoints = Checkpoints(run)
+    checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
     model, optimizers, _ = build_sharded(config, run, process)
-    Checkpoints(run).load(checkpoint, model, None)
+    checkpoints.load(checkpoint, model, None)
     model.module.objective.effects = True
     reader = SearchReader(
         config, data, split, run / TOKENIZER, rank=process.rank, world_size=process.world_size,
