@@ -146,8 +146,8 @@ def test_chunks_of_one_byte_and_half_open_connections_keep_nobody_else_waiting(s
 
     with ThreadPoolExecutor(8) as clients, contextlib.ExitStack() as half:
         dripping = [clients.submit(drip, head) for head in (RANK, KNOWN) * 4]
-        for _ in range(3 * CONNECTIONS):
-            half.enter_context(connected(server)).sendall(b"POST /v1/rank HTTP/1.1\r\n")
+        for said in (b"POST /v1/rank HTTP/1.1\r\n", KNOWN + b"Content-Length: 10\r\n\r\n{") * (2 * CONNECTIONS):
+            half.enter_context(connected(server)).sendall(said)
         for _ in range(5):
             assert server.rank({"query": "red", "candidates": [{"item_id": 1}]})[0] == 200
         opened = float(server.call("/metrics")[1].split("\nprectr_connections ")[1].split()[0])

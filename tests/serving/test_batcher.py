@@ -61,6 +61,26 @@ def test_requests_of_two_rankers_are_not_mixed(exported: Any, ranker: Ranker) ->
     assert sorted(run(work)[1]) == [1, 2]
 
 
+def test_small_requests_are_scored_before_large_ones(exported: Any, ranker: Ranker) -> None:
+    order: list[int] = []
+
+    async def work(batcher: MicroBatcher) -> None:
+        later = asyncio.get_running_loop().time() + 60
+
+        async def ask(row: pa.Table) -> None:
+            await batcher.score(ranker, row, later)
+            order.append(row.nbytes)
+
+        asked = [asyncio.ensure_future(ask(row)) for row in rows(exported.samples, 7)]
+        await asyncio.sleep(0)
+        running = asyncio.ensure_future(batcher.run())
+        await asyncio.gather(*asked)
+        running.cancel()
+
+    run(work, max_requests=1)
+    assert order == sorted(order) and order[0] < order[-1]
+
+
 def test_what_is_too_late_is_refused_and_never_scored(exported: Any, ranker: Ranker) -> None:
     async def work(batcher: MicroBatcher) -> None:
         loop, (late, fine) = asyncio.get_running_loop(), rows(exported.samples, 2)
