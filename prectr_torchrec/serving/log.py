@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 
-SECONDS = 10.0
-"""In which a place of the program writes one line."""
+SECONDS, LINES = 10.0, 5
+"""In which a place of the program writes a line once, and no more lines than these."""
 
 
 def log_with_times() -> None:
-    """Lets every logger write lines with times to stderr, the same place at most one each `SECONDS`."""
+    """Lets every logger write lines with times to stderr, as `Sparing` lets them pass."""
     handler = logging.StreamHandler()
     handler.addFilter(Sparing())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -18,19 +19,21 @@ def log_with_times() -> None:
 
 
 class Sparing(logging.Filter):
-    """Passes a line if its place in the program wrote none for `SECONDS`, and says how many it held back before."""
+    """Passes a line that its place in the program has not written for `SECONDS`, up to `LINES` of them, and says how many it
+    held back before."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: dict[tuple[str, int], tuple[float, int]] = {}
+        self._written: dict[tuple[str, int], dict[str, float]] = {}
+        self._held: Counter[tuple[str, int]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        place, now = (record.pathname, record.lineno), time.monotonic()
-        last, held = self._last.get(place, (-SECONDS, 0))
-        if now - last < SECONDS:
-            self._last[place] = last, held + 1
-            return False
-        self._last[place] = now, 0
-        if held:
-            record.msg, record.args = f"{record.getMessage()} (and {held:,} like it since the line before)", None
-        return True
+        place, line, now = (record.pathname, record.lineno), record.getMessage(), time.monotonic()
+        lately = {text: when for text, when in self._written.get(place, {}).items() if now - when < SECONDS}
+        passes = line not in lately and len(lately) < LINES
+        self._written[place] = {**lately, line: now} if passes else lately
+        if not passes:
+            self._held[place] += 1
+        elif held := self._held.pop(place, 0):
+            record.msg, record.args = f"{line} (and {held:,} like it since the line before)", None
+        return passes

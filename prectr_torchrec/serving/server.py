@@ -77,7 +77,7 @@ class RankingServer:
     def __init__(self, model: Path, settings: ServerSettings, demo: Path | None = None) -> None:
         self.model, self._settings = model, settings
         self.ranker = _load(model)
-        self._reloading = asyncio.Lock()
+        self._reloading, self._awaited = asyncio.Lock(), False
         self.metrics = Metrics()
         self._larges = 0
         # what is large is read in a thread of its own, and scored in another, so that it keeps nobody else waiting
@@ -91,7 +91,11 @@ class RankingServer:
     async def reload(self) -> None:
         """Loads the folder anew; requests in the works end with the ranker that they began with. What fails to load changes
         nothing."""
+        if self._awaited:  # one that waits will load what is there then
+            return
+        self._awaited = True
         async with self._reloading:  # one after the other, or the slower would stay
+            self._awaited = False
             try:
                 self.ranker = await asyncio.to_thread(_load, self.model)
             except Exception as error:

@@ -10,8 +10,8 @@ import socket
 
 import pytest
 
+from prectr_torchrec.serving import log
 from prectr_torchrec.serving.listen import _listen, _places, _tell
-from prectr_torchrec.serving.log import SECONDS, Sparing
 
 
 def test_a_port_of_another_program_is_named() -> None:
@@ -42,13 +42,13 @@ def test_there_are_no_more_places_than_descriptors() -> None:
 
 def test_a_flood_of_the_same_trouble_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     handler, logger = logging.StreamHandler(), logging.getLogger("prectr.serve")
-    handler.addFilter(sparing := Sparing())
+    handler.addFilter(log.Sparing())
     logger.addHandler(handler)
     try:
         loop = asyncio.new_event_loop()
         for _ in range(1000):
             _tell(loop, {"message": "socket.accept()", "exception": OSError(errno.EMFILE, "Too many open files")})
-        sparing._last = {place: (last - SECONDS, held) for place, (last, held) in sparing._last.items()}
+        monkeypatch.setattr(log, "SECONDS", 0)
         _tell(loop, {"message": "socket.accept()", "exception": OSError(errno.EMFILE, "Too many open files")})
         loop.close()
     finally:
