@@ -245,19 +245,17 @@ class RankingServer:
 
     async def _receive(self, request: Request, places: contextlib.ExitStack) -> bytes:
         length = request.headers.get("content-length", "")
-        body, held = bytearray(), self._hold(int(length) if length.isdecimal() else 0, False, places)
+        body, most, large = bytearray(), self._settings.max_bytes, False
+        if length.isdecimal() and int(length) > most:
+            raise Refused(413, f"the body is larger than {most:,} bytes")
         async for chunk in request.stream():
             body += chunk
-            held = self._hold(len(body), held, places)
+            if len(body) > most:
+                raise Refused(413, f"the body is larger than {most:,} bytes")
+            if len(body) > _LARGE and not large:
+                places.enter_context(self._large())
+                large = True
         return bytes(body)
-
-    def _hold(self, size: int, held: bool, places: contextlib.ExitStack) -> bool:
-        """Takes one of the places for large bodies if one of `size` needs it and none is held; whether one is held then."""
-        if size > self._settings.max_bytes:
-            raise Refused(413, f"the body is larger than {self._settings.max_bytes:,} bytes")
-        if size > _LARGE and not held:
-            places.enter_context(self._large())
-        return held or size > _LARGE
 
     @contextlib.contextmanager
     def _large(self) -> Iterator[None]:
