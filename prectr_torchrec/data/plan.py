@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.parquet_files import open_parquet, readable
-from prectr_torchrec.data.schema import check_schema
+from prectr_torchrec.data.schema import MANIFEST, check_schema, load_manifest
 from prectr_torchrec.data.watchdog import watched
 
 
@@ -82,7 +82,7 @@ def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates:
     """The row groups of `folder/split/*.parquet`, in file order; a file that takes more than `timeout` seconds ends the process.
 
     Raises:
-        ValueError: no such split, no file in it, a file that is no Parquet or has another schema, a request with more than
+        ValueError: no such split, no file in it, other requests than were prepared, a file that is no Parquet or has another schema, a request with more than
             `max_candidates` candidates.
     """
     where = Path(folder) / split
@@ -96,7 +96,20 @@ def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates:
     for path in paths:
         with watched(timeout, path.__str__):
             groups += _row_groups_of(path, schema, max_candidates)
+    _check_whole(where, groups)
     return groups
+
+
+def _check_whole(where: Path, groups: list[RowGroup]) -> None:
+    """Raises ValueError where a split of a prepared folder has not as many requests as were prepared."""
+    manifest = load_manifest(where.parent) if (where.parent / MANIFEST).is_file() else {}
+    prepared = manifest.get("splits", {}).get(where.name, {}).get("requests")
+    there = sum(len(group.num_candidates) for group in groups)
+    if prepared is not None and there != prepared:
+        raise ValueError(
+            f"{where}: {there:,} requests are there, {prepared:,} were prepared: a file is missing, or of another folder; run "
+            "`prectr prepare` again"
+        )
 
 
 def plan_epoch(

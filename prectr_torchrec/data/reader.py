@@ -203,7 +203,10 @@ class SearchReader(IterableDataset[SearchBatch]):
                 table = self._open(group.path).read_row_group(group.index, columns=self._builder.columns, use_threads=False)
             tables.append(table.slice(segment.start, segment.stop - segment.start))
         sources = [f"{s.row_group.path}, row group {s.row_group.index}" for s in window.segments]
-        columns = to_columns(tables, sources, self._builder.columns, limits=self._builder.limits, order=window.order)
+        try:
+            columns = to_columns(tables, sources, self._builder.columns, limits=self._builder.limits, order=window.order)
+        except IndexError as error:  # an index into texts that are not there, which no page's checksum covers
+            raise ValueError(f"{', '.join(sources)}: damaged: {error}") from error
         if not np.array_equal(np.diff(columns.offsets["candidate"]), window.num_candidates):
             raise ValueError(f"{', '.join(sources)}: num_candidates is not the length of the candidate_* lists")
         return self._builder.prepare(columns)

@@ -121,6 +121,7 @@ class _Manifest(TypedDict):
     id_kinds: NotRequired[dict[str, str]]
     by_query: NotRequired[list[str]]
     simulated: NotRequired[bool]
+    splits: NotRequired[dict[str, dict[str, Any]]]
 
 
 def load_manifest(folder: Path) -> dict[str, Any]:

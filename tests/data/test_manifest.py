@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
-from small_run import small_config, write_small_manifest
+from small_run import small_config, write_small_data, write_small_manifest
 
-from prectr_torchrec.data.schema import MANIFEST, read_manifest
+from prectr_torchrec.data.plan import list_row_groups
+from prectr_torchrec.data.schema import MANIFEST, read_manifest, sample_schema
 
 
 def test_manifest_that_fits_is_read(tmp_path: Path) -> None:
@@ -36,3 +38,15 @@ def test_samples_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"version": "1"}', encoding="utf-8")
     with pytest.raises(ValueError, match="sample version 1, this release reads 5; prepare again"):
         read_manifest(tmp_path, small_config().data)
+
+
+def test_a_split_of_other_requests_than_were_prepared_is_refused(tmp_path: Path) -> None:
+    config = small_config()
+    write_small_data(tmp_path, config, requests=20)
+    manifest = json.loads((tmp_path / MANIFEST).read_text(encoding="utf-8"))
+    (tmp_path / MANIFEST).write_text(json.dumps({**manifest, "splits": {"train": {"requests": 20}}}), encoding="utf-8")
+    groups = list_row_groups(tmp_path, "train", sample_schema(config.data), 100)
+    assert sum(len(group.num_candidates) for group in groups) == 20
+    (tmp_path / "train" / "part-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"train: 10 requests are there, 20 were prepared: a file is missing"):
+        list_row_groups(tmp_path, "train", sample_schema(config.data), 100)
