@@ -84,7 +84,7 @@ def _holding(argument: str, lock: Callable[[Path], AbstractContextManager[None]]
 
 def job_lock(folder: Path, rank: int = 0) -> AbstractContextManager[None]:
     """`folder_lock` of a job of several ranks, held by its launcher or else by rank 0."""
-    return folder_lock(folder) if rank == 0 and os.environ.get(LOCKED) != str(folder) else writing(folder)
+    return folder_lock(folder) if rank == 0 and os.environ.get(LOCKED) != str(folder.absolute()) else writing(folder)
 
 
 @contextlib.contextmanager

@@ -18,12 +18,12 @@ from prectr_torchrec.config import RunConfig
 from prectr_torchrec.data.pairs import write_pairs
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.simulate import simulate
-from prectr_torchrec.locks import LockedError, file_lock, folder_lock
+from prectr_torchrec.locks import LockedError, file_lock, folder_lock, job_lock
 from prectr_torchrec.serving.batch import score_files
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.index import index_titles
 from prectr_torchrec.text.tune import TuneConfig, tune_teacher
-from prectr_torchrec.training.launch import launch
+from prectr_torchrec.training.launch import _locked, launch
 
 
 @contextmanager
@@ -116,3 +116,9 @@ def test_a_refused_start_leaves_no_folder(tmp_path: Path) -> None:
     with file_lock(tmp_path / "pairs.parquet"):
         pass
     assert not any(tmp_path.iterdir())
+
+
+def test_a_rank_knows_the_lock_of_its_launcher_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with _locked(Path("12:30/run")), job_lock((tmp_path / "12:30" / "run")), job_lock(Path("12:30/run")):
+        pass

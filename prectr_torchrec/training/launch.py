@@ -101,7 +101,7 @@ def _locked(output: Path | None) -> Iterator[None]:
     if output is None:
         yield
         return
-    with folder_lock(output), environment({LOCKED: str(output)}):
+    with folder_lock(output), environment({LOCKED: str(output.absolute())}):
         yield
 
 
