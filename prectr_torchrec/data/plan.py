@@ -82,8 +82,8 @@ def list_row_groups(folder: Path, split: str, schema: pa.Schema, max_candidates:
     """The row groups of `folder/split/*.parquet`, in file order; a file that takes more than `timeout` seconds ends the process.
 
     Raises:
-        ValueError: no such split, no file in it, other requests than were prepared, a file that is no Parquet or has another schema, a request with more than
-            `max_candidates` candidates.
+        ValueError: no such split, no file in it, other requests than were prepared, a file that is no Parquet or has another
+            schema, a request with more than `max_candidates` candidates.
     """
     where = Path(folder) / split
     if not where.is_dir():
