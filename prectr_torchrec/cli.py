@@ -150,6 +150,9 @@ def teacher_tune(
     ] = None,
 ) -> None:
     """Fine-tune a sequence classifier on the grades of pairs, to be their teacher."""
+    from prectr_torchrec.preflight import check_pairs
+
+    check_pairs(pairs)
     from prectr_torchrec.text.tune import tune_teacher, tuning_config
 
     result = tune_teacher(teacher, pairs, out, tuning_config(overrides or ()))
@@ -229,11 +232,12 @@ def plan(
     overrides: Overrides = None,
 ) -> None:
     """Show where each table would lie on machines that need not be at hand, or what would make the tables fit."""
-    from prectr_torchrec.config_files import load_config
+    from prectr_torchrec.config_unused import load_and_warn
+
+    run = load_and_warn(config, overrides or ())  # before torch is imported
     from prectr_torchrec.training import planning
 
     hardware = planning.make_hardware(gpus, gpus_per_host, hbm=hbm, ddr=ddr, ssd=ssd, device=device.value)
-    run = load_config(config, overrides or ())
     found = planning.plan_run(run, hardware)
     if found is None:
         typer.echo(planning.format_misfit(run, hardware))
@@ -319,6 +323,9 @@ def baseline(
     ] = None,
 ) -> None:
     """Fit a baseline on prepared samples, score them as `evaluate` does, and measure it."""
+    from prectr_torchrec.data.schema import load_manifest
+
+    load_manifest(data)  # before torch is imported
     from prectr_torchrec.baselines.run import run_baseline
     from prectr_torchrec.training.measures_text import format_metrics
 
