@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(out: Callable[[Path], Path], s
 
 
 def test_a_full_standard_output_is_one_line_and_code_2() -> None:
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         done = subprocess.run([*PRECTR, "config", "--config", "demo"], stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: [Errno 28] No space left on device\n"

@@ -50,7 +50,7 @@ def test_a_second_writer_is_told_who_the_first_one_is(tmp_path: Path) -> None:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         with folder_lock(tmp_path):  # the kernel has released it
-            assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} ")
+            assert (tmp_path / ".lock").read_text(encoding="utf-8").startswith(f"process {os.getpid()} ")
     assert not any(tmp_path.iterdir())
 
 
@@ -83,12 +83,12 @@ def test_every_writer_is_refused_before_it_looks_at_anything(command: str, tmp_p
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
 def test_a_planted_link_is_not_written_through(plant: Callable[[Path, Path], None], tmp_path: Path) -> None:
     victim = tmp_path / "victim"
-    victim.write_text("precious")
+    victim.write_text("precious", encoding="utf-8")
     (tmp_path / "out").mkdir()
     plant(tmp_path / "out" / ".lock", victim)
     with pytest.raises(ValueError, match=r"\.lock is no plain file"), folder_lock(tmp_path / "out"):
         pass
-    assert victim.read_text() == "precious"
+    assert victim.read_text(encoding="utf-8") == "precious"
 
 
 def test_a_planted_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_end_with_their_parent(method: str, number: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
-    script.write_text(POOL)
+    script.write_text(POOL, encoding="utf-8")
     with subprocess.Popen([sys.executable, script, method], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         try:
