@@ -120,5 +120,5 @@ def test_a_refused_start_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_a_rank_knows_the_lock_of_its_launcher_by_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with _locked(Path("12:30/run")), job_lock((tmp_path / "12:30" / "run")), job_lock(Path("12:30/run")):
+    with _locked(Path("12:30/run")), job_lock(tmp_path / "12:30" / "run"), job_lock(Path("12:30/run")):
         pass

@@ -14,6 +14,7 @@ from prectr_torchrec.data.hashing import ZERO_ID, hash_id
 from prectr_torchrec.data.preferences import PreferenceStatistics
 from prectr_torchrec.data.prepare import prepare
 from prectr_torchrec.data.raw import RawLogError
+from prectr_torchrec.serving.request import RequestSchema
 
 LABELLED = ("train", "validation", "test")
 SMALL: dict[str, Any] = {
@@ -196,3 +197,25 @@ def test_a_column_without_whole_numbers_is_no_mixture(tmp_path: Path) -> None:
     for event in raw["impressions"]:
         event["user_id"] = f"u{event['request_id']}" if event["request_id"] % 9 == 0 else None
     assert run(raw, tmp_path, suffix="csv")["mixed_ids"] == {}
+
+
+@pytest.mark.parametrize("zero_id", ["none", "id"])
+@pytest.mark.parametrize("text_ids", [False, True])
+def test_a_served_request_with_the_ids_of_the_log_is_the_row_of_the_samples(tmp_path: Path, text_ids: bool, zero_id: Any) -> None:
+    raw = random_log(1, text_ids=text_ids)
+    zero: Any = "0" if text_ids else 0
+    for column, table in (("user_id", "impressions"), ("item_id", "items"), ("query_id", "queries")):
+        raw = renamed(raw, column, {raw[table][0][column]: zero})
+    manifest = run(raw, tmp_path, zero_id=zero_id)
+    schema = RequestSchema(DataConfig(**SMALL | {"zero_id": zero_id}), manifest["id_kinds"])
+    items = {row["item_id"]: row for row in raw["items"]}
+    by_request = {row["request_id"]: row for row in rows(tmp_path)}
+    for request_id, row in by_request.items():
+        shown = sorted((e for e in raw["impressions"] if e["request_id"] == request_id), key=lambda e: e["position"])
+        candidates = [{name: items[e["item_id"]][name] for name in ("item_id", "category_id", "brand_id")} for e in shown]
+        sent = {name: shown[0][name] for name in ("user_id", "query_id")} | {"query": row["query"], "candidates": candidates}
+        served = schema.from_plain([sent]).to_pylist()[0]
+        names = ("user_id", "query_id", "candidate_item_id", "candidate_category_id", "candidate_brand_id")
+        assert [served[name] for name in names] == [row[name] for name in names]
+        assert row["user_id"] or not (row["user_events"] or row["history_item_id"])
+    assert (0 in {row["user_id"] for row in by_request.values()}) == (zero_id == "none")
