@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,20 @@ def read_json(path: Path, shape: Any = dict[str, Any]) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}; restore the file") from None
     return found
+
+
+@contextlib.contextmanager
+def made_of(*paths: Path) -> Iterator[None]:
+    """Names the files whose values are used within, where these are not what they should be.
+
+    Raises:
+        ValueError: a key is missing, or a value is of another kind.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{', '.join(map(str, paths))}: damaged, or of another release ({found}); write it again") from error
 
 
 def read_yaml(path: Path) -> Any:

@@ -29,7 +29,7 @@ from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.locks import writes_file
 from prectr_torchrec.modules import PRECTR, TextEncoder
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.plain_files import made_of, read_json
 from prectr_torchrec.runs import checkpoint_path, load_run
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.digests import describe, is_sealed, sealed
@@ -94,7 +94,9 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"]).describe())
         about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
         _write_json(partial / ABOUT, sealed(about))
-        (partial / "README.md").write_text(model_card(served, about), encoding="utf-8")
+        with made_of(*(run / f"{name}.json" for name in measured)):
+            card = model_card(served, about)
+        (partial / "README.md").write_text(card, encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
     once(out, build)

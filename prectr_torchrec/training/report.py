@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.plain_files import made_of, read_json
 from prectr_torchrec.training import figures
 from prectr_torchrec.training.files import read_records, replace_text
 from prectr_torchrec.training.measures_text import PAIRS
@@ -86,8 +86,9 @@ def write_report(
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
     with_hidden = _with_hidden(measured, runs, [f"{split}{HIDDEN}" for split in splits])
     curves = {name: read_records(run / "metrics.jsonl") for name, run in runs.items()}
-    activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
-    with figures.style():
+    read = [path for run in runs.values() for path in (*sorted(run.glob("metrics-*.json")), run / "metrics.jsonl")]
+    with made_of(*read), figures.style():
+        activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
         sections = [
             _comparison(measured, with_hidden),
             _logged_order(with_hidden),
@@ -99,8 +100,9 @@ def write_report(
             _calibration_by_position(measured),
             _relevance(measured),
         ]
+        text = page(title, measured, [s for s in sections if s])
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, page(title, measured, [s for s in sections if s]))
+    replace_text(out, text)
 
 
 def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
@@ -111,10 +113,11 @@ def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
         raise ValueError(f"{run}: run {name!r} has no {' or '.join(p.name for p in files)}; run `prectr evaluate` on it")
     if any("grades" not in f for f in found):
         raise ValueError(f"{run}: run {name!r} was measured by an earlier release; run `prectr evaluate` on it again")
-    clicks = next((f for f in found if f["clicks"]["clicks"]), found[0])
-    with_oracle = [f for f in found if f["oracle"]]
-    whole = next((f for f in with_oracle if f["oracle"]["expected_auc"]["all"]["model"] is not None), None)
-    return {**clicks, "truth": whole or next(iter(with_oracle), None), "simulated": any(f["simulated"] for f in found)}
+    with made_of(*files):
+        clicks = next((f for f in found if f["clicks"]["clicks"]), found[0])
+        with_oracle = [f for f in found if f["oracle"]]
+        whole = next((f for f in with_oracle if f["oracle"]["expected_auc"]["all"]["model"] is not None), None)
+        return {**clicks, "truth": whole or next(iter(with_oracle), None), "simulated": any(f["simulated"] for f in found)}
 
 
 def _with_hidden(measured: dict[str, Metrics], runs: dict[str, Path], splits: Sequence[str]) -> dict[str, Metrics]:

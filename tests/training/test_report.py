@@ -253,3 +253,12 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(measured, tmp_path):
     assert done.exit_code == 0, done.output
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(f"<th scope=row>{path}</th>" in page for path in paths)
+
+
+@pytest.mark.parametrize(("key", "value"), [("clicks", None), ("reliability", "text"), ("segments", [1])])
+def test_damaged_figures_are_named(key, value, runs, tmp_path: Path) -> None:
+    path = runs["dnn"] / "metrics-test.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**figures, key: value}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dnn/metrics-test\.json.*: damaged, or of another release"):
+        write_report(tmp_path / "report.html", {"dnn": runs["dnn"]})
