@@ -72,7 +72,7 @@ class Gate:
             await send(message)
 
         refusal = self._refusal(headers, scope.get("http_version", "1.1"))
-        await (self._app(scope, read, answer) if refusal is None else _refuse(*refusal, answer))
+        await (self._app(scope, read, answer) if refusal is None else _refuse(*refusal, send))
 
     def _refusal(self, headers: Headers, version: str) -> tuple[int, str] | None:
         hosts = headers.getlist("host")
@@ -89,7 +89,7 @@ class Gate:
 
 async def _refuse(status: int, message: str, send: Send) -> None:
     body = json.dumps({"error": {"message": message}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -60,7 +60,6 @@ def sent(body: bytes, head: bytes = KNOWN) -> bytes:
 @pytest.mark.parametrize(
     ("said", "status"),
     [
-        (b"", b""),
         (b"POST /v1/rank HT", b"408"),
         (b"\r\n\r\n", b"408"),
         (KNOWN + b"Content-Length: 10\r\n\r\n{", b"408"),
