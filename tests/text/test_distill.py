@@ -126,6 +126,13 @@ def test_a_student_of_ngrams_loads_with_its_weights(root: Path) -> None:
     assert {n: w.shape for n, w in longer.state_dict().items()} == {n: w.shape for n, w in one.state_dict().items()}
 
 
+def test_who_may_read_a_students_folder_may_read_its_weights(root: Path) -> None:
+    run(small(), root, "dual")
+    modes = {path.stat().st_mode & 0o777 for path in (root / "dual").iterdir() if path.is_file()}
+    (root / "new").touch()
+    assert modes == {(root / "new").stat().st_mode & 0o777}
+
+
 def test_the_students_tokenizer_can_be_given(root: Path) -> None:
     run(small(teacher_epochs=1, grade_epochs=0), root, "given", tokenizer=root / "late")
     words = [(root / name / "tokenizer.json").read_text(encoding="utf-8") for name in ("given", "late")]

@@ -70,6 +70,12 @@ def test_the_folder_tells_what_was_done(folder: Path) -> None:
     assert not (folder / "tuned" / "work").exists()
 
 
+def test_who_may_read_the_folder_may_read_its_weights(folder: Path) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in (folder / "tuned").iterdir()}
+    (folder / "new").touch()
+    assert modes == {(folder / "new").stat().st_mode & 0o777}
+
+
 def test_a_finished_tuning_is_left_alone(folder: Path) -> None:
     weights = folder / "tuned" / "model.safetensors"
     written = weights.stat().st_mtime_ns
