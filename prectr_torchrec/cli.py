@@ -12,6 +12,7 @@ from prectr_torchrec import cli_checkpoint, cli_serve
 from prectr_torchrec.cli_paths import LocalPaths
 from prectr_torchrec.doctor import check_versions, quiet_deprecations
 from prectr_torchrec.failures import run_command
+from prectr_torchrec.locks import check_free
 
 app = typer.Typer(
     cls=LocalPaths,
@@ -150,6 +151,7 @@ def teacher_tune(
     ] = None,
 ) -> None:
     """Fine-tune a sequence classifier on the grades of pairs, to be their teacher."""
+    check_free(out)
     from prectr_torchrec.preflight import check_pairs
 
     check_pairs(pairs)
@@ -323,6 +325,7 @@ def baseline(
     ] = None,
 ) -> None:
     """Fit a baseline on prepared samples, score them as `evaluate` does, and measure it."""
+    check_free(run)
     from prectr_torchrec.data.schema import load_manifest
 
     load_manifest(data)  # before torch is imported
@@ -367,6 +370,7 @@ def export(
     checkpoint: Checkpoint = "best",
 ) -> None:
     """Write a trained ranker to a folder that serves without the run, table by table whatever their size."""
+    check_free(out)
     from prectr_torchrec.preflight import check_run
 
     check_run(run, checkpoint)
@@ -387,6 +391,7 @@ def index(
     column: Annotated[str, typer.Option(help="Of the titles.")] = "title",
 ) -> None:
     """Encode the titles of a catalogue ahead, for an exported ranker to start with."""
+    check_free(model)
     from prectr_torchrec.serving.index import index_titles
     from prectr_torchrec.serving.ranker import Ranker
 
@@ -402,6 +407,7 @@ def score(
     nproc: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Score the candidates of sample files with an exported ranker."""
+    check_free(out)
     from prectr_torchrec.serving.batch import score_files
 
     typer.echo(f"{out}: {score_files(model, data, out, nproc=nproc):,} candidates")
@@ -425,6 +431,7 @@ def report(
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder of all that the demo makes.")] = Path("runs/demo")) -> None:
     """Simulate, prepare, train on two ranks, evaluate beside baselines, and report."""
+    check_free(out)
     from prectr_torchrec.demo import demo
 
     demo(out)

@@ -58,6 +58,23 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
 
 
+def check_free(path: Path) -> None:
+    """Refuses what another process writes to before anything heavy is imported; who writes locks it all the same.
+
+    Raises:
+        LockedError: as of `folder_lock` and `file_lock`.
+    """
+    for file in (path / LOCK, path.with_name(f".{path.name}.lock")):
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # there is none, or the writer will say what is wrong with it
+            continue
+        try:
+            _take(descriptor, path, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+
 def writes_folder(argument: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function that holds `folder_lock` of one of its arguments while it runs."""
     return _holding(argument, folder_lock)
@@ -128,9 +145,9 @@ def _open_locked(file: Path, what: Path) -> int:
         os.close(descriptor)  # its holder has just removed it: once more
 
 
-def _take(descriptor: int, what: Path) -> None:
+def _take(descriptor: int, what: Path, kind: int = fcntl.LOCK_EX) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 500, 0).decode(errors="replace") or "another process"
         raise LockedError(f"{what} is being written by {holder}; wait for its end, or choose another place") from None

@@ -80,6 +80,26 @@ def test_every_writer_is_refused_before_it_looks_at_anything(command: str, tmp_p
         assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("score --model m --data d --out OUT", "file_lock"),
+        ("export --run r --out OUT", "file_lock"),
+        ("index --model OUT --items i", "folder_lock"),
+        ("teacher-tune --teacher t --pairs p --out OUT", "folder_lock"),
+        ("baseline mixed --data d --run OUT", "folder_lock"),
+        ("demo --out OUT", "folder_lock"),
+    ],
+)
+def test_a_second_command_is_refused_before_torch_is_imported(command: str, kind: str, tmp_path: Path) -> None:
+    code = "import sys; from prectr_torchrec.cli import app\ntry:\n    app(sys.argv[1:], standalone_mode=False)\n"
+    code += "except ValueError as error:\n    print(error, 'torch' in sys.modules)"
+    with held_elsewhere(kind, tmp_path / "out"):
+        words = command.replace("OUT", str(tmp_path / "out")).split()
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert "is being written by process" in done.stdout and done.stdout.endswith("False\n"), done.stderr
+
+
 @pytest.mark.parametrize("plant", [Path.symlink_to, Path.hardlink_to])
 def test_a_planted_link_is_not_written_through(plant: Callable[[Path, Path], None], tmp_path: Path) -> None:
     victim = tmp_path / "victim"
