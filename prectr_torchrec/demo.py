@@ -130,7 +130,7 @@ def _torchx(out: Path, component: str, *arguments: str) -> None:
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     scheduler = ["-s", "local_cwd", "-cfg", f"log_dir={(out / 'logs').absolute()}"]
     command = [str(programs / "torchx"), "run", *scheduler, component, "-j", f"1x{RANKS}", *arguments]
-    if subprocess.run(command, env=environment).returncode:
+    if subprocess.run([sys.executable, "-m", "prectr_torchrec.orphans", *command], env=environment).returncode:
         raise RuntimeError(f"{component} failed; its logs are in {out / 'logs'}. Command: {' '.join(command)}")
 
 

@@ -1,4 +1,4 @@
-"""No process outlives the one that it works for."""
+"""No process outlives the one that it works for: `python -m prectr_torchrec.orphans COMMAND` runs a command so."""
 
 from __future__ import annotations
 
@@ -45,3 +45,8 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    os.execvp(sys.argv[1], sys.argv[1:])  # it keeps what the kernel was asked for

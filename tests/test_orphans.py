@@ -54,6 +54,29 @@ def test_a_worker_whose_parent_is_gone_already_does_not_begin(tmp_path: Path) ->
     assert (done.returncode, done.stdout) == (1, "")
 
 
+SCHEDULED = """
+import time
+from prectr_torchrec.training import launch
+launch.launch = lambda *given, **settings: print("began", flush=True) or time.sleep(100)
+launch.main(["prectr_torchrec.training.main", "--", "--run", "run"])
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["-c", SCHEDULED], ["-m", "prectr_torchrec.orphans", "sh", "-c", "echo began; exec sleep 100"]]
+)
+def test_what_a_local_scheduler_or_the_demo_starts_ends_with_it(command: list[str]) -> None:
+    shell = ["sh", "-c", '"$0" "$@" & wait', sys.executable, *command]
+    with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        try:
+            assert parent.stdout.readline() == "began\n"
+            (child,) = (child.pid for child in psutil.Process(parent.pid).children())
+        finally:
+            parent.kill()
+    assert gone([child]) == []
+
+
 ALONE = """
 import os, time
 from prectr_torchrec.orphans import die_with_launcher

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from prectr_torchrec.failures import MISTAKE, WorkerError, run_command
 from prectr_torchrec.job_environment import LOCKED, environment
 from prectr_torchrec.locks import folder_lock
+from prectr_torchrec.orphans import die_with_parent
 from prectr_torchrec.training.meeting import meeting_of_machines, meeting_on_this_machine
 from prectr_torchrec.training.stop import REQUEUE, SIGNALS
 
@@ -150,6 +151,7 @@ def _recorded(failure: ProcessFailure) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """A job on this machine as a scheduler starts it: `... MODULE -- ARGUMENTS`, by the module of the program."""
+    die_with_parent()
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--nproc", type=int, default=1)
     parser.add_argument("--max-restarts", type=int, default=0)
