@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from prectr_torchrec.config import RunConfig, nearest
+from prectr_torchrec.config_base import Section
 from prectr_torchrec.config_files import load_config, written_settings
 
 Rule = tuple[str, Callable[[RunConfig], bool], str]
@@ -19,8 +20,8 @@ RULES: tuple[Rule, ...] = (
      "model.preference.own and peers are off"),
     ("model.attention_*", lambda c: not c.model.interest, "model.interest is off"),
     ("model.position_count", lambda c: not c.model.position_bias, "model.position_bias is off"),
-    ("text.encoder.*", lambda c: not c.model.text, "model.text is off"),
-    ("text.encoder.*", lambda c: c.text.path is not None, "text.path brings its own"),
+    ("text.encoder", lambda c: not c.model.text, "model.text is off"),
+    ("text.encoder", lambda c: c.text.path is not None, "text.path brings its own"),
     ("text.interaction", lambda c: not c.model.text, "model.text is off"),
     ("text.late_dim", lambda c: c.text.interaction != "late", "text.interaction is not 'late'"),
     ("text.start", lambda c: c.text.path is None, "text.path is null"),
@@ -57,12 +58,31 @@ def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
         written: the settings that its user wrote, `key.sub` -> value; what a shipped configuration says is not told.
     """
     found = [*_attributes_without_feature(config), *_columns_of_no_name(config)]
-    for key, value in written.items():
-        if not value or value == "none":  # who switches off what is off means no harm
+    given = {key: value for key, value in written.items() if value and value != "none"}  # who switches off means no harm
+    for key, default in _settings(config, given).items():
+        if default:
             continue
         reasons = [why for pattern, unread, why in RULES if fnmatchcase(key, pattern) and unread(config)]
         reasons += [*_table_reasons(config, key), *_feature_reasons(config, key)]
         found += [f"{key} is not used: {reasons[0]}"] if reasons else []
+    return found
+
+
+def _settings(config: RunConfig, written: dict[str, Any]) -> dict[str, bool]:
+    """The settings that were written, a free dictionary as one -> whether it is what it would be unwritten, as most are in the
+    configuration that a run keeps."""
+    found: dict[str, bool] = {}
+    for key in written:
+        section: Any = None
+        node: Any = config
+        path: list[str] = []
+        for part in key.split("."):
+            if isinstance(node, dict) and not any(isinstance(value, Section) for value in node.values()):
+                break
+            section, node = node, node.get(part) if isinstance(node, dict) else getattr(node, part, None)
+            path.append(part)
+        field = type(section).model_fields.get(path[-1]) if isinstance(section, Section) else None
+        found[".".join(path)] = field is not None and node == field.get_default(call_default_factory=True)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_run import small_config, write_small_manifest
 
-from prectr_torchrec.config_files import load_config, written_settings
+from prectr_torchrec.config_files import dump_config, load_config, written_settings
 from prectr_torchrec.config_unused import unused_settings
 from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.preflight import check_run, check_training
@@ -105,3 +105,9 @@ def test_what_stands_in_a_file_of_ones_own_is_told_and_what_it_inherits_is_not(t
         "text.late_dim is not used: text.interaction is not 'late'",
         "model.position_count is not used: model.position_bias is off",
     ]
+
+
+def test_the_configuration_that_a_run_keeps_tells_nothing_that_was_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(load_config("prectr_v1")), encoding="utf-8")
+    assert unused_settings(load_config(path), written_settings(path)) == []

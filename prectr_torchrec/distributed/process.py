@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from prectr_torchrec.distributed.lost import lost_ranks_named
 from prectr_torchrec.doctor import quiet_deprecations
 from prectr_torchrec.failures import MISTAKE, describe, exit_code
-from prectr_torchrec.job_environment import STORE
+from prectr_torchrec.job_environment import STORE, environment
 from prectr_torchrec.orphans import die_with_launcher
 
 
@@ -75,30 +75,35 @@ def process_group(
     if on_gpu:
         torch.cuda.set_device(here)
         torch.set_float32_matmul_precision("high")  # TF32: several times the speed of plain fp32
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    _join(backend, timeout)
-    agreed = False
-    try:
-        with lost_ranks_named(timeout):
-            check_same_devices(on_gpu)
-            yield Process(dist.get_rank(), dist.get_world_size(), here)
-        agreed = True
-    except SystemExit:  # asked to stop: all ranks have agreed on it
-        agreed = True
-        raise
-    finally:
-        # models and pipelines are full of cycles; what they hold of the group goes now, not while the interpreter shuts down
-        gc.collect()
-        if agreed or not on_gpu:  # NCCL would wait here for the ranks that this one's error has left alone
-            dist.destroy_process_group()
+    with environment(_interfaces()):
+        _join("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout)
+        agreed = False
+        try:
+            with lost_ranks_named(timeout):
+                check_same_devices(on_gpu)
+                yield Process(dist.get_rank(), dist.get_world_size(), here)
+            agreed = True
+        except SystemExit:  # asked to stop: all ranks have agreed on it
+            agreed = True
+            raise
+        finally:
+            # models and pipelines are full of cycles; what they hold of the group goes now, not at the interpreter's end
+            gc.collect()
+            if agreed or not on_gpu:  # NCCL would wait here for the ranks that this one's error has left alone
+                dist.destroy_process_group()
+
+
+def _interfaces() -> dict[str, str]:
+    """Settings that keep ranks which are all on this machine to its loopback: nobody else need reach them."""
+    if int(os.environ.get("WORLD_SIZE", 1)) != int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
+        return {}
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    names = (f"{library}_SOCKET_IFNAME" for library in ("GLOO", "NCCL"))
+    return {name: loopback for name in names if name not in os.environ}
 
 
 def _join(backend: str, timeout: timedelta) -> None:
     size = int(os.environ.get("WORLD_SIZE", 1))
-    if size == int(os.environ.get("LOCAL_WORLD_SIZE", 1)):  # all on this machine: nobody else need reach them
-        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
     if "RANK" not in os.environ:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     elif STORE in os.environ:

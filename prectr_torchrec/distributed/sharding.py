@@ -221,9 +221,12 @@ def read_plan(path: Path) -> Plan:
     """A plan from the file that `prectr plan --save` or a run wrote.
 
     Raises:
-        ConfigError, ValueError: the file is no plan.
+        ConfigError: the file is no plan.
     """
-    plan: Plan = read_json(path, Plan)
+    try:
+        plan: Plan = read_json(path, Plan)
+    except ValueError as error:
+        raise ConfigError(f"{error}: no sharding plan; write one with `prectr plan --save`") from None
     keys = {"sharding_type", "compute_kernel", "ranks", "shards"}
     tables = [table for part in plan.values() for table in part.values()]
     if not tables or not all(keys <= table.keys() for table in tables):

@@ -77,7 +77,9 @@ def scored(scorer: Any, folder: Path, split: str, **options: Any) -> Rows:
 def first_candidate_of_first_request(samples: Path, out: Path) -> Path:
     """A prepared folder whose test split is one candidate."""
     (out / "test").mkdir(parents=True)
-    shutil.copy(samples / "prepared.json", out)
+    manifest = json.loads((samples / "prepared.json").read_text(encoding="utf-8"))
+    manifest["splits"]["test"]["requests"] = 1
+    (out / "prepared.json").write_text(json.dumps(manifest), encoding="utf-8")
     table = pq.read_table(samples / "test").slice(0, 1)
     (row,) = table.to_pylist()
     row |= {name: value[:1] for name, value in row.items() if name.startswith("candidate_")} | {"num_candidates": 1}

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def test_what_the_cpu_cannot_do_names_its_key_and_what_would_be_right(table: dic
         check_device(changed(table), "cpu", 2)
     assert f"this job's 2 ranks run on cpu: {message}" == str(caught.value)
     check_device(changed(table), "cuda", 2)
+
+
+def test_a_process_group_leaves_the_environment_as_it_was() -> None:
+    before = dict(os.environ)
+    with process_group("cpu"):
+        assert os.environ["GLOO_SOCKET_IFNAME"].startswith("lo")
+    assert dict(os.environ) == before
 
 
 def test_gloo_sends_no_bf16() -> None:

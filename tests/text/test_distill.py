@@ -127,8 +127,8 @@ def test_a_student_of_ngrams_loads_with_its_weights(root: Path) -> None:
 
 
 def test_who_may_read_a_students_folder_may_read_its_weights(root: Path) -> None:
-    run(small(), root, "dual")
-    modes = {path.stat().st_mode & 0o777 for path in (root / "dual").iterdir() if path.is_file()}
+    run(small({"interaction": "late"}, hidden_weight=0.2), root, "late")
+    modes = {path.stat().st_mode & 0o777 for path in (root / "late").iterdir() if path.is_file()}
     (root / "new").touch()
     assert modes == {(root / "new").stat().st_mode & 0o777}
 
