@@ -17,6 +17,7 @@ _NONE = {
     "item_id": ": it shares the row of unknown items",
     "query_id": ": it shares the row of unknown queries",
 }
+"""Of columns that are no attributes."""
 _KEPT = {"impressions": "events", "judgments": "judgments", "items": "items", "queries": "queries", "users": "users"}
 
 
@@ -87,11 +88,10 @@ def _notes(manifest: dict[str, Any], data: DataConfig) -> list[str]:
         notes.append(f"left out of judgments: {what}")
     if not manifest["rows"]["judgments"]:
         notes.append("no judgments file: every relevance is missing")
-    notes += [
-        f"note: {count:,} rows of {column} are 0, which stands for none{_NONE.get(column.partition('.')[2], '')}; if 0 is an id, "
-        "set data.zero_id: id"
-        for column, count in manifest["zeros"].items()
-    ]
+    attributes = {f"items.{name}" for name in data.item_attributes} | {f"users.{name}" for name in data.user_attributes}
+    for column, count in manifest["zeros"].items():
+        none = "" if column in attributes else _NONE.get(column.partition(".")[2], "")
+        notes.append(f"note: {count:,} rows of {column} are 0, which stands for none{none}; if 0 is an id, set data.zero_id: id")
     if manifest["positions_from"] == 0 and data.positions_from is None:
         notes.append("note: positions count from 0 and were raised by one; data.positions_from: 1 takes 0 as not logged")
     notes += [

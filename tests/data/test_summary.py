@@ -46,3 +46,12 @@ def test_the_figures_are_those_of_the_log(tmp_path: Path) -> None:
     assert next(line for line in lines if line.startswith("judgments ")).split() == [
         "judgments", str(len(raw["judgments"])), str(len(raw["judgments"]) - 1)
     ]  # fmt: skip
+
+
+def test_an_attribute_that_is_called_as_an_id_is_still_an_attribute(tmp_path: Path) -> None:
+    raw = random_log(1)
+    raw["items"] = [item | {"user_id": number % 2} for number, item in enumerate(raw["items"])]
+    data = DATA.model_copy(update={"item_attributes": [*DATA.item_attributes, "user_id"]})
+    manifest = prepare(data, TextConfig(vocab_size=300), write_log(raw, tmp_path / "raw"), tmp_path / "out", progress=False)
+    told = "note: 10 rows of items.user_id are 0, which stands for none; if 0 is an id, set data.zero_id: id"
+    assert told in format_summary(manifest, data)
