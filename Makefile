@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml constraints.txt
 	touch $@
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 # Every documented command of benchmarks/ at its smallest size.
 benchmarks-smoke: $(INSTALLED)
