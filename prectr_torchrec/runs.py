@@ -7,10 +7,10 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config import ConfigError, RunConfig
 from prectr_torchrec.config_files import load_config
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.plain_files import read_json, read_yaml
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -29,9 +29,13 @@ def load_run(run: Path) -> RunConfig:
 
     Raises:
         FileNotFoundError: it is no run directory.
+        ConfigError: the configuration is not whole.
     """
     if not (run / CONFIG).is_file():
         raise FileNotFoundError(f"{run}: no run directory ({CONFIG} is missing); `prectr train` makes one")
+    written = read_yaml(run / CONFIG)
+    if missing := sorted(RunConfig.model_fields.keys() - (written if isinstance(written, dict) else {})):
+        raise ConfigError(f"{run / CONFIG}: {missing[0]} is missing; a run keeps its whole configuration: restore the file")
     return load_config(run / CONFIG)
 
 

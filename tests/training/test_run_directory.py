@@ -31,3 +31,10 @@ def test_a_run_without_a_checkpoint_is_taken_over_and_one_with_a_checkpoint_is_n
         trainer.train()
         with pytest.raises(ConfigError, match=r"was started with another configuration \(train.seed: 2 then, 3 now\)"):
             Trainer(configs[2], data, run, process)
+
+
+@pytest.mark.parametrize("kept", ["", "data: {}\n"])
+def test_a_run_whose_configuration_was_cut_off_is_refused(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "config.yaml").write_text(kept, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml: \w+ is missing; a run keeps its whole configuration"):
+        load_run(tmp_path)
