@@ -186,9 +186,11 @@ def _parquet_columns(con: duckdb.DuckDBPyConnection, name: str, file: Path, want
         names = schema.names
         scan = Part((file,), tuple((column, "") for column in names), None).scan()
         types = [type_ for _, type_ in con.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {scan})").fetchall()]
+        _refuse_long_texts(file, metadata, wanted)
+    except RawLogError:
+        raise
     except (duckdb.Error, pa.ArrowException, OSError, ValueError) as error:
         raise RawLogError(f"{name}: {file} cannot be read: {str(error).splitlines()[0]}") from None
-    _refuse_long_texts(file, metadata, wanted)
     types = ["HALF" if pa.types.is_float16(field.type) else type_ for field, type_ in zip(schema, types, strict=True)]
     return tuple((column, type_.strip('"')) for column, type_ in zip(names, types, strict=True))
 

@@ -16,7 +16,7 @@ import pytest
 from raw_logs import Raw, random_log, write_log
 
 from prectr_torchrec.config import DataConfig, RawLog, RawTable
-from prectr_torchrec.data.files import MAX_TEXT
+from prectr_torchrec.data.files import MAX_TEXT, look_into
 from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.raw import RawLogError
 from prectr_torchrec.data.tables import load_candidates, load_tables, open_sources
@@ -441,3 +441,11 @@ def test_one_message_tells_all_that_is_wrong(tmp_path: Path) -> None:
     wrong = ["column 'clack' is missing", "items: there is no file", "'querry' is missing", "'position', row 5: -2"]
     wrong += ["'item_id' is BIGINT[]; expected ids", "'relevance', row 2"]
     assert len(lines) == len(wrong) and all(w in line for w, line in zip(wrong, lines, strict=True)), error.value
+
+
+def test_a_name_of_a_column_that_is_no_text_is_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"item_id": [1], "titré": ["a"]}), path)
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xed\x28"))
+    with duckdb.connect() as con, pytest.raises(RawLogError, match=r"items\.parquet cannot be read: "):
+        look_into(con, "items", RawTable(path="items.parquet"), path, ["item_id"])
