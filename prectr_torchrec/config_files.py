@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from prectr_torchrec.config import ConfigError, RunConfig, nearest, validate_config
 from prectr_torchrec.paths import check_local
-from prectr_torchrec.plain_files import read_yaml
+from prectr_torchrec.plain_files import flatten, read_yaml
 
 
 def find_config(name: str | Path, relative_to: Path | None = None) -> Path:
@@ -62,6 +62,18 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> RunCo
     return validate_config(_without_removed(tree), str(path))
 
 
+def load_whole_config(path: Path) -> RunConfig:
+    """A file of `dump_config`, in which all stands that there is.
+
+    Raises:
+        ConfigError: as of `load_config`, or a part is missing; names it.
+    """
+    tree = _read_tree(path, ())
+    if missing := sorted(RunConfig.model_fields.keys() - tree):
+        raise ConfigError(f"{path}: {missing[0]} is missing; a run keeps its whole configuration: restore the file")
+    return validate_config(_without_removed(tree), str(path))
+
+
 def written_settings(name: str | Path, overrides: typing.Sequence[str] = ()) -> dict[str, Any]:
     """The settings, `key.sub` -> value, that stand in a configuration and its bases, but for shipped ones, and in overrides."""
     path, written = find_config(name), dict[str, Any]()
@@ -69,7 +81,7 @@ def written_settings(name: str | Path, overrides: typing.Sequence[str] = ()) -> 
     while path.resolve().parent != shipped:
         tree = read_yaml(path) or {}
         base = tree.pop("base", None)
-        written = _flatten(tree) | written
+        written = flatten(tree) | written
         if base is None:
             break
         path = find_config(base, path.parent)
@@ -111,13 +123,6 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     inherited = _read_tree(find_config(base, path.parent), (*seen, path.resolve()))
     inherited.pop("name", None)
     return _merge(inherited, tree)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

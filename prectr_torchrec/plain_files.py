@@ -26,14 +26,28 @@ def read_json(path: Path, shape: Any = dict[str, Any]) -> Any:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        TypeAdapter(shape).validate_python(found, strict=True)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON: {error}; restore the file") from None
+    check_shape(found, shape, path)
+    return found
+
+
+def check_shape(value: Any, shape: Any, path: Path) -> None:
+    """Raises ValueError where the value of a JSON file is not of a type, as of `read_json`."""
+    try:
+        TypeAdapter(shape).validate_python(value, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = "".join(f"{part}: " for part in first["loc"])
         raise ValueError(f"{path}: {key}{first['msg']}; got {_short(first['input'])}; restore the file") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON: {error}; restore the file") from None
-    return found
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The plain values of nested mappings, by `key.sub`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 @contextlib.contextmanager

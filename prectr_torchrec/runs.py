@@ -7,10 +7,10 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_files import load_config
+from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config_files import load_whole_config
 from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import read_json, read_yaml
+from prectr_torchrec.plain_files import read_json
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -33,10 +33,7 @@ def load_run(run: Path) -> RunConfig:
     """
     if not (run / CONFIG).is_file():
         raise FileNotFoundError(f"{run}: no run directory ({CONFIG} is missing); `prectr train` makes one")
-    written = read_yaml(run / CONFIG)
-    if missing := sorted(RunConfig.model_fields.keys() - (written if isinstance(written, dict) else {})):
-        raise ConfigError(f"{run / CONFIG}: {missing[0]} is missing; a run keeps its whole configuration: restore the file")
-    return load_config(run / CONFIG)
+    return load_whole_config(run / CONFIG)
 
 
 def checkpoint_index(run: Path) -> dict[str, Any]:

@@ -51,10 +51,20 @@ ZERO_ID = hash_id("0")
 """The id 0 of a log whose 0 is an id (`data.zero_id: id`): 0 itself stands for none. The text "0" has it anyway."""
 
 
+def zero_becomes(zero: ZeroId) -> tuple[int, int]:
+    """The id that 0 or the text "0" may have been read as, and the one that it is."""
+    return (ZERO_ID, 0) if zero == "none" else (0, ZERO_ID)
+
+
 def zero_sql(value: str, zero: ZeroId) -> str:
     """DuckDB expression of an id where 0 and the text "0" are the same: none, which is 0, or an id."""
-    found, becomes = (ZERO_ID, 0) if zero == "none" else (0, ZERO_ID)
+    found, becomes = zero_becomes(zero)
     return f"(CASE WHEN {value} = {found} THEN {becomes} ELSE {value} END)"
+
+
+def hash_id_sql(text: str) -> str:
+    """DuckDB's SQL for `hash_id`."""
+    return f"CAST(md5_number_lower({text}) & {2**63 - 1} AS BIGINT)"
 
 
 def hash_sql(text: str) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from prectr_torchrec.config import ZeroId
 from prectr_torchrec.data.files import scan_parquet
-from prectr_torchrec.data.hashing import ZERO_ID, hash_id
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id, hash_id_sql, zero_becomes
 from prectr_torchrec.data.raw import Connection, Source, Table, open_duckdb, quote, text_literal
 from prectr_torchrec.data.readings import identifier
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
@@ -83,8 +83,8 @@ class LogIds:
             except ValueError:
                 raise ValueError(f"{column} {value!r}: the log's are whole numbers") from None
             number -= 2**64 * (2**63 <= number < 2**64)
-        becomes = {ZERO_ID: 0} if self.zero == "none" else {0: ZERO_ID}
-        return number if self._column(column) == "request_id" else becomes.get(number, number)
+        found, becomes = zero_becomes(self.zero)
+        return becomes if number == found and self._column(column) != "request_id" else number
 
     def restore(self, column: str, ids: Iterable[int]) -> dict[int, Any]:
         """Our ids -> the log's; None: none."""
@@ -111,6 +111,16 @@ class LogIds:
             id_ = f"CASE WHEN {id_} = {ZERO_ID} THEN 0 ELSE nullif({id_}, 0) END"
         return (f"(({id_})::HUGEINT + CASE WHEN {id_} < 0 THEN {2**64} ELSE 0 END)::UBIGINT" if kind == "unsigned" else id_), ""
 
+    def restored(self, schema: pa.Schema, columns: Iterable[str]) -> tuple[pa.Schema, str, str]:
+        """A schema with the log's ids in these columns, SQL of all its columns, and of what has to be joined for that."""
+        values, joins = {name: name for name in schema.names}, []
+        for name in columns:
+            values[name], join = self.sql(name, name)
+            joins.append(join)
+            place = schema.get_field_index(name)
+            schema = schema.set(place, schema.field(place).with_type(self.arrow(name)))
+        return schema, ", ".join(f"{value} AS {name}" for name, value in values.items()), " ".join(joins)
+
     def _column(self, column: str) -> str:
         return self.requests if column == "request_id" else column
 
@@ -118,7 +128,7 @@ class LogIds:
 def our_id_sql(value: str, type_: pa.DataType, zero: ZeroId) -> str:
     """SQL of our id of one of the log's, of a column of this type; none is 0."""
     if pa.types.is_string(type_):
-        value = f"(md5_number_lower({value}) & {2**63 - 1})::BIGINT"
+        value = hash_id_sql(value)
     elif pa.types.is_uint64(type_):
         value = f"({value}::HUGEINT - CASE WHEN {value} >= {2**63} THEN {2**64} ELSE 0 END)::BIGINT"
     if zero == "id":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prectr_torchrec.config import ZeroId
-from prectr_torchrec.data.hashing import zero_sql
+from prectr_torchrec.data.hashing import hash_id_sql, zero_sql
 
 IdKind = Literal["integer", "unsigned", "text"]
 """How the ids of a column are read: as they are, in two's complement of 64 bits, or as the hash of their text (`hash_id`)."""
@@ -153,7 +153,7 @@ def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
     if type_ == NULL:
         return "NULL::BIGINT", "false"
     if kind == "text" and is_text(type_):
-        return _hash(as_text(sql, type_)), _undecodable(sql, type_)
+        return hash_id_sql(as_text(sql, type_)), _undecodable(sql, type_)
     whole = f"TRY_CAST({sql} AS HUGEINT)"
     if is_text(type_):  # of CSV; what is written as a float has its digits
         bad = f"(NOT {is_plain_integer(sql)} OR (contains({sql}, '.') AND abs({whole}) >= {EXACT['DOUBLE']}))"
@@ -163,7 +163,7 @@ def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
     else:
         return None
     if kind == "text":
-        return _hash(f"CAST({whole} AS VARCHAR)"), bad
+        return hash_id_sql(f"CAST({whole} AS VARCHAR)"), bad
     low, high = (0, 2**64 - 1) if kind == "unsigned" else (-(2**63), 2**63 - 1)
     bad = f"({bad} OR NOT coalesce({whole} BETWEEN {low} AND {high}, false))"
     # two's complement keeps all 64 bits
@@ -185,7 +185,3 @@ def as_text(sql: str, type_: str) -> str:
 
 def _undecodable(sql: str, type_: str) -> str:
     return f"({sql} IS NOT NULL AND {as_text(sql, type_)} IS NULL)" if type_ == "BLOB" else "false"
-
-
-def _hash(text: str) -> str:
-    return f"CAST(md5_number_lower({text}) & {2**63 - 1} AS BIGINT)"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from typing_extensions import TypedDict
 
 from prectr_torchrec.config import DataConfig, validate_section
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.plain_files import check_shape, read_json
 
 SAMPLE_VERSION = "5"
 VERSION_KEY = b"prectr_samples"
@@ -138,7 +138,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder}: sample version {manifest.get('version', 'none')}, this release reads {SAMPLE_VERSION}; prepare again"
         )
-    read_json(path, _Manifest)
+    check_shape(manifest, _Manifest, path)
     return manifest
 
 

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from prectr_torchrec.config import Levels
 from prectr_torchrec.data.parquet_files import read_parquet
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.plain_files import check_shape, read_json
 
 SCORES_VERSION = "1"
 MANIFEST = "teach.json"
@@ -58,7 +58,7 @@ def read_scores_manifest(folder: Path, levels: Levels | None = None) -> dict[str
         raise ValueError(
             f"{folder}: scores version {manifest.get('version')!r}, this release reads {SCORES_VERSION}; teach again"
         )
-    read_json(path, _Manifest)
+    check_shape(manifest, _Manifest, path)
     if levels is not None and manifest["boundaries"] != levels.boundaries:
         raise ValueError(
             f"{folder}: graded with levels bounded by {manifest['boundaries']}, data.levels.boundaries is "

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from prectr_torchrec.failures import writing
 from prectr_torchrec.locks import LOCK
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.plain_files import flatten, read_json
 
 SETTINGS = "settings.json"
 _PARTIAL = ".partial"
@@ -143,15 +143,8 @@ def digest(settings: dict[str, Any]) -> str:
 
 
 def _refuse_other(out: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    old, new = _flatten(there), _flatten(now)
+    old, new = flatten(there), flatten(now)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if differing:
         lines = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing]
         raise ValueError("\n  ".join([f"{out} was made from other settings; remove it or choose another folder:", *lines]))
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

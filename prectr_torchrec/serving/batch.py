@@ -124,14 +124,8 @@ def _score_shard(shard: Path, part: Path) -> None:
 
 def _merge(parts: Sequence[Path], out: Path, ids: LogIds) -> int:
     """Makes one file of the parts, in their order, with the log's ids; returns its rows."""
-    schema, rows = pq.read_schema(parts[0]), 0
-    columns, joins = {name: name for name in schema.names}, []
-    for name in ("request_id", "item_id"):
-        columns[name], join = ids.sql(name, name)
-        joins.append(join)
-        place = schema.get_field_index(name)
-        schema = schema.set(place, schema.field(place).with_type(ids.arrow(name)))
-    selected = ", ".join(f"{value} AS {name}" for name, value in columns.items())
+    schema, selected, joined = ids.restored(pq.read_schema(parts[0]), ("request_id", "item_id"))
+    rows = 0
     with (
         replacing(out) as path,
         open_duckdb(temp_directory=str(parts[0].parent / "spill")) as con,
@@ -139,7 +133,7 @@ def _merge(parts: Sequence[Path], out: Path, ids: LogIds) -> int:
     ):
         for part in parts:
             rows_of_part = scan_parquet([part], "file_row_number = true")
-            query = f"SELECT {selected} FROM {rows_of_part} p {' '.join(joins)} ORDER BY p.file_row_number"
+            query = f"SELECT {selected} FROM {rows_of_part} p {joined} ORDER BY p.file_row_number"
             for batch in con.sql(query).to_arrow_reader(2**16):
                 writer.write_batch(batch.cast(schema))
                 rows += batch.num_rows

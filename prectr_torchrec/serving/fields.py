@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config import DataConfig, ZeroId
 from prectr_torchrec.data.columns import family_of
-from prectr_torchrec.data.hashing import ZERO_ID, hash_id
+from prectr_torchrec.data.hashing import hash_id, zero_becomes
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import COUNTS
 
@@ -289,7 +289,7 @@ _ID_KINDS = {
 def _id_kind(of_id: str, zero: ZeroId) -> Kind:
     """An id where 0 and the text "0" are what they are in the log; null is none."""
     kind = _ID_KINDS[of_id]
-    found, becomes = (ZERO_ID, 0) if zero == "none" else (0, ZERO_ID)
+    found, becomes = zero_becomes(zero)
 
     def read_id(value: Any) -> int:
         number = 0 if value is None else int(kind.read(value))

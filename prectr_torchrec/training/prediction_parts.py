@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prectr_torchrec.data.files import scan_parquet
 from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.workspace import replacing
 from prectr_torchrec.training.metrics import sigmoid
-from prectr_torchrec.training.predictions import Rows, connect, parquet, sample_files, scalar
+from prectr_torchrec.training.predictions import Rows, connect, sample_files, scalar
 
 PART_SCHEMA = pa.schema(
     {
@@ -84,13 +85,7 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise ValueError(f"{folder}: {', '.join(missing)} not there; give --predictions on a file system that all ranks share")
-    schema, ids = _with_samples(pq.read_schema(parts[0])), LogIds.of_split(split)
-    selected, joins = {name: name for name in schema.names}, []
-    for name in LOG_IDS:
-        selected[name], join = ids.sql(name, name)
-        joins.append(join)
-        place = schema.get_field_index(name)
-        schema = schema.set(place, schema.field(place).with_type(ids.arrow(name)))
+    schema, selected, joined = LogIds.of_split(split).restored(_with_samples(pq.read_schema(parts[0])), LOG_IDS)
     from_samples = ", ".join(f"{expression} AS {name}" for name, (expression, _) in FROM_SAMPLES.items())
     with replacing(predictions) as unfinished, connect(memory, folder, folder, split) as db:
         ordered = db.sql(
@@ -98,17 +93,17 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
             WITH samples AS (
                 SELECT request_id, {from_samples}, filename, file_row_number, unnest(candidate_item_id) AS item_id,
                     generate_subscripts(candidate_item_id, 1) AS place
-                FROM {parquet(sample_files(split), "filename = true", "file_row_number = true")}
+                FROM {scan_parquet(sample_files(split), "filename = true", "file_row_number = true")}
             )
-            SELECT {", ".join(f"{value} AS {name}" for name, value in selected.items())}
-            FROM {parquet(parts)} JOIN samples USING (request_id, item_id) {" ".join(joins)}
+            SELECT {selected}
+            FROM {scan_parquet(parts)} JOIN samples USING (request_id, item_id) {joined}
             ORDER BY samples.filename, samples.file_row_number, place
             """
         )
         with pq.ParquetWriter(unfinished, schema, **WRITTEN) as writer:
             for batch in ordered.to_arrow_reader(ROW_GROUP):
                 writer.write_batch(batch.cast(schema))
-        candidates = scalar(db, f"SELECT coalesce(sum(len(candidate_item_id)), 0) FROM {parquet(sample_files(split))}")
+        candidates = scalar(db, f"SELECT coalesce(sum(len(candidate_item_id)), 0) FROM {scan_parquet(sample_files(split))}")
         scored, merged = sum(pq.read_metadata(p).num_rows for p in parts), pq.read_metadata(unfinished).num_rows
         whole = scored == merged == candidates
         assert whole, f"{split}: {candidates} candidates, {scored} rows scored, {merged} of them candidates"

@@ -140,7 +140,7 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         FileNotFoundError: there is no such oracle file.
         ValueError: the oracle lacks a column or holds a row twice, or a prediction is not finite.
     """
-    relation = parquet([predictions])
+    relation = scan_parquet([predictions])
     parts = [name for name in PARTS if name in pq.read_schema(predictions).names]
     ours = _our_ids(predictions, ("request_id", "user_id"), zero)
     with connect(memory, predictions.parent, predictions, oracle) as db:
@@ -186,7 +186,7 @@ def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, 
             f"""
             SELECT DISTINCT ON (p.query_id, p.item_id) p.query_id, p.relevance, relevance_probabilities,
                 coalesce(t.graded, false) AS trained_on, k.text IS NOT NULL AS known_query
-            FROM (SELECT * REPLACE ({replaced}) FROM {parquet([predictions])}) p JOIN texts USING (query_id)
+            FROM (SELECT * REPLACE ({replaced}) FROM {scan_parquet([predictions])}) p JOIN texts USING (query_id)
             LEFT JOIN (SELECT text, item_id, bool_or(graded) AS graded FROM trained GROUP BY ALL) t
                 ON t.text = texts.text AND t.item_id = p.item_id
             LEFT JOIN (SELECT DISTINCT text FROM trained) k ON k.text = texts.text
@@ -224,11 +224,6 @@ def connect(memory: str, spill: Path, *read: Path | None) -> Iterator[duckdb.Duc
         raise ValueError(f"one of {sources} is damaged, or no file of its kind: {str(error).splitlines()[0]}") from None
 
 
-def parquet(files: list[Path], *options: str) -> str:
-    """A DuckDB table function that reads these files as one."""
-    return scan_parquet(files, *options)
-
-
 def sample_files(split: Path) -> list[Path]:
     """The sample files of a split in their order.
 
@@ -259,7 +254,7 @@ def _trained_pairs(train: Path) -> str:
 
 
 def _samples(*splits: Path) -> str:
-    return parquet([file for split in splits for file in sample_files(split)])
+    return scan_parquet([file for split in splits for file in sample_files(split)])
 
 
 def _our_ids(predictions: Path, columns: Sequence[str], zero: ZeroId) -> dict[str, str]:
@@ -271,13 +266,13 @@ def _our_ids(predictions: Path, columns: Sequence[str], zero: ZeroId) -> dict[st
 def _oracle_query(db: duckdb.DuckDBPyConnection, oracle: Path | None, predictions: Path) -> str:
     if oracle is None:
         optional = ", ".join(f"0.0 AS {name}" for name in ("probability", *ORACLE_OPTIONAL))
-        return f"SELECT request_id, item_id, {optional} FROM {parquet([predictions])} WHERE false"
-    relation, found = parquet([oracle]), oracle_columns(oracle)
+        return f"SELECT request_id, item_id, {optional} FROM {scan_parquet([predictions])} WHERE false"
+    relation, found = scan_parquet([oracle]), oracle_columns(oracle)
     twice = db.execute(f"SELECT request_id, item_id FROM {relation} GROUP BY ALL HAVING count(*) > 1 LIMIT 1").fetchone()
     if twice:
         raise ValueError(f"{oracle}: request_id {twice[0]}, item_id {twice[1]} stands there more than once")
     optional = ", ".join(f"{n if n in found else 'NULL'}::DOUBLE AS {n}" for n in ORACLE_OPTIONAL)
-    kinds = dict(db.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {parquet([predictions])})").fetchall())
+    kinds = dict(db.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {scan_parquet([predictions])})").fetchall())
     ids = ", ".join(f"TRY_CAST({name} AS {kinds[name]}) AS {name}" for name in ("request_id", "item_id"))
     return f"SELECT {ids}, probability::DOUBLE AS probability, {optional} FROM {relation}"
 
@@ -290,7 +285,7 @@ def _oracle_counts(db: duckdb.DuckDBPyConnection, relation: str) -> tuple[int, i
 
 
 def _check_finite(db: duckdb.DuckDBPyConnection, predictions: Path) -> None:
-    bad = f"FROM {parquet([predictions])} WHERE NOT coalesce(isfinite(click_probability), false)"
+    bad = f"FROM {scan_parquet([predictions])} WHERE NOT coalesce(isfinite(click_probability), false)"
     first = db.execute(f"SELECT request_id, item_id {bad} LIMIT 1").fetchone()
     if first:
         rows = scalar(db, f"SELECT count(*) {bad}")
