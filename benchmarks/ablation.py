@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from common import describe
 from matplotlib import pyplot
 
-from prectr_torchrec.config_files import load_config
+from prectr_torchrec.config.files import load_config
 from prectr_torchrec.data.schema import COUNTS, MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
         started = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.nproc}", "-m",
-             "prectr_torchrec.training.evaluate", "--", *where, *oracle, *train_data],
+             "prectr_torchrec.evaluation.evaluate", "--", *where, *oracle, *train_data],
             check=True, stdout=subprocess.DEVNULL, env=threads(arguments.nproc),
         )  # fmt: skip
         evaluate_seconds += time.perf_counter() - started

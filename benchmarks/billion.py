@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 from common import describe, simulated_samples
 from matplotlib import pyplot
 
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.runs import CHECKPOINTS
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.runs.layout import CHECKPOINTS
 
 GIB = 1 << 30
 SHARED, SPARE = 1.10, 2 * GIB

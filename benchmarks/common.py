@@ -16,10 +16,10 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.prepare import prepare
-from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.prepare.prepare import prepare
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.training.trainer import Trainer
 
 

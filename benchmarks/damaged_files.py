@@ -15,23 +15,23 @@ from raw_logs import random_log, write_log
 from small_run import small_config, write_small_data
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.config import Levels
-from prectr_torchrec.config_files import dump_config, load_config
-from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.checkpoints.inspection import inspect_checkpoint
+from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.files import dump_config, load_config
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.parquet_files import WRITTEN
-from prectr_torchrec.data.prepare import prepare
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.prepare.prepare import prepare
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.data.teacher_scores import read_teacher_scores
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.runs import load_run
+from prectr_torchrec.evaluation.evaluate import main as evaluate
+from prectr_torchrec.evaluation.explain import explain
+from prectr_torchrec.evaluation.report import write_report
+from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.index import index_titles
 from prectr_torchrec.text.teacher import PROMPT, load_prompt
-from prectr_torchrec.training.evaluate import main as evaluate
-from prectr_torchrec.training.explain import explain
-from prectr_torchrec.training.inspection import inspect_checkpoint
-from prectr_torchrec.training.report import write_report
 from prectr_torchrec.training.trainer import Trainer
 
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003}]}

@@ -39,10 +39,10 @@ from torch_rechub.trainers import CTRTrainer
 from torch_rechub.utils.data import DataGenerator
 from torchrec import JaggedTensor
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.trainer import Trainer, evaluate_batches

@@ -28,16 +28,16 @@ import torch
 from common import describe
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_teacher_scores
+from prectr_torchrec.metrics import relevance_metrics
 from prectr_torchrec.modules import TextRelevance
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import MANIFEST
 from prectr_torchrec.text.distiller import StudentTask, Targets
 from prectr_torchrec.text.pair_data import PairData, teacher_rows, teacher_targets
 from prectr_torchrec.text.student import judge, student_config
-from prectr_torchrec.training.metrics import relevance_metrics
 
 NGRAMS = "text.encoder={model_type: ngram, rows: 30000, embedding_dim: 64, hidden: [256, 128]}"
 ALONE, MATCH = ["model.match=false"], ["model.match=true"]

@@ -29,11 +29,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from common import describe, simulated_samples
 
-from prectr_torchrec.checkpoint_files import PROGRESS, RUN, describe_files, describe_run, write_manifest
-from prectr_torchrec.config_files import dump_config, load_config
-from prectr_torchrec.runs import CHECKPOINTS, CONFIG, checkpoint_path, load_run
-from prectr_torchrec.serving.saved import SavedTensors
-from prectr_torchrec.serving.tables import Table
+from prectr_torchrec.checkpoints.manifest import PROGRESS, RUN, describe_files, describe_run, write_manifest
+from prectr_torchrec.checkpoints.saved import SavedTensors
+from prectr_torchrec.config.files import dump_config, load_config
+from prectr_torchrec.runs.layout import CHECKPOINTS, CONFIG, checkpoint_path, load_run
+from prectr_torchrec.serving.embeddings import Table
 
 WEIGHT = "model.embeddings.sequences.embeddings.item.weight"
 CANDIDATES, EVENTS = 100, 50

@@ -50,7 +50,7 @@ def main() -> None:
     command = [
         sys.executable,
         "-m",
-        "prectr_torchrec.cli",
+        "prectr_torchrec.cli.main",
         "serve",
         "--model",
         str(arguments.model),

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from prectr_torchrec.text.tokenizer import load_tokenizer
-from prectr_torchrec.training.metrics import auc
+from prectr_torchrec.data.tokenizer import load_tokenizer
+from prectr_torchrec.metrics import auc
 
 DIM, TITLE, ROUNDS = 6, 24, 50
 PRECISION, BRAND, SHAPE = 40.0, 3.0, 3.0

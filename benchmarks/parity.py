@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from serving_requests import plain_requests
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.serving.batch import score_files
+from prectr_torchrec.distributed.launch import launch
 from prectr_torchrec.serving.export import export
-from prectr_torchrec.training.launch import launch
+from prectr_torchrec.serving.score_files import score_files
 
 KEYS = [("request_id", "ascending"), ("item_id", "ascending")]
 

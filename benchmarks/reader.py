@@ -28,9 +28,9 @@ import tokenizers
 import torch
 from torch.utils.data import DataLoader
 
-from prectr_torchrec.config import RunConfig, validate_config
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig, validate_config
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.training.schedule import passes
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from common import describe
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.prepare import prepare
-from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.prepare.prepare import prepare
+from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.training.evaluate import evaluate
-from prectr_torchrec.training.scoring import score
+from prectr_torchrec.evaluation.evaluate import evaluate
+from prectr_torchrec.evaluation.scoring import score
 from prectr_torchrec.training.trainer import Trainer
 
 COLUMNS = ("requests", "batch", "passes", "seed", "steps", "shown", "all", "validation NE", "served / true")

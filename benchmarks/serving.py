@@ -37,12 +37,12 @@ from common import describe
 from transformers import BertConfig, BertModel
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.data.assemble import BatchBuilder
-from prectr_torchrec.data.columns import to_columns
+from prectr_torchrec.data.reader.assemble import BatchBuilder
+from prectr_torchrec.data.reader.flat import to_columns
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.runs import load_run
+from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.serving.request import GROUPS
-from prectr_torchrec.training.build import build_task
+from prectr_torchrec.training.task import build_task
 
 CONNECTIONS, CAPACITY = 64, 16
 

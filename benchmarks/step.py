@@ -30,8 +30,8 @@ from common import describe, endless, median, ratio, simulated_samples, take_tur
 from torch import Tensor
 from torchrec.distributed.types import Awaitable
 
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.trainer import Trainer
 

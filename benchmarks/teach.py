@@ -21,18 +21,12 @@ from common import describe, median, take_turns
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from prectr_torchrec.config import DataConfig, PairsConfig
-from prectr_torchrec.data.pairs import PairsFile, write_pairs
-from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.text import PairsConfig
+from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
+from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.text.teacher import (
-    PROMPT,
-    CausalTeacher,
-    Teacher,
-    TeacherOptions,
-    load_prompt,
-    load_teacher,
-)
+from prectr_torchrec.text.teacher import PROMPT, CausalTeacher, Teacher, TeacherOptions, load_prompt, load_teacher
 
 SHAPES = {
     "0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,

@@ -12,7 +12,7 @@ from torchx import specs
 from torchx.components import dist
 from torchx.specs.finder import ComponentValidationException
 
-from prectr_torchrec.paths import PathError, check_arguments
+from prectr_torchrec.system.paths import PathError, check_arguments
 
 SEPARATOR = "--"
 """Between torchrun's arguments and ours, or torchrun takes `--run` for an abbreviation of its own `--run-path`."""
@@ -114,7 +114,7 @@ def evaluate(
     """
     app = dist.ddp(
         *_arguments("--run", run, "--data", data, *script_args),
-        m="prectr_torchrec.training.evaluate",
+        m="prectr_torchrec.evaluation.evaluate",
         j=j,
         cpu=cpu,
         gpu=gpu,
@@ -260,7 +260,7 @@ def _finish(app: specs.AppDef, j: str, max_restarts: int) -> specs.AppDef:
     nodes, _, ranks = j.rpartition("x")
     torchrun, module, words = role.args[-1].partition(" -m ")
     if nodes.split(":")[-1] in ("", "1"):
-        start = f"python -m prectr_torchrec.training.launch --nproc {ranks} --max-restarts {max_restarts}"
+        start = f"python -m prectr_torchrec.distributed.launch --nproc {ranks} --max-restarts {max_restarts}"
         command = start + " " + words
     else:
         options = "torchrun --max_restarts {} --signals_to_handle {}".format(max_restarts, ",".join(SIGNALS))

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
-from .attention import CandidateSlots
-
 
 class SearchInputs(Protocol):
     """What PRECTR reads of a batch: R requests, C candidates, K levels, L and M events; shapes as in the comments."""
@@ -171,6 +169,35 @@ def counters(batch: SearchInputs, who: str) -> tuple[Tensor, Tensor, Tensor]:
     """Shown, clicked and examined counters of `user`, `query`, `group` (R, K + 1) or `item` (C, 1)."""
     shown, clicked, examined = (getattr(batch, f"{who}_{what}") for what in ("shown", "clicked", "examined"))
     return (shown[:, None], clicked[:, None], examined[:, None]) if who == "item" else (shown, clicked, examined)
+
+
+class CandidateSlots:
+    """Moves candidate rows (C, ...) into per-request slots (R, P, ...) and back.
+
+    Args:
+        candidate_request: (C,) int64, ascending over real candidates; padding rows last.
+        candidate_weight: (C,) float32, zero for padding.
+        num_requests: R.
+    """
+
+    def __init__(self, candidate_request: Tensor, candidate_weight: Tensor, num_requests: int) -> None:
+        real = candidate_weight > 0
+        counts = torch.zeros(num_requests, dtype=torch.long, device=real.device).index_add_(0, candidate_request, real.long())
+        starts = counts.cumsum(0) - counts
+        slot = torch.arange(real.shape[0], device=real.device) - starts[candidate_request]
+        self.shape = (num_requests, max(int(counts.max()), 1))
+        size = self.shape[0] * self.shape[1]
+        self.index = torch.where(real, candidate_request * self.shape[1] + slot, size)  # padding goes to one spare row
+
+    def scatter(self, rows: Tensor) -> Tensor:
+        """(C, D) -> (R, P, D), zero where a request has fewer candidates."""
+        R, P = self.shape
+        padded = rows.new_zeros(R * P + 1, rows.shape[1]).index_copy(0, self.index, rows)
+        return padded[:-1].view(R, P, -1)
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """(R, P, D) -> (C, D); padding rows get the last slot's value, to be weighted by zero."""
+        return slots.flatten(0, 1)[self.index.clamp(max=self.shape[0] * self.shape[1] - 1)]
 
 
 class LookedUp:

@@ -14,9 +14,9 @@ from mkdocs.structure.files import File, Files
 
 REFERENCE = {
     "modules": ["prectr_torchrec.modules"],
-    "data": ["prectr_torchrec.data.batch", "prectr_torchrec.data.reader"],
+    "data": ["prectr_torchrec.data.reader.batch", "prectr_torchrec.data.reader.reader"],
     "serving": ["prectr_torchrec.serving.ranker", "prectr_torchrec.serving.request", "prectr_torchrec.serving.export"],
-    "config": [f"prectr_torchrec.{module}" for module in ("config", "config_text", "config_tables", "config_train")],
+    "config": [f"prectr_torchrec.config.{module}" for module in ("run", "data", "model", "objective", "text", "tables", "train")],
 }
 """Page -> what it tells of."""
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prectr_torchrec.doctor import VersionError, check_versions
+from prectr_torchrec.system.doctor import VersionError, check_versions
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker as Ranker

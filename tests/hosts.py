@@ -19,8 +19,8 @@ from distributed.fault_worker import fault_config
 from jobs import assert_same_end, finish, last_step, saved_step, start_training
 from small_run import write_small_data
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.run import RunConfig
 
 PORT = 29500
 

@@ -15,8 +15,8 @@ import torch
 from ranks import descendants
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.run import RunConfig
 
 
 def start_training(config: RunConfig, data: Path, run: Path, *options: str, ranks: int = 2) -> subprocess.Popen[str]:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sample_files import WORDS
 
-from prectr_torchrec.config import Levels
-from prectr_torchrec.data.pairs import PAIRS_VERSION
+from prectr_torchrec.config.data import Levels
+from prectr_torchrec.data.pairs.pairs import PAIRS_VERSION
 from prectr_torchrec.data.teacher_scores import SCORES_VERSION, fixed_size_lists
 
 MIDDLES = np.array([1.25, 1.835, 2.505, 2.92])

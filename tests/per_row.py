@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset
 from torchrec import KeyedJaggedTensor
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
 
 MASK = 2**64 - 1
 

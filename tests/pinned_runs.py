@@ -22,17 +22,17 @@ from serving_requests import plain_requests
 from small_job import quality, run_small_job
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.pairs import PairsFile, write_pairs
-from prectr_torchrec.data.prepare import prepare
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
+from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.data.simulate import simulate
+from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.evaluation.evaluate import main as evaluate
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.text.distill import distill
-from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.trainer import Trainer
 
 STEPS = 50

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from prectr_torchrec.config import DataConfig
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.hashing import hash_id
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, scores_schema
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from prectr_torchrec.config import DataConfig
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
-from prectr_torchrec.text.tokenizer import write_document_frequency
+from prectr_torchrec.data.tokenizer import write_document_frequency
 
 WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in ("", "er", "set", "kit", "top", "max")]
 

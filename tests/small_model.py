@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.optimizers import Optimizers

@@ -8,9 +8,9 @@ from typing import Any
 
 from sample_files import WORDS, write_samples
 
-from prectr_torchrec.config import RunConfig, validate_config
+from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_settings
-from prectr_torchrec.text.tokenizer import write_document_frequency
+from prectr_torchrec.data.tokenizer import write_document_frequency
 
 
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 from small_run import small_config
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.text.distill import distill
 

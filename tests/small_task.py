@@ -9,12 +9,12 @@ import torch
 from small_run import small_config
 from torch import nn
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import PRECTROutput
-from prectr_torchrec.training.build import RankingTask, build_task
+from prectr_torchrec.training.task import RankingTask, build_task
 
 
 def small(**model: Any) -> RunConfig:

@@ -20,10 +20,11 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from prectr_torchrec.config import DataConfig, PairsConfig, Split
-from prectr_torchrec.data.pairs import write_pairs
+from prectr_torchrec.config.data import DataConfig, Split
+from prectr_torchrec.config.text import PairsConfig
+from prectr_torchrec.data.pairs.pairs import write_pairs
+from prectr_torchrec.data.tokenizer import train_tokenizer
 from prectr_torchrec.text.teacher import PROMPT
-from prectr_torchrec.text.tokenizer import train_tokenizer
 
 DATA = DataConfig(split=Split(validation_fraction=0, test_fraction=0))
 """Of a log whose requests are all of one time."""

@@ -15,15 +15,15 @@ from small_run import small_config, write_small_data
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
-from prectr_torchrec.checkpoint_files import FILES, METADATA, describe_files, write_manifest
-from prectr_torchrec.checkpoint_reader import read_metadata
-from prectr_torchrec.config import validate_config
+from prectr_torchrec.checkpoints.inspection import inspect_checkpoint
+from prectr_torchrec.checkpoints.manifest import FILES, METADATA, describe_files, write_manifest
+from prectr_torchrec.checkpoints.safe_reader import read_metadata
+from prectr_torchrec.config.run import validate_config
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.runs import checkpoint_path, load_run
+from prectr_torchrec.evaluation.evaluate import main as evaluate
+from prectr_torchrec.evaluation.explain import explain
+from prectr_torchrec.runs.layout import checkpoint_path, load_run
 from prectr_torchrec.serving.export import export
-from prectr_torchrec.training.evaluate import main as evaluate
-from prectr_torchrec.training.explain import explain
-from prectr_torchrec.training.inspection import inspect_checkpoint
 from prectr_torchrec.training.trainer import Trainer
 
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003}]}

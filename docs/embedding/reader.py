@@ -15,10 +15,10 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.reader import SearchReader, agree_on_batches
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.modules import LookedUp
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from prectr_torchrec.baselines.samples import Samples, TextPairs, per_candidate
-from prectr_torchrec.config import Levels
-from prectr_torchrec.data.columns import Texts
+from prectr_torchrec.config.data import Levels
 from prectr_torchrec.data.levels import unpack_levels
+from prectr_torchrec.data.reader.flat import Texts
 
 Floats = NDArray[np.float32]
 MAX_DRAWN = 30_000

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
-from prectr_torchrec.data.columns import UNLABELLED
-from prectr_torchrec.training.predictions import Rows
+from prectr_torchrec.data.reader.flat import UNLABELLED
+from prectr_torchrec.evaluation.predictions import Rows
 
 REQUEST = ("request_id", "timestamp", "user_id", "query_id", "group_id")
 CANDIDATE = tuple(f"candidate_{name}" for name in ("item_id", "position", "click", "relevance", "predicted"))

@@ -10,15 +10,18 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples
-from prectr_torchrec.config import ConfigError, ModelConfig, ObjectiveConfig, RunConfig, validate_section
-from prectr_torchrec.config_files import dump_config
-from prectr_torchrec.locks import writes_folder
-from prectr_torchrec.paths import only_local
-from prectr_torchrec.runs import BASELINE, CHECKPOINTS, CONFIG
-from prectr_torchrec.training.evaluate import evaluate, write_json
-from prectr_torchrec.training.files import replace_text
-from prectr_torchrec.training.predictions import HIDDEN, Rows, oracle_columns
-from prectr_torchrec.training.scoring import default_split
+from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.objective import ObjectiveConfig
+from prectr_torchrec.config.run import RunConfig, validate_section
+from prectr_torchrec.evaluation.evaluate import evaluate, write_json
+from prectr_torchrec.evaluation.predictions import HIDDEN, Rows, oracle_columns
+from prectr_torchrec.evaluation.scoring import default_split
+from prectr_torchrec.runs.layout import BASELINE, CHECKPOINTS, CONFIG
+from prectr_torchrec.runs.workspace import replace_text
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.locks import writes_folder
+from prectr_torchrec.system.paths import only_local
 
 Kind = Literal["trees", "mixed"]
 

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import DataConfig, TextConfig, validate_section
-from prectr_torchrec.config_base import Section
-from prectr_torchrec.data.columns import Columns, Texts, to_columns
+from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.run import validate_section
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.parquet_files import open_parquet, readable
-from prectr_torchrec.data.plan import list_row_groups
+from prectr_torchrec.data.reader.epoch_plan import list_row_groups
+from prectr_torchrec.data.reader.flat import Columns, Texts, to_columns
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 from prectr_torchrec.text.build import build_match

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prectr_torchrec.baselines.impressions import Impressions
 from prectr_torchrec.baselines.samples import TextPairs
-from prectr_torchrec.config import DataConfig, Levels
+from prectr_torchrec.config.data import DataConfig, Levels
 
 TITLE_WORDS = 16
 """Frequent words kept of a title."""

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import ZeroId
+from prectr_torchrec.config.data import ZeroId
 
 
 def table_rows(ids: NDArray[np.int64], num_embeddings: int) -> NDArray[np.int64]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from prectr_torchrec.config import ZeroId
-from prectr_torchrec.data.files import scan_parquet
+from prectr_torchrec.config.data import ZeroId
 from prectr_torchrec.data.hashing import ZERO_ID, hash_id, hash_id_sql, zero_becomes
-from prectr_torchrec.data.raw import Connection, Source, Table, open_duckdb, quote, text_literal
-from prectr_torchrec.data.readings import identifier
+from prectr_torchrec.data.raw.files import scan_parquet
+from prectr_torchrec.data.raw.readings import identifier
+from prectr_torchrec.data.raw.source import Connection, Source, Table, open_duckdb, quote, text_literal
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 
 IDS = "ids"

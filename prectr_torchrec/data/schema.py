@@ -14,8 +14,9 @@ from typing import Any, NotRequired
 import pyarrow as pa
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config import DataConfig, validate_section
-from prectr_torchrec.plain_files import check_shape, read_json
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.run import validate_section
+from prectr_torchrec.system.plain_files import check_shape, read_json
 
 SAMPLE_VERSION = "5"
 VERSION_KEY = b"prectr_samples"

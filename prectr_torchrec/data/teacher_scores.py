@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import StringConstraints
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config import Levels
+from prectr_torchrec.config.data import Levels
 from prectr_torchrec.data.parquet_files import read_parquet
-from prectr_torchrec.plain_files import check_shape, read_json
+from prectr_torchrec.system.plain_files import check_shape, read_json
 
 SCORES_VERSION = "1"
 MANIFEST = "teach.json"

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from prectr_torchrec.data.workspace import file_digest
+from prectr_torchrec.runs.workspace import file_digest
 
 _SPACE, _PUNCTUATION, _WORD = 0, 1, 2
 _KIND = np.full(256, _WORD, dtype=np.uint8)

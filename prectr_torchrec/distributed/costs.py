@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from torchrec.distributed.planner.types import SharderDataMap, ShardEstimator, ShardingOption, Storage
 
-from prectr_torchrec.config import RunConfig, TableConfig
-from prectr_torchrec.config_tables import INT8_ROW
+from prectr_torchrec.config.run import RunConfig, TableConfig
+from prectr_torchrec.config.tables import INT8_ROW
 
 ID_BYTES = 8
 VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1 + 8 / INT8_ROW}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import INT8_ROW, VIRTUAL
+from prectr_torchrec.system.errors import ConfigError
 
 
 def check_device(config: RunConfig, device: str, ranks: int) -> None:

@@ -35,8 +35,8 @@ from torchrec.modules.mc_modules import (
 )
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from prectr_torchrec.config import ConfigError
-from prectr_torchrec.config_tables import MANAGED_IDS, TableConfig
+from prectr_torchrec.config.tables import MANAGED_IDS, TableConfig
+from prectr_torchrec.system.errors import ConfigError
 
 
 class SortedIds(MCHManagedCollisionModule):

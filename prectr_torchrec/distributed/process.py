@@ -19,10 +19,10 @@ import torch.distributed as dist
 from transformers.utils import logging as transformers_logging
 
 from prectr_torchrec.distributed.lost import lost_ranks_named
-from prectr_torchrec.doctor import quiet_deprecations
-from prectr_torchrec.failures import MISTAKE, describe, exit_code
-from prectr_torchrec.job_environment import STORE, environment
-from prectr_torchrec.orphans import die_with_launcher
+from prectr_torchrec.system.doctor import quiet_deprecations
+from prectr_torchrec.system.failures import MISTAKE, describe, exit_code
+from prectr_torchrec.system.job_environment import STORE, environment
+from prectr_torchrec.system.orphans import die_with_launcher
 
 
 class Process(NamedTuple):

@@ -33,13 +33,14 @@ from torchrec.distributed.types import (
     ShardingType,
 )
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import INT8_ROW, VIRTUAL, CommunicationConfig, TableConfig
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import INT8_ROW, VIRTUAL, CommunicationConfig, TableConfig
 from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
-from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.plain_files import read_json
 
 Plan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""

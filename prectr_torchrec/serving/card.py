@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.training.measures_text import PAIRS
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.evaluation.measures_text import PAIRS
 
 PROBABILITY = ("normalized_entropy", "log_loss", "calibration")
 BY_POSITION = ("rows", "clicks", "predicted", "observed", "calibration")

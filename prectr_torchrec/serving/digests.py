@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from prectr_torchrec.data.workspace import digest, file_digest
+from prectr_torchrec.runs.workspace import digest, file_digest
 
 LARGE = 2**28
 """Bytes. Larger files are compared by their size alone, unless all is asked for: reading them would take longer than serving

@@ -19,23 +19,24 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from prectr_torchrec.build import build_prectr
-from prectr_torchrec.checkpoint_files import broken_files
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.checkpoints.manifest import broken_files
+from prectr_torchrec.checkpoints.saved import SavedTensors
+from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
-from prectr_torchrec.data.workspace import once
 from prectr_torchrec.distributed.process import quiet_transformers
-from prectr_torchrec.locks import writes_file
+from prectr_torchrec.models import build_prectr
 from prectr_torchrec.modules import PRECTR, TextEncoder
-from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import made_of, read_json
-from prectr_torchrec.runs import checkpoint_path, load_run
+from prectr_torchrec.runs.layout import checkpoint_path, load_run
+from prectr_torchrec.runs.workspace import once
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.digests import describe, is_sealed, sealed
+from prectr_torchrec.serving.embeddings import Precision, write_ids, write_table
 from prectr_torchrec.serving.request import RequestSchema
-from prectr_torchrec.serving.saved import SavedTensors
-from prectr_torchrec.serving.tables import Precision, write_ids, write_table
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.locks import writes_file
+from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.plain_files import made_of, read_json
 from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"

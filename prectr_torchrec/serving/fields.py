@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prectr_torchrec.config import DataConfig, ZeroId
-from prectr_torchrec.data.columns import family_of
+from prectr_torchrec.config.data import DataConfig, ZeroId
 from prectr_torchrec.data.hashing import hash_id, zero_becomes
 from prectr_torchrec.data.levels import pack_levels
+from prectr_torchrec.data.reader.flat import family_of
 from prectr_torchrec.data.schema import COUNTS
 
 REQUIRED = ("query", "candidate_item_id")

@@ -7,47 +7,33 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from typing_extensions import TypedDict
 
-from prectr_torchrec.config import RawTable
-from prectr_torchrec.data.files import given_files
-from prectr_torchrec.data.raw import Table, open_duckdb, open_source
-from prectr_torchrec.data.readings import text
+from prectr_torchrec.config.data import RawTable
+from prectr_torchrec.data.raw.files import given_files
+from prectr_torchrec.data.raw.readings import text
+from prectr_torchrec.data.raw.source import Table, open_duckdb, open_source
 from prectr_torchrec.data.tokens import TextTokenizer
-from prectr_torchrec.data.workspace import replacing
-from prectr_torchrec.locks import writes_folder
-from prectr_torchrec.modules import PRECTR, CrossInteraction
-from prectr_torchrec.paths import only_local
-from prectr_torchrec.plain_files import read_json
-from prectr_torchrec.serving.digests import SEAL, Files, check, describe
+from prectr_torchrec.runs.workspace import replace_text, replacing
+from prectr_torchrec.serving.digests import SEAL, describe
+from prectr_torchrec.serving.embeddings import Pieces, write_tensors
 from prectr_torchrec.serving.export import TEXT, TITLES, read_about
-from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
-from prectr_torchrec.serving.titles import TitleVectors, token_keys
-from prectr_torchrec.serving.trial import check_finite
-from prectr_torchrec.training.files import replace_text
+from prectr_torchrec.serving.titles import BATCH, TITLES_ABOUT, TOKENS, VECTORS
+from prectr_torchrec.system.locks import writes_folder
+from prectr_torchrec.system.paths import only_local
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker
 
-TITLES_ABOUT = "titles.json"
-"""Written last: of which ranker the titles are, and their size and digest."""
-TOKENS, VECTORS = "tokens", "vectors"
-_BATCH = 1024
 _CHARACTERS = 2**18
 _MEMORY = "1GB"
 """What reading the titles may take."""
-
-
-class _TitlesAbout(TypedDict):
-    ranker: str
-    files: Files
 
 
 @only_local
@@ -74,7 +60,7 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
     tokens = _distinct_tokens(items, column, TextTokenizer(folder / TEXT), ranker.config.text.title_tokens)
 
     def batches() -> Iterator[Tensor]:
-        return (torch.from_numpy(tokens[start : start + _BATCH]) for start in range(0, len(tokens), _BATCH))
+        return (torch.from_numpy(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH))
 
     def vectors() -> Iterator[Tensor]:
         with torch.inference_mode():
@@ -103,7 +89,7 @@ def _distinct_tokens(items: Path, column: str, tokenizer: TextTokenizer, width: 
         table = Table(source, {column: text()}, {column: "title"})
         try:
             table.check(con)
-            for batch in con.sql(f"SELECT title FROM ({table.select()}) WHERE title <> ''").to_arrow_reader(_BATCH):
+            for batch in con.sql(f"SELECT title FROM ({table.select()}) WHERE title <> ''").to_arrow_reader(BATCH):
                 keys = {hashlib.md5(title.encode()).digest(): title for title in batch.column(0).to_pylist()}
                 new = [title for key, title in keys.items() if key not in seen]
                 seen |= keys.keys()
@@ -120,35 +106,3 @@ def _of_length(titles: list[str]) -> Iterator[list[str]]:
     ends = list(itertools.accumulate(map(len, titles)))
     for _, numbered in itertools.groupby(zip(ends, titles, strict=True), key=lambda at: at[0] // _CHARACTERS):
         yield [title for _, title in numbered]
-
-
-def warm(titles: TitleVectors, folder: Path, ranker: str) -> None:
-    """Fills the kept titles from the file of `index_titles`, with its first ones where there is no room for all.
-
-    Args:
-        titles: to be filled.
-        folder: of the ranker; where it has no finished file of titles, nothing happens.
-        ranker: the seal of its `export.json`.
-
-    Raises:
-        ValueError: the file is damaged, or of another ranker.
-    """
-    if not (folder / TITLES_ABOUT).is_file():
-        return
-    about: dict[str, Any] = read_json(folder / TITLES_ABOUT, _TitlesAbout)
-    if about["ranker"] != ranker:
-        raise ValueError(
-            f"{folder / TITLES}: these are titles of another ranker; run `prectr index` again, or remove {TITLES_ABOUT}"
-        )
-    check(folder, about["files"])
-    found = map_tensors(folder / TITLES, resident=0)
-    check_finite(folder / TITLES, found)
-    tokens, vectors = (found[name][: titles.capacity] for name in (TOKENS, VECTORS))
-    for start in range(0, len(tokens), _BATCH):
-        titles.add(token_keys(tokens[start : start + _BATCH]), vectors[start : start + _BATCH])
-
-
-def keeps_titles(prectr: PRECTR) -> bool:
-    """Whether titles are encoded apart from queries."""
-    interaction = prectr.relevance.interaction
-    return interaction is not None and not isinstance(interaction, CrossInteraction)

@@ -17,13 +17,13 @@ from typing import Any
 import uvicorn
 
 from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.connection import KEEP_ALIVE, Connection, Lobby
 from prectr_torchrec.serving.gate import Gate, Hosts
 from prectr_torchrec.serving.hangups import Hangups
 from prectr_torchrec.serving.log import log_with_times
 from prectr_torchrec.serving.memory import settle
 from prectr_torchrec.serving.server import RankingServer, ServerSettings
+from prectr_torchrec.system.paths import only_local
 
 _LOG = logging.getLogger("prectr.serve")
 _RESERVED = 64

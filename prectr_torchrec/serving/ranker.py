@@ -19,24 +19,23 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from prectr_torchrec.build import build_prectr
-from prectr_torchrec.config import RunConfig
-from prectr_torchrec.config_files import load_config
-from prectr_torchrec.data.assemble import BatchBuilder
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.columns import to_columns
-from prectr_torchrec.data.plan import cut_batches
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.reader.assemble import BatchBuilder
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.epoch_plan import cut_batches
+from prectr_torchrec.data.reader.flat import to_columns
 from prectr_torchrec.distributed.process import quiet_transformers
-from prectr_torchrec.explanation import observe, rows_of, take_apart
+from prectr_torchrec.evaluation.explanation import observe, rows_of, take_apart
+from prectr_torchrec.models import build_prectr
 from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
-from prectr_torchrec.paths import only_local
 from prectr_torchrec.serving.digests import SEAL, check
+from prectr_torchrec.serving.embeddings import ServedEmbeddings, Table
 from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
-from prectr_torchrec.serving.index import keeps_titles, warm
 from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
-from prectr_torchrec.serving.tables import ServedEmbeddings, Table
-from prectr_torchrec.serving.titles import TitleVectors
+from prectr_torchrec.serving.titles import TitleVectors, keeps_titles, warm
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
+from prectr_torchrec.system.paths import only_local
 
 _REQUESTS, _CANDIDATES = 64, 4096
 """Of a batch, at most; one request may have more candidates."""

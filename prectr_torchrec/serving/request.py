@@ -9,22 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prectr_torchrec.config import DataConfig, nearest
-from prectr_torchrec.data.columns import FAMILIES, family_of
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.reader.flat import FAMILIES, family_of
 from prectr_torchrec.data.schema import sample_schema
-from prectr_torchrec.serving.fields import (
-    DOCS,
-    REQUIRED,
-    Field,
-    Limits,
-    describe,
-    make_field,
-    outside,
-    read,
-    short,
-    shown,
-)
+from prectr_torchrec.serving.fields import DOCS, REQUIRED, Field, Limits, describe, make_field, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
+from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
 GROUPS = {"history": "history", "peer": "peers", "candidate": "candidates"}

@@ -5,10 +5,26 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
+
+from prectr_torchrec.modules import PRECTR, CrossInteraction
+from prectr_torchrec.serving.digests import Files, check
+from prectr_torchrec.serving.embeddings import map_tensors
+from prectr_torchrec.serving.export import TITLES
+from prectr_torchrec.serving.trial import check_finite
+from prectr_torchrec.system.plain_files import read_json
+
+TITLES_ABOUT = "titles.json"
+"""Written last: of which ranker the titles are, and their size and digest."""
+TOKENS, VECTORS = "tokens", "vectors"
+BATCH = 1024
+"""Titles read, encoded or kept at a time."""
 
 
 class TitleVectors:
@@ -75,3 +91,40 @@ def token_keys(tokens: Tensor) -> list[bytes]:
     """What a title of tokens (N, W) is known by."""
     rows = np.ascontiguousarray(tokens.numpy().astype(np.int32))
     return rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel().tolist()
+
+
+class _TitlesAbout(TypedDict):
+    ranker: str
+    files: Files
+
+
+def warm(titles: TitleVectors, folder: Path, ranker: str) -> None:
+    """Fills the kept titles from the file of `index_titles`, with its first ones where there is no room for all.
+
+    Args:
+        titles: to be filled.
+        folder: of the ranker; where it has no finished file of titles, nothing happens.
+        ranker: the seal of its `export.json`.
+
+    Raises:
+        ValueError: the file is damaged, or of another ranker.
+    """
+    if not (folder / TITLES_ABOUT).is_file():
+        return
+    about: dict[str, Any] = read_json(folder / TITLES_ABOUT, _TitlesAbout)
+    if about["ranker"] != ranker:
+        raise ValueError(
+            f"{folder / TITLES}: these are titles of another ranker; run `prectr index` again, or remove {TITLES_ABOUT}"
+        )
+    check(folder, about["files"])
+    found = map_tensors(folder / TITLES, resident=0)
+    check_finite(folder / TITLES, found)
+    tokens, vectors = (found[name][: titles.capacity] for name in (TOKENS, VECTORS))
+    for start in range(0, len(tokens), BATCH):
+        titles.add(token_keys(tokens[start : start + BATCH]), vectors[start : start + BATCH])
+
+
+def keeps_titles(prectr: PRECTR) -> bool:
+    """Whether titles are encoded apart from queries."""
+    interaction = prectr.relevance.interaction
+    return interaction is not None and not isinstance(interaction, CrossInteraction)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from prectr_torchrec.serving.tables import INT8_EXTRA, WEIGHT
+from prectr_torchrec.serving.embeddings import INT8_EXTRA, WEIGHT
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker

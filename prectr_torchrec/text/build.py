@@ -13,7 +13,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config import ConfigError, RunConfig, nearest
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import (
     CrossInteraction,
@@ -27,9 +28,9 @@ from prectr_torchrec.modules import (
     TextRelevance,
     max_tokens,
 )
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.system.errors import ConfigError, nearest
+from prectr_torchrec.system.plain_files import read_json
 from prectr_torchrec.text.student import STUDENT, check_meaning, load_relevance, read_student
-from prectr_torchrec.text.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 
 NGRAM = "ngram"
 """The `model_type` of `NgramEncoder`."""

@@ -19,23 +19,24 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_files import load_config
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data import teacher_scores as scores_files
-from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
+from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 from prectr_torchrec.data.tokens import tokenizer_digest
-from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
-from prectr_torchrec.locks import job_lock
 from prectr_torchrec.modules import TextEncoder, TextRelevance
-from prectr_torchrec.paths import check_arguments, only_local, unambiguous
+from prectr_torchrec.runs.workspace import apply_umask, claim, file_digest, folder_digest, once
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.locks import job_lock
+from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
 from prectr_torchrec.text.student import save_student
 from prectr_torchrec.text.token_vectors import start_from_token_vectors
-from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
 MANIFEST = "distill.json"
 """Written last: `measures` of the splits, `grades_from`, `parameters`, `level_grades` and the `settings`."""

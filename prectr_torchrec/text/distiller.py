@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from prectr_torchrec.checkpoint_reader import load_state
-from prectr_torchrec.config import DistillConfig, RunConfig
-from prectr_torchrec.data.workspace import replacing
+from prectr_torchrec.checkpoints.safe_reader import load_state
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.text import DistillConfig
 from prectr_torchrec.distributed.process import Process, random_states, set_random_states
-from prectr_torchrec.modules import TextRelevance, grade_distributions
+from prectr_torchrec.metrics import relevance_metrics
+from prectr_torchrec.modules import TextRelevance, divergence, grade_distributions
+from prectr_torchrec.runs.log import MetricsLog, Throughput
+from prectr_torchrec.runs.workspace import replacing
 from prectr_torchrec.text.batches import to_device
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
-from prectr_torchrec.training.metrics import relevance_metrics
-from prectr_torchrec.training.objectives import divergence
-from prectr_torchrec.training.progress import MetricsLog, Throughput
 
 SAVED = {"position", "best", "task", "random", "optimizer"}
 """Of an unfinished distillation."""

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config import ConfigError, RunConfig, validate_config
+from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.modules import Relevance, TextEncoder, TextRelevance
-from prectr_torchrec.plain_files import read_json
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.plain_files import read_json
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 
 STUDENT = "student.json"

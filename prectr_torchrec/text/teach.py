@@ -25,16 +25,16 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from prectr_torchrec.config import validate_section
-from prectr_torchrec.data.pairs import SPLITS, PairsFile
+from prectr_torchrec.config.run import validate_section
+from prectr_torchrec.data.pairs.pairs import SPLITS, PairsFile
 from prectr_torchrec.data.parquet_files import WRITTEN, read_parquet
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
-from prectr_torchrec.data.workspace import claim, file_digest, folder_digest, once
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
-from prectr_torchrec.locks import job_lock
-from prectr_torchrec.paths import check_arguments, only_local, unambiguous
+from prectr_torchrec.metrics import relevance_metrics
+from prectr_torchrec.runs.workspace import claim, file_digest, folder_digest, once
+from prectr_torchrec.system.locks import job_lock
+from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
-from prectr_torchrec.training.metrics import relevance_metrics
 
 Read = TypeVar("Read")
 

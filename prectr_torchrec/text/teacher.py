@@ -29,9 +29,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prectr_torchrec.config import ConfigError, Section, validate_section
+from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.modules import from_folder, max_tokens
-from prectr_torchrec.plain_files import read_yaml
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.plain_files import read_yaml
 from prectr_torchrec.text.batches import pad_batch, to_device, token_batches
 
 PROMPT = Path(__file__).with_name("prompt.yaml")

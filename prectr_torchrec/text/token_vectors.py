@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from prectr_torchrec.config import ConfigError
+from prectr_torchrec.data.tokenizer import load_tokenizer
 from prectr_torchrec.modules import TextEncoder, from_folder, max_tokens
-from prectr_torchrec.text.tokenizer import load_tokenizer
+from prectr_torchrec.system.errors import ConfigError
 
 BATCH = 256
 

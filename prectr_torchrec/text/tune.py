@@ -26,14 +26,16 @@ from pydantic import Field
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from prectr_torchrec.checkpoint_reader import load_state
-from prectr_torchrec.config import ConfigError, Section, validate_section
-from prectr_torchrec.data.pairs import PairsFile
-from prectr_torchrec.data.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
+from prectr_torchrec.checkpoints.safe_reader import load_state
+from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.run import validate_section
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
-from prectr_torchrec.locks import writes_folder
 from prectr_torchrec.modules import from_folder, grade_distributions
-from prectr_torchrec.paths import only_local
+from prectr_torchrec.runs.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.locks import writes_folder
+from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
 from prectr_torchrec.text.teacher import (
     MIN_LENGTH,

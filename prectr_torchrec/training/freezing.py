@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.parameter_names import parameter_name, select
+from prectr_torchrec.checkpoints.names import parameter_name, select
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.system.errors import ConfigError
 
 
 def frozen_tables(config: RunConfig) -> set[str]:

@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.origin import SampleRow, format_rows
-from prectr_torchrec.parameter_names import parameter_name
-from prectr_torchrec.training.stop import StopSignal
+from prectr_torchrec.checkpoints.names import parameter_name
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.origin import SampleRow, format_rows
+from prectr_torchrec.distributed.stop import StopSignal
 
 
 class StepGuard:

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from prectr_torchrec.config_files import load_config
+from prectr_torchrec.config.files import load_config
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.distributed.sharding import read_plan
-from prectr_torchrec.locks import job_lock
-from prectr_torchrec.paths import check_arguments, unambiguous
+from prectr_torchrec.system.locks import job_lock
+from prectr_torchrec.system.paths import check_arguments, unambiguous
 from prectr_torchrec.training.trainer import Trainer
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchrec import JaggedTensor
 
-from prectr_torchrec.config import DebiasConfig, ObjectiveConfig
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.modules import PRECTR, PRECTROutput, grade_distributions, load_balance
+from prectr_torchrec.config.objective import DebiasConfig, ObjectiveConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.modules import (
+    PRECTR,
+    PRECTROutput,
+    anchor_loss,
+    consistency_loss,
+    divergence,
+    grade_distributions,
+    level_targets,
+    load_balance,
+    weighted_mean,
+)
 from prectr_torchrec.text.student import judge
 from prectr_torchrec.training.rehearsal import Rehearsal
 
@@ -100,49 +109,6 @@ def _parts(output: PRECTROutput) -> dict[str, Tensor]:
     if output.personal.taste is not None:
         parts["taste"] = output.personal.taste.mean
     return {name: part.detach() for name, part in parts.items()}
-
-
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean over rows of weight 1; zero, with a gradient of zero, where there are none."""
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)
-
-
-def anchor_loss(log_pi: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the level distribution (C, K) on the target (C, K); rows of zeros have no part in it. Re-derived here."""
-    return weighted_mean(-(target * log_pi).sum(1), (target > 0).any(1).to(log_pi.dtype))
-
-
-def divergence(log_pi: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`T^2 * KL(teacher_T || student_T)` of distributions softened by T, mean over the rows that the teacher has scored.
-
-    Args:
-        log_pi: (B, K) the student's log probabilities.
-        teacher: (B, K) probabilities, NaN where there are none.
-        temperature: T.
-    """
-    seen = ~teacher.isnan().any(1)
-    soft = (teacher.nan_to_num(1.0).clamp(min=1e-8).log() / temperature).log_softmax(1)
-    row = F.kl_div((log_pi / temperature).log_softmax(1), soft, reduction="none", log_target=True).sum(1)
-    return temperature**2 * (row * seen).sum() / seen.sum().clamp(min=1)
-
-
-def level_targets(level: Tensor, levels: int) -> Tensor:
-    """(C, K) float, 1 at the level (C,) in 1..K; zeros where it is 0."""
-    return F.one_hot(level, levels + 1)[:, 1:].float()
-
-
-def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Tensor:
-    """Semantic consistency: a higher level never has the lower click probability.
-
-    The papers name it; this form, a hinge on neighbouring levels, is re-derived here.
-
-    Args:
-        level_logits: (C, K).
-        weight: (C,).
-        margin: in probability.
-    """
-    probability = torch.sigmoid(level_logits)
-    return weighted_mean(F.relu(margin + probability[:, :-1] - probability[:, 1:]).mean(1), weight)
 
 
 def lowered_distance(level: Tensor, config: DebiasConfig) -> Tensor:

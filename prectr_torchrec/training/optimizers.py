@@ -13,7 +13,8 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from prectr_torchrec.config import RunConfig, StageConfig, TrainConfig
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.train import StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.training.schedule import rate_factor
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, read_teacher_scores
-from prectr_torchrec.data.workspace import file_digest
+from prectr_torchrec.runs.workspace import file_digest
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.batches import to_device
 from prectr_torchrec.text.pair_data import PairBatch, PairData, teacher_targets
 

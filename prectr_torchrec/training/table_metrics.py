@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.distributed.managed import managed_counts
 from prectr_torchrec.training.optimizers import Optimizers
 

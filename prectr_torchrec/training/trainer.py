@@ -17,35 +17,36 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import ConfigError, RunConfig, StageConfig
-from prectr_torchrec.config_files import dump_config
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.reader import SearchReader, agree_on_batches
+from prectr_torchrec.checkpoints.best import ValidationLoss
+from prectr_torchrec.checkpoints.disk import explained_save, num_bytes
+from prectr_torchrec.checkpoints.init_from import init_from
+from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.checkpoints.resharding import movable
+from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.train import StageConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
-from prectr_torchrec.data.workspace import remove, replacing
 from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
-from prectr_torchrec.distributed.resharding import movable
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
-from prectr_torchrec.paths import only_local
-from prectr_torchrec.runs import CONFIG, is_unfinished, load_run
+from prectr_torchrec.distributed.stop import Stopped, StopSignal
+from prectr_torchrec.runs.layout import CONFIG, is_unfinished, load_run
+from prectr_torchrec.runs.log import MetricsLog, Throughput
+from prectr_torchrec.runs.workspace import remove, replace_text, replacing
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.text.build import keep_settings
-from prectr_torchrec.training.best import ValidationLoss
-from prectr_torchrec.training.build import build_task
-from prectr_torchrec.training.checkpoint import Checkpoints
-from prectr_torchrec.training.disk import explained_save, num_bytes
-from prectr_torchrec.training.files import replace_text
 from prectr_torchrec.training.freezing import frozen_tables
 from prectr_torchrec.training.guard import StepGuard, check_weights
-from prectr_torchrec.training.init_from import init_from
 from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
-from prectr_torchrec.training.progress import MetricsLog, Throughput
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.schedule import passes
-from prectr_torchrec.training.stop import Stopped, StopSignal
 from prectr_torchrec.training.table_metrics import table_metrics
+from prectr_torchrec.training.task import build_task
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
 
 MAY_CHANGE = (

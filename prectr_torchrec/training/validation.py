@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.training import metrics as m
-from prectr_torchrec.training.best import GROUPS, ValidationLoss, request_groups
+from prectr_torchrec import metrics as m
+from prectr_torchrec.checkpoints.best import GROUPS, ValidationLoss, request_groups
+from prectr_torchrec.data.reader.batch import SearchBatch
 
 
 class Validation(NamedTuple):

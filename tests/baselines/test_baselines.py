@@ -19,14 +19,18 @@ from prectr_torchrec.baselines.mixed_scorer import MixedScorer
 from prectr_torchrec.baselines.run import run_baseline
 from prectr_torchrec.baselines.samples import Samples
 from prectr_torchrec.baselines.trees import TreesConfig, TreesScorer
-from prectr_torchrec.config import ConfigError, DataConfig, ModelConfig, RunConfig, Split, TextConfig
-from prectr_torchrec.data.prepare import prepare
-from prectr_torchrec.data.simulate import simulate
-from prectr_torchrec.runs import CHECKPOINTS
-from prectr_torchrec.training.evaluate import evaluate
-from prectr_torchrec.training.metrics import spearman
-from prectr_torchrec.training.predictions import Rows
-from prectr_torchrec.training.report import write_report
+from prectr_torchrec.config.data import DataConfig, Split
+from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.prepare.prepare import prepare
+from prectr_torchrec.data.simulate.simulate import simulate
+from prectr_torchrec.evaluation.evaluate import evaluate
+from prectr_torchrec.evaluation.predictions import Rows
+from prectr_torchrec.evaluation.report import write_report
+from prectr_torchrec.metrics import spearman
+from prectr_torchrec.runs.layout import CHECKPOINTS
+from prectr_torchrec.system.errors import ConfigError
 
 KINDS = ("trees", "mixed")
 QUICK = {"trees": ["rounds=60", "learning_rate=0.1", "min_data_in_leaf=50"], "mixed": ["epochs=8", "lr=0.03"]}
@@ -235,7 +239,7 @@ def test_trees_without_lightgbm_name_the_extra_to_install(log: Path, tmp_path: P
         if not package.name.startswith("lightgbm"):
             (links / package.name).symlink_to(package)
     code = "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]; sys.path.append(sys.argv.pop(1)); "
-    code += "from prectr_torchrec.cli import main; main()"
+    code += "from prectr_torchrec.cli.main import main; main()"
     arguments = ["baseline", "trees", "--data", str(log / "samples"), "--run", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-c", code, str(links), *arguments], capture_output=True, text=True)
     assert done.returncode == 2

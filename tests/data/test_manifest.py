@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from small_run import small_config, write_small_data, write_small_manifest
 
-from prectr_torchrec.data.plan import list_row_groups
+from prectr_torchrec.data.reader.epoch_plan import list_row_groups
 from prectr_torchrec.data.schema import MANIFEST, read_manifest, sample_schema
 
 

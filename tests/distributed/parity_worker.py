@@ -16,13 +16,14 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import RunConfig, StageConfig
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.train import StageConfig
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.training.build import build_task
 from prectr_torchrec.training.optimizers import Optimizers
+from prectr_torchrec.training.task import build_task
 from prectr_torchrec.training.trainer import build_sharded
 
 STEPS = 20

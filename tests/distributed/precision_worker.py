@@ -10,7 +10,7 @@ from distributed.parity_worker import batches_of, train_steps
 from small_run import small_config
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.optimizers import reset_tables
 from prectr_torchrec.training.trainer import build_sharded

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.config import ConfigError, RunConfig
-from prectr_torchrec.config_tables import VIRTUAL, ManagedConfig
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import VIRTUAL, ManagedConfig
 from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.trainer import Trainer
 
 

@@ -11,7 +11,7 @@ from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
 from small_run import small_config
 
-from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.config.files import dump_config
 
 
 @pytest.fixture(scope="module")

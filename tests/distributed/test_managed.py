@@ -11,10 +11,10 @@ from ranks import kill_when, run_ranks
 from small_run import write_small_data
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
-from prectr_torchrec.config import ConfigError
-from prectr_torchrec.config_tables import ManagedConfig, TableConfig
+from prectr_torchrec.config.tables import ManagedConfig, TableConfig
 from prectr_torchrec.distributed.managed import ProbedIds, SortedIds, make_managed
-from prectr_torchrec.training import evaluate
+from prectr_torchrec.evaluation import evaluate
+from prectr_torchrec.system.errors import ConfigError
 
 
 def ids(*values: int) -> dict[str, JaggedTensor]:

@@ -10,7 +10,7 @@ from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.config import RunConfig
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import MANIFEST
 
 

@@ -9,14 +9,14 @@ from distributed.sharding_worker import planned_config
 from ranks import run_ranks
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.config import ConfigError
-from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.distributed import sharding
 from prectr_torchrec.distributed.costs import Hardware
+from prectr_torchrec.distributed.embeddings import build_embeddings
+from prectr_torchrec.distributed.planning import plan_run, rank_loads, save_plan
 from prectr_torchrec.distributed.sharding import plan_from_dict, plan_to_dict, read_plan
-from prectr_torchrec.training.build import build_embeddings
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.main import main
-from prectr_torchrec.training.planning import plan_run, rank_loads, save_plan
 
 GPUS = Hardware(ranks=2, ranks_per_host=2, hbm=10**9, ddr=10**10)
 

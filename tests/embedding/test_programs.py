@@ -9,7 +9,7 @@ import pytest
 from ranks import run_ranks
 from sample_files import write_samples
 
-from prectr_torchrec.config_files import load_config
+from prectr_torchrec.config.files import load_config
 
 PROGRAMS = sorted((Path(__file__).parents[2] / "docs" / "embedding").glob("*.py"))
 

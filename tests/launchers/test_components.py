@@ -72,7 +72,9 @@ def test_import_is_light() -> None:
 def test_local_run_starts_two_ranks(tmp_path: Path) -> None:
     request = dryrun("local_cwd", "", "prectr.train", "-j", "1x2", *JOB, cwd=tmp_path)
     request = " ".join(part.strip(" '") for part in request.splitlines())
-    assert "exec python -m prectr_torchrec.training.launch --nproc 2 --max-restarts 0 prectr_torchrec.training.main --" in request
+    assert (
+        "exec python -m prectr_torchrec.distributed.launch --nproc 2 --max-restarts 0 prectr_torchrec.training.main --" in request
+    )
 
 
 def test_torchrun_hands_every_argument_to_the_trainer() -> None:
@@ -105,7 +107,7 @@ def test_ranks_of_one_node_are_started_without_a_port(component: str) -> None:
     command = make("--set=a.b=[1, 2]", **wanted, j="1x2", max_restarts=3).roles[0].args[-1]
     words = shlex.split(command)
     assert "torchrun" not in command
-    assert words[:8] == "exec python -m prectr_torchrec.training.launch --nproc 2 --max-restarts 3".split()
+    assert words[:8] == "exec python -m prectr_torchrec.distributed.launch --nproc 2 --max-restarts 3".split()
     assert words[9:] == ["--", *(word for name, value in wanted.items() for word in (f"--{name}", value)), "--set=a.b=[1, 2]"]
 
 
@@ -145,7 +147,7 @@ def test_kubernetes_gets_resources_retries_mounts_and_image(tmp_path: Path) -> N
     assert container["image"] == "registry/prectr:1"
     assert container["resources"]["limits"] == {"cpu": "16000m", "memory": "64000M", "nvidia.com/gpu": "4"}
     assert "/data" in [mount["mountPath"] for mount in container["volumeMounts"]]
-    assert "-m prectr_torchrec.training.evaluate -- --run /run --data /data --oracle /o.parquet" in container["command"][-1]
+    assert "-m prectr_torchrec.evaluation.evaluate -- --run /run --data /data --oracle /o.parquet" in container["command"][-1]
 
 
 MOUNTS = ["--mounts", "type=volume,src=shared,dst=/mnt/shared"]
@@ -155,7 +157,7 @@ JOBS = {
     "teach": ["--teacher", "/mnt/shared/llm", "--pairs", "/mnt/shared/pairs.parquet", "--out", "/mnt/shared/scores"],
     "distill": ["--config", "student", "--pairs", "/mnt/shared/pairs.parquet", "--out", "/mnt/shared/student"],
 }
-MODULES = {"train": "training.main", "evaluate": "training.evaluate", "teach": "text.teach", "distill": "text.distill"}
+MODULES = {"train": "training.main", "evaluate": "evaluation.evaluate", "teach": "text.teach", "distill": "text.distill"}
 
 
 @pytest.mark.parametrize("component", JOBS)

@@ -11,7 +11,7 @@ import pytest
 from small_run import small_config, write_small_data
 from teachers import classifier, small_pairs
 
-from prectr_torchrec.config_files import dump_config
+from prectr_torchrec.config.files import dump_config
 
 
 def torchx(folder: Path, component: str, *arguments: str) -> str:

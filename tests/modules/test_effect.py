@@ -10,7 +10,7 @@ from small_run import small_config, write_small_data
 from small_task import batches, build, run, small
 from torch import Tensor, nn
 
-from prectr_torchrec.data.batch import SearchBatch
+from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.modules import SearchInputs, without_past
 
 Whose = Literal["own", "peers"]

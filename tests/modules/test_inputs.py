@@ -9,10 +9,10 @@ import pytest
 import torch
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import SearchInputs, search_inputs
-from prectr_torchrec.training.build import build_task
+from prectr_torchrec.training.task import build_task
 
 NEEDED = ("candidate_request", "query_tokens", "query_index", "title_tokens", "title_index")
 FEW = {

@@ -9,11 +9,10 @@ from small_task import batches, build, run, small
 from torch import nn
 from torchrec.distributed.train_pipeline import Tracer
 
-from prectr_torchrec.data.batch import SearchBatch
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.modules import PRECTROutput, grade_distributions
-from prectr_torchrec.training.objectives import anchor_loss
+from prectr_torchrec.modules import PRECTROutput, anchor_loss, grade_distributions
 
 NGRAMS = {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [8]}
 

@@ -17,7 +17,7 @@ from torchrec.distributed.train_pipeline import Tracer
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
 
 from prectr_torchrec import modules
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import (
     CandidateSlots,
@@ -44,7 +44,7 @@ from prectr_torchrec.modules import (
     TextRelevance,
     TitleBag,
 )
-from prectr_torchrec.training.build import build_task
+from prectr_torchrec.training.task import build_task
 
 LEAVES = {
     "TextEncoder": "a Hugging Face model, whose code asks what its inputs hold; it also sorts texts by length",

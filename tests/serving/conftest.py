@@ -12,8 +12,8 @@ from small_run import small_config, write_small_data
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.evaluation.evaluate import main as evaluate
 from prectr_torchrec.serving.export import export
-from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.trainer import Trainer
 
 STAGES = {"stages": [{"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2}]}

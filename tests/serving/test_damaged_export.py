@@ -16,12 +16,12 @@ import torch
 from typer.testing import CliRunner
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.cli import app
-from prectr_torchrec.data.workspace import file_digest
+from prectr_torchrec.cli.main import app
+from prectr_torchrec.runs.workspace import file_digest
 from prectr_torchrec.serving import digests
+from prectr_torchrec.serving.embeddings import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.index import index_titles
-from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
 
 TABLE = "tables/item.safetensors"
 

@@ -19,13 +19,13 @@ from small_run import small_config
 from transformers import AutoModel, AutoTokenizer
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.data.workspace import file_digest
+from prectr_torchrec.checkpoints.saved import SavedTensors
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.runs import checkpoint_path
+from prectr_torchrec.evaluation.evaluate import main as evaluate
+from prectr_torchrec.runs.layout import checkpoint_path
+from prectr_torchrec.runs.workspace import file_digest
 from prectr_torchrec.serving.digests import SEAL, describe, sealed
 from prectr_torchrec.serving.export import export, read_about, text_encoder
-from prectr_torchrec.serving.saved import SavedTensors
-from prectr_torchrec.training.evaluate import main as evaluate
 from prectr_torchrec.training.trainer import Trainer
 
 KEYS = [("request_id", "ascending"), ("item_id", "ascending")]

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from sample_files import write_tokenizer
 
-from prectr_torchrec.data.files import MAX_TEXT
-from prectr_torchrec.data.raw import RawLogError
+from prectr_torchrec.data.raw.files import MAX_TEXT
+from prectr_torchrec.data.raw.source import RawLogError
 from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.serving.index import _distinct_tokens
 

@@ -14,9 +14,9 @@ from serving.test_export import differences
 from small_run import write_small_data
 
 from prectr_torchrec import Ranker
+from prectr_torchrec.distributed.launch import launch
+from prectr_torchrec.serving.embeddings import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.export import export
-from prectr_torchrec.serving.tables import Pieces, map_tensors, write_tensors
-from prectr_torchrec.training.launch import launch
 
 
 def test_managed_ids_keep_their_rows(tmp_path: Path) -> None:

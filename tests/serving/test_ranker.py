@@ -18,10 +18,10 @@ from serving_requests import plain_requests
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.data.hashing import hash_id
+from prectr_torchrec.evaluation.explain import explain
 from prectr_torchrec.serving.index import index_titles
 from prectr_torchrec.serving.request import RequestSchema
 from prectr_torchrec.serving.titles import TitleVectors, token_keys
-from prectr_torchrec.training.explain import explain
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from request_fuzz import ANYTHING, requests
 from serving_requests import plain_requests
 from small_run import small_config
 
-from prectr_torchrec.config import DataConfig
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.hashing import ZERO_ID, hash_id
 from prectr_torchrec.serving.request import RequestError, RequestSchema
 

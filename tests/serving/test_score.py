@@ -15,8 +15,8 @@ import pytest
 from ranks import descendants, gone
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.serving import batch
-from prectr_torchrec.serving.batch import score_files
+from prectr_torchrec.serving import score_files as batch
+from prectr_torchrec.serving.score_files import score_files
 
 
 def test_two_processes_score_what_the_ranker_scores(exported: Any, ranker: Ranker, tmp_path: Path) -> None:

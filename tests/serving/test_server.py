@@ -31,9 +31,9 @@ from small_run import small_config
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.serving import server as server_module
-from prectr_torchrec.serving.batch import score_files
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.request import RequestSchema
+from prectr_torchrec.serving.score_files import score_files
 
 TOKEN = "a secret of the tests"
 

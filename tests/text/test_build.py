@@ -8,11 +8,11 @@ import pytest
 from sample_files import write_counted_tokenizer, write_tokenizer
 from small_run import small_config
 
-from prectr_torchrec.config import ConfigError
+from prectr_torchrec.data.tokenizer import write_document_frequency
 from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.modules import CrossInteraction, DualInteraction, LateInteraction, NgramEncoder, TextEncoder
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import build_match, build_relevance
-from prectr_torchrec.text.tokenizer import write_document_frequency
 
 
 @pytest.fixture

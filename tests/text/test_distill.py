@@ -19,14 +19,15 @@ from small_student import run, small
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
-from prectr_torchrec.config import ConfigError, DataConfig, Levels
-from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.config.data import DataConfig, Levels
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_teacher_scores
+from prectr_torchrec.metrics import relevance_metrics
+from prectr_torchrec.modules import divergence
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.pair_data import PairData, teacher_targets
 from prectr_torchrec.text.student import predict, student_config
-from prectr_torchrec.training.metrics import relevance_metrics
-from prectr_torchrec.training.objectives import divergence
 
 NGRAMS = {"model_type": "ngram", "rows": 500, "embedding_dim": 16, "hidden": [16]}
 

@@ -15,13 +15,12 @@ from small_student import run, small
 from text_modules import encoder, match
 from torch.nn import functional as F
 
-from prectr_torchrec.config import DistillConfig
-from prectr_torchrec.modules import DualInteraction, TextRelevance
+from prectr_torchrec.config.text import DistillConfig
+from prectr_torchrec.modules import DualInteraction, TextRelevance, divergence
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller, StudentTask, Targets, set_rate
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
-from prectr_torchrec.training.objectives import divergence
 
 PAIRS = PairBatch(
     torch.tensor([[2, 7, 8], [2, 9, 0]]), torch.tensor([[2, 7, 11], [2, 30, 9], [2, 41, 0]]), torch.tensor([0, 1, 1]),

@@ -18,12 +18,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from teachers import causal_teacher, classifier, small_pairs
 
-from prectr_torchrec.config import ConfigError
-from prectr_torchrec.data.pairs import PairsFile
+from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import expected_grades, probabilities, read_teacher_scores
+from prectr_torchrec.distributed.launch import launch
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text import teach
 from prectr_torchrec.text.teacher import TeacherOptions, load_teacher
-from prectr_torchrec.training.launch import launch
 
 PRECTR = str(Path(sys.executable).parent / "prectr")
 

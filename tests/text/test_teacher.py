@@ -17,7 +17,7 @@ from transformers import (
     Qwen2ForSequenceClassification,
 )
 
-from prectr_torchrec.config import ConfigError
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.teacher import CausalTeacher, Prompt, TeacherOptions, load_prompt, load_teacher
 
 PROMPT = Prompt(user="Rate {query} : {title}", answers=["1", "2", "3", "4"])

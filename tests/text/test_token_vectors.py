@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
 
-from prectr_torchrec.config import ConfigError
+from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer
 from prectr_torchrec.modules import TextEncoder
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.token_vectors import principal_components, read_alone, start_from_token_vectors
-from prectr_torchrec.text.tokenizer import load_tokenizer, train_tokenizer
 
 TEXTS = ["oak lamp", "white lamps and oaken tables", "steel table", "white floor"]
 SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 32}

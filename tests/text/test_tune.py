@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from teachers import DATA, encoder, small_pairs
 from transformers import AutoModelForSequenceClassification
 
-from prectr_torchrec.config import ConfigError, PairsConfig
-from prectr_torchrec.data.pairs import PairsFile, write_pairs
+from prectr_torchrec.config.text import PairsConfig
+from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
+from prectr_torchrec.data.tokenizer import load_tokenizer
+from prectr_torchrec.metrics import spearman
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.teacher import load_teacher
-from prectr_torchrec.text.tokenizer import load_tokenizer
 from prectr_torchrec.text.tune import TuneConfig, _Labelled, tune_teacher, tuning_config
-from prectr_torchrec.training.metrics import spearman
 
 CPU = torch.device("cpu")
 CONFIG = TuneConfig(epochs=2, batch_size=16, lr=1e-2, head_lr=1e-2, negatives=0, checkpoint_every=7, validations=3)

@@ -13,12 +13,12 @@ import torch
 from small_student import small
 from teachers import classifier, small_pairs
 
-from prectr_torchrec.checkpoint_reader import load_state
+from prectr_torchrec.checkpoints.safe_reader import load_state
+from prectr_torchrec.data.tokenizer import load_tokenizer
 from prectr_torchrec.modules import TextEncoder
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.teacher import load_teacher
 from prectr_torchrec.text.token_vectors import read_alone
-from prectr_torchrec.text.tokenizer import load_tokenizer
 from prectr_torchrec.text.tune import tune_teacher, tuning_config
 
 CODE = """

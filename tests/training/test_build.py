@@ -5,8 +5,8 @@ import pytest
 from sample_files import write_counted_tokenizer
 from small_run import small_config
 
-from prectr_torchrec.build import build_prectr
-from prectr_torchrec.config import ConfigError
+from prectr_torchrec.models import build_prectr
+from prectr_torchrec.system.errors import ConfigError
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ import torch
 from small_model import Small, copies, small_model
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.config import ConfigError, RunConfig, StageConfig
+from prectr_torchrec.checkpoints.names import parameter_name
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.train import StageConfig
 from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.parameter_names import parameter_name
-from prectr_torchrec.training.build import build_task
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.training.task import build_task
 from prectr_torchrec.training.trainer import Trainer
 
 STAGE = StageConfig(epochs=1, lr=0.01, encoder_lr=0.001, table_lr=0.1)

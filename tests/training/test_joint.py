@@ -15,18 +15,19 @@ from small_run import small_config, write_small_data
 from torch import Tensor
 
 from prectr_torchrec import Ranker
-from prectr_torchrec.config import ConfigError, Levels, RunConfig
+from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.data.teacher_scores import probabilities, read_teacher_scores
+from prectr_torchrec.data.tokenizer import load_tokenizer
 from prectr_torchrec.distributed.process import Process, process_group
-from prectr_torchrec.modules import NgramEncoder
+from prectr_torchrec.evaluation.evaluate import main as evaluate
+from prectr_torchrec.modules import NgramEncoder, divergence
 from prectr_torchrec.serving.export import export
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import distill
 from prectr_torchrec.text.student import judge
-from prectr_torchrec.text.tokenizer import load_tokenizer
-from prectr_torchrec.training.evaluate import main as evaluate
-from prectr_torchrec.training.objectives import divergence
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.trainer import Trainer
 

@@ -3,16 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prectr_torchrec.config import DebiasConfig
-from prectr_torchrec.modules import OtherTexts, grade_distributions
-from prectr_torchrec.training.objectives import (
-    anchor_loss,
-    consistency_loss,
-    debias_loss,
-    level_targets,
-    lowered_distance,
-    weighted_mean,
-)
+from prectr_torchrec.config.objective import DebiasConfig
+from prectr_torchrec.modules import OtherTexts, anchor_loss, consistency_loss, grade_distributions, level_targets, weighted_mean
+from prectr_torchrec.training.objectives import debias_loss, lowered_distance
 
 PI = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
 

@@ -6,8 +6,8 @@ import torch
 from small_model import Small, small_model
 from small_run import small_config
 
-from prectr_torchrec.config import StageConfig
-from prectr_torchrec.data.reader import SearchReader
+from prectr_torchrec.config.train import StageConfig
+from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.training.optimizers import reset_tables
 

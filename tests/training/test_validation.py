@@ -12,8 +12,8 @@ import pytest
 import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
+from prectr_torchrec import metrics as m
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.training import metrics as m
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
 
 REQUESTS = 240

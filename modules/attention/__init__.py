@@ -1,0 +1,1 @@
+"""Attention of candidates over events."""

@@ -1,0 +1,1 @@
+"""Parts that a ranker is put together from."""

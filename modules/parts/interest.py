@@ -1,0 +1,62 @@
+"""Interest: what of a user's own history speaks for a candidate."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attention.target import TargetAttention
+from ..inputs import CandidateSlots, Events
+
+
+class EventEmbedding(nn.Module):
+    """A vector of what happened at an event: its level and feedback together, its position and its age.
+
+    Args:
+        num_levels: K; level 0 stands for a missing grade.
+        dim: width.
+        num_positions: positions with a vector of their own; deeper ones share the last, 0 is "not logged".
+    """
+
+    num_ages = 24  # ages of 2^0 .. 2^23 seconds and more
+
+    def __init__(self, num_levels: int, dim: int, *, num_positions: int = 10) -> None:
+        super().__init__()
+        self.num_positions = num_positions
+        self.feedback = nn.Embedding(2 * (num_levels + 1), dim)  # by level and click
+        self.position = nn.Embedding(num_positions + 1, dim)
+        self.age = nn.Embedding(self.num_ages, dim)
+        for embedding in (self.feedback, self.position, self.age):
+            nn.init.normal_(embedding.weight, std=0.1)
+
+    def forward(self, events: Events) -> Tensor:
+        """Returns (R, L, dim)."""
+        age_bucket = events.age.clamp(min=1).log2().long().clamp(max=self.num_ages - 1)
+        feedback = events.by_level(self.feedback.weight.unflatten(0, (-1, 2)))  # (R, L, 2, dim): skipped, clicked
+        feedback = torch.where(events.click[..., None] > 0, feedback[:, :, 1], feedback[:, :, 0])
+        return feedback + self.position(events.position.clamp(max=self.num_positions)) + self.age(age_bucket)
+
+
+class InterestTower(nn.Module):
+    """Target attention over the user's own events: shown ones with their feedback, level, position and age.
+
+    Args:
+        item_dim: width of the vectors that an event and a candidate share (item, attributes, query).
+        num_levels: K.
+        dim: width of the output.
+        num_heads: heads.
+        event_dim: width of the event embedding.
+    """
+
+    def __init__(self, item_dim: int, num_levels: int, *, dim: int, num_heads: int, event_dim: int = 16) -> None:
+        super().__init__()
+        self.event = EventEmbedding(num_levels, event_dim)
+        self.attention = TargetAttention(item_dim, item_dim + event_dim, 2 * item_dim + event_dim, dim=dim, num_heads=num_heads)
+
+    def forward(self, candidate: Tensor, slots: CandidateSlots, history: Events) -> Tensor:
+        """Args: candidate: (C, item_dim); history: compared by (R, L, item_dim). Returns: (C, dim)."""
+        event = self.event(history)
+        value = torch.cat([history.vectors, history.vectors * history.click.unsqueeze(-1), event], dim=-1)
+        key = torch.cat([history.vectors, event], dim=-1)
+        return slots.gather(F.relu(self.attention(slots.scatter(candidate), key, value, history.lengths)))

@@ -1,0 +1,66 @@
+"""Position bias as examination: a click needs the position to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..mixture import ClickProbability
+
+_MOST = 0.99
+"""Where the examination of a position that is looked at as often as the reference starts: at 1 its logit would be infinite."""
+
+
+class Examination(nn.Module):
+    r"""The examination hypothesis: :math:`P(y = 1 | x, p) = \epsilon_p P(y = 1 | x)`, a learned :math:`\epsilon_p` in (0, 1) for
+    each logged position p and 1 at the reference (position-based model; Richardson et al., WWW 2007, Craswell et al., WSDM 2008).
+
+    Trained with the logged positions; scoring passes position 0, which holds it at the reference. In log space
+    :math:`\log p_1 = \log \epsilon + \log P` and :math:`\log p_0 = \mathrm{logaddexp}(\log(1 - P), \log(1 - \epsilon) + \log P)`.
+
+    Args:
+        num_positions: positions with an examination of their own; deeper ones share the last.
+        reference: the position that 0 ("not logged") stands for; its examination is 1 by definition.
+
+    Raises:
+        ValueError: the reference is not one of the positions.
+
+    Example::
+
+        examination = Examination(10)
+        examination.start_from([1.0, 0.7, 0.55])
+        log_p = torch.tensor([0.5, 0.5]).log()
+        logged = examination(ClickProbability(log_p, log_p), torch.tensor([0, 2]))
+        assert torch.allclose(logged.log_click.exp(), torch.tensor([0.5, 0.35]))
+    """
+
+    offsets = ("logit",)
+
+    def __init__(self, num_positions: int, *, reference: int = 1) -> None:
+        super().__init__()
+        if not 1 <= reference <= num_positions:
+            raise ValueError(f"reference {reference} must lie in 1..{num_positions}")
+        self.num_positions, self.reference = num_positions, reference
+        self.logit = nn.Parameter(torch.full((num_positions + 1,), _MOST).logit())
+
+    def forward(self, click: ClickProbability, position: Tensor) -> ClickProbability:
+        """Args: click: at the reference, (C,) each; position: (C,) int64 from 1, 0: not logged. Returns: at the positions."""
+        logit = self.logit[position.clamp(max=self.num_positions)]
+        held = (position == 0) | (position == self.reference)
+        seen = F.logsigmoid(logit).masked_fill(held, 0.0)
+        unseen = F.logsigmoid(-logit).masked_fill(held, -torch.inf)
+        return ClickProbability(seen + click.log_click, torch.logaddexp(click.log_no_click, unseen + click.log_click))
+
+    @torch.no_grad()
+    def start_from(self, examination: Sequence[float]) -> None:
+        """Starts from an estimate.
+
+        Args:
+            examination: of positions 1, 2, ... against the first, in (0, 1]; deeper ones share the last.
+        """
+        given = torch.tensor(examination, dtype=self.logit.dtype, device=self.logit.device)
+        place = torch.arange(-1, self.num_positions, device=given.device).clamp(0, len(given) - 1)
+        self.logit.copy_(given[place].clamp(max=_MOST).logit())

@@ -1,0 +1,1 @@
+"""Rankers: from looked-up embeddings to probabilities."""

@@ -1,0 +1,32 @@
+"""The click tower."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchrec.modules.crossnet import LowRankCrossNet
+
+from ..layers import hidden_layers
+
+
+class ClickTower(nn.Module):
+    """Click logits, one per relevance level, from everything known of the request and the candidate.
+
+    Args:
+        in_dim: width of the concatenated inputs.
+        hidden: widths of the hidden layers.
+        num_logits: K, or 1 without a mixture.
+        cross_layers: layers of TorchRec's low-rank cross network before the hidden layers; 0 for none.
+        dropout: on the hidden layers.
+    """
+
+    def __init__(self, in_dim: int, hidden: list[int], num_logits: int, *, cross_layers: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.cross = LowRankCrossNet(in_dim, cross_layers, low_rank=min(64, in_dim)) if cross_layers else None
+        self.layers = hidden_layers(in_dim, hidden, dropout)
+        self.head = nn.Linear(hidden[-1], num_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x: (C, in_dim). Returns: (C, num_logits)."""
+        if self.cross is not None:
+            x = self.cross(x)
+        return self.head(self.layers(x))

@@ -1,0 +1,1 @@
+"""The text side: encoders, interaction, match, relevance."""

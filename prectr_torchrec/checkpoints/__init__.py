@@ -1,0 +1,1 @@
+"""Checkpoints: saved, checked, moved to other ranks, inspected."""

@@ -1,0 +1,81 @@
+"""Starts a run from weights of another one: `train.init_from`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.checkpoints.names import parameter_name, select
+from prectr_torchrec.checkpoints.resharding import check_loadable
+from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.train import InitFromConfig
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest
+from prectr_torchrec.data.tokens import tokenizer_digest
+from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.system.errors import ConfigError
+
+
+def init_from(
+    settings: InitFromConfig, model: DistributedModelParallel, config: RunConfig, run: Path, only: Collection[str] | None = None
+) -> None:
+    """Loads the weights of chosen tables and towers from another run, on whatever ranks and sharding it had; collective.
+
+    Managed tables come with their ids. The optimizers' states stay as they are, those of a beginning.
+
+    Args:
+        only: names of what is loaded once more of all that was; None: everything, which is said.
+
+    Raises:
+        FileNotFoundError: there is no such run or checkpoint.
+        ConfigError: a pattern matches nothing, the other run has no such parameter or one of another shape, or its text was cut
+            into other tokens.
+        ValueError: a file of the checkpoint is broken.
+    """
+    source = Path(settings.run)
+    load_run(source)  # says so if it is none
+    state = model.state_dict()
+    chosen = select(map(parameter_name, state), settings.include, settings.exclude, "train.init_from")
+    if only is not None:
+        chosen &= set(only)
+    if not chosen:
+        return
+    checkpoints = Checkpoints(source)
+    path = checkpoints.path(settings.checkpoint)
+    checkpoints.check(path)
+    part = {"model": {key: value for key, value in state.items() if parameter_name(key) in chosen}}
+    check_loadable(read_metadata(path), part, path)
+    _check_tokens(chosen, config, source, run)
+    _check_samples(chosen, source, run)
+    load_tensors(part, path)
+    model.load_state_dict(state)
+    if dist.get_rank() == 0 and only is None:
+        print(f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",
+              file=sys.stderr)  # fmt: skip
+
+
+def _check_samples(chosen: set[str], source: Path, run: Path) -> None:
+    """Rows of ids that are read otherwise are nobody's; what other counters mean is learned again, and said."""
+    theirs = load_manifest(source)
+    if any(name.startswith("tables.") for name in chosen):
+        check_findings(run, source, {"id_kinds": theirs["id_kinds"]})
+    now = load_manifest(run)["examination"]
+    if theirs["examination"] != now and dist.get_rank() == 0:
+        told = f"examined by {now}, in the samples of {source} by {theirs['examination']}"
+        print(f"note: train.init_from: positions are {told}", file=sys.stderr)
+
+
+def _check_tokens(chosen: set[str], config: RunConfig, source: Path, run: Path) -> None:
+    token_tables = {f"tables.{f.table}" for name, f in config.features.items() if name.endswith("_tokens")}
+    by_token = ("personal.taste.title.", "relevance.match.")
+    of_tokens = sorted(n for n in chosen if n in token_tables or ".encoder." in n or n.startswith(by_token))
+    if of_tokens and tokenizer_digest(source / TOKENIZER) != tokenizer_digest(run / TOKENIZER):
+        raise ConfigError(
+            f"train.init_from: {of_tokens[0]} has a row for each token, and the tokens of {source} are others; exclude "
+            f"{', '.join(of_tokens)}, or prepare the data with its tokenizer (text.path)"
+        )

@@ -1,0 +1,138 @@
+"""The main job on a simulated log, start to finish: `prectr demo`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel
+
+from prectr_torchrec.baselines.run import Kind, run_baseline
+from prectr_torchrec.config.files import load_config
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
+from prectr_torchrec.data.prepare.prepare import prepare
+from prectr_torchrec.data.simulate.simulate import simulate
+from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer
+from prectr_torchrec.evaluation.predictions import HIDDEN
+from prectr_torchrec.evaluation.report import write_report
+from prectr_torchrec.runs.workspace import once
+from prectr_torchrec.system.locks import writes_folder
+from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.text.tune import tune_teacher, tuning_config
+
+RUNS = {"prectr_v2": "demo", "prectr_v1": "demo_v1", "din": "demo_din", "dnn": "demo_dnn"}
+"""Name in the report -> shipped configuration."""
+WITH_TEXT = ("prectr_v2", "prectr_v1")
+RANKS = 2
+TEACHER = {
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "max_position_embeddings": 64,
+}
+"""The teacher's encoder: where no large model can be had, a BERT that begins from nothing."""
+TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
+
+
+@only_local
+@writes_folder("out")
+def demo(out: Path) -> None:
+    """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1, DIN and DNN on two ranks
+    through TorchX, fits boosted trees and mixed effects, evaluates, reports.
+
+    Finished steps are skipped, so that repeating it is quick.
+
+    Args:
+        out: folder of everything it writes.
+
+    Raises:
+        RuntimeError: a job failed.
+    """
+    log, samples, candidates, report = out / "log", out / "samples", out / "candidates", out / "report.html"
+    _say(f"1/8  simulated search log -> {log}")
+    if not (log / "meta.json").exists():
+        simulate(log)
+    config, oracle = load_config(RUNS["prectr_v2"]), log / "eval" / "oracle.parquet"
+    config.data.split.test_from = json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
+    student = distil(out, config)
+    config.text.path = str(student)  # whose vocabulary the samples are made for
+    _say(f"4/8  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
+    prepare(config.data, config.text, log / "raw", samples)
+    prepare(config.data, config.text, log / "raw", candidates, candidates=oracle)
+    runs = {name: out / "runs" / name for name in RUNS}
+    for name, run in runs.items():
+        _say(f"5/8  train {name} on {RANKS} ranks through TorchX -> {run}")
+        if not (run / "metrics-candidates.json").exists():
+            text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
+            _torchx(out, "prectr.train", "--config", RUNS[name], "--data", str(samples), "--run", str(run), *text)
+        _say(f"6/8  evaluate {name} on logged clicks and, against the oracle, on all candidates, with their grades and without")
+        if not (run / "metrics-candidates.json").exists():
+            for data, extra in ((candidates, ["--hide-grades"]), (samples, []), (candidates, [])):
+                arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples), *extra)
+                _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments)
+    runs |= baselines(out, samples, candidates, oracle)
+    _say(f"8/8  report -> {report}")
+    write_report(report, runs, title="PRECTR on a simulated search log")
+    _say(f"done: open {report}; curves: tensorboard --logdir {out / 'runs'}")
+
+
+def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[str, Path]:
+    """The run directories of the cheap baselines, measured as the models are; trees only where LightGBM is installed."""
+    kinds: list[Kind] = ["mixed", "trees"]
+    if find_spec("lightgbm") is None:
+        kinds.remove("trees")
+        _say("7/8  no boosted trees: pip install 'prectr-torchrec[trees]'")
+    runs = {kind: out / "runs" / kind for kind in kinds}
+    for kind, run in runs.items():
+        _say(f"7/8  fit and evaluate the baseline {kind} -> {run}")
+        if not (run / f"metrics-candidates{HIDDEN}.json").exists():  # the last one written
+            run_baseline(kind, samples, run, score=(samples, candidates), oracle=oracle, hide_grades=True)
+    return {str(kind): run for kind, run in runs.items()}
+
+
+def distil(out: Path, config: RunConfig) -> Path:
+    """From the log to a student: pairs, a teacher tuned on their grades, its soft grades, and what learns from them."""
+    pairs, encoder, teacher, scores, student = (
+        out / "text" / name for name in ("pairs.parquet", "encoder", "teacher", "scores", "student")
+    )
+    _say(f"2/8  teacher: pairs, a cross-encoder tuned on their grades, its soft grades of all -> {scores}")
+    if not pairs.exists():
+        write_pairs(config.data, config.pairs, out / "log" / "raw", pairs)
+    once(encoder, partial(_write_encoder, pairs, config.text.vocab_size))
+    tune_teacher(encoder, pairs, teacher, tuning_config(TUNING))
+    if not (scores / "teach.json").exists():
+        _torchx(out, "prectr.teach", "--teacher", str(teacher), "--pairs", str(pairs), "--out", str(scores))
+    _say(f"3/8  student: encoder and relevance tower from soft grades, then grades -> {student}")
+    if not (student / "distill.json").exists():
+        given = ("--config", RUNS["prectr_v2"], "--pairs", str(pairs), "--out", str(student))
+        _torchx(out, "prectr.distill", *given, "--", "--teacher-scores", str(scores))
+    return student
+
+
+def _write_encoder(pairs: Path, vocab_size: int, folder: Path) -> None:
+    table = PairsFile.open(pairs).read(["query", "title"], "train")
+    train_tokenizer(sorted({*table["query"].to_pylist(), *table["title"].to_pylist()}), folder, vocab_size)
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(load_tokenizer(folder)), **TEACHER)).save_pretrained(folder)
+
+
+def _torchx(out: Path, component: str, *arguments: str) -> None:
+    """Runs a TorchX job on this machine; its logs stay in `out/logs`."""
+    programs = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
+    scheduler = ["-s", "local_cwd", "-cfg", f"log_dir={(out / 'logs').absolute()}"]
+    command = [str(programs / "torchx"), "run", *scheduler, component, "-j", f"1x{RANKS}", *arguments]
+    if subprocess.run([sys.executable, "-m", "prectr_torchrec.system.orphans", *command], env=environment).returncode:
+        raise RuntimeError(f"{component} failed; its logs are in {out / 'logs'}. Command: {' '.join(command)}")
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)

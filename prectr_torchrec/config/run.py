@@ -1,0 +1,116 @@
+"""The typed configuration of a run: checked pydantic models; an unknown key is an error that names the nearest valid one.
+
+Field docs stand under the fields; ``prectr config`` prints the resolved run with them. `files.py` reads and writes YAML.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from typing import Any, TypeVar
+
+from pydantic import ValidationError, model_validator
+
+from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.data import BatchConfig, DataConfig
+from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.objective import ObjectiveConfig
+from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig
+from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
+from prectr_torchrec.config.train import TrainConfig
+from prectr_torchrec.system.errors import ConfigError, nearest
+
+
+class RunConfig(Section):
+    name: str
+    data: DataConfig = DataConfig()
+    pairs: PairsConfig = PairsConfig()
+    text: TextConfig = TextConfig()
+    batch: BatchConfig = BatchConfig()
+    tables: dict[str, TableConfig] = {}
+    features: dict[str, FeatureConfig] = {}
+    """Sample column -> the table its ids are looked up in."""
+    communication: CommunicationConfig = CommunicationConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = TrainConfig()
+    distill: DistillConfig = DistillConfig()
+
+    @model_validator(mode="after")
+    def _features_have_tables(self) -> RunConfig:
+        preference = self.model.preference
+        unread: tuple[str, ...] = () if self.model.interest or preference.own else ("history_",)
+        unread += () if preference.peers else ("peer_",)
+        self.features = {n: f for n, f in self.features.items() if not n.startswith(unread)}
+        for name, feature in self.features.items():
+            if feature.table not in self.tables:
+                hint = nearest(feature.table, self.tables)
+                raise ValueError(f"features.{name}.table: there is no table {feature.table!r}{hint}")
+            if feature.sequence and not name.startswith(f"{feature.sequence}_"):
+                raise ValueError(f"features.{name}.sequence: {feature.sequence!r} needs a column named {feature.sequence}_*")
+        for name in self.tables:
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+                raise ValueError(f"tables: {name!r} becomes the name of files; of letters, digits, `_` and `-` it can be made")
+            if not any(f.table == name for f in self.features.values()):
+                raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
+        for ids in ("hashed", "managed"):
+            looked_up = sorted(set(self.tables) - self.bag_tables(), reverse=True)
+            widths = {self.tables[name].dim: name for name in looked_up if self.tables[name].ids == ids}
+            if len(widths) > 1:
+                said = " and ".join(f"tables.{name}.dim is {dim}" for dim, name in widths.items())
+                raise ValueError(
+                    f"{said}: {ids} tables of requests, histories, peers and candidates' sequences lie in one "
+                    "EmbeddingCollection and have one dim; only tables that candidate_* bags alone use may differ"
+                )
+        return self
+
+    def multi_probe_tables(self) -> set[str]:
+        """Tables whose ids are in a hash table on the GPU."""
+        return {n for n, table in self.tables.items() if table.ids == "managed" and table.managed.algorithm == "multi_probe"}
+
+    def bag_tables(self) -> set[str]:
+        """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
+        sequences = {f.table for n, f in self.features.items() if f.sequence or not n.startswith("candidate_")}
+        return set(self.tables) - sequences
+
+
+def validate_config(tree: dict[str, Any], source: str) -> RunConfig:
+    """Checks a tree of plain values; `source` is named in errors."""
+    return validate_section(RunConfig, tree, source)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def validate_section(section: type[AnySection], tree: dict[str, Any], source: str) -> AnySection:
+    """The same for one section that stands by itself."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(section, source, e) for e in error.errors())) from None
+
+
+def _explain(root: type[Section], source: str, error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section = _section_at(root, error["loc"][:-1])
+        hint = nearest(str(error["loc"][-1]), section.model_fields) if section else ""
+        return f"{source}: {location}: unknown key{hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    prefix = f"{source}: {location}" if location else source
+    return f"{prefix}: {message}" + ("" if isinstance(error["input"], dict) else f"; got {error['input']!r}")
+
+
+def _section_at(section: Any, location: tuple[Any, ...]) -> type[Section] | None:
+    """The section class that a location of an error lies in, through lists, dicts and unions."""
+    for part in location:
+        if isinstance(section, type) and issubclass(section, Section):
+            field = section.model_fields.get(str(part))
+            section = field.annotation if field else None
+        else:
+            section = next((a for a in typing.get_args(section) if a is not type(None) and a is not str), None)
+            continue
+        arguments = [a for a in typing.get_args(section) if isinstance(a, type) and issubclass(a, Section)]
+        if arguments and typing.get_origin(section) not in (dict, list):
+            section = arguments[0]
+    return section if isinstance(section, type) and issubclass(section, Section) else None

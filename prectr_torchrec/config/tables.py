@@ -1,0 +1,117 @@
+"""The configuration of embedding tables: their rows, where these lie, and what travels between ranks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from prectr_torchrec.config.base import Section
+
+ShardingName = Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]
+KernelName = Literal["fused", "fused_uvm", "fused_uvm_caching", "dram_virtual_table", "ssd_virtual_table"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+VIRTUAL = ("dram_virtual_table", "ssd_virtual_table")
+"""Kernels whose rows are made when they are first trained on."""
+MANAGED_IDS = 2**62
+"""Range of the ids of managed tables: two ids of 10^9 meet with a chance of one in ten."""
+INT8_ROW = 32
+"""Numbers that share a scale and an offset (8 bytes) when they travel as int8, in FBGEMM."""
+
+
+class CacheConfig(Section):
+    """What a table outside of HBM keeps in it."""
+
+    load_factor: float = Field(0.2, gt=0, lt=1)
+    """Share of the table's rows."""
+    algorithm: Literal["lru", "lfu"] = "lru"
+    """What makes room: the row not used for longest, or least often."""
+    ssd_directory: str | None = None
+    """Folder for rows on SSD, of each rank its own where it names `@local_rank`; null: a temporary folder."""
+
+
+class ManagedConfig(Section):
+    """Which ids have rows of their own, for `ids: managed`."""
+
+    algorithm: Literal["sorted", "multi_probe"] = "sorted"
+    """`sorted` keeps a sorted list of the ids (24 to 32 bytes a row); `multi_probe` a hash table on the GPU, which needs CUDA."""
+    eviction: Literal["lru", "lfu", "distance_lfu"] = "lru"
+    """Who makes room: the id not seen for longest, seen least often, or with the fewest lookups for each step since it was last
+    seen. `lfu` never lets go of what was frequent once. `multi_probe` has `lru` only."""
+    interval: int = Field(10, ge=1)
+    """Steps between two rounds of admission and eviction; each sorts the table."""
+    admission: int = Field(1, ge=1)
+    """Lookups within an interval, over all ranks, that an id needs to be admitted. Until then it shares a row of its own rank."""
+    decay: float = Field(1.0, gt=0)
+    """Exponent of the steps since an id was last seen, for `lru` and `distance_lfu`."""
+    max_probe: int = Field(128, ge=1)
+    """Slots that `multi_probe` looks at."""
+
+
+class TableConfig(Section):
+    rows: int = Field(ge=1)
+    dim: int = Field(ge=4, multiple_of=4)
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    """Of the rows; the optimizer's state is fp32."""
+    stochastic_rounding: bool | None = None
+    """Round updated fp16 rows up or down by chance, so that small steps are not lost; null: where the device can, that
+    is on CUDA."""
+    ids: Literal["hashed", "managed"] = "hashed"
+    """`hashed`: row = mix64(id) % rows, which ids may share. `managed`: ids have rows of their own as long as they are in use;
+    rows of ids that are not are cleared and given to others."""
+    managed: ManagedConfig = ManagedConfig()
+    sharding: list[ShardingName] = ["row_wise", "table_wise", "column_wise"]
+    """Sharding types the planner may choose among. Where a type by rows would leave a rank without one, `table_wise` is added."""
+    shard_columns: int | None = Field(None, ge=4, multiple_of=4)
+    """Columns of a shard of `column_wise`; null: the width over the ranks. Row-wise Adagrad keeps 4 bytes a row of each."""
+    kernel: KernelName = "fused"
+    """Where the rows live: in the device's own memory; in host memory read over the bus, plain or behind a cache in HBM; or made
+    when first trained on, in host memory or on SSD behind a cache in HBM. All but `fused` need CUDA; the last two can be planned
+    with, not trained."""
+    cache: CacheConfig = CacheConfig()
+    buckets: int = Field(840, ge=1)
+    """Of managed and virtual tables: parts that ranks share out among them, fixed for the table's life. `rows` is a multiple of
+    it, and it of the number of ranks."""
+    optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
+    """`rowwise_adagrad` keeps one number a row (and column shard), `adagrad` one an element: dim times the memory."""
+
+    @property
+    def id_range(self) -> int:
+        """Ids are mixed and brought down to less than this before they are looked up: rows, or too many to collide."""
+        return MANAGED_IDS if self.ids == "managed" else self.rows
+
+    @property
+    def in_buckets(self) -> bool:
+        """Whether ranks share the rows out by `buckets`."""
+        return self.kernel in VIRTUAL or self.ids == "managed"
+
+    @model_validator(mode="after")
+    def _split_by_buckets(self) -> TableConfig:
+        asks = f"kernel {self.kernel!r}" if self.kernel in VIRTUAL else "ids 'managed'" if self.ids == "managed" else None
+        if asks and self.sharding != ["row_wise"]:
+            raise ValueError(f"{asks} is sharded by rows only: sharding must be [row_wise]")
+        if asks and self.rows % self.buckets:
+            near = -(-self.rows // self.buckets) * self.buckets
+            raise ValueError(f"rows must be a multiple of buckets {self.buckets}, such as {near}, for {asks}")
+        if self.ids == "managed" and self.kernel != "fused":
+            raise ValueError(f"ids 'managed' needs kernel 'fused'; got {self.kernel!r}")
+        if self.ids == "managed" and self.managed.algorithm == "multi_probe" and self.managed.eviction != "lru":
+            raise ValueError(f"managed.algorithm 'multi_probe' has eviction 'lru' only; got {self.managed.eviction!r}")
+        return self
+
+
+class FeatureConfig(Section):
+    table: str
+    sequence: Literal["history", "peer", "candidate"] | None = None
+    """The list that this feature belongs to; must agree with the column's prefix. `candidate_*` features whose table has no
+    sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
+
+
+class CommunicationConfig(Section):
+    """How looked-up vectors travel between ranks; the tables and the towers keep their own precision."""
+
+    forward: Precision = "fp32"
+    """Of the vectors. `bf16` needs CUDA. `int8` needs tables of a width that is a multiple of 32, and lets the sums of row-wise
+    bags travel as fp16."""
+    backward: Precision = "fp32"
+    """Of their gradients; as above."""

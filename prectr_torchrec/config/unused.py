@@ -1,0 +1,137 @@
+"""Settings that somebody wrote and nothing reads: a warning each."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.files import load_config, written_settings
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.system.errors import nearest
+
+Rule = tuple[str, Callable[[RunConfig], bool], str]
+RULES: tuple[Rule, ...] = (
+    ("model.preference.gate", lambda c: not (c.model.preference.own and c.model.preference.peers),
+     "model.preference.own and peers are not both on"),
+    ("model.preference.[dhi]*", lambda c: not (c.model.preference.own or c.model.preference.peers),
+     "model.preference.own and peers are off"),
+    ("model.attention_*", lambda c: not c.model.interest, "model.interest is off"),
+    ("model.position_count", lambda c: not c.model.position_bias, "model.position_bias is off"),
+    ("text.encoder", lambda c: not c.model.text, "model.text is off"),
+    ("text.encoder", lambda c: c.text.path is not None, "text.path brings its own"),
+    ("text.interaction", lambda c: not c.model.text, "model.text is off"),
+    ("text.late_dim", lambda c: c.text.interaction != "late", "text.interaction is not 'late'"),
+    ("text.start", lambda c: c.text.path is None, "text.path is null"),
+    ("objective.consistency*", lambda c: not c.model.mixture, "model.mixture is off"),
+    ("objective.consistency_margin", lambda c: c.objective.consistency == 0, "objective.consistency is 0"),
+    ("objective.debias.*", lambda c: c.objective.debias.weight == 0, "objective.debias.weight is 0"),
+    ("objective.debias.noise", lambda c: c.objective.debias.negatives != "noise", "objective.debias.negatives is not 'noise'"),
+    ("objective.swap_share", lambda c: c.objective.random_negatives == 0 and c.objective.debias.weight == 0,
+     "objective.random_negatives and objective.debias.weight are 0"),
+    ("objective.rehearsal.*", lambda c: c.objective.rehearsal.pairs is None, "objective.rehearsal.pairs is null"),
+    ("objective.load_balance", lambda c: c.model.preference.incentive == "none", "model.preference.incentive is 'none'"),
+    ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
+    ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
+    ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
+    ("data.peer_minimum", lambda c: c.data.query_group is None, "data.query_group is null"),
+)  # fmt: skip
+"""Pattern of settings, when they are not read, and why."""
+
+
+def load_and_warn(name: str, overrides: typing.Sequence[str] = (), *, only: str = "") -> RunConfig:
+    """`load_config`, with a warning on the standard error for each setting that is not used; `only`: those that begin so."""
+    config = load_config(name, overrides)
+    for warning in unused_settings(config, written_settings(name, overrides)):
+        if warning.startswith(only):
+            print(f"warning: {warning}", file=sys.stderr)
+    return config
+
+
+def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
+    """What is not used and why.
+
+    Args:
+        config: the configuration.
+        written: the settings that its user wrote, `key.sub` -> value; what a shipped configuration says is not told.
+    """
+    found = [*_attributes_without_feature(config), *_columns_of_no_name(config)]
+    given = {key: value for key, value in written.items() if value and value != "none"}  # who switches off means no harm
+    for key, default in _settings(config, given).items():
+        if default:
+            continue
+        reasons = [why for pattern, unread, why in RULES if fnmatchcase(key, pattern) and unread(config)]
+        reasons += [*_table_reasons(config, key), *_feature_reasons(config, key)]
+        found += [f"{key} is not used: {reasons[0]}"] if reasons else []
+    return found
+
+
+def _settings(config: RunConfig, written: dict[str, Any]) -> dict[str, bool]:
+    """The settings that were written, a free dictionary as one -> whether it is what it would be unwritten, as most are in the
+    configuration that a run keeps."""
+    found: dict[str, bool] = {}
+    for key in written:
+        section: Any = None
+        node: Any = config
+        path: list[str] = []
+        for part in key.split("."):
+            if isinstance(node, dict) and not any(isinstance(value, Section) for value in node.values()):
+                break
+            section, node = node, node.get(part) if isinstance(node, dict) else getattr(node, part, None)
+            path.append(part)
+        field = type(section).model_fields.get(path[-1]) if isinstance(section, Section) else None
+        found[".".join(path)] = field is not None and node == field.get_default(call_default_factory=True)
+    return found
+
+
+def _attributes_without_feature(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    for name in data.item_attributes:
+        columns = [f"{family}_{name}" for family in ("candidate", "history", "peer")]
+        if not any(c in config.features for c in columns) and name not in (data.query_group, config.pairs.category):
+            yield f"data.item_attributes: {name!r} is not used: no feature reads {', '.join(columns)}; add one, with a table"
+    for name in data.user_attributes:
+        column = f"user_{name.removeprefix('user_')}"
+        if column not in config.features:
+            yield f"data.user_attributes: {name!r} is not used: no feature reads {column}; add one, with a table"
+
+
+def _columns_of_no_name(config: RunConfig) -> Iterator[str]:
+    """Names that `data.raw` maps to columns of files, and that are none of ours."""
+    data, event = config.data, ("request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click")
+    ours: dict[str, tuple[str, ...]] = {
+        "impressions": event,
+        "items": ("item_id", "title", *data.item_attributes),
+        "queries": ("query_id", "query", *([data.query_group] if data.query_group else [])),
+        "judgments": ("query_id", "item_id", "relevance"),
+        "users": ("user_id", *data.user_attributes),
+    }
+    for name, columns in ours.items():
+        table = getattr(data.raw, name)
+        for column in table.columns if table is not None else ():
+            if column not in columns:
+                yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, columns)}"
+
+
+def _table_reasons(config: RunConfig, key: str) -> Iterator[str]:
+    section, name, setting = (*key.split("."), "", "", "")[:3]
+    if section != "tables" or (table := config.tables.get(name)) is None:
+        return
+    if setting == "managed" and table.ids != "managed":
+        yield f"tables.{name}.ids is not 'managed'"
+    if setting == "cache" and table.kernel in ("fused", "fused_uvm"):
+        yield f"tables.{name}.kernel {table.kernel!r} has no cache"
+    if setting == "buckets" and not table.in_buckets:
+        yield f"tables.{name} is not shared out by buckets"
+    if setting == "stochastic_rounding" and table.dtype == "fp32":
+        yield f"tables.{name}.dtype is fp32"
+
+
+def _feature_reasons(config: RunConfig, key: str) -> Iterator[str]:
+    section, name, *_ = (*key.split("."), "")
+    if section == "features" and name not in config.features:
+        switches = "model.preference.peers is" if name.startswith("peer_") else "model.interest and model.preference.own are"
+        yield f"{switches} off"

@@ -1,0 +1,1 @@
+"""Query and title pairs for teacher and student."""

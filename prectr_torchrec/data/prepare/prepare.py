@@ -1,0 +1,380 @@
+"""`prectr prepare`: a raw search log becomes request-major samples, out of core and in steps that a kill cannot spoil.
+
+The steps: check the log and load it into DuckDB, sort its events and its requests into column files, train the tokenizer (or
+take that of `text.path`), build the shards. Each writes under a temporary name and renames, so that running again redoes only
+what is missing. `prepared.json` is written last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.log_ids import IDS, write_ids
+from prectr_torchrec.data.pairs.new_queries import find_new_queries
+from prectr_torchrec.data.parquet_files import WRITTEN
+from prectr_torchrec.data.prepare.events import write_columns, write_order
+from prectr_torchrec.data.prepare.examination import estimate_examination
+from prectr_torchrec.data.prepare.samples import Log, Requests, build_rows
+from prectr_torchrec.data.prepare.summary import summarise
+from prectr_torchrec.data.raw.files import given_files
+from prectr_torchrec.data.raw.loading import attribute_columns
+from prectr_torchrec.data.raw.predicted import find_scores
+from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one_row, open_duckdb
+from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
+from prectr_torchrec.data.tokens import tokenizer_digest
+from prectr_torchrec.runs.workspace import claim, digest, once
+from prectr_torchrec.system.locks import writes_folder
+from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.plain_files import read_json
+
+BLOCK = 2**20
+SPLITS = ("train", "validation", "test", "judgments", "candidates")
+MAX_TEXTS = 500_000
+"""Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
+
+
+@only_local
+@writes_folder("out")
+def prepare(
+    data: DataConfig,
+    text: TextConfig,
+    raw: Path,
+    out: Path,
+    *,
+    candidates: Path | None = None,
+    relevance: Sequence[Path] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Prepares samples from a raw log.
+
+    Args:
+        data: what the log's files are and what to make of them.
+        text: the vocabulary size of the tokenizer, or `path`, a folder to take it from; document frequencies are the log's own.
+        raw: folder of the raw log.
+        out: folder to write; may hold an unfinished preparation with the same settings, which is then finished.
+        candidates: a file or glob of `request_id, item_id`: builds the log's requests with these candidates and no labels;
+            or of `query_id, item_id[, relevance]`: queries without users. Writes the split `candidates` alone, no tokenizer.
+        relevance: folders of `prectr teach`, averaged: predicted levels of the pairs without a grade, for history, counters and
+            candidates.
+        progress: shows progress bars.
+
+    Returns:
+        The manifest, as in `prepared.json`: `splits` (requests, those of known users, candidates, graded ones, clicks, time and
+        files of each), `summary` (as of `summarise`), `max_candidates`,
+        `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
+        not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
+        `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
+        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), `zeros` (rows of
+        ids written as 0, where that stands for none), `mended` (rows by what was wrong with them), `positions_from` (what the
+        log's positions count from), `mixed_ids` (CSV columns of ids that few values make text of), and the `settings` it came
+        from.
+
+    Raises:
+        RawLogError: the log cannot be used as it is; names file, column and row.
+        ValueError: soft grades of other levels, or unfinished; `out` holds something else, or `data.memory` is too little.
+    """
+    raw, out = Path(raw), Path(out)
+    given = given_files("candidates", Path(candidates)) if candidates else ()
+    with open_duckdb() as con:
+        sources = open_sources(con, data, raw)
+    scores = find_scores(relevance, data.levels)
+    settings = _settings(data, text, sources, given, scores)
+    if (finished := claim(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
+        return finished
+    job = _Job(data, text, sources, given, scores, out, out / "work")
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 10)
+    with steps as bar, enough_memory(data.memory):
+        report = job.sort(bar)
+    log = Log.open(job.work)
+    with tqdm(
+        disable=None if progress else True, unit=" requests", total=sum(split["requests"] for split in report["splits"].values())
+    ) as bar:
+        for name, split in report["splits"].items():
+            bar.set_description(f"writing {name}")
+            split["files"] = job.write_split(log, name, bar)
+    manifest = {"version": SAMPLE_VERSION, "digest": digest(settings), **report, "settings": settings}
+    once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
+    shutil.rmtree(job.work)
+    return manifest
+
+
+EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
+ORDERS: dict[str, dict[str, Any]] = {
+    "by_user": {"columns": EVENT, "keys": ("user_id",), "counts": "level"},
+    "by_query": {"columns": EVENT, "keys": ("query",), "runs": ("user_id",), "counts": "level"},
+    "by_group": {"columns": (*EVENT, "group_id"), "keys": ("group_id",), "runs": ("user_id", "query"), "counts": "level"},
+    "by_user_query": {"columns": ("timestamp", "user_id", "query"), "keys": ("user_id", "query"), "counts": "level"},
+    "by_user_group": {"columns": ("timestamp", "user_id", "group_id"), "keys": ("user_id", "group_id"), "counts": "level"},
+    "by_item": {"columns": ("timestamp", "item"), "keys": ("item",), "counts": "all"},
+    "clicked_by_user": {"columns": EVENT, "keys": ("user_id",)},
+}
+"""How the events are sorted, what of them is kept, which values may be skipped and what is counted."""
+_GROUPED = "events WHERE group_id <> 0"
+TABLES = {"by_group": _GROUPED, "by_user_group": _GROUPED, "clicked_by_user": "events WHERE click = 1"}
+
+
+@dataclass(frozen=True)
+class _Job:
+    data: DataConfig
+    text: TextConfig
+    sources: dict[str, Source]
+    candidates: tuple[Path, ...]
+    scores: tuple[Path, ...]
+    out: Path
+    work: Path
+
+    def sort(self, bar: tqdm) -> dict[str, Any]:
+        """All steps before the shards; returns what the manifest tells of the log and its splits."""
+
+        def step(title: str, path: Path, build: Callable[[Path], Any]) -> None:
+            bar.set_description(title)
+            once(path, build)
+            bar.update()
+
+        step("checking and loading the log", self.work / "log", self._load)
+        with self._connect(self.work / "log" / "log.duckdb") as con:
+            step("estimating examination", self.work / "examination.json", partial(self._write_examination, con))
+            examination = read_json(self.work / "examination.json", list[float])
+            report = read_json(self.work / "log" / "report.json")
+            step("keeping ids of text", self.out / IDS, partial(self._write_ids, con, report["id_kinds"]))
+            common = {"levels": self.data.levels.count, "examination": examination}
+            for name, order in ORDERS.items():
+                options = {**order, **common, "table": TABLES.get(name, "events")}
+                step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
+            for name in ("items", "queries"):
+                step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
+            splits, told = self._splits(con)
+            for name, rows in splits.items():
+                step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
+            if not self.candidates:
+                step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
+        described = {name: _describe_split(self.work / name) for name in splits}
+        return {
+            **report,
+            "levels": self.data.levels.count,
+            **told,
+            "examination": examination,
+            "max_candidates": max(split["max_candidates"] for split in described.values()),
+            "splits": described,
+        }
+
+    def write_split(self, log: Log, name: str, bar: tqdm) -> list[str]:
+        """Writes the shards that are not there yet and returns all their names."""
+        requests, folder = Requests.open(self.work / name), self.out / name
+        names: list[str] = []
+        folder.mkdir(exist_ok=True)
+        for first in range(0, len(requests), self.data.requests_per_shard):
+            last = min(first + self.data.requests_per_shard, len(requests))
+            names.append(f"part-{len(names):05d}.parquet")
+            once(folder / names[-1], partial(self._write_shard, log, requests, first, last))
+            bar.update(last - first)
+        return names
+
+    def _load(self, folder: Path) -> None:
+        folder.mkdir()
+        with self._connect(folder / "log.duckdb") as con:
+            report = load_tables(con, self.data, self.sources, self.scores)
+            report["by_query"] = ["judgments"]
+            if self.candidates:
+                key = load_candidates(con, self.candidates, report["id_kinds"], self.data, report["dropped"])
+                report["by_query"] = ["candidates"] if key == "query_id" else []
+            seen = {"users": "user_id", "queries": "query", "items": "item"}
+            tables = {name: f"(SELECT DISTINCT {column} FROM events)" for name, column in seen.items()}
+            tables["users"] = "(SELECT DISTINCT user_id FROM events WHERE user_id <> 0)"
+            tables |= {"events": "events", "requests": "requests"}
+            report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
+            report["summary"] = summarise(con, self.data, self.sources, report["rows"])
+            report["predicted"] = bool(self.scores)
+            report["simulated"] = _is_simulated(self.sources["impressions"])
+        (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+    def _write_ids(self, con: Connection, kinds: Kinds, folder: Path) -> None:
+        write_ids(con, self.sources, kinds, self.data.zero_id, folder)
+
+    def _write_examination(self, con: Connection, path: Path) -> None:
+        examination = self.data.examination
+        if examination is None:
+            before = split_times(con, self.data)["validation"]
+            examination = estimate_examination(con, before, self.data.levels.count)
+        path.write_text(json.dumps(examination), encoding="utf-8")
+
+    def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, Any]]:
+        """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and what the manifest tells of
+        where they begin and what is left out of them."""
+        request = "request_id, timestamp, user_id, query"
+        unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted"
+        if self.candidates:
+            return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {"split_from": {}}
+        begins = split_times(con, self.data)
+        told = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted FROM events WHERE"
+        judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
+        judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
+        return {
+            "train": f"{labelled} {in_train(self.data, begins)}",
+            "validation": f"{labelled} timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{labelled} timestamp >= {begins['test']}",
+            "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
+        }, told
+
+    def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
+        order = "timestamp, request_id, part"
+        counted = f'SELECT {order}, user_id, query, count(*) AS "candidate#length" FROM ({rows}) GROUP BY ALL'
+        if self.data.user_attributes:
+            names = attribute_columns(self.data.user_attributes).values()
+            added = ", ".join(f"coalesce(u.{name}, 0) AS {name}" for name in names)
+            counted = f"SELECT c.*, {added} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
+        write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
+        columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted"
+        write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
+
+    def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
+        step = self.data.requests_per_row_group
+        schema = sample_schema(self.data, predicted=bool(self.scores))
+        with pq.ParquetWriter(path, schema, **WRITTEN) as writer:
+            for start in range(first, last, step):
+                writer.write_table(build_rows(self.data, log, requests, start, min(start + step, last)), row_group_size=step)
+
+    def _write_tokenizer(self, con: Connection, folder: Path) -> None:
+        from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
+
+        queries, titles = "SELECT DISTINCT query AS text FROM queries", "SELECT DISTINCT title AS text FROM items"
+        if self.text.path is None:
+            train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, self.text.vocab_size)
+        else:
+            load_tokenizer(Path(self.text.path)).save_pretrained(str(folder))
+        write_document_frequency(_texts(con, titles), folder)
+
+    def _connect(self, database: Path) -> Connection:
+        return open_database(database, self.data.memory, self.work / "spill")
+
+
+def open_database(database: Path, memory: str, spill: Path) -> Connection:
+    """DuckDB within half of the memory setting, spilling into a folder; the other half is for what reads from it."""
+    size = memory_bytes(memory)
+    threads = max(1, min(os.cpu_count() or 1, size // 2**28))
+    options: dict[str, Any] = {"memory_limit": f"{size // 2**21}MiB", "threads": threads, "temp_directory": str(spill)}
+    return open_duckdb(str(database), **options)
+
+
+@contextlib.contextmanager
+def enough_memory(memory: str) -> Iterator[None]:
+    """Says which setting to raise where DuckDB runs out of memory."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise ValueError(f"data.memory: {memory} is too little for this log; {str(error).splitlines()[0]}") from None
+
+
+def split_times(con: Connection, data: DataConfig) -> dict[str, int]:
+    """Timestamps where train, validation and test begin, and one past the last request.
+
+    Raises:
+        RawLogError: there would be nothing to train on.
+    """
+    split = data.split
+    first, last, requests = one_row(con, "SELECT min(timestamp), max(timestamp), count(*) FROM requests")
+
+    def latest(fraction: float, end: int) -> int:
+        """Where the latest `fraction` of the requests before `end` begins; requests of equal time stay together."""
+        before = f"FROM requests WHERE timestamp < {end}"
+        count = one_row(con, f"SELECT count(*) {before}")[0]
+        skipped = round(count * (1 - fraction))
+        if skipped == count:
+            return end
+        return int(one_row(con, f"SELECT timestamp {before} ORDER BY timestamp LIMIT 1 OFFSET {skipped}")[0])
+
+    test = latest(split.test_fraction, last + 1) if split.test_from is None else split.test_from
+    end = min(test, last + 1)
+    validation = latest(split.validation_fraction, end) if split.validation_from is None else split.validation_from
+    if not first < validation <= test:
+        raise RawLogError(
+            f"data.split: validation from {validation} and test from {test} leave nothing to train on, or are out of order; "
+            f"the log's {requests} requests run from {first} to {last}"
+        )
+    return {"train": first, "validation": validation, "test": test, "end": last + 1}
+
+
+def in_train(data: DataConfig, begins: dict[str, int]) -> str:
+    """What is true of the events of the train part, in SQL; `begins` is what `split_times` gives."""
+    least = data.train_minimum_grade
+    narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
+    return f"timestamp < {begins['validation']}{narrow}"
+
+
+def memory_bytes(memory: str) -> int:
+    """Bytes of a size such as `2GB` or `500 MB`.
+
+    Raises:
+        ValueError: no such size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])i?B\s*", memory, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"data.memory: {memory!r} is no size; write it like 2GB or 500MB")
+    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper())))
+
+
+def _settings(
+    data: DataConfig, text: TextConfig, sources: dict[str, Source], candidates: tuple[Path, ...], scores: tuple[Path, ...]
+) -> dict[str, Any]:
+    """What the result depends on: everything but how much memory making it may take."""
+    files = [file for source in sources.values() for file in source.files]
+    return {
+        "version": SAMPLE_VERSION,
+        "data": sample_settings(data),
+        "text": {"vocab_size": text.vocab_size} if text.path is None else {"tokenizer": tokenizer_digest(Path(text.path))},
+        "files": {str(file.absolute()): _stamp(file) for file in files},
+        "candidates": {str(file.absolute()): _stamp(file) for file in candidates},
+        "relevance": {str(file.absolute()): _stamp(file) for file in scores},
+    }
+
+
+def _is_simulated(impressions: Source) -> bool:
+    """Whether the log's files say of themselves that they are simulated."""
+    file = impressions.files[0]
+    return file.suffix == ".parquet" and (pq.read_schema(file).metadata or {}).get(b"simulated") == b"true"
+
+
+def _stamp(file: Path) -> dict[str, int]:
+    return {"size": file.stat().st_size, "modified": file.stat().st_mtime_ns}
+
+
+def _describe_split(folder: Path) -> dict[str, Any]:
+    """Counts of a split, block by block, since a split need not fit into memory."""
+    requests = Requests.open(folder)
+    time, clicks, ends = requests.columns["timestamp"], requests.candidates["click"], requests.ends
+    grades, users = requests.candidates["relevance"], requests.columns["user_id"]
+    longest = [int(np.diff(ends[max(first - 1, 0) : first + BLOCK]).max(initial=0)) for first in range(0, len(ends), BLOCK)]
+    return {
+        "requests": len(requests),
+        "candidates": len(clicks),
+        "max_candidates": max([*longest, *map(int, ends[:1])], default=0),
+        "clicks": sum(int((clicks[first : first + BLOCK] == 1).sum()) for first in range(0, len(clicks), BLOCK)),
+        "graded": sum(int((~np.isnan(grades[first : first + BLOCK])).sum()) for first in range(0, len(grades), BLOCK)),
+        "known_users": sum(int((users[first : first + BLOCK] != 0).sum()) for first in range(0, len(users), BLOCK)),
+        "time": [int(time[0]), int(time[-1])] if len(time) else None,
+    }
+
+
+def _texts(con: Connection, query: str) -> Iterator[str]:
+    """Every n-th of the texts in order, MAX_TEXTS at most."""
+    every = one_row(con, f"SELECT count(*) // {MAX_TEXTS} + 1 FROM ({query})")[0]
+    for batch in con.sql(f"{query} ORDER BY text").to_arrow_reader(8192):
+        yield from batch.column(0).to_pylist()[::every]

@@ -1,0 +1,1 @@
+"""The raw log: files, dialects, columns, readings."""

@@ -1,0 +1,195 @@
+"""Each raw table by itself: every row is checked, those without an id are dropped, and what is left becomes a table.
+
+All tables are looked at before anything is refused, so that one message tells what is wrong with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prectr_torchrec.config.data import DataConfig, Levels
+from prectr_torchrec.data.raw.positions import MAX_POSITION
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, number, seconds, text, whole_number
+from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row
+
+Kinds = dict[str, IdKind]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_sources` made: how each table was read, by its name, and the number of its rows."""
+
+    tables: dict[str, Table]
+    rows: dict[str, int]
+
+
+def attribute_columns(attributes: Sequence[str]) -> dict[str, str]:
+    """Attribute -> its column in tables and column files, where the log's own name could be one of ours, or no name of a file."""
+    return {name: f"a{number}" for number, name in enumerate(attributes)}
+
+
+def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds, drops: dict[str, int]) -> Loaded:
+    """Makes tables items, queries, users, grades(query_id, item_id, relevance) and impressions, of those that are there.
+
+    Args:
+        con: connection to fill.
+        data: the configuration.
+        sources: from `open_sources`.
+        kinds: how each column of ids is read.
+        drops: filled with what was dropped.
+
+    Raises:
+        RawLogError: rows that cannot be used; the message names the first of each kind.
+    """
+    loaded, problems = Loaded({}, {"judgments": 0}), Problems()
+    for name, source in sources.items():
+        with problems.collecting():
+            loaded.tables[name] = table = _as_table(source, kinds, data)
+            loaded.rows[name] = rows = table.check(con)
+            _LOADS[name](con, table, rows, drops)
+    problems.refuse()
+    return loaded
+
+
+def check_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds) -> None:
+    """Checks every row and makes no table, of sources of which some may be missing, or lack a column.
+
+    Raises:
+        RawLogError: rows that cannot be used; the message names the first of each kind.
+    """
+    problems = Problems()
+    for source in sources.values():
+        with problems.collecting():
+            _as_table(source, kinds, data).check(con)
+    problems.refuse()
+
+
+def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
+    """How each column of a raw table is read."""
+    zeros = {"request_id": None}
+    ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
+    attributes = {"items": data.item_attributes, "users": data.user_attributes}.get(source.name, [])
+    if source.name == "queries" and data.query_group and data.query_group in source:
+        attributes = [data.query_group]
+    expected = f"a position in 1..{MAX_POSITION}, or null or 0 where not logged"
+    readings: dict[str, Reading] = {
+        "items": {"item_id": ids["item_id"], "title": text()},
+        "queries": {"query_id": ids["query_id"], "query": text()},
+        "users": {"user_id": ids["user_id"]},
+        "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": grade(data.levels)},
+        "impressions": {
+            **{name: ids[name] for name in _OF_IMPRESSIONS},
+            "user_id": attribute(kinds["user_id"], data.zero_id),
+            "timestamp": seconds(0, 10**11),
+            "click": whole_number(0, 1, "0 or 1"),
+            "position": whole_number(0, MAX_POSITION, expected, nullable=True),
+        },
+    }[source.name]
+    readings |= {name: attribute(kinds[name], data.zero_id) for name in attributes}
+    return Table(source, readings, attribute_columns(attributes))
+
+
+def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
+    """Makes table items, queries or users, sorted by id; rows without one are of no use."""
+    name, key = table.source.name, next(iter(table.readings))
+    known = f"{key} <> 0" if key == "user_id" else f"{key} IS NOT NULL"
+    con.execute(f"CREATE TABLE {name} AS SELECT * FROM ({table.select()}) WHERE {known} ORDER BY 1")
+    drops[f"{name} without {key}"] = rows - one_row(con, f"SELECT count(*) FROM {name}")[0]
+    refuse_duplicates(con, table, name, (key,))
+
+
+def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
+    """Makes table grades, each row once."""
+    known = f"FROM ({table.select()}) WHERE query_id IS NOT NULL AND item_id IS NOT NULL"
+    with_ids = one_row(con, f"SELECT count(*) {known}")[0]
+    con.execute(f"CREATE TABLE grades AS SELECT DISTINCT * {known}")
+    two = con.execute("SELECT query_id, item_id FROM grades GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
+    for query, item in two:
+        found = table.find(con, ["relevance"], f"query_id = {query} AND item_id = {item}", 2)
+        given = " and ".join(str(value) for _, _, (value,) in found)
+        raise RawLogError(f"{describe_rows(found)} grade the same (query_id, item_id) with {given}; a pair has one grade")
+    drops["judgments without a query or item"] = rows - with_ids
+    drops["judgments given twice"] = with_ids - one_row(con, "SELECT count(*) FROM grades")[0]
+
+
+def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
+    """Makes table impressions; positions that are not logged are null."""
+    if not rows:
+        raise RawLogError(f"{table.source.files[0]}: the log is empty; impressions need at least one row")
+    position = "" if "position" in table.source else ", NULL::BIGINT AS position"
+    con.execute(f"CREATE TABLE impressions AS SELECT *{position} FROM ({table.select()})")
+    problems = Problems()
+    with problems.collecting():
+        drop_without(con, table, "impressions", _OF_IMPRESSIONS, drops)
+    with problems.collecting():
+        refuse_duplicates(con, table, "impressions", ("request_id", "item_id"))
+    with problems.collecting():
+        _refuse_mixed_requests(con, table)
+    problems.refuse()
+
+
+_OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
+"""Ids without which an impression is of no use."""
+_LOADS = {
+    **dict.fromkeys(("items", "queries", "users"), _load_entities),
+    "judgments": _load_grades,
+    "impressions": _load_impressions,
+}
+
+
+def grade(levels: Levels) -> Reading:
+    """Grades, or null."""
+    low, high = levels.grade_min, levels.grade_max
+    return number(low, high, f"a grade in {low}..{high} (data.levels.grade_min and grade_max), or null")
+
+
+def drop_without(con: Connection, table: Table, name: str, columns: Sequence[str], drops: dict[str, int]) -> None:
+    """Drops rows without an id, of table `name` that was made from `table`.
+
+    Raises:
+        RawLogError: more than half would be dropped; names the first.
+    """
+    rows = one_row(con, f"SELECT count(*) FROM {name}")[0]
+    for column in columns:
+        key = table.names[column]
+        (dropped,) = one_row(con, f"DELETE FROM {name} WHERE {key} IS NULL")
+        if dropped * 2 > rows:
+            ((file, row, _),) = table.find(con, [column], f"{key} IS NULL", 1)
+            raise RawLogError(
+                f"{file}: column {table.source.columns[column]!r}, row {row}: None; expected an id, which {dropped} of {rows} "
+                "rows lack; up to half are dropped and counted"
+            )
+        drops[f"{table.source.name} without {column}"] = dropped
+
+
+def refuse_duplicates(con: Connection, table: Table, name: str, keys: tuple[str, ...]) -> None:
+    """Refuses two rows of one key, of table `name` that was made from `table`."""
+    columns = ", ".join(table.names[key] for key in keys)
+    twice = con.execute(f"SELECT {columns} FROM {name} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
+    if not twice:
+        return
+    condition = " AND ".join(f"{table.names[key]} = {value}" for key, value in zip(keys, twice[0], strict=True))
+    found = table.find(con, keys, condition, 2)
+    shown = ", ".join(map(repr, found[0][2]))
+    raise RawLogError(f"{describe_rows(found)} have the same ({', '.join(keys)}) = ({shown}); it may be there only once")
+
+
+def _refuse_mixed_requests(con: Connection, table: Table) -> None:
+    """Refuses requests with several times, users or queries."""
+    problems: list[str] = []
+    for column in ("timestamp", "user_id", "query_id"):
+        mixed = con.execute(
+            f"SELECT request_id, min({column}), max({column}) FROM impressions GROUP BY request_id "
+            f"HAVING min({column}) <> max({column}) ORDER BY 1 LIMIT 1"
+        ).fetchall()
+        for request_id, *different in mixed:
+            rows = f"request_id = {request_id}"
+            ends = [table.find(con, [column, "request_id"], f"{rows} AND {column} = {value}", 1)[0] for value in different]
+            (first, request), (second, _) = (values for _, _, values in ends)
+            problems.append(
+                f"{describe_rows(ends)} belong to one request, {request!r}, but differ in {table.source.columns[column]!r}: "
+                f"{first!r} and {second!r}; the rows of a request share timestamp, user and query"
+            )
+    if problems:
+        raise RawLogError("\n".join(problems))

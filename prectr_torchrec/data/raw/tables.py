@@ -1,0 +1,289 @@
+"""The raw log as checked DuckDB tables with dense item and query numbers.
+
+Tables made here, all sorted and complete:
+    items(item_id, title, <attributes>) and queries(query_id, query, group_id); their `rowid` is the dense number, and attributes
+        are called as `attribute_columns` says;
+    users(user_id, <attributes>);
+    judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
+    predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
+    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted), user 0
+        where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction;
+    requests(request_id, timestamp, user_id, query).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prectr_torchrec.config.data import DataConfig, Levels, RawTable
+from prectr_torchrec.data.raw.files import find_files
+from prectr_torchrec.data.raw.loading import (
+    Kinds,
+    Loaded,
+    attribute_columns,
+    check_sources,
+    drop_without,
+    grade,
+    load_sources,
+    refuse_duplicates,
+)
+from prectr_torchrec.data.raw.positions import raise_positions
+from prectr_torchrec.data.raw.predicted import load_predicted
+from prectr_torchrec.data.raw.readings import identifier
+from prectr_torchrec.data.raw.source import (
+    Connection,
+    Problems,
+    RawLogError,
+    Source,
+    Table,
+    count_zeros,
+    id_kinds,
+    mixed_ids,
+    one_row,
+    open_source,
+)
+from prectr_torchrec.data.raw.spelling import match_ids, share_grades
+from prectr_torchrec.system.errors import nearest
+
+MAX_JUDGED = 64
+"""Items of one row without a user; a query with more takes several rows, `part` 0, 1, ..."""
+PART = f"(row_number() OVER (PARTITION BY query ORDER BY item) - 1) // {MAX_JUDGED}"
+
+
+def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Source]:
+    """The raw tables that are there, by name. Columns are looked for; rows are read only where that fails, to say all at once.
+
+    Raises:
+        RawLogError: a file or column that the configuration needs is missing.
+    """
+    log, problems = data.raw, Problems()
+    sources: dict[str, Source] = {}
+
+    def look(name: str, table: RawTable, required: list[str], optional: Sequence[str] = ()) -> None:
+        with problems.collecting():
+            files = find_files(name, table, raw)
+            try:
+                sources[name] = open_source(con, name, table, files, required, optional)
+            except RawLogError:
+                with contextlib.suppress(RawLogError):  # what is there can be looked at all the same
+                    sources[name] = open_source(con, name, table, files, [], [*required, *optional])
+                raise
+
+    def there(name: str, table: RawTable | None) -> bool:
+        with problems.collecting():
+            return table is not None and bool(find_files(name, table, raw, optional=True))
+        return False
+
+    clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
+    look("impressions", log.impressions, clicks, ["position"])
+    look("items", log.items, ["item_id", "title", *data.item_attributes])
+    look("queries", log.queries, ["query_id", "query"], [data.query_group] if data.query_group else [])
+    if log.judgments and there("judgments", log.judgments):
+        look("judgments", log.judgments, ["query_id", "item_id", "relevance"])
+    if log.users and (data.user_attributes or there("users", log.users)):
+        look("users", log.users, ["user_id", *data.user_attributes])
+    elif data.user_attributes:
+        problems.found.append(f"data.user_attributes is {data.user_attributes}, but data.raw.users is null: name the users file")
+    queries, group = sources.get("queries"), data.query_group
+    if queries and group and group not in queries and group not in data.item_attributes:
+        hint = nearest(group, data.item_attributes)
+        problems.found.append(
+            f"data.query_group: {group!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
+            "one of these, or to null for no fallback"
+        )
+    if problems.found:
+        with problems.collecting():
+            check_sources(con, data, sources, id_kinds(con, list(sources.values()), _id_columns(data)))
+    problems.refuse()
+    return sources
+
+
+def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], scores: Sequence[Path] = ()) -> dict[str, Any]:
+    """Checks every row and makes the tables; returns what to report: id kinds, row counts, drops, what was mended, oddities.
+
+    Args:
+        con: connection to fill.
+        data: the configuration.
+        sources: from `open_sources`.
+        scores: files of soft grades, from `find_scores`.
+
+    Raises:
+        RawLogError: rows that cannot be used; the message names the first of each kind.
+    """
+    kinds = id_kinds(con, list(sources.values()), _id_columns(data))
+    drops: dict[str, int] = {}
+    mended: dict[str, int] = {}
+    loaded = load_sources(con, data, sources, kinds, drops)
+    _link_judgments(con, loaded, kinds, drops, mended)
+    _add_groups(con, data, from_column=data.query_group is not None and data.query_group in sources["queries"])
+    rows, problems = loaded.rows, Problems()
+    predicted = load_predicted(con, scores, data.levels.count)
+    if scores and not predicted:
+        problems.found.append(f"{scores[0].parent}: grades no pair of this log that has no grade; are these pairs of this log?")
+    if scores:
+        rows["predicted pairs"] = predicted
+    positions_from = raise_positions(con, data.positions_from)
+    with problems.collecting():
+        _link_events(con, loaded, kinds, data.levels, drops, mended)
+    problems.refuse()
+    told = {
+        "level_grades": _mean_grades(con, data.levels),
+        "positions_from": positions_from,
+        "zeros": _count_zeros(con, data, sources) if data.zero_id == "none" else {},
+        "mixed_ids": mixed_ids(con, list(sources.values()), kinds),
+    }
+    drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
+    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **told}
+
+
+def _id_columns(data: DataConfig) -> dict[str, None]:
+    group = [data.query_group] if data.query_group else []
+    names = ("request_id", "user_id", "query_id", "item_id", *data.item_attributes, *data.user_attributes, *group)
+    return dict.fromkeys(names)
+
+
+def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, int]:
+    group = [data.query_group] if data.query_group else []
+    columns = {
+        "impressions": ["user_id"],
+        "items": ["item_id", *data.item_attributes],
+        "queries": ["query_id", *group],
+        "users": data.user_attributes,
+    }
+    found = (count_zeros(con, source, columns.get(name, ())) for name, source in sources.items())
+    return {column: count for counts in found for column, count in counts.items()}
+
+
+def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data: DataConfig, drops: dict[str, int]) -> str:
+    """Makes table `candidates`(request_id, timestamp, user_id, query, part, item, relevance, predicted) from candidate sets.
+
+    Their files have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
+
+    Returns:
+        Which of the two ids they have.
+
+    Raises:
+        RawLogError: a row that cannot be used, or candidates of which more than half are unknown.
+    """
+    source = open_source(con, "candidates", RawTable(path=""), files, ["item_id"], ["request_id", "query_id", "relevance"])
+    key = "request_id" if "request_id" in source else "query_id"
+    if key not in source:
+        raise RawLogError(f"{source.label}: a file of candidates needs a column 'request_id' or 'query_id' beside 'item_id'")
+    readings = {key: identifier(kinds[key], None if key == "request_id" else data.zero_id)}
+    readings["item_id"] = identifier(kinds["item_id"], data.zero_id)
+    graded = key == "query_id" and "relevance" in source
+    table = Table(source, {**readings, **({"relevance": grade(data.levels)} if graded else {})}, {key: "key"})
+    if not table.check(con):
+        raise RawLogError(f"{source.label}: no rows; give at least one candidate")
+    con.execute(f"CREATE TABLE given AS SELECT key, item_id, {'' if graded else 'NULL AS '}relevance FROM ({table.select()})")
+    drop_without(con, table, "given", (key, "item_id"), drops)
+    refuse_duplicates(con, table, "given", (key, "item_id"))
+    owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
+    _count_unknown(con, table, "given", {key: owner, "item_id": "items"}, drops)
+    if key == "request_id":
+        matched = """SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted
+            FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id)
+            LEFT JOIN graded j ON j.query = r.query AND j.item = i.rowid
+            LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
+    else:
+        matched = f"""SELECT *, {PART} AS part FROM (
+            SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
+                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted
+            FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
+    con.execute(f"CREATE TABLE candidates AS {matched}")
+    con.execute("DROP TABLE given")
+    return key
+
+
+def _link_judgments(con: Connection, loaded: Loaded, kinds: Kinds, drops: dict[str, int], mended: dict[str, int]) -> None:
+    """Makes tables judgments and graded of the grades."""
+    table = loaded.tables.get("judgments")
+    if table is None:
+        con.execute("CREATE TABLE judgments (query BIGINT, item BIGINT, relevance FLOAT)")
+        con.execute("CREATE TABLE graded AS FROM judgments")
+        return
+    match_ids(con, "grades", table, loaded.tables, kinds, mended)
+    joined = "FROM grades JOIN queries q USING (query_id) JOIN items i USING (item_id) WHERE relevance IS NOT NULL"
+    null, kept = one_row(con, f"SELECT count(*) FILTER (WHERE relevance IS NULL), (SELECT count(*) {joined}) FROM grades")
+    con.execute(  # the mean, of pairs that are one since their ids were matched
+        "CREATE TABLE judgments AS SELECT q.rowid AS query, i.rowid AS item, avg(relevance ORDER BY relevance)::FLOAT AS "
+        f"relevance {joined} GROUP BY ALL ORDER BY 1, 2"
+    )
+    drops["judgments without a grade"] = null
+    drops["judgments of an unknown query or item"] = one_row(con, "SELECT count(*) FROM grades")[0] - null - kept
+    con.execute("DROP TABLE grades")
+    mended["pairs graded as their query is elsewhere, in other case or blanks"] = share_grades(con)
+
+
+def _mean_grades(con: Connection, levels: Levels) -> list[float | None]:
+    """(K,) of the judgments of each level."""
+    means = f"SELECT {_level('relevance', levels)} AS level, avg(relevance) FROM judgments GROUP BY 1"
+    found = dict(con.execute(means).fetchall())
+    return [found.get(level) for level in range(1, levels.count + 1)]
+
+
+def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None:
+    if data.query_group is None:
+        con.execute("ALTER TABLE queries ADD COLUMN group_id BIGINT DEFAULT 0")
+        return
+    if from_column:
+        con.execute("ALTER TABLE queries RENAME COLUMN a0 TO group_id")
+        return
+    group = attribute_columns(data.item_attributes)[data.query_group]
+    judged = f"SELECT j.query, i.{group} AS value FROM graded j JOIN items i ON i.rowid = j.item WHERE value <> 0"
+    counted = f"SELECT query, value, count(*) AS n FROM ({judged}) GROUP BY ALL"
+    modal = f"SELECT query, value FROM ({counted}) QUALIFY row_number() OVER (PARTITION BY query ORDER BY n DESC, value) = 1"
+    con.execute(
+        "CREATE TABLE grouped AS SELECT q.query_id, q.query, coalesce(m.value, 0) AS group_id "
+        f"FROM queries q LEFT JOIN ({modal}) m ON m.query = q.rowid ORDER BY 1"
+    )
+    con.execute("DROP TABLE queries")
+    con.execute("ALTER TABLE grouped RENAME TO queries")
+
+
+def _link_events(
+    con: Connection, loaded: Loaded, kinds: Kinds, levels: Levels, drops: dict[str, int], mended: dict[str, int]
+) -> None:
+    """Makes tables events and requests of the impressions."""
+    table = loaded.tables["impressions"]
+    if match_ids(con, "impressions", table, loaded.tables, kinds, mended):
+        firsts = "SELECT min(rowid) FROM impressions GROUP BY request_id, item_id"
+        (twice,) = one_row(con, f"DELETE FROM impressions WHERE rowid NOT IN ({firsts})")
+        drops["impressions given twice, in other case or blanks"] = twice
+    _count_unknown(con, table, "impressions", {"query_id": "queries", "item_id": "items"}, drops)
+    con.execute(
+        f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
+            coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
+            coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
+            {_level("j.relevance", levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted
+        FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
+        LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
+        LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""
+    )
+    con.execute("DROP TABLE impressions")
+    con.execute("CREATE TABLE requests AS SELECT DISTINCT request_id, timestamp, user_id, query FROM events")
+
+
+def _level(relevance: str, levels: Levels) -> str:
+    """The level of a grade in 1..K, 0 for none. Compared in float32, as the grade is stored."""
+    cases = " ".join(f"WHEN {relevance} <= {bound}::FLOAT THEN {k}" for k, bound in enumerate(levels.boundaries, 1))
+    return f"(CASE WHEN {relevance} IS NULL THEN 0 {cases} ELSE {levels.count} END)"
+
+
+def _count_unknown(con: Connection, table: Table, name: str, owners: dict[str, str], drops: dict[str, int]) -> None:
+    """Counts rows of table `name`, made from `table`, whose id is in no table; `owners`: our column -> the table of its ids."""
+    rows = one_row(con, f"SELECT count(*) FROM {name}")[0]
+    for column, owner in owners.items():
+        key = table.names[column]
+        missing = f"FROM {name} t ANTI JOIN {owner} o ON o.{column} = t.{key}"
+        unknown, example = one_row(con, f"SELECT count(*), min(t.{key}) {missing}")
+        if unknown * 2 > rows:
+            ((_, _, (example,)),) = table.find(con, [column], f"{key} = {example}", 1)
+            raise RawLogError(
+                f"{table.source.label}: {unknown} of {rows} rows have a {column} that is unknown (such as {example!r}); "
+                f"are these the files of one log? Up to half would be dropped and counted"
+            )
+        drops[f"{table.source.name} of an unknown {column.removesuffix('_id')}"] = unknown

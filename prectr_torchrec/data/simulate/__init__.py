@@ -1,0 +1,1 @@
+"""A search log made from known parameters."""

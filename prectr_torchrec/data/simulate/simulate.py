@@ -1,0 +1,274 @@
+"""A simulated search log with planted effects: the embedded default, and the negative controls.
+
+Users u search queries q at times t; the logging ranker shows items i at positions p; a click is examination times attraction:
+
+    P(click) = p^(-0.5 a_position) * sigmoid(b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i)
+    s_uq     = max(0, s0 + a_strictness user_strictness_u + a_query query_strictness_q)
+
+The multipliers a are 1 by default; 0 switches an effect off. They change clicks and nothing else: the catalogue, the users, the
+requests and what was shown stay the same for a seed. Every file says that it is simulated.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prectr_torchrec.data.simulate.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
+from prectr_torchrec.system.locks import writes_folder
+from prectr_torchrec.system.paths import only_local
+
+START = 1767225600  # 2026-01-01, UTC
+DAYS = 30
+TEST_SHARE = 0.1
+CANDIDATES = 14
+SHOWN = 6
+BIAS, SLOPE, CENTRE = -0.9, 2.2, 7 / 3  # b, s0, r0
+TASTE_DIRECTIONS = 4
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What clicks depend on beside relevance and position; each before its multiplier."""
+
+    user_strictness: Floats
+    """(U,): half of the users strict, a third average, the rest indifferent, as the distance from the mean."""
+    query_strictness: Floats
+    """(Q,): of the query's category and its own."""
+    user_taste: Floats
+    """(U, TASTE_DIRECTIONS), zero for a fifth of the users."""
+    item_taste: Floats
+    """(I, TASTE_DIRECTIONS), from the brand and the words of the title."""
+    quality: Floats
+    """(I,)"""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """R requests in the order of time, each with CANDIDATES candidates."""
+
+    timestamp: Ints
+    """(R,) seconds."""
+    user: Ints
+    """(R,)"""
+    query: Ints
+    """(R,)"""
+    candidates: Ints
+    """(R, CANDIDATES) columns of the query's pool."""
+    position: Ints
+    """(R, CANDIDATES) from 1; 0: not shown."""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Random 63-bit ids: (U,), (Q,) and (I,)."""
+
+    user: Ints
+    query: Ints
+    item: Ints
+
+
+@only_local
+@writes_folder("out")
+def simulate(
+    out: Path,
+    *,
+    requests: int = 12000,
+    seed: int = 1,
+    users: int = 800,
+    queries: int = 400,
+    items: int = 2400,
+    strictness: float = 1.0,
+    query_strictness: float = 1.0,
+    taste: float = 1.0,
+    quality: float = 1.0,
+    position: float = 1.0,
+) -> dict[str, Any]:
+    """Writes a simulated log: `raw/` as a shop would have it, `eval/` with the oracle, and `meta.json` (last).
+
+    Args:
+        out: folder to write to; files of an earlier simulation are replaced.
+        requests: searches with a result page of up to six items, spread over 30 days.
+        seed: equal arguments and seed give equal files, byte for byte.
+        users: drawn with a long tail of activity; some arrive late.
+        queries: distinct queries; a tenth of them is never searched, and is graded only under `eval/`.
+        items: size of the catalogue.
+        strictness: multiplier of the users' strictness about relevance.
+        query_strictness: multiplier of the queries' strictness about relevance.
+        taste: multiplier of the users' taste in brands and title words.
+        quality: multiplier of the items' quality.
+        position: multiplier of the exponent with which examination falls with the position.
+
+    Returns:
+        The contents of `meta.json`: settings, counts and `test_from_timestamp`.
+
+    Raises:
+        ValueError: a size below one or a negative multiplier.
+    """
+    multipliers = {"strictness": strictness, "query_strictness": query_strictness, "taste": taste, "quality": quality}
+    sizes = {"requests": requests, "users": users, "queries": queries, "items": items}
+    _check(sizes, {**multipliers, "position": position})
+    # a stream for each part, so that no part's draws move another's
+    streams = [np.random.default_rng([seed, part]) for part in range(5)]
+    catalogue = make_catalogue(streams[0], items, queries)
+    effects = _draw_effects(streams[1], catalogue, users)
+    log = _draw_requests(streams[2], catalogue, requests, users)
+    probability = attraction(catalogue, effects, log, multipliers)
+    examination = np.maximum(log.position, 1.0) ** (-0.5 * position)
+    click = (log.position > 0) & (streams[3].random(probability.shape) < examination * probability)
+
+    test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
+    ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
+    judged = streams[4].random(catalogue.grades.shape) < 0.9
+    unseen = np.broadcast_to(np.arange(queries)[:, None] >= _searched(queries), judged.shape)
+    tables = {
+        "raw/impressions": _impressions(catalogue, log, click, ids),
+        "raw/items": {"item_id": ids.item, "title": catalogue.titles, "category_id": catalogue.item_attributes[:, 0] + 1,
+                      "brand_id": catalogue.item_attributes[:, 5] + 1},
+        "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
+        "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
+        "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
+        "eval/oracle": _oracle(catalogue, effects, log, probability, ids, test_from),
+    }  # fmt: skip
+    for name, columns in tables.items():
+        _write(columns, out / f"{name}.parquet")
+    note = "Simulated search log: users, exposure, clicks, titles and grades are all generated. eval/ is for measuring only.\n"
+    (out / "README.txt").write_text(note, encoding="utf-8")
+    counts = {name.split("/")[1]: len(next(iter(columns.values()))) for name, columns in tables.items()}
+    meta = {
+        "simulated": True,
+        "settings": {"seed": seed, **sizes, **multipliers, "position": position},
+        "counts": {**counts, "clicks": int(click.sum())},
+        "test_from_timestamp": test_from,
+    }
+    (out / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    return meta
+
+
+def attraction(catalogue: Catalogue, effects: Effects, log: Requests, multipliers: dict[str, float]) -> Floats:
+    """The click probability at position 1 of every candidate of every request, (R, CANDIDATES)."""
+    item = catalogue.pool[log.query[:, None], log.candidates]
+    relevance = catalogue.grades[log.query[:, None], log.candidates]
+    user, query = effects.user_strictness[log.user], effects.query_strictness[log.query]
+    slope = np.maximum(0, SLOPE + multipliers["strictness"] * user + multipliers["query_strictness"] * query)
+    logit = BIAS + slope[:, None] * (relevance - CENTRE)
+    logit += multipliers["taste"] * _taste(effects, log.user, item) + multipliers["quality"] * effects.quality[item]
+    return 1 / (1 + np.exp(-logit))
+
+
+def _taste(effects: Effects, user: Ints, item: Ints) -> Floats:
+    return np.einsum("rd,rcd->rc", effects.user_taste[user], effects.item_taste[item])
+
+
+def _draw_effects(rng: np.random.Generator, catalogue: Catalogue, users: int) -> Effects:
+    kind = rng.choice(3, size=users, p=[1 / 2, 1 / 3, 1 / 6])
+    strictness = np.array([1.6, -0.8, -3.2])[kind] + rng.normal(0, 0.2, users)
+    nouns = catalogue.query_attributes[:, 0]
+    by_query = rng.normal(0, 0.9, nouns.max() + 1)[nouns] + rng.normal(0, 0.6, len(nouns))
+
+    user_taste = rng.normal(0, 0.9, (users, TASTE_DIRECTIONS)) * (rng.random((users, 1)) >= 0.2)
+    _, _, colour, material, _, brand = catalogue.item_attributes.T
+    brands = np.vstack([rng.normal(size=(NUM_BRANDS, TASTE_DIRECTIONS)), np.zeros((1, TASTE_DIRECTIONS))])  # row -1: no brand
+    colours, materials = (rng.normal(size=(len(words), TASTE_DIRECTIONS)) for words in (COLOURS, MATERIALS))
+    item_taste = 0.6 * brands[brand] + 0.4 * (colours[colour] + materials[material])
+    return Effects(strictness, by_query, user_taste, item_taste, rng.normal(0, 0.6, len(brand)))
+
+
+def _draw_requests(rng: np.random.Generator, catalogue: Catalogue, requests: int, users: int) -> Requests:
+    """Who searches what when, and what the logging ranker shows: the best six by noisy relevance that pass its filter."""
+    activity = rng.lognormal(0, 1.4, users)
+    arrival = np.where(rng.random(users) < 0.12, rng.random(users), 0)
+    user = rng.choice(users, size=requests, p=activity / activity.sum())
+    time = arrival[user] + (1 - arrival[user]) * rng.random(requests)
+    order = np.argsort(time, kind="stable")
+    user, time = user[order], time[order]
+    query = _draw_searches(rng, len(catalogue.queries), time)
+
+    candidates = np.argsort(rng.random((requests, catalogue.pool.shape[1])), axis=1)[:, :CANDIDATES]
+    score = catalogue.grades[query[:, None], candidates] + rng.normal(0, 0.45, candidates.shape)
+    passed = score >= np.minimum(1.6, score.max(axis=1, keepdims=True))
+    at_random = rng.random(requests) < 0.05
+    score = np.where(at_random[:, None], rng.random(candidates.shape), score)
+    rank = np.argsort(np.argsort(-score, axis=1), axis=1)
+    position = np.where((passed | at_random[:, None]) & (rank < SHOWN), rank + 1, 0)
+    return Requests(START + (time * DAYS * 86400).astype(np.int64), user, query, candidates, position)
+
+
+def _draw_searches(rng: np.random.Generator, queries: int, time: Floats) -> Ints:
+    """The query of each request: a few heads and a long tail, some of it first searched late, and the last tenth never."""
+    searched = _searched(queries)
+    popularity = 1 / (5 + np.arange(searched)) ** 0.8
+    arrival = np.where(rng.random(searched) < 0.2, rng.random(searched), 0)
+    arrival[0] = 0
+    query = rng.choice(searched, size=len(time), p=popularity / popularity.sum())
+    popularity = popularity * (arrival == 0)
+    instead = rng.choice(searched, size=len(time), p=popularity / popularity.sum())
+    return np.where(arrival[query] > time, instead, query)
+
+
+def _searched(queries: int) -> int:
+    """How many of the queries are ever searched: all but the last tenth."""
+    return queries - queries // 10
+
+
+def _impressions(catalogue: Catalogue, log: Requests, click: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
+    request, column = np.nonzero(log.position)
+    by_position = np.lexsort((log.position[request, column], request))
+    request, column = request[by_position], column[by_position]
+    query = log.query[request]
+    return {
+        "request_id": request,
+        "timestamp": log.timestamp[request],
+        "user_id": ids.user[log.user[request]],
+        "query_id": ids.query[query],
+        "item_id": ids.item[catalogue.pool[query, log.candidates[request, column]]],
+        "position": log.position[request, column],
+        "click": click[request, column].astype(np.int64),
+    }
+
+
+def _judgments(catalogue: Catalogue, judged: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
+    query, column = np.nonzero(judged)
+    item = catalogue.pool[query, column]
+    return {"query_id": ids.query[query], "item_id": ids.item[item], "relevance": catalogue.grades[query, column]}
+
+
+def _oracle(
+    catalogue: Catalogue, effects: Effects, log: Requests, probability: Floats, ids: Ids, test_from: int
+) -> dict[str, Any]:
+    """Every candidate of the test requests, shown or not, with its true probability and what that is made of."""
+    test = np.nonzero(log.timestamp >= test_from)[0]
+    user, query = log.user[test], log.query[test]
+    item = catalogue.pool[query[:, None], log.candidates[test]]
+    return {
+        "request_id": np.repeat(test, CANDIDATES),
+        "item_id": ids.item[item].ravel(),
+        "exposed": log.position[test].ravel() > 0,
+        "relevance": catalogue.grades[query[:, None], log.candidates[test]].ravel(),
+        "probability": probability[test].ravel(),
+        "user_strictness": np.repeat(effects.user_strictness[user], CANDIDATES),
+        "query_strictness": np.repeat(effects.query_strictness[query], CANDIDATES),
+        "taste": _taste(effects, user, item).ravel(),
+        "quality": effects.quality[item].ravel(),
+    }
+
+
+def _write(columns: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns).replace_schema_metadata({"simulated": "true"}), path)
+
+
+def _check(sizes: dict[str, int], multipliers: dict[str, float]) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+    for name, multiplier in multipliers.items():
+        if not 0 <= multiplier < float("inf"):
+            raise ValueError(f"{name} is {multiplier}; a multiplier is 0 (off) or positive, 1 by default")

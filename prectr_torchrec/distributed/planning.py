@@ -1,0 +1,271 @@
+"""`prectr plan`: where each table of a run would lie on machines that need not be at hand, and what would make it fit."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torchrec.distributed.planner.types import PlannerError
+
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import TableConfig
+from prectr_torchrec.distributed.costs import Hardware, id_bytes, shard_cost, state_bytes, weight_bytes
+from prectr_torchrec.distributed.device import check_device
+from prectr_torchrec.distributed.embeddings import build_embeddings
+from prectr_torchrec.distributed.process import quiet_libraries
+from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, plan_to_dict
+from prectr_torchrec.runs.workspace import replace_text
+from prectr_torchrec.system.paths import only_local
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+class RankLoad(NamedTuple):
+    """What a plan puts on one rank."""
+
+    rank: int
+    tables: int
+    """Bytes of weights, optimizer state and managed ids, wherever they lie."""
+    hbm: int
+    ddr: int
+    ssd: int
+    lookups: float
+    """Rows looked up in a step by full batches, if all rows are wanted alike; popular rows bring their rank more."""
+    communication: float
+    """Bytes to and from other ranks in a step, for as many lookups."""
+
+
+class Change(NamedTuple):
+    """A change of the run or of the machines, tried with the planner."""
+
+    what: str
+    config: RunConfig
+    settings: list[str]
+    """What `config` changes, as for --set."""
+    hardware: Hardware
+    plan: Plan | None
+    """None: does not fit either."""
+
+
+def make_hardware(gpus: int, gpus_per_host: int, *, hbm: str, ddr: str, ssd: str, device: str = "cuda") -> Hardware:
+    """Machines as they are described on the command line.
+
+    Args:
+        hbm: memory of each GPU, such as `80GB`.
+        ddr, ssd: of each host.
+
+    Raises:
+        ValueError: the ranks do not fill their hosts, or a size is none.
+    """
+    each = min(gpus, gpus_per_host)
+    if gpus % each:
+        raise ValueError(f"gpus is {gpus}: must be a multiple of gpus-per-host, {gpus_per_host}")
+    memory = parse_bytes(hbm) if device == "cuda" else 0
+    return Hardware(gpus, each, memory, parse_bytes(ddr), parse_bytes(ssd), device)
+
+
+def plan_run(config: RunConfig, hardware: Hardware) -> Plan | None:
+    """The sharding of a run on any hardware, or None if it does not fit; needs neither GPU nor process group.
+
+    Raises:
+        ValueError: the tables cannot be sharded so on any size of machine; carries the planner's reason.
+    """
+    quiet_libraries()
+    check_device(config, hardware.device, hardware.ranks)
+    # built as `train` builds it, so that the plan names the modules as training does
+    module = nn.ModuleDict({"embeddings": build_embeddings(config, torch.device("meta"))})
+    try:
+        return plan_to_dict(make_plan(module, config, hardware))
+    except PlannerError:
+        return None
+    except RuntimeError as error:  # no sharding type and kernel fit together
+        raise ValueError(f"no sharding plan: {error}") from None
+
+
+def rank_loads(config: RunConfig, plan: Plan, hardware: Hardware) -> list[RankLoad]:
+    """What a plan puts on each rank."""
+    loads = [RankLoad(rank, 0, 0, 0, 0, 0.0, 0.0) for rank in range(hardware.ranks)]
+    for name, table in _tables(plan):
+        for size, rank in zip(table["shards"], table["ranks"], strict=True):
+            cost = shard_cost(config, name, size, kernel=table["compute_kernel"], ranks=hardware.ranks, device=hardware.device)
+            tables, storage = cost.weights + cost.state + cost.ids, cost.storage
+            own = RankLoad(rank, tables, storage.hbm, storage.ddr, storage.ssd, cost.lookups, cost.communication)
+            loads[rank] = RankLoad(rank, *(sum(pair) for pair in zip(loads[rank][1:], own[1:], strict=True)))
+    return loads
+
+
+def tightest(loads: list[RankLoad], hardware: Hardware) -> tuple[RankLoad, str, float]:
+    """The rank nearest to its limit, the tier that limits it, and the share of that tier in use."""
+    limits = {"hbm": hardware.hbm * (1 - RESERVED_HBM), "ddr": hardware.per_rank.ddr, "ssd": hardware.per_rank.ssd}
+    shares = [(getattr(load, tier) / limit, tier, load) for load in loads for tier, limit in limits.items() if limit]
+    share, tier, load = max(shares, key=lambda found: found[0])
+    return load, tier, share
+
+
+def find_changes(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
+    """For a run that does not fit: the least change of each kind that makes it fit, found by planning, those that cost nothing
+    first; where no change of a kind does, the largest one, without a plan."""
+    by_size = sorted(config.tables, key=lambda name: -_table_bytes(config, name))
+    wide = [name for name in by_size if config.tables[name].dtype == "fp32"]
+    inside = [name for name in by_size if config.tables[name].kernel == "fused" and hardware.device == "cuda"]
+    inside = [name for name in inside if config.tables[name].ids == "hashed"]  # managed ids need rows in the device's memory
+    virtual = [name for name in inside if "row_wise" in config.tables[name].sharding]
+    yield from _least("fp16 rows", wide, lambda table: {"dtype": "fp16"}, config, hardware)
+    yield from _least("rows in host memory, a cache in HBM", inside, lambda _: {"kernel": "fused_uvm_caching"}, config, hardware)
+    yield from _more_hosts(config, hardware)
+
+    def on_ssd(table: TableConfig) -> dict[str, Any]:
+        buckets = math.lcm(table.buckets, hardware.ranks)
+        rows = -(-table.rows // buckets) * buckets
+        return {"kernel": "ssd_virtual_table", "sharding": ["row_wise"], "buckets": buckets, "rows": rows}
+
+    what = "rows on SSD (to plan with: `train` refuses them)"
+    for change in _least(what, virtual, on_ssd, config, hardware if hardware.ssd else hardware._replace(ssd=10**18)):
+        needed = max(load.ssd for load in rank_loads(change.config, change.plan, hardware)) if change.plan else 0
+        size = f", {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else ""
+        yield change._replace(what=change.what + size, hardware=hardware)
+
+
+def _least(
+    what: str, tables: list[str], change: Callable[[TableConfig], dict[str, Any]], config: RunConfig, hardware: Hardware
+) -> Iterator[Change]:
+    """Changes one table after the other, the largest first, until the run fits."""
+    changed = config.model_copy(deep=True)
+    settings: list[str] = []
+    plan = None
+    for name in tables:
+        for key, value in change(changed.tables[name]).items():
+            if getattr(changed.tables[name], key) != value:
+                setattr(changed.tables[name], key, value)
+                settings.append(f"tables.{name}.{key}={value}".replace("'", ""))
+        plan = plan_run(changed, hardware)
+        if plan is not None:
+            break
+    if settings:
+        yield Change(what, changed, settings, hardware, plan)
+
+
+def _more_hosts(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
+    """The least number of hosts: none below what the bytes of all tables need is worth a try."""
+    total = sum(_table_bytes(config, name) for name in config.tables)
+    room = hardware.ranks_per_host * _room(hardware)[1]
+    hosts = max(int(total // room), hardware.ranks // hardware.ranks_per_host) + 1
+    most = math.gcd(*(table.buckets for table in config.tables.values() if table.in_buckets))  # 0: any number of ranks
+    numbers = (hosts, hosts + 1, hosts + 2, 2 * hosts, 4 * hosts) if most == 0 else range(hosts, most + 1)
+    unit, found = "GPUs" if hardware.device == "cuda" else "ranks", None
+    for tried in numbers:
+        more = hardware._replace(ranks=tried * hardware.ranks_per_host)
+        if most % more.ranks == 0:
+            found = Change(f"{more.ranks} {unit} on {tried} hosts", config, [], more, plan_run(config, more))
+            if found.plan is not None:
+                break
+    if found is not None:
+        yield found
+
+
+def format_plan(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
+    """The plan as two tables, one line an embedding table and one line a rank, ranks alike in one line."""
+    rows = [["table", "rows", "dim", "dtype", "bytes", "sharding", "kernel", "ranks"]]
+    planned = dict(_tables(plan))
+    for name, table in config.tables.items():
+        kind, kernel, ranks = (planned[name][key] for key in ("sharding_type", "compute_kernel", "ranks"))
+        shards = [
+            shard_cost(config, name, size, kernel=kernel, ranks=hardware.ranks, device=hardware.device)
+            for size in planned[name]["shards"]
+        ]
+        size = format_bytes(sum(shard.weights + shard.state + shard.ids for shard in shards))
+        rows.append([name, f"{table.rows:,}", str(table.dim), table.dtype, size, kind, kernel, _ranges(sorted(set(ranks)))])
+    loads = rank_loads(config, plan, hardware)
+    tiers = [tier for tier in ("hbm", "ddr", "ssd") if any(getattr(load, tier) for load in loads)]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for load in loads:
+        memory = [format_bytes(getattr(load, tier)) for tier in tiers]
+        alike.setdefault((*memory, f"{load.lookups:,.0f}", format_bytes(load.communication)), []).append(load.rank)
+    lines = [["rank", *map(str.upper, tiers), "lookups/step", "communication/step"]]
+    lines += [[_ranges(numbers), *figures] for figures, numbers in alike.items()]
+    return "\n".join([*columns(rows), "", *columns(lines), "", f"tightest: {_tightest(config, plan, hardware)}"])
+
+
+def format_misfit(config: RunConfig, hardware: Hardware) -> str:
+    """What is missing, and the changes that would do, each tried with the planner."""
+    total = sum(_table_bytes(config, name) for name in config.tables)
+    tier, room = _room(hardware)
+    lines = [f"does not fit: tables and optimizer state are {format_bytes(total)}; {hardware.ranks} ranks have "
+             f"{format_bytes(room * hardware.ranks)} of {tier.upper()} for them. Tried:"]  # fmt: skip
+    for change in find_changes(config, hardware):
+        fits = "does not fit either"
+        if change.plan is not None:
+            fits = f"fits ({_tightest(change.config, change.plan, change.hardware)})"
+        lines.append(f"  {change.what}: {fits}")
+        lines += [f"      --set {setting}" for setting in change.settings if change.plan is not None]
+    return "\n".join(lines)
+
+
+def _tightest(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
+    load, tier, share = tightest(rank_loads(config, plan, hardware), hardware)
+    kept = f" but the {RESERVED_HBM:.0%} kept for towers and activations" if tier == "hbm" else ""
+    return f"rank {load.rank} with {share:.0%} of its {tier.upper()}{kept}"
+
+
+def _room(hardware: Hardware) -> tuple[str, float]:
+    """The tier that fused tables fill, and a rank's bytes of it that they may fill."""
+    return ("hbm", hardware.hbm * (1 - RESERVED_HBM)) if hardware.device == "cuda" else ("ddr", hardware.per_rank.ddr)
+
+
+@only_local
+def save_plan(plan: Plan, path: Path) -> None:
+    """Writes a plan for `prectr train --plan`, written aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(plan, indent=1))
+
+
+def parse_bytes(text: str) -> int:
+    """`80GB` (10^9) or `80GiB` (2^30) as bytes.
+
+    Raises:
+        ValueError: it is no such size.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].upper() not in _UNITS:
+        raise ValueError(f"{text!r} is no size of memory; write it as 80GB (10^9 bytes), 2TB or 512GiB (2^30)")
+    return round(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def format_bytes(count: float) -> str:
+    """Three digits and a decimal unit."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.3g} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _table_bytes(config: RunConfig, name: str) -> int:
+    table = config.tables[name]
+    return weight_bytes(table, table.rows, table.dim) + state_bytes(table, table.rows, table.dim) + id_bytes(table, table.rows)
+
+
+def _tables(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, table) for tables in plan.values() for name, table in tables.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-6, 8`."""
+    runs = []
+    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ", ".join(runs)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row, its cells under those of the row before."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,162 @@
+"""The `evaluate` job: scores a split on every rank, keeps the predictions, and measures them overall and by segment.
+
+    torchrun --nproc-per-node 2 -m prectr_torchrec.evaluation.evaluate -- --run DIR --data DIR [--split test] [--oracle FILE]
+
+Leaves `predictions-<split>.parquet` and `metrics-<split>.json` in the run directory and prints the table. With `--hide-grades`
+the model scores as if no candidate had a grade, and the files are `...-<split>-grades-hidden...`; measures still use the grades.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+from tqdm import tqdm
+
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.distributed.process import process_group, run_rank
+from prectr_torchrec.evaluation import predictions as p
+from prectr_torchrec.evaluation.measures import measure
+from prectr_torchrec.evaluation.measures_text import format_metrics
+from prectr_torchrec.evaluation.prediction_parts import merge_parts, parts_folder, write_part
+from prectr_torchrec.evaluation.scoring import default_split, score
+from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.runs.workspace import remove, replace_text
+from prectr_torchrec.system.locks import file_lock
+from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
+
+
+@record
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the job on this rank; `argv` as on the command line."""
+    arguments = _parse(argv)
+    run, data = arguments.run, arguments.data
+    config = load_run(run)
+    split = arguments.split or default_split(data)
+    train = (arguments.train_data or data) / "train"
+    name = f"{split}{p.HIDDEN}" if arguments.hide_grades else split
+    predictions = arguments.predictions or run / f"predictions-{name}.parquet"
+    output = arguments.metrics or run / f"metrics-{name}.json"
+    _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)
+    with process_group(config.train.device) as process, file_lock(predictions) if process.rank == 0 else nullcontext():
+        measured = evaluate(
+            score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades),
+            config=config,
+            split=data / split,
+            train=train,
+            predictions=predictions,
+            oracle=arguments.oracle,
+            grades="hidden" if arguments.hide_grades else "visible",
+            rank=process.rank,
+            world_size=process.world_size,
+        )
+    if measured is not None:
+        measured = {"run": config.name, "checkpoint": arguments.checkpoint, **measured}
+        write_json(measured, output)
+        print(format_metrics(measured))
+        print(f"predictions: {predictions}\nmetrics: {output}")
+
+
+@only_local
+def evaluate(
+    rows: Iterable[p.Rows],
+    *,
+    config: RunConfig,
+    split: Path,
+    train: Path,
+    predictions: Path,
+    oracle: Path | None = None,
+    grades: Literal["visible", "hidden"] = "visible",
+    parts: Sequence[str] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[str, Any] | None:
+    """Writes the predictions of all ranks to one file and measures them; every rank of the process group calls it.
+
+    Args:
+        rows: this rank's scored batches (`predictions.Rows`).
+        config: the run's; its levels and its memory bound are used.
+        split: folder of the samples that are scored.
+        train: folder of the training samples, to say which graded pairs were trained on; may be missing.
+        predictions: the Parquet file to write, on a file system that all ranks see.
+        oracle: Parquet with request_id, item_id, probability and optionally exposed, relevance and user_strictness.
+        grades: whether what scored the rows could see the candidates' grades; goes into the metrics.
+        parts: columns of `predictions.PARTS` that the rows have; None: those of the run's model.
+
+    Returns:
+        The metrics on rank 0, None on the others.
+
+    Raises:
+        ValueError: a file that cannot be used, or predictions that are not finite.
+    """
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        remove(parts_folder(predictions))
+    _barrier(world_size)
+    write_part(_with_progress(rows, rank), predictions, rank, p.part_columns(config.model) if parts is None else parts)
+    _barrier(world_size)
+    if rank != 0:
+        return None
+    merge_parts(predictions, split, world_size, config.data.memory)
+    measured = measure(predictions, split=split, train=train, oracle=oracle, levels=config.data.levels, memory=config.data.memory)
+    if config.objective.anchor == 0:  # the relevance tower has learned nothing: its figures would say nothing
+        measured["relevance"] = {}
+    return {"grades": grades, **measured}
+
+
+def write_json(measured: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
+
+
+def _check_inputs(split: Path, train: Path | None, oracle: Path | None) -> None:
+    """Finds what is missing before hours of scoring."""
+    p.sample_files(split)
+    if train:
+        p.sample_files(train)
+    if oracle:
+        p.oracle_columns(oracle)
+
+
+def _with_progress(rows: Iterable[p.Rows], rank: int) -> Iterator[p.Rows]:
+    with tqdm(desc="scoring", unit=" rows", unit_scale=True, disable=None if rank == 0 else True) as bar:
+        for batch in rows:
+            yield batch
+            bar.update(len(batch["request_id"]))
+
+
+def _barrier(world_size: int) -> None:
+    if world_size > 1:
+        dist.barrier()
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="prectr evaluate", description="Scores a split with a trained run and measures it.")
+    parser.add_argument("--run", type=unambiguous, required=True, help="run directory")
+    parser.add_argument("--data", type=unambiguous, required=True, help="prepared folder with the split")
+    parser.add_argument("--split", help="default: test, or candidates where there is no test")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or the name of one that is kept")
+    parser.add_argument(
+        "--predictions", type=unambiguous, help="Parquet file to write; default: predictions-<split>.parquet in the run"
+    )
+    parser.add_argument("--metrics", type=unambiguous, help="JSON file to write; default: metrics-<split>.json in the run")
+    optional = ", ".join(p.ORACLE_OPTIONAL)
+    parser.add_argument("--oracle", type=unambiguous, help=f"Parquet with request_id, item_id, probability[, {optional}]")
+    parser.add_argument(
+        "--train-data",
+        type=unambiguous,
+        help="prepared folder whose train and judgments splits say what was trained on; default: --data",
+    )
+    parser.add_argument("--hide-grades", action="store_true", help="score as if no candidate of the split had a grade")
+    check_arguments(argv)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_rank(main)

@@ -1,0 +1,190 @@
+"""`prectr explain`: why a run ranks the candidates of one request as it does, part by part."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.config.data import BatchConfig
+from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
+from prectr_torchrec.data.log_ids import LogIds
+from prectr_torchrec.data.parquet_files import open_parquet, readable
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.epoch_plan import list_row_groups
+from prectr_torchrec.data.reader.reader import SearchReader
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.evaluation.explanation import PAST, Row, observe, rows_of, take_apart
+from prectr_torchrec.evaluation.measures_text import aligned
+from prectr_torchrec.evaluation.scoring import default_split
+from prectr_torchrec.modules import PRECTR
+from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.training.trainer import build_sharded
+
+TITLE = 40
+"""Characters of a title in the tables."""
+HEADINGS = {
+    "item_id": "item", "query_id": "query", "predicted_level": "predicted", "level_probabilities": "pi", "click_by_level": "p",
+    "click_probability": "click", "effect_own": "own effect", "effect_own_by_level": "own effect", "effect_peers": "peers effect",
+    "effect_peers_by_level": "peers effect", "taste_variance": "open",
+}  # fmt: skip
+SIGNED = ("effect_own", "effect_own_by_level", "effect_peers", "effect_peers_by_level", "taste")
+LEGEND = {
+    "predicted": "level probabilities that the samples bring where there is no grade; zero where they bring none",
+    "pi": "the relevance tower's level probabilities{known}",
+    "p": "click probability at each level",
+    "click": "what ranks, the position held at its reference",
+    "own effect": "what the user's own past changes in the click logit, on average over the levels and at each; 0 without a past",
+    "peers effect": "what other users' past under the query and its group changes in it, likewise",
+    "own": "weight of the own history in the preference, peers and prior accordingly",
+    "taste": "in logits, within p",
+    "open": "share of the taste's variance that the own past leaves open",
+}
+
+
+@only_local
+def explain(run: Path, data: Path, request_id: int | str, *, split: str | None = None, checkpoint: str = "best") -> Row:
+    """Takes one request apart, in this process.
+
+    Args:
+        run: run directory.
+        data: prepared folder.
+        request_id: of the request, as the log writes it.
+        split: where it is; default: test, or candidates where there is no test.
+        checkpoint: as of `runs.checkpoint_path`.
+
+    Returns:
+        Plain values, ready for JSON: the request; `candidates`, best first; `own_history` and `peers`, each with its number of
+        `events`, the attention on the prior (`nothing_fits`) and the `strongest` events. What the run lacks is not there. Ids
+        are as the log writes them.
+
+    Raises:
+        FileNotFoundError: no run, or no checkpoint in it.
+        ValueError: the samples do not fit the run, or there is no such split or request.
+    """
+    config = load_run(run)
+    split = split or default_split(data)
+    read_manifest(data, config.data)
+    check_findings(data, run, load_manifest(run))
+    ids = LogIds.of_split(data / split)
+    sample = find_request(config, ids, split, request_id)
+    with process_group(config.train.device) as process:
+        checkpoints = Checkpoints(run)
+        checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
+        batch = build_batch(config, sample, run / TOKENIZER)
+        model, _, _ = build_sharded(config, run, process)
+        checkpoints.load(checkpoint, model, None)
+        here = batch.to(process.device)
+        prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
+        with torch.no_grad():
+            model.module.objective.effects = True
+            observed = observe(prectr, lambda: model.eval()(here))
+    row = sample.to_pylist()[0]
+    found = {
+        "run": config.name,
+        "checkpoint": checkpoint,
+        "known_grade": config.model.known_grade,
+        "split": split,
+        **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
+        **take_apart(config, row, batch, observed),
+    }
+    for column in LOG_IDS:
+        rows = [row for row in (found, *rows_of(found)) if column in row]
+        theirs = ids.restore(column, (row[column] for row in rows))
+        for row in rows:
+            row[column] = theirs[row[column]]
+    return found
+
+
+def find_request(config: RunConfig, ids: LogIds, split: str, request_id: int | str) -> pa.Table:
+    """The sample of a request, one row; `request_id` as the log writes it.
+
+    Raises:
+        ValueError: no such split, or no such request in it.
+    """
+    example, wanted = None, ids.parse("request_id", request_id)
+    for group in list_row_groups(ids.folder, split, sample_schema(config.data), np.iinfo(np.int32).max):
+        with readable(group.path), open_parquet(group.path) as file:
+            requests = file.read_row_group(group.index, columns=["request_id"])["request_id"].to_numpy()
+            found = np.flatnonzero(requests == wanted)
+            if len(found):
+                return file.read_row_group(group.index).slice(int(found[0]), 1)
+            example = int(requests[0]) if example is None and len(requests) else example
+    there = "the split is empty"
+    if example is not None:
+        there = f"one that is there: {ids.restore('request_id', [example])[example]}"
+    raise ValueError(f"{ids.folder / split}: no request {request_id} in this split; {there}")
+
+
+def build_batch(config: RunConfig, sample: pa.Table, tokenizer: Path) -> SearchBatch:
+    """The batch of one request alone, without padding, by the reader."""
+    alone = BatchConfig(requests=1, candidates=sample["num_candidates"][0].as_py())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "request" / "part-00000.parquet"
+        path.parent.mkdir()
+        pq.write_table(sample, path)
+        return next(SearchReader(config.model_copy(update={"batch": alone}), Path(folder), "request", tokenizer).epoch(0))
+
+
+def format_explanation(found: Row) -> str:
+    """`explain`'s findings as aligned tables of plain text."""
+    who = f"user {found['user_id']}" if found["user_id"] else "nobody known"
+    lines = [
+        f"request {found['request_id']} of {found['split']}: {found['query']!r} (query {found['query_id']}) by "
+        f"{who}; run {found['run']}, {found['checkpoint']} checkpoint",
+        "",
+    ]
+    table = [_cells(row) for row in found["candidates"]]
+    lines += _table(table)
+    names = {heading.removesuffix(" 1") for heading in table[0]}
+    known = "; a known or predicted level replaces them" if found["known_grade"] == "override" else ""
+    lines += ["", *(f"{name}: {meaning.format(known=known)}" for name, meaning in LEGEND.items() if name in names)]
+    for name, title in zip(PAST, ("own history", "other users under the query and its group"), strict=True):
+        if name in found:
+            events = found[name]
+            nothing = ", ".join(f"{attention} {weight:.3f}" for attention, weight in events["nothing_fits"].items())
+            counted = f"{len(events['strongest'])} strongest of {events['events']} events by attention"
+            lines += ["", f"{title}: {counted}; attention on none of them: {nothing}"]
+            lines += _table([_cells(row) for row in events["strongest"]])
+    return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, str]]) -> list[str]:
+    return aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=2) if rows else []
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """Heading -> text; a list of several values has a column for each."""
+    cells = {}
+    for name, value in row.items():
+        heading, values = HEADINGS.get(name, name), value if isinstance(value, list) else [value]
+        for place, single in enumerate(values, 1):
+            cells[heading if len(values) == 1 else f"{heading} {place}"] = _text(name, single)
+    return cells
+
+
+def _text(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name == "age":
+        return _age(value)
+    if isinstance(value, float):
+        return f"{value:.2f}" if name == "grade" else f"{value:+.3f}" if name in SIGNED else f"{value:.3f}"
+    text = str(value)
+    return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,81 @@
+"""Scores of a trained run over a prepared split, sharded over ranks as training is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
+from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
+from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.evaluation.predictions import PARTS, WEIGHTS
+from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
+
+
+def default_split(data: Path) -> str:
+    """What is scored where no split is named: `test`, or `candidates` where there is no test."""
+    return "test" if (data / "test").is_dir() else "candidates"
+
+
+def score(
+    run: Path, data: Path, split: str, checkpoint: str, process: Process, *, hide_grades: bool = False
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Scores this rank's share of a split; collective.
+
+    Args:
+        run: run directory.
+        data: prepared folder.
+        split: its split.
+        checkpoint: as of `runs.checkpoint_path`.
+        process: this rank.
+        hide_grades: the model scores as if no candidate had a grade, given or predicted; what is yielded has them still.
+
+    Yields:
+        Per batch, real rows only: request_id, item_id, user_id (n,) int64; click_probability, logit (n,) float32 with the
+        position at its reference; logged_logit (n,) float32 at the logged position; relevance_probabilities (n, K) float32,
+        the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64; and
+        those of `predictions.part_columns` that the run has, (n,) float32.
+    """
+    config = load_run(run)
+    largest = int(read_manifest(data, config.data)["max_candidates"])
+    check_findings(data, run, load_manifest(run))
+    checkpoints = Checkpoints(run)
+    checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
+    model, optimizers, _ = build_sharded(config, run, process)
+    checkpoints.load(checkpoint, model, None)
+    model.module.objective.effects = True
+    reader = SearchReader(
+        config, data, split, run / TOKENIZER, rank=process.rank, world_size=process.world_size,
+        candidates=max(config.batch.candidates, largest),
+    )  # fmt: skip
+    pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
+    total, seen = agree_on_batches(reader.num_batches(0)), SearchBatch.without_grades if hide_grades else None
+    for batch, report in evaluate_batches(pipeline, model, reader, total, seen):
+        yield _rows(batch, report)
+
+
+def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    batch = batch.to(torch.device("cpu"))
+    real = batch.candidate_weight > 0
+    request = batch.candidate_request
+    click = batch.click.masked_fill(batch.click_weight == 0, torch.nan)
+    columns: dict[str, Tensor] = {
+        "request_id": batch.request_id[request], "item_id": batch.item_id, "user_id": batch.user_id[request],
+        "click_probability": report["reference_logit"].sigmoid(), "logit": report["reference_logit"],
+        "logged_logit": report["logit"], "relevance_probabilities": report["log_pi"].exp(),
+        "relevance": batch.relevance, "click": click, "position": batch.position,
+        **{name: report[name] for name in set(PARTS) - set(WEIGHTS) if name in report},
+    }  # fmt: skip
+    if "preference_weights" in report:
+        columns.update(zip(WEIGHTS, report["preference_weights"].unbind(1), strict=True))
+    return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}

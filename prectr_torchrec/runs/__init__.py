@@ -1,0 +1,1 @@
+"""Run directories and whatever is written into them."""

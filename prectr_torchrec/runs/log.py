@@ -1,0 +1,121 @@
+"""What a run says while it goes: metrics.jsonl, TensorBoard and one line on the screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from prectr_torchrec.runs.workspace import read_records, replace_text
+
+
+class Throughput:
+    """Averages loss terms and counts rows between two reports.
+
+    Args:
+        steps_left: of the job.
+    """
+
+    sums: Tensor
+    rows: Tensor
+    steps: int
+
+    def __init__(self, steps_left: int) -> None:
+        self.steps_left = steps_left
+        self.names: list[str] = []
+        self._start()
+
+    def add(self, report: dict[str, Tensor], rows: Tensor) -> None:
+        """Args: report: the model's; its scalars are averaged. rows: (2,) requests and candidates of the batch."""
+        scalars = torch.stack([value.double() for value in report.values() if value.dim() == 0])
+        self.names = [name for name, value in report.items() if value.dim() == 0]
+        self.sums = self.sums.to(scalars.device) + scalars
+        self.rows += rows.double().cpu()
+        self.steps += 1
+        self.steps_left -= 1
+
+    def skip(self) -> None:
+        """A step that is not to be counted."""
+        self.steps_left -= 1
+
+    def flush(self, device: torch.device) -> dict[str, float]:
+        """Means over steps and ranks, rows per second over all ranks, seconds left; collective."""
+        packed = torch.cat([self.sums.to(device) / self.steps / dist.get_world_size(), self.rows.to(device)])
+        dist.all_reduce(packed)
+        seconds = time.perf_counter() - self.since
+        values = packed.tolist()
+        line = dict(zip(self.names, values, strict=False))
+        line["requests_per_second"], line["samples_per_second"] = (round(v / seconds, 1) for v in values[-2:])
+        line["seconds_left"] = round(self.steps_left * seconds / self.steps)
+        self._start()
+        return line
+
+    def _start(self) -> None:
+        self.sums = torch.zeros(1, dtype=torch.double)
+        self.rows = torch.zeros(2, dtype=torch.double)
+        self.steps = 0
+        self.since = time.perf_counter()
+
+
+class MetricsLog:
+    """`metrics.jsonl`, TensorBoard events and the progress line of rank 0.
+
+    Args:
+        run: run directory.
+        step: the step resumed from; later lines of an interrupted run are dropped, they will be written again.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        self.path = run / "metrics.jsonl"
+        kept = [record for record in read_records(self.path) if record["step"] <= step]
+        replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+        self.on_terminal = sys.stderr.isatty()
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Args: values: `step` and numbers; a nested dict's numbers are named by its key."""
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
+        for name, value in _flat(values):
+            if isinstance(value, float | int) and name != "step":
+                self.board.add_scalar(name, value, values["step"])
+        self._show(values)
+
+    def close(self) -> None:
+        if self.on_terminal:
+            print(file=sys.stderr)
+        self.file.close()
+        self.board.close()
+
+    def _show(self, values: dict[str, Any]) -> None:
+        if "tables" in values:  # many, and slow to change
+            return
+        if "validation" in values:
+            text = "  ".join(f"{n} {'-' if v is None else format(v, '.4f')}" for n, v in values["validation"].items())
+            print(f"{self._start()}step {values['step']}  validation  {text}", file=sys.stderr)
+            return
+        terms = "  ".join(f"{n} {values[n]:.4f}" for n in ("loss", "bce", "anchor", "consistency") if n in values)
+        left = f"{values['seconds_left'] // 60}:{values['seconds_left'] % 60:02d}"
+        line = (
+            f"step {values['step']}  {values['stage']} epoch {values['epoch']}  {terms}  "
+            f"{values['samples_per_second']:,.0f} samples/s  {left} left"
+        )
+        print(f"{self._start()}{line}", end="" if self.on_terminal else "\n", file=sys.stderr, flush=True)
+
+    def _start(self) -> str:
+        return "\r\033[K" if self.on_terminal else ""
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        flat += _flat(value, f"{prefix}{name}/") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return flat

@@ -1,0 +1,1 @@
+"""Files, paths, locks and processes: what stands below everything else."""
