@@ -129,10 +129,23 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
         where += ["--predictions", str(directory / f"predictions-{name}.parquet")]
         started = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.nproc}", "-m",
-             "prectr_torchrec.evaluation.evaluate", "--", *where, *oracle, *train_data],
-            check=True, stdout=subprocess.DEVNULL, env=threads(arguments.nproc),
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={arguments.nproc}",
+                "-m",
+                "prectr_torchrec.evaluation.evaluate",
+                "--",
+                *where,
+                *oracle,
+                *train_data,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=threads(arguments.nproc),
+        )
         evaluate_seconds += time.perf_counter() - started
         measured[name] = json.loads(target.read_text(encoding="utf-8"))
     figures = {**summary(measured), "train_seconds": train_seconds, "evaluate_seconds": evaluate_seconds}

@@ -48,8 +48,10 @@ def main() -> None:
         before = resident(process.pid)
         stop = multiprocessing.get_context("fork").Event()
         counts = multiprocessing.get_context("fork").Queue()
-        attackers = [multiprocessing.get_context("fork").Process(target=attack, args=(port, turn, stop, counts))
-                     for turn in range(arguments.clients)]  # fmt: skip
+        attackers = [
+            multiprocessing.get_context("fork").Process(target=attack, args=(port, turn, stop, counts))
+            for turn in range(arguments.clients)
+        ]
         for attacker in attackers:
             attacker.start()
         seconds, statuses = honest(port, arguments.seconds)
@@ -123,7 +125,7 @@ def attack(port: int, turn: int, stop: Any, counts: Any) -> None:
         ("unknown key of 4 MB", lambda: sent(port, *whole('{"%s": 1}' % ("ab" * 2_000_000)))),
         ("a million objects", lambda: sent(port, *whole('{"query": "q", "candidates": [%s{}]}' % ("{}," * 10**6)))),
         ("long titles", lambda: sent(port, *whole(long_titles(time.time_ns())))),
-    ]  # fmt: skip
+    ]
     while not stop.is_set():
         name, work = attacks[turn % len(attacks)]
         found[f"{name} {work()}"] += 1

@@ -20,9 +20,23 @@ from typing import Any, NamedTuple
 
 SECONDS = 60
 WORDS = (
-    b"null", b"-1", b"1e999", b".nan", b"[]", b"{}", b"true", b'""', b"\xff\xfe", b"\x00", b"99999999999999999999",
-    b"!!python/name:os.system", b"../../x", b"&a [*a]", b"2026-13-45", b"'",
-)  # fmt: skip
+    b"null",
+    b"-1",
+    b"1e999",
+    b".nan",
+    b"[]",
+    b"{}",
+    b"true",
+    b'""',
+    b"\xff\xfe",
+    b"\x00",
+    b"99999999999999999999",
+    b"!!python/name:os.system",
+    b"../../x",
+    b"&a [*a]",
+    b"2026-13-45",
+    b"'",
+)
 
 
 class Material(NamedTuple):

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from request_fuzz import HOSTILE, spliced
 
 REQUEST = {
-    "user_id": 1, "query": "red lamp", "request_id": 5,
+    "user_id": 1,
+    "query": "red lamp",
+    "request_id": 5,
     "history": [{"item_id": 3, "title": "Oak lamp", "click": 1, "age": 60}],
     "candidates": [{"item_id": 7, "title": "Red oak lamp"}, {"item_id": 8, "title": "Red sink"}],
-}  # fmt: skip
+}
 PIECES = (*HOSTILE, b"\r\n", b"\r\n\r\n", b":", b" ", b"chunked", b"GET", b"HTTP/1.0", b"Content-Length: 3\r\n", b"Host: x\r\n")
 REFUSALS = {"400", "401", "403", "404", "405", "408", "413", "421", "422", "429", "431", "503"}
 

@@ -52,8 +52,18 @@ Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
 OURS = {"ours, 64": (64, False), "ours, 256": (256, False), "ours, 256, ids": (256, True)}
 """Requests a batch, and whether on the ids alone."""
 TEXTS = ("candidate_title_tokens", "title_token")
-BESIDES = ("query_tokens", "title_tokens", "user_events", "user_query_events", "query_events", "position", "history_level",
-           "history_click", "history_position", "history_age")  # fmt: skip
+BESIDES = (
+    "query_tokens",
+    "title_tokens",
+    "user_events",
+    "user_query_events",
+    "query_events",
+    "position",
+    "history_level",
+    "history_click",
+    "history_position",
+    "history_age",
+)
 """Of our batch, what torch-rechub's DIN has no place for."""
 SMALL, LARGE = 384, 2048
 """Rows of a batch of torch-rechub's, as many as ours has as shipped or enough to spread its dense table updates."""
@@ -161,9 +171,11 @@ def compare_speed(trainers: dict[str, Trainer], train: CandidateRows, arguments:
     own = partial(train.generator, LARGE, most)
     contenders[f"torch-rechub {DEFAULT}, {LARGE} rows, DataGenerator"] = rechub_turn(train, DEFAULT, most, own)
     rates = take_turns(contenders, rounds)
-    print(f"configuration {train.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
-          f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, by CPU time in "
-          "brackets; ratios of rates in the same round")  # fmt: skip
+    print(
+        f"configuration {train.config.name}: {train.num_requests:,} requests, {len(train.clicks):,} candidates "
+        f"({len(train.clicks) / train.num_requests:.1f} a request); {rounds} rounds in turns; medians, by CPU time in "
+        "brackets; ratios of rates in the same round"
+    )
     print(f"{'':46}{'candidates/s':>18}" + "".join(f"{f'{name} / this':>24}" for name in OURS))
     for name, each in rates.items():
         rate, times = median(each), [ratio(rates[ours], each) for ours in OURS]

@@ -63,9 +63,12 @@ class Graded(NamedTuple):
 
     def measure(self, probabilities: NDArray[np.float32], level_grades: NDArray[np.float64] | None = None) -> dict[str, Any]:
         return relevance_metrics(
-            probabilities, self.pairs["relevance"].to_numpy(), self.pairs["query_id"].to_numpy(), boundaries=self.boundaries,
+            probabilities,
+            self.pairs["relevance"].to_numpy(),
+            self.pairs["query_id"].to_numpy(),
+            boundaries=self.boundaries,
             level_grades=self.level_grades if level_grades is None else level_grades,
-        )  # fmt: skip
+        )
 
 
 def main() -> None:

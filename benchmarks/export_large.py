@@ -147,10 +147,11 @@ def serve(model: Path, requests: int) -> None:
 def request(random: np.random.Generator) -> dict[str, Any]:
     ids = random.integers(0, 2**62, CANDIDATES + EVENTS).tolist()
     return {
-        "user_id": int(random.integers(2**40)), "query": "red lamp",
+        "user_id": int(random.integers(2**40)),
+        "query": "red lamp",
         "history": [{"item_id": item, "title": "lamp", "click": 1, "age": 60} for item in ids[CANDIDATES:]],
         "candidates": [{"item_id": item, "title": "red lamp"} for item in ids[:CANDIDATES]],
-    }  # fmt: skip
+    }
 
 
 class Memory(threading.Thread):

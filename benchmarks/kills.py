@@ -55,8 +55,11 @@ def start(arguments: argparse.Namespace) -> psutil.Popen:
     sets = [word for override in (*arguments.set, f"batch.workers={WORKERS}") for word in ("--set", override)]
     command = ["train", "--config", arguments.config, "--data", arguments.data, "--run", arguments.out / "run", *sets]
     with (arguments.out / "log").open("a", encoding="utf-8") as log:
-        return psutil.Popen([sys.executable, "-m", "prectr_torchrec.cli", *map(str, command), "--nproc", str(RANKS)],
-                            stdout=log, stderr=subprocess.STDOUT)  # fmt: skip
+        return psutil.Popen(
+            [sys.executable, "-m", "prectr_torchrec.cli", *map(str, command), "--nproc", str(RANKS)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def ranks_of(job: psutil.Popen) -> list[psutil.Process]:

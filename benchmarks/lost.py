@@ -116,10 +116,19 @@ def told_by_clicks(oracle: pd.DataFrame, clicks: pd.DataFrame) -> list[Any]:
 def posterior_lines(clicks: pd.DataFrame, key: str) -> pd.DataFrame:
     """Level and slope over the grade of each key's surplus: posterior means, with a Gaussian prior of precisions LINE."""
     grade = clicks.grade.fillna(0)
-    sums = pd.DataFrame({
-        "level": clicks.surplus, "slope": clicks.surplus * grade, "weight": clicks.information,
-        "cross": clicks.information * grade, "square": clicks.information * grade**2,
-    }).groupby(clicks[key]).sum()  # fmt: skip
+    sums = (
+        pd.DataFrame(
+            {
+                "level": clicks.surplus,
+                "slope": clicks.surplus * grade,
+                "weight": clicks.information,
+                "cross": clicks.information * grade,
+                "square": clicks.information * grade**2,
+            }
+        )
+        .groupby(clicks[key])
+        .sum()
+    )
     precision = np.stack([sums.weight + LINE[0], sums.cross, sums.cross, sums.square + LINE[1]], axis=1).reshape(-1, 2, 2)
     means = np.linalg.solve(precision, sums[["level", "slope"]].to_numpy()[..., None])[..., 0]
     return pd.DataFrame(means, index=sums.index, columns=["level", "slope"])

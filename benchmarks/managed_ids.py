@@ -53,10 +53,14 @@ class Clicks(nn.Module):
 def run_config(arguments: argparse.Namespace, ids: str, eviction: str) -> RunConfig:
     managed = {"eviction": eviction, "interval": arguments.interval}
     table: dict[str, Any] = {"rows": arguments.rows, "dim": DIM, "ids": "managed", "sharding": ["row_wise"], "managed": managed}
-    config = RunConfig.model_validate({
-        "name": "drift", "tables": {"item": table}, "features": {FEATURE: {"table": "item"}},
-        "train": {"stages": [{"epochs": 1, "table_lr": arguments.lr}]},
-    })  # fmt: skip
+    config = RunConfig.model_validate(
+        {
+            "name": "drift",
+            "tables": {"item": table},
+            "features": {FEATURE: {"table": "item"}},
+            "train": {"stages": [{"epochs": 1, "table_lr": arguments.lr}]},
+        }
+    )
     table_config = config.tables["item"]
     if ids == "hashed":
         row = weight_bytes(table_config, 1, DIM) + state_bytes(table_config, 1, DIM)

@@ -92,18 +92,26 @@ def compare(config: RunConfig, folder: Path, runs: int) -> None:
         for _ in islice(DataLoader(rows, batch_size=None, collate_fn=collate), ROW_BATCHES):
             pass
 
-    contenders = {"reader, first epoch": (cold, candidates), "reader, later epochs": (warm, candidates),
-                  "(a) Arrow scan": (scan, candidates), "(b) per-row DataLoader": (per_row, part)}  # fmt: skip
+    contenders = {
+        "reader, first epoch": (cold, candidates),
+        "reader, later epochs": (warm, candidates),
+        "(a) Arrow scan": (scan, candidates),
+        "(b) per-row DataLoader": (per_row, part),
+    }
     seconds = measure(contenders, runs)
     rates = {name: contenders[name][1] / statistics.median(seconds[name]) for name in contenders}
     epochs = passes(requests)
     first, later = rates["reader, first epoch"], rates["reader, later epochs"]
     rates[f"reader, a job's {epochs} epochs"] = epochs / (1 / first + (epochs - 1) / later)
     print(f"{platform.platform()}, {platform.processor() or platform.machine()}, cores used: {len(os.sched_getaffinity(0))}")
-    print(f"{datetime.date.today()}, python {platform.python_version()}, torch {torch.__version__}, pyarrow {pa.__version__}, "
-          f"tokenizers {tokenizers.__version__}")  # fmt: skip
-    print(f"{requests:,} requests, {candidates:,} candidates, {len(columns)} columns; (b) on the first {part:,} candidates; "
-          f"CPU time, medians of {runs}")  # fmt: skip
+    print(
+        f"{datetime.date.today()}, python {platform.python_version()}, torch {torch.__version__}, pyarrow {pa.__version__}, "
+        f"tokenizers {tokenizers.__version__}"
+    )
+    print(
+        f"{requests:,} requests, {candidates:,} candidates, {len(columns)} columns; (b) on the first {part:,} candidates; "
+        f"CPU time, medians of {runs}"
+    )
     print(f"{'':24}{'candidates/s':>14}{'of (a)':>9}{'of (b)':>9}")
     for name, rate in rates.items():
         print(f"{name:24}{rate:14,.0f}{rate / rates['(a) Arrow scan']:9.2f}{rate / rates['(b) per-row DataLoader']:9.1f}")
@@ -124,21 +132,25 @@ def measure(contenders: dict[str, tuple[Callable[[], None], int]], runs: int) ->
 def default_config() -> RunConfig:
     """The usual features: ids of user, query, item, category and brand, the history's, and bags of title tokens."""
     tables = {"user": 100_000, "query": 100_000, "item": 200_000, "category": 10_000, "brand": 20_000, "token": 10_000}
-    sequences = {f"{prefix}_{name}": {"table": table, "sequence": prefix}
-                 for prefix in ("history", "candidate")
-                 for name, table in (("item_id", "item"), ("category_id", "category"), ("brand_id", "brand"))}  # fmt: skip
+    sequences = {
+        f"{prefix}_{name}": {"table": table, "sequence": prefix}
+        for prefix in ("history", "candidate")
+        for name, table in (("item_id", "item"), ("category_id", "category"), ("brand_id", "brand"))
+    }
     return validate_config(
         {
             "name": "benchmark",
             "tables": {name: {"rows": rows, "dim": 16} for name, rows in tables.items()},
             "features": {
-                "user_id": {"table": "user"}, "query_id": {"table": "query"},
+                "user_id": {"table": "user"},
+                "query_id": {"table": "query"},
                 "history_query_id": {"table": "query", "sequence": "history"},
-                **sequences, "candidate_title_tokens": {"table": "token"},
+                **sequences,
+                "candidate_title_tokens": {"table": "token"},
             },
         },
         "benchmark",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -82,9 +82,13 @@ def measure(config: RunConfig, samples: Path, candidates: Path, oracle: Path, ru
         trainer = Trainer(config, samples, run, process)
         trainer.train()
         measured = evaluate(
-            score(run, candidates, "candidates", "last", process), config=config, split=candidates / "candidates",
-            train=samples / "train", predictions=run / "predictions-candidates.parquet", oracle=oracle,
-        )  # fmt: skip
+            score(run, candidates, "candidates", "last", process),
+            config=config,
+            split=candidates / "candidates",
+            train=samples / "train",
+            predictions=run / "predictions-candidates.parquet",
+            oracle=oracle,
+        )
         assert measured is not None, "one process is rank 0"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found = measured["oracle"]

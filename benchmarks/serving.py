@@ -172,8 +172,10 @@ def bear(arguments: argparse.Namespace, ranker: Ranker, request: dict[str, Any])
     command = ["serve", "--model", str(arguments.model), "--port", "0", "--threads", "1", "--capacity", str(CAPACITY)]
     server = subprocess.Popen(
         [sys.executable, "-m", "prectr_torchrec.cli", *command, "--deadline", str(arguments.deadline)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         assert server.stdout is not None
         port = int(server.stdout.readline().rsplit(":", 1)[1])

@@ -64,8 +64,10 @@ def compare(trainer: Trainer, steps: int, rounds: int) -> None:
     fills = [int(batch.candidate_weight.sum()) for batch in kept]
     typical = statistics.median_low(fills)
     shape = trainer.config.batch
-    print(f"configuration {trainer.config.name}, {shape.requests} requests and {shape.candidates} candidate rows a batch: "
-          f"{typical} filled in the resident batch, {min(fills)} to {max(fills)} in the first {steps}")  # fmt: skip
+    print(
+        f"configuration {trainer.config.name}, {shape.requests} requests and {shape.candidates} candidate rows a batch: "
+        f"{typical} filled in the resident batch, {min(fills)} to {max(fills)} in the first {steps}"
+    )
     sources = {FED: endless(trainer), RESIDENT: cycle([kept[fills.index(typical)]]), KEPT: cycle(kept)}
     rates = take_turns({name: train_on(trainer, source, steps) for name, source in sources.items()}, rounds)
     print(f"{rounds} rounds of {steps} steps each in turns; medians, the ratios of rates in the same round")

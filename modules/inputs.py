@@ -59,9 +59,15 @@ class SearchInputs(Protocol):
 
 
 def search_inputs(
-    *, num_levels: int, candidate_request: Tensor, query_tokens: Tensor, query_index: Tensor, title_tokens: Tensor,
-    title_index: Tensor, **given: Tensor,
-) -> SearchInputs:  # fmt: skip
+    *,
+    num_levels: int,
+    candidate_request: Tensor,
+    query_tokens: Tensor,
+    query_index: Tensor,
+    title_tokens: Tensor,
+    title_index: Tensor,
+    **given: Tensor,
+) -> SearchInputs:
     """The inputs of PRECTR from a batch that is not ours: what is given, and for all else what stands for nothing.
 
     Nothing is padding, no position is logged, no grade known, every counter 0, nobody has a past; all that was shown counts as
@@ -85,8 +91,14 @@ def search_inputs(
         )
     """
     R, C, K = query_index.shape[0], candidate_request.shape[0], num_levels
-    known = {"candidate_request": candidate_request, "query_tokens": query_tokens, "query_index": query_index,
-             "title_tokens": title_tokens, "title_index": title_index, **given}  # fmt: skip
+    known = {
+        "candidate_request": candidate_request,
+        "query_tokens": query_tokens,
+        "query_index": query_index,
+        "title_tokens": title_tokens,
+        "title_index": title_index,
+        **given,
+    }
     if unknown := known.keys() - SearchInputs.__annotations__.keys():
         raise ValueError(f"{min(unknown)}: no field of SearchInputs")
     L, M = (_event_width(family, given) for family in ("history", "peer"))
@@ -110,9 +122,17 @@ def search_inputs(
 
 _PAST = {
     "own": ("user_events", "user_query_events", "user_shown", "user_clicked", "user_examined", "history_lengths"),
-    "peers": ("query_events", "query_shown", "query_clicked", "query_examined", "group_shown", "group_clicked", "group_examined",
-              "peer_lengths"),
-}  # fmt: skip
+    "peers": (
+        "query_events",
+        "query_shown",
+        "query_clicked",
+        "query_examined",
+        "group_shown",
+        "group_clicked",
+        "group_examined",
+        "peer_lengths",
+    ),
+}
 
 
 def without_past(batch: SearchInputs, whose: Literal["own", "peers"]) -> SearchInputs:
@@ -211,9 +231,13 @@ class LookedUp:
     """
 
     def __init__(
-        self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], request_features: Iterable[str],
+        self,
+        batch: SearchInputs,
+        sequences: dict[str, JaggedTensor],
+        bags: dict[str, Tensor],
+        request_features: Iterable[str],
         candidate_features: Iterable[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         R, C = batch.request_weight.shape[0], batch.candidate_weight.shape[0]
         self._batch, self._sequences = batch, sequences
         self.request = {name: sequences[name].to_padded_dense(1).view(R, -1).float() for name in request_features}

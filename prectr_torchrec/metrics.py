@@ -162,11 +162,16 @@ def calibration_by_position(probability: Array, click: Array, position: Array) -
     lines = []
     for k in np.unique(place):
         here = place == k
-        lines.append({
-            "position": "not logged" if k == 0 else f"{k}+" if k == LAST_POSITION else str(k), "rows": int(here.sum()),
-            "clicks": int(y[here].sum()), "predicted": float(np.mean(p[here], dtype=np.float64)),
-            "observed": float(np.mean(y[here])), "calibration": calibration(p[here], y[here]),
-        })  # fmt: skip
+        lines.append(
+            {
+                "position": "not logged" if k == 0 else f"{k}+" if k == LAST_POSITION else str(k),
+                "rows": int(here.sum()),
+                "clicks": int(y[here].sum()),
+                "predicted": float(np.mean(p[here], dtype=np.float64)),
+                "observed": float(np.mean(y[here])),
+                "calibration": calibration(p[here], y[here]),
+            }
+        )
     return lines
 
 

@@ -152,8 +152,13 @@ class RowCollate:
         padded = [[*values, *([0] * (width - len(values)))] for values in [*lists, *([[]] * (self.requests - len(lists)))]]
         return torch.tensor(padded, dtype=dtype).reshape(self.requests, width)
 
-    def event_fields(self, rows: list[dict[str, Any]], family: str, integers: tuple[str, ...], read: bool = True,
-                     ) -> dict[str, torch.Tensor]:  # fmt: skip
+    def event_fields(
+        self,
+        rows: list[dict[str, Any]],
+        family: str,
+        integers: tuple[str, ...],
+        read: bool = True,
+    ) -> dict[str, torch.Tensor]:
         """`<family>_lengths`, `_level`, `_age` and those named; without columns where they are not read."""
         if not read:
             none = {f"{family}_{name}": torch.zeros(self.requests, 0, dtype=torch.int64) for name in (*integers, "level")}
@@ -205,8 +210,9 @@ class RowCollate:
                 values.extend(ids)
                 lengths.append(len(ids))
             lengths.extend([0] * (self.requests - len(rows)))
-        return KeyedJaggedTensor(keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64),
-                                 stride=self.requests)  # fmt: skip
+        return KeyedJaggedTensor(
+            keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64), stride=self.requests
+        )
 
     def candidate_features(self, rows: list[dict[str, Any]], tokens_of: dict[str, list[int]]) -> KeyedJaggedTensor:
         keys, values, lengths = [], [], []
@@ -223,5 +229,9 @@ class RowCollate:
                     lengths.append(len(ids))
                     count += 1
             lengths.extend([0] * (self.candidates - count))
-        return KeyedJaggedTensor(keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64),
-                                 stride=self.candidates)  # fmt: skip
+        return KeyedJaggedTensor(
+            keys,
+            torch.tensor(values, dtype=torch.int64),
+            lengths=torch.tensor(lengths, dtype=torch.int64),
+            stride=self.candidates,
+        )

@@ -40,11 +40,20 @@ ON_TWO_RANKS = ("prectr_v2", "prectr_v1", "din")
 SCORED = "prectr_v2"
 """The run whose predictions and exported scores are pinned."""
 SIZES = [
-    "data.history_length=20", "data.peer_length=10", "text.vocab_size=400", "text.encoder.hidden_size=16",
-    "text.encoder.num_hidden_layers=1", "text.encoder.num_attention_heads=2", "text.encoder.intermediate_size=16",
-    "batch.candidates=112", "train.log_every=1", "train.validation=false", "distill.batch_size=64", "distill.warmup_steps=5",
+    "data.history_length=20",
+    "data.peer_length=10",
+    "text.vocab_size=400",
+    "text.encoder.hidden_size=16",
+    "text.encoder.num_hidden_layers=1",
+    "text.encoder.num_attention_heads=2",
+    "text.encoder.intermediate_size=16",
+    "batch.candidates=112",
+    "train.log_every=1",
+    "train.validation=false",
+    "distill.batch_size=64",
+    "distill.warmup_steps=5",
     "distill.log_every=1",
-]  # fmt: skip
+]
 ROWS = 2_000
 """Rows of a table at most."""
 STRANGER: dict[str, Any] = {

@@ -21,9 +21,14 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "pins"
 TOLERANCES = {
-    "samples": 1e-6, "distillation": 1e-4, "losses": 1e-4, "losses_on_two_ranks": 1e-4, "predictions": 1e-4, "scores": 1e-4,
+    "samples": 1e-6,
+    "distillation": 1e-4,
+    "losses": 1e-4,
+    "losses_on_two_ranks": 1e-4,
+    "predictions": 1e-4,
+    "scores": 1e-4,
     "quality": 0.01,
-}  # fmt: skip
+}
 """How far a number may be from its pin, by file; `docs/reliability.md` says what other processors and small changes move."""
 HOW = "`python tests/pins.py --write` pins it; the commit says so"
 

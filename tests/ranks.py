@@ -23,8 +23,16 @@ def run_ranks(ranks: int, target: str, **arguments: Any) -> str:
     Raises:
         AssertionError: a rank failed; carries the output.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__, target,
-               json.dumps(arguments, default=str)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        __file__,
+        target,
+        json.dumps(arguments, default=str),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     output = done.stdout + done.stderr

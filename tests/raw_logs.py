@@ -91,9 +91,15 @@ def write_scores(predicted: Predicted, data: DataConfig, folder: Path, *, parts:
         table = pa.Table.from_arrays([pa.array(column) for column in columns], schema=scores_schema(data.levels.count, None))
         pq.write_table(table, folder / name)
     manifest = {
-        "version": SCORES_VERSION, "boundaries": data.levels.boundaries, "level_grades": data.levels.grades, "rows": len(ids),
-        "files": names, "hidden_size": None, "agreement": {}, "settings": {"pairs": "generated"},
-    }  # fmt: skip
+        "version": SCORES_VERSION,
+        "boundaries": data.levels.boundaries,
+        "level_grades": data.levels.grades,
+        "rows": len(ids),
+        "files": names,
+        "hidden_size": None,
+        "agreement": {},
+        "settings": {"pairs": "generated"},
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 

@@ -12,9 +12,28 @@ ANYTHING = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
 )
 HOSTILE = (
-    b"NaN", b"-Infinity", b"1e400", b"-1", b"null", b"\xff", b"\\ud800", b"\\u0000", b"\xe2\x80\xae", b"9" * 5000, b"[" * 2000,
-    b'{"query":', b'"query": 1, ', b"'", b"\x00", b"true", b"[]", b"{}", b'"', b",", b"a" * 2000,
-)  # fmt: skip
+    b"NaN",
+    b"-Infinity",
+    b"1e400",
+    b"-1",
+    b"null",
+    b"\xff",
+    b"\\ud800",
+    b"\\u0000",
+    b"\xe2\x80\xae",
+    b"9" * 5000,
+    b"[" * 2000,
+    b'{"query":',
+    b'"query": 1, ',
+    b"'",
+    b"\x00",
+    b"true",
+    b"[]",
+    b"{}",
+    b'"',
+    b",",
+    b"a" * 2000,
+)
 """Pieces that readers of JSON or of texts stumble over."""
 ANSWERS = {200, 400, 408, 413, 422, 503}
 """What a server may say to a body, whatever it holds."""
@@ -82,9 +101,12 @@ def _value(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     low, high = schema.get("minimum"), schema.get("maximum")
     made: dict[str, st.SearchStrategy[Any]] = {
-        "null": st.none(), "boolean": st.booleans(), "integer": st.integers(low, high), "string": st.text(max_size=8),
+        "null": st.none(),
+        "boolean": st.booleans(),
+        "integer": st.integers(low, high),
+        "string": st.text(max_size=8),
         "number": st.floats(low, high),
-    }  # fmt: skip
+    }
     if "array" in types:
         least, most = schema.get("minItems", 0), schema.get("maxItems", 4)
         made["array"] = st.lists(_value(schema["items"]), min_size=least, max_size=most)

@@ -19,9 +19,19 @@ WORDS = [a + b for a in "red oak wall sink lamp door tile pump".split() for b in
 
 
 def write_samples(
-    folder: Path, data_config: DataConfig, *, requests: int = 200, seed: int = 0, split: str = "train", files: int = 2,
-    max_candidates: int = 9, items: int = 300, queries: int = 60, users: int = 40, predicted: bool = False,
-) -> pa.Table:  # fmt: skip
+    folder: Path,
+    data_config: DataConfig,
+    *,
+    requests: int = 200,
+    seed: int = 0,
+    split: str = "train",
+    files: int = 2,
+    max_candidates: int = 9,
+    items: int = 300,
+    queries: int = 60,
+    users: int = 40,
+    predicted: bool = False,
+) -> pa.Table:
     """Writes `folder/split/part-*.parquet` and, beside them, the tokenizer; returns the rows in file order.
 
     Requests have 1 to `max_candidates` candidates, one in five users has no history, one in six grades is missing, and
@@ -68,8 +78,16 @@ def write_counted_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str, max_candidates: int, items: int, queries: int,
-          users: int) -> pa.Table:  # fmt: skip
+def _rows(
+    rng: np.random.Generator,
+    data: DataConfig,
+    requests: int,
+    split: str,
+    max_candidates: int,
+    items: int,
+    queries: int,
+    users: int,
+) -> pa.Table:
     levels, graded_pairs = data.levels.count + 1, split == "judgments"
     titles = np.array([" ".join(rng.choice(WORDS, rng.integers(2, 9))) + f" {i}" for i in range(items)])
     texts = np.array([" ".join(rng.choice(WORDS, rng.integers(1, 4))) for _ in range(queries)])
@@ -107,14 +125,15 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
         "candidate_title": titles[item],
         **{f"candidate_{a}": item % (11 + i) for i, a in enumerate(data.item_attributes)},
         "candidate_position": np.where(graded_pairs, 0, position),
-        "candidate_click": pa.array(rng.random(total) < chance).cast(pa.int8()) if split not in ("judgments", "candidates")
-                           else pa.nulls(total, pa.int8()),
+        "candidate_click": pa.array(rng.random(total) < chance).cast(pa.int8())
+        if split not in ("judgments", "candidates")
+        else pa.nulls(total, pa.int8()),
         "candidate_relevance": pa.array(grade, from_pandas=True) if split != "candidates" else pa.nulls(total, pa.float32()),
         "candidate_predicted": np.zeros(total, np.int64),
         "candidate_shown": rng.poisson(4, total),
         "candidate_clicked": rng.poisson(1, total),
         "candidate_examined": rng.poisson(4, total) * 0.75,
-    }  # fmt: skip
+    }
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
     schema = sample_schema(data)
     arrays = [pa.array(columns[f.name]) if isinstance(columns[f.name], np.ndarray) else columns[f.name] for f in schema]
@@ -123,8 +142,14 @@ def _rows(rng: np.random.Generator, data: DataConfig, requests: int, split: str,
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _events(rng: np.random.Generator, prefix: str, data: DataConfig, total: int, titles: np.ndarray, queries: int,
-            ) -> dict[str, object]:  # fmt: skip
+def _events(
+    rng: np.random.Generator,
+    prefix: str,
+    data: DataConfig,
+    total: int,
+    titles: np.ndarray,
+    queries: int,
+) -> dict[str, object]:
     item = rng.zipf(1.3, total) % len(titles)
     events: dict[str, object] = {
         f"{prefix}_item_id": item * 15485863 + 1,

@@ -20,9 +20,19 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     tree: dict[str, Any] = {
         "name": "small",
         "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16},
-        "text": {"query_tokens": 5, "title_tokens": 8, "encoder": {
-            "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+        "text": {
+            "query_tokens": 5,
+            "title_tokens": 8,
+            "encoder": {
+                "model_type": "bert",
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
+            },
+        },
         "batch": {"requests": 8, "candidates": 64, "shuffle_row_groups": 2},
         "tables": {
             "item": {**table, "sharding": [kinds[0]]},
@@ -41,14 +51,25 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
             "candidate_brand_id": {"table": "brand"},
             "candidate_title_tokens": {"table": "title_token"},
         },
-        "model": {"relevance_tower": [16], "click_tower": [16], "attention_dim": 8, "dropout": 0.0,
-                  "statistics": ["user", "query", "group", "item"],
-                  "preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8, "dim": 8}},
+        "model": {
+            "relevance_tower": [16],
+            "click_tower": [16],
+            "attention_dim": 8,
+            "dropout": 0.0,
+            "statistics": ["user", "query", "group", "item"],
+            "preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8, "dim": 8},
+        },
         "objective": {"random_negatives": 0.1},
-        "train": {"log_every": 5, "reference_requests": None, "checkpoint_every": 7, "stages": [
-            {"split": "judgments", "epochs": 1, "lr": 0.003, "warmup_steps": 2},
-            {"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2, "reset_tables": True}]},
-    }  # fmt: skip
+        "train": {
+            "log_every": 5,
+            "reference_requests": None,
+            "checkpoint_every": 7,
+            "stages": [
+                {"split": "judgments", "epochs": 1, "lr": 0.003, "warmup_steps": 2},
+                {"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2, "reset_tables": True},
+            ],
+        },
+    }
     for section, values in sections.items():
         tree[section] = {**tree.get(section, {}), **values}
     return validate_config(tree, "small_config")

@@ -49,8 +49,10 @@ TITLES = [
 def small_pairs(folder: Path, rows_per_row_group: int = 100) -> Path:
     """About 1,200 pairs, 800 of them graded after a word of their title; the raw log is in `folder / "raw"`."""
     rng = np.random.default_rng(0)
-    items = [f"{rng.choice(WORDS[4:])} {rng.choice(list(GRADES))} {' '.join(rng.choice(WORDS[4:], rng.integers(1, 9)))}"
-             for _ in range(100)]  # fmt: skip
+    items = [
+        f"{rng.choice(WORDS[4:])} {rng.choice(list(GRADES))} {' '.join(rng.choice(WORDS[4:], rng.integers(1, 9)))}"
+        for _ in range(100)
+    ]
     levels = [GRADES[title.split()[1]] for title in items]
     judged = [(query, item) for query in range(40) for item in rng.choice(100, 20, replace=False).tolist()]
     shown = [(query, item) for query in range(40) for item in rng.choice(100, 2, replace=False).tolist()]
@@ -90,9 +92,11 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        vocab_size=500,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
         special_tokens=["<|endoftext|>", "<|user|>", "<|assistant|>"],
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator([f" {word}" for word in WORDS] * 3 + [PROMPT.read_text(encoding="utf-8")], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
 

@@ -27,9 +27,14 @@ SCRIPTS = {
 NO_TEXT = ["model.text=false", "text.vocab_size=600"]
 SMALL = [*NO_TEXT, "train.stages=[{split: train, epochs: 1}]", "batch.requests=32", "batch.candidates=224"]
 STUDENT = [
-    "text.encoder.hidden_size=16", "text.encoder.num_hidden_layers=1", "text.encoder.num_attention_heads=2",
-    "text.encoder.intermediate_size=16", "text.vocab_size=400", "distill.teacher_epochs=1", "distill.grade_epochs=1",
-]  # fmt: skip
+    "text.encoder.hidden_size=16",
+    "text.encoder.num_hidden_layers=1",
+    "text.encoder.num_attention_heads=2",
+    "text.encoder.intermediate_size=16",
+    "text.vocab_size=400",
+    "distill.teacher_epochs=1",
+    "distill.grade_epochs=1",
+]
 
 
 class Command(NamedTuple):
@@ -146,7 +151,8 @@ QUICK = {
 }
 SLOW = {
     "ablation": Case(
-        "ablation", f"--log {{log}} --out {{out}} --config demo --seeds 1 --nproc 1 --shuffled --baseline mixed {_sets(SMALL)}",
+        "ablation",
+        f"--log {{log}} --out {{out}} --config demo --seeds 1 --nproc 1 --shuffled --baseline mixed {_sets(SMALL)}",
         "grades hidden, all",
     ),
     "attack": Case("attack", "--model {model} --seconds 3 --clients 3", "honest requests under attack"),
@@ -156,8 +162,10 @@ SLOW = {
         "din", f"--data {{samples}} --config demo_din --epochs 0 {DIN} {{sets}}", "DataGenerator", needs=BENCH
     ),
     "encoder": Case(
-        "encoder", "--pairs {pairs} --teacher-scores {scores} --graded {graded} --out {out} --config student "
-        f"--students 'dual + match' --seeds 1 {_sets(STUDENT)}", r"dual \+ match",
+        "encoder",
+        "--pairs {pairs} --teacher-scores {scores} --graded {graded} --out {out} --config student "
+        f"--students 'dual + match' --seeds 1 {_sets(STUDENT)}",
+        r"dual \+ match",
     ),
     "export_large": Case("export_large", "--folder {out} --rows 30_000 --dim 4 --quantize int8 --requests 3", "export to"),
     "fuzz": Case("fuzz", "--model {model} --cases 30 --examples 1", "30", needs=("schemathesis",)),
@@ -179,7 +187,7 @@ SLOW = {
     "step, of samples": Case("step", "--data {samples} --config demo --steps 3 --rounds 1 {sets}", "a step fed by the reader"),
     "teach": Case("teach", "--teacher {teacher} --pairs {pairs} --count 20 --rounds 1", "pairs/s"),
     "teach, a shape": Case("teach", "--shape 0.5b --pairs {pairs} --count 20 --rounds 1", "Qwen2 shape 0.5b", gpu=True),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,15 @@ class Model(nn.Module):
         text = TextEncoder.from_config(model_type="bert", vocab_size=V, hidden_size=48, num_hidden_layers=1)
         match = TextMatch(torch.ones(V), torch.zeros(V, dtype=torch.bool))  # all words weigh alike, none is a number
         self.prectr = PRECTR(
-            num_levels=K, request_dims={"user": 16}, candidate_dims={"candidate_item": 16}, statistics=["user"], click_tower=[32],
-            history={"history_item": "candidate_item"}, preference=PreferenceParts(own=True, incentive="per_level"),
+            num_levels=K,
+            request_dims={"user": 16},
+            candidate_dims={"candidate_item": 16},
+            statistics=["user"],
+            click_tower=[32],
+            history={"history_item": "candidate_item"},
+            preference=PreferenceParts(own=True, incentive="per_level"),
             relevance=TextRelevance(DualInteraction(text), match, [32, 16], K),
-        )  # fmt: skip
+        )
 
     def forward(self, ids: KeyedJaggedTensor, fields: dict[str, Tensor], click: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         out = self.prectr(search_inputs(num_levels=K, **fields), self.ids(ids), {})
@@ -44,11 +49,17 @@ def batch() -> tuple[KeyedJaggedTensor, dict[str, Tensor], Tensor, Tensor]:
     level = 1 + 3 * (titles == query.repeat_interleave(P, 0)).any(1).long()
     past, shown = torch.randint(1, K + 1, (R, L)), torch.tensor([0.0, 9, 9, 9, 9]).expand(R, K + 1)
     fields = {
-        "candidate_request": torch.arange(R).repeat_interleave(P), "query_index": torch.arange(R), "query_tokens": query,
-        "title_index": torch.arange(R * P), "title_tokens": titles, "history_lengths": torch.full((R,), L),
-        "history_level": past, "history_click": ((past - 2.5) * strict.unsqueeze(1) > 0).long(), "user_shown": shown,
+        "candidate_request": torch.arange(R).repeat_interleave(P),
+        "query_index": torch.arange(R),
+        "query_tokens": query,
+        "title_index": torch.arange(R * P),
+        "title_tokens": titles,
+        "history_lengths": torch.full((R,), L),
+        "history_level": past,
+        "history_click": ((past - 2.5) * strict.unsqueeze(1) > 0).long(),
+        "user_shown": shown,
         "user_clicked": torch.binomial(shown, ((torch.arange(K + 1) - 2.5) * strict.unsqueeze(1)).sigmoid()),
-    }  # fmt: skip
+    }
     lengths, names = torch.tensor([1, P, L]).repeat_interleave(R), ["user", "candidate_item", "history_item"]
     click = torch.bernoulli(((level - 2.5) * strict.repeat_interleave(P)).sigmoid())
     return KeyedJaggedTensor(names, torch.cat([user, items]), lengths=lengths), fields, click, level

@@ -97,9 +97,19 @@ class RelevancePreference(nn.Module):
     """
 
     def __init__(
-        self, intent_dim: int, item_dim: int, num_levels: int, *, own: bool, peers: bool, statistics_dim: int, num_counts: int,
-        gate: GateKind = "precision", dim: int = 32, num_heads: int = 2,
-    ) -> None:  # fmt: skip
+        self,
+        intent_dim: int,
+        item_dim: int,
+        num_levels: int,
+        *,
+        own: bool,
+        peers: bool,
+        statistics_dim: int,
+        num_counts: int,
+        gate: GateKind = "precision",
+        dim: int = 32,
+        num_heads: int = 2,
+    ) -> None:
         super().__init__()
         options = {"dim": dim, "num_heads": num_heads}
         self.dim = dim
@@ -111,10 +121,18 @@ class RelevancePreference(nn.Module):
         self.gate = PrecisionGate(dim, num_counts, gate)
 
     def forward(
-        self, intent: Tensor | None, own_by_intent: Events | None, items: Tensor, own_by_item: Events | None,
-        peer_events: Events | None, slots: CandidateSlots, to_request: Tensor, own_statistics: Tensor | None,
-        peer_statistics: Tensor | None, counts: Tensor,
-    ) -> Preference:  # fmt: skip
+        self,
+        intent: Tensor | None,
+        own_by_intent: Events | None,
+        items: Tensor,
+        own_by_item: Events | None,
+        peer_events: Events | None,
+        slots: CandidateSlots,
+        to_request: Tensor,
+        own_statistics: Tensor | None,
+        peer_statistics: Tensor | None,
+        counts: Tensor,
+    ) -> Preference:
         """Preference of every candidate.
 
         Args:

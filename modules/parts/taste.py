@@ -50,9 +50,14 @@ class Taste(nn.Module):
     offsets = ("level_logit", "position_logit")
 
     def __init__(
-        self, vocab_size: int, *, dim: int, num_levels: int, num_positions: int = 10,
+        self,
+        vocab_size: int,
+        *,
+        dim: int,
+        num_levels: int,
+        num_positions: int = 10,
         special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.num_positions = num_positions
         self.title = TitleBag(vocab_size, dim, special_tokens=special_tokens)

@@ -58,9 +58,16 @@ class PersonalSide(nn.Module):
     """
 
     def __init__(
-        self, parts: PreferenceParts, dims: dict[str, int], history: dict[str, str], peers: dict[str, str], *, num_levels: int,
-        mixture: bool, relevance_dim: int,
-    ) -> None:  # fmt: skip
+        self,
+        parts: PreferenceParts,
+        dims: dict[str, int],
+        history: dict[str, str],
+        peers: dict[str, str],
+        *,
+        num_levels: int,
+        mixture: bool,
+        relevance_dim: int,
+    ) -> None:
         super().__init__()
         self.parts = parts
         self.history_by_item = {event: to for event, to in history.items() if to.startswith("candidate_")}
@@ -77,10 +84,17 @@ class PersonalSide(nn.Module):
         self.taste: Taste | None = None
         if statistics:
             self.preference = RelevancePreference(
-                intent_dim, item_dim, num_levels, own=parts.own, peers=parts.peers,
-                statistics_dim=statistics[sides[0]].num_features, num_counts=4, gate=parts.gate, dim=parts.dim,
+                intent_dim,
+                item_dim,
+                num_levels,
+                own=parts.own,
+                peers=parts.peers,
+                statistics_dim=statistics[sides[0]].num_features,
+                num_counts=4,
+                gate=parts.gate,
+                dim=parts.dim,
                 num_heads=parts.heads,
-            )  # fmt: skip
+            )
         if parts.incentive != "none" and self.preference is not None:
             values = num_levels if parts.incentive == "per_level" and mixture else 1
             self.incentive = RelevanceIncentive(relevance_dim, parts.dim, values)

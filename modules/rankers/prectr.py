@@ -150,9 +150,14 @@ class PRECTR(nn.Module):
         self.level = nn.Embedding(num_levels + 1, 8) if known_grade != "none" else None
         in_dim += 10 if self.level is not None else 0
         self.personal = PersonalSide(
-            preference or PreferenceParts(), dims, history, peers or {}, num_levels=num_levels, mixture=mixture,
+            preference or PreferenceParts(),
+            dims,
+            history,
+            peers or {},
+            num_levels=num_levels,
+            mixture=mixture,
             relevance_dim=relevance.tower.head.in_features,
-        )  # fmt: skip
+        )
         in_dim += self.personal.num_features
         self.position = Examination(num_positions) if num_positions is not None else None
         self.click_tower = ClickTower(
@@ -169,9 +174,15 @@ class PRECTR(nn.Module):
             self.position.start_from(examination)
 
     def forward(
-        self, batch: SearchInputs, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor], swap_titles: float = 0.0,
-        noise: Tensor | None = None, titles: Tensor | None = None, effects: bool = False,
-    ) -> PRECTROutput:  # fmt: skip
+        self,
+        batch: SearchInputs,
+        sequences: dict[str, JaggedTensor],
+        bags: dict[str, Tensor],
+        swap_titles: float = 0.0,
+        noise: Tensor | None = None,
+        titles: Tensor | None = None,
+        effects: bool = False,
+    ) -> PRECTROutput:
         """Scores every candidate.
 
         Args:
@@ -229,9 +240,15 @@ class PRECTR(nn.Module):
         return relevance.log_pi
 
     def _swapped(
-        self, batch: SearchInputs, query: Tensor, title: Tensor, query_tokens: Tensor, title_tokens: Tensor, z: Tensor,
+        self,
+        batch: SearchInputs,
+        query: Tensor,
+        title: Tensor,
+        query_tokens: Tensor,
+        title_tokens: Tensor,
+        z: Tensor,
         share: float,
-    ) -> OtherTexts:  # fmt: skip
+    ) -> OtherTexts:
         count = z.shape[0]
         order = (torch.arange if share >= 1 else torch.randperm)(count, device=z.device)
         rows = order[: max(round(share * count), 1)]

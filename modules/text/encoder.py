@@ -118,16 +118,24 @@ class NgramEncoder(nn.Module):
     """
 
     def __init__(
-        self, *, rows: int = 30_000, embedding_dim: int = 64, hidden: tuple[int, ...] = (128, 128), max_n: int = 3,
+        self,
+        *,
+        rows: int = 30_000,
+        embedding_dim: int = 64,
+        hidden: tuple[int, ...] = (128, 128),
+        max_n: int = 3,
         special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.rows, self.special_tokens = rows, special_tokens
         self.orders = list(range(1, max_n + 1))
         table = EmbeddingBagConfig(
-            name="ngram", num_embeddings=rows, embedding_dim=embedding_dim, pooling=PoolingType.MEAN,
+            name="ngram",
+            num_embeddings=rows,
+            embedding_dim=embedding_dim,
+            pooling=PoolingType.MEAN,
             feature_names=[f"{n}_gram" for n in self.orders],
-        )  # fmt: skip
+        )
         self.bags = ReplicatedEmbeddingBagCollection(tables=[table])
         nn.init.normal_(self.bags.embedding_bags["ngram"].weight, std=embedding_dim**-0.5)
         layers: list[nn.Module] = []

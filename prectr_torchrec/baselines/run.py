@@ -35,9 +35,16 @@ class Scorer(Protocol):
 @only_local
 @writes_folder("run")
 def run_baseline(
-    kind: Kind, data: Path, run: Path, *, score: Sequence[Path] = (), oracle: Path | None = None, refit: bool = False,
-    hide_grades: bool = False, overrides: Sequence[str] = (),
-) -> list[dict[str, Any]]:  # fmt: skip
+    kind: Kind,
+    data: Path,
+    run: Path,
+    *,
+    score: Sequence[Path] = (),
+    oracle: Path | None = None,
+    refit: bool = False,
+    hide_grades: bool = False,
+    overrides: Sequence[str] = (),
+) -> list[dict[str, Any]]:
     """Fits a baseline and leaves a run directory that `prectr report` reads: predictions and measures of each scored split.
 
     Args:
@@ -74,10 +81,14 @@ def run_baseline(
         for name, hidden in ((split, False), *[(f"{split}{HIDDEN}", True)] * hide_grades):
             measured = evaluate(
                 scorer.score(folder, split, hide_grades=hidden),
-                config=run_config, split=folder.folder / split, train=data / "train",
-                predictions=run / f"predictions-{name}.parquet", oracle=oracle, grades="hidden" if hidden else "visible",
+                config=run_config,
+                split=folder.folder / split,
+                train=data / "train",
+                predictions=run / f"predictions-{name}.parquet",
+                oracle=oracle,
+                grades="hidden" if hidden else "visible",
                 parts=(),
-            )  # fmt: skip
+            )
             assert measured is not None, "one process is rank 0"
             results.append({"run": kind, "checkpoint": None, **measured})
             write_json(results[-1], run / f"metrics-{name}.json")

@@ -104,11 +104,18 @@ class TreesScorer:
     def _fit(self, part: Part, rounds: int, choosing: Part | None = None) -> lightgbm.Booster:
         config = self._config
         parameters: dict[str, Any] = {
-            "objective": "binary", "metric": "binary_logloss", "learning_rate": config.learning_rate,
-            "num_leaves": config.num_leaves, "min_data_in_leaf": config.min_data_in_leaf,
-            "feature_fraction": config.feature_fraction, "bagging_fraction": config.bagging_fraction, "bagging_freq": 1,
-            "seed": config.seed, "deterministic": True, "verbosity": -1,
-        }  # fmt: skip
+            "objective": "binary",
+            "metric": "binary_logloss",
+            "learning_rate": config.learning_rate,
+            "num_leaves": config.num_leaves,
+            "min_data_in_leaf": config.min_data_in_leaf,
+            "feature_fraction": config.feature_fraction,
+            "bagging_fraction": config.bagging_fraction,
+            "bagging_freq": 1,
+            "seed": config.seed,
+            "deterministic": True,
+            "verbosity": -1,
+        }
         data = lightgbm.Dataset(part[0], part[1], feature_name=self.names, categorical_feature=list(self._features.categories))
         if choosing is None:
             return lightgbm.train(parameters, data, rounds)

@@ -55,8 +55,10 @@ def init_from(
     load_tensors(part, path)
     model.load_state_dict(state)
     if dist.get_rank() == 0 and only is None:
-        print(f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"note: {len(chosen)} of {len(set(map(parameter_name, state)))} tables and parameters are those of {path}",
+            file=sys.stderr,
+        )
 
 
 def _check_samples(chosen: set[str], source: Path, run: Path) -> None:

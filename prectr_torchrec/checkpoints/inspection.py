@@ -91,10 +91,19 @@ _HEAD = ("table", "rows", "dim", "dtype", "bytes", "ids", "sharding", "kernel", 
 
 def _row(name: str, table: dict[str, Any]) -> tuple[str, ...]:
     return (
-        f"tables.{name}", f"{table['rows']:,}", str(table["dim"]), table["dtype"], format_bytes(table["bytes"]), table["ids"],
-        table["sharding_type"], table["kernel"], ",".join(map(str, table["ranks"])), table["optimizer"],
-        " x ".join(map(str, table["state_shape"])) or "none", format_bytes(table["state_bytes"]),
-    )  # fmt: skip
+        f"tables.{name}",
+        f"{table['rows']:,}",
+        str(table["dim"]),
+        table["dtype"],
+        format_bytes(table["bytes"]),
+        table["ids"],
+        table["sharding_type"],
+        table["kernel"],
+        ",".join(map(str, table["ranks"])),
+        table["optimizer"],
+        " x ".join(map(str, table["state_shape"])) or "none",
+        format_bytes(table["state_bytes"]),
+    )
 
 
 def _indented(rows: list[tuple[str, ...]]) -> list[str]:
@@ -107,9 +116,13 @@ def _table(table: str, tensors: dict[str, TensorStorageMetadata]) -> dict[str, A
     states = [tensor for name, tensor in tensors.items() if name.startswith(prefix)]
     rows, dim = tensors[weight].size
     return {
-        "rows": rows, "dim": dim, "dtype": _dtype(tensors[weight]), "bytes": _bytes(tensors[weight]),
-        "state_shape": list(states[0].size) if states else [], "state_bytes": sum(map(_bytes, states)),
-    }  # fmt: skip
+        "rows": rows,
+        "dim": dim,
+        "dtype": _dtype(tensors[weight]),
+        "bytes": _bytes(tensors[weight]),
+        "state_shape": list(states[0].size) if states else [],
+        "state_bytes": sum(map(_bytes, states)),
+    }
 
 
 def _sharding(planned: dict[str, Any]) -> dict[str, Any]:

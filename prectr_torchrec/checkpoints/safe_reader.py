@@ -92,9 +92,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 _OF_METADATA = (
-    "Metadata", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata", "MetadataIndex", "StorageMeta",
+    "Metadata",
+    "TensorStorageMetadata",
+    "TensorProperties",
+    "ChunkStorageMetadata",
+    "MetadataIndex",
+    "StorageMeta",
     "_MEM_FORMAT_ENCODING",
-)  # fmt: skip
+)
 _CLASSES: dict[tuple[str, str], Callable[..., Any]] = {
     **{("torch.distributed.checkpoint.metadata", name): getattr(metadata, name) for name in _OF_METADATA},
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"): filesystem._StorageInfo,

@@ -46,7 +46,11 @@ def serve(
     if token == "":
         raise ValueError(f"{token_file}: there is no token in this file")
     settings = ServerSettings(
-        deadline=deadline, capacity=capacity, batch_requests=batch, max_bytes=max_bytes, token=token,
+        deadline=deadline,
+        capacity=capacity,
+        batch_requests=batch,
+        max_bytes=max_bytes,
+        token=token,
         limits=Limits(max_candidates, max_events, max_characters, 1000 * max_characters),
-    )  # fmt: skip
+    )
     serve(model, host, port, settings, demo=demo_page, hosts=allow_host or (), connections=max_connections, hangups=hangups)

@@ -51,9 +51,15 @@ class TextConfig(Section):
     stemmer: str | None = "english"
     """Snowball language of the match features; null: words meet only in the same form."""
     encoder: dict[str, Any] = {
-        "model_type": "bert", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 128,
-    }  # fmt: skip
+        "model_type": "bert",
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": 128,
+    }
     """A Hugging Face configuration to build the encoder from; vocab_size and pad_token_id come from the tokenizer. Or
     `{model_type: ngram, rows, embedding_dim, hidden, max_n}`: hashed n-grams and an MLP (BERT2DNN)."""
     interaction: Literal["dual", "late", "cross"] = "dual"

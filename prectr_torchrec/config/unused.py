@@ -15,10 +15,16 @@ from prectr_torchrec.system.errors import nearest
 
 Rule = tuple[str, Callable[[RunConfig], bool], str]
 RULES: tuple[Rule, ...] = (
-    ("model.preference.gate", lambda c: not (c.model.preference.own and c.model.preference.peers),
-     "model.preference.own and peers are not both on"),
-    ("model.preference.[dhi]*", lambda c: not (c.model.preference.own or c.model.preference.peers),
-     "model.preference.own and peers are off"),
+    (
+        "model.preference.gate",
+        lambda c: not (c.model.preference.own and c.model.preference.peers),
+        "model.preference.own and peers are not both on",
+    ),
+    (
+        "model.preference.[dhi]*",
+        lambda c: not (c.model.preference.own or c.model.preference.peers),
+        "model.preference.own and peers are off",
+    ),
     ("model.attention_*", lambda c: not c.model.interest, "model.interest is off"),
     ("model.position_count", lambda c: not c.model.position_bias, "model.position_bias is off"),
     ("text.encoder", lambda c: not c.model.text, "model.text is off"),
@@ -30,15 +36,18 @@ RULES: tuple[Rule, ...] = (
     ("objective.consistency_margin", lambda c: c.objective.consistency == 0, "objective.consistency is 0"),
     ("objective.debias.*", lambda c: c.objective.debias.weight == 0, "objective.debias.weight is 0"),
     ("objective.debias.noise", lambda c: c.objective.debias.negatives != "noise", "objective.debias.negatives is not 'noise'"),
-    ("objective.swap_share", lambda c: c.objective.random_negatives == 0 and c.objective.debias.weight == 0,
-     "objective.random_negatives and objective.debias.weight are 0"),
+    (
+        "objective.swap_share",
+        lambda c: c.objective.random_negatives == 0 and c.objective.debias.weight == 0,
+        "objective.random_negatives and objective.debias.weight are 0",
+    ),
     ("objective.rehearsal.*", lambda c: c.objective.rehearsal.pairs is None, "objective.rehearsal.pairs is null"),
     ("objective.load_balance", lambda c: c.model.preference.incentive == "none", "model.preference.incentive is 'none'"),
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
     ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
     ("data.peer_minimum", lambda c: c.data.query_group is None, "data.query_group is null"),
-)  # fmt: skip
+)
 """Pattern of settings, when they are not read, and why."""
 
 

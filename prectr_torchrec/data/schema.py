@@ -26,8 +26,18 @@ COUNTS = ("shown", "clicked", "examined")
 """What the counters count; `examined` weights each event by the examination of its position."""
 MANIFEST = "prepared.json"
 """Written last: a prepared folder without it is unfinished."""
-_AGREED = ("levels", "item_attributes", "user_attributes", "history_length", "history_events", "peer_length", "peer_minimum",
-           "query_group", "zero_id", "examination")  # fmt: skip
+_AGREED = (
+    "levels",
+    "item_attributes",
+    "user_attributes",
+    "history_length",
+    "history_events",
+    "peer_length",
+    "peer_minimum",
+    "query_group",
+    "zero_id",
+    "examination",
+)
 """Keys of `data` that samples and configuration must agree on."""
 TOKENIZER = "tokenizer"
 """Sub-folder of a prepared folder in Hugging Face layout."""
@@ -97,8 +107,10 @@ def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> Non
     """
     version = (found.metadata or {}).get(VERSION_KEY)
     if version != SAMPLE_VERSION.encode():
-        raise ValueError(f"{path}: sample version {version.decode() if version else 'none'}, this release reads "
-                         f"{SAMPLE_VERSION}; run `prectr prepare` again")  # fmt: skip
+        raise ValueError(
+            f"{path}: sample version {version.decode() if version else 'none'}, this release reads "
+            f"{SAMPLE_VERSION}; run `prectr prepare` again"
+        )
     for field in expected:
         if field.name not in found.names:
             raise ValueError(f"{path}: column {field.name!r} is missing; prepare the samples with this configuration's `data`")

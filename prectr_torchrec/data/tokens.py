@@ -251,8 +251,13 @@ def _ragged(tokenizer: Tokenizer, texts: list[str], special: bool) -> tuple[NDAr
     return np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(offsets[-1])), offsets
 
 
-def _to_matrix(ids: NDArray[np.int32], offsets: NDArray[np.int64], num_tokens: int, before: list[int] | None = None,
-               after: list[int] | None = None) -> NDArray[np.int32]:  # fmt: skip
+def _to_matrix(
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    num_tokens: int,
+    before: list[int] | None = None,
+    after: list[int] | None = None,
+) -> NDArray[np.int32]:
     """Pads and truncates; `before` and `after` are the special tokens around each text."""
     before, after = before or [], after or []
     lengths = np.diff(offsets)

@@ -144,6 +144,10 @@ class StorageEstimator(ShardEstimator):
         for option in sharding_options:
             for shard in option.shards:
                 shard.storage = shard_cost(
-                    self._config, option.name, shard.size, kernel=option.compute_kernel, ranks=self._hardware.ranks,
+                    self._config,
+                    option.name,
+                    shard.size,
+                    kernel=option.compute_kernel,
+                    ranks=self._hardware.ranks,
                     device=self._hardware.device,
-                ).storage  # fmt: skip
+                ).storage

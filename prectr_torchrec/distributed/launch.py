@@ -73,8 +73,10 @@ def launch(
     if nproc < 1:
         raise ValueError(f"nproc is {nproc}; it must be at least 1")
     if (nodes == "1") != (rendezvous is None):
-        raise ValueError(f"nodes is {nodes!r}, rendezvous {rendezvous!r}; several machines need both: --nodes N --rendezvous "
-                         "HOST:PORT, HOST being one of them, and one machine neither")  # fmt: skip
+        raise ValueError(
+            f"nodes is {nodes!r}, rendezvous {rendezvous!r}; several machines need both: --nodes N --rendezvous "
+            "HOST:PORT, HOST being one of them, and one machine neither"
+        )
     with _rank_environment(nproc):
         if "RANK" in os.environ:
             importlib.import_module(PROGRAMS[program]).main(list(args))
@@ -90,10 +92,15 @@ def launch(
 
 def _ranks(program: Program, args: Sequence[str], nproc: int, max_restarts: int) -> list[str]:
     return [
-        f"--nproc-per-node={nproc}", f"--max-restarts={max_restarts}", f"--signals-to-handle={','.join(FORWARDED)}",
+        f"--nproc-per-node={nproc}",
+        f"--max-restarts={max_restarts}",
+        f"--signals-to-handle={','.join(FORWARDED)}",
         # without `--` torchrun takes `--run` for an abbreviation of its own `--run-path`
-        "-m", PROGRAMS[program], "--", *args,
-    ]  # fmt: skip
+        "-m",
+        PROGRAMS[program],
+        "--",
+        *args,
+    ]
 
 
 @contextlib.contextmanager

@@ -35,8 +35,10 @@ def lost_ranks_named(timeout: timedelta) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         if not (isinstance(error, dist.DistError) or any(mark in reason for mark in _GLOO)):
             raise
-        raise LostRanks(f"{_call_the_roll()} ({time.monotonic() - since:.0f} s into the job; a rank waits at most "
-                        f"{timeout.total_seconds():g} s for the others, train.timeout): {reason}") from None  # fmt: skip
+        raise LostRanks(
+            f"{_call_the_roll()} ({time.monotonic() - since:.0f} s into the job; a rank waits at most "
+            f"{timeout.total_seconds():g} s for the others, train.timeout): {reason}"
+        ) from None
 
 
 def _call_the_roll() -> str:

@@ -138,14 +138,24 @@ def make_managed(name: str, table: TableConfig, device: torch.device) -> Managed
     settings = table.managed
     if settings.algorithm == "multi_probe":
         return ProbedIds(
-            zch_size=table.rows, device=device, total_num_buckets=table.buckets, max_probe=settings.max_probe,
-            input_hash_size=MANAGED_IDS, name=name, eviction_policy_name=HashZchEvictionPolicyName.LRU_EVICTION,
+            zch_size=table.rows,
+            device=device,
+            total_num_buckets=table.buckets,
+            max_probe=settings.max_probe,
+            input_hash_size=MANAGED_IDS,
+            name=name,
+            eviction_policy_name=HashZchEvictionPolicyName.LRU_EVICTION,
             eviction_config=HashZchEvictionConfig(features=[name], single_ttl=0),  # whoever was not seen this hour may go
-        )  # fmt: skip
+        )
     return SortedIds(
-        zch_size=table.rows, device=device, eviction_policy=_policy(table), eviction_interval=settings.interval,
-        input_hash_size=MANAGED_IDS, buckets=table.buckets, name=name,
-    )  # fmt: skip
+        zch_size=table.rows,
+        device=device,
+        eviction_policy=_policy(table),
+        eviction_interval=settings.interval,
+        input_hash_size=MANAGED_IDS,
+        buckets=table.buckets,
+        name=name,
+    )
 
 
 def flush_managed(model: nn.Module) -> None:

@@ -37,9 +37,12 @@ def meeting_on_this_machine() -> Iterator[list[str]]:
         }
         with environment(settings):
             yield [
-                "--nnodes=1", "--rdzv-backend=c10d", "--rdzv-conf=store_type=file", f"--rdzv-endpoint={folder}/rendezvous",
+                "--nnodes=1",
+                "--rdzv-backend=c10d",
+                "--rdzv-conf=store_type=file",
+                f"--rdzv-endpoint={folder}/rendezvous",
                 f"--rdzv-id={secrets.token_hex(16)}",
-            ]  # fmt: skip
+            ]
 
 
 @contextlib.contextmanager
@@ -54,10 +57,13 @@ def meeting_of_machines(nodes: str, rendezvous: str, output: Path) -> Iterator[l
     # ranks that start again in torchrun's own store may meet the addresses of the dead
     with environment({LAUNCHER: str(os.getpid()), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}):
         yield [
-            f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={shared_id(output / ID)}",
+            f"--nnodes={nodes}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={rendezvous}",
+            f"--rdzv-id={shared_id(output / ID)}",
             # with torchrun's 60 s a machine that is cut off for longer would close the rendezvous for good once it is back
             "--rdzv-conf=read_timeout=600",
-        ]  # fmt: skip
+        ]
 
 
 def shared_id(path: Path) -> str:

@@ -197,8 +197,10 @@ def format_misfit(config: RunConfig, hardware: Hardware) -> str:
     """What is missing, and the changes that would do, each tried with the planner."""
     total = sum(_table_bytes(config, name) for name in config.tables)
     tier, room = _room(hardware)
-    lines = [f"does not fit: tables and optimizer state are {format_bytes(total)}; {hardware.ranks} ranks have "
-             f"{format_bytes(room * hardware.ranks)} of {tier.upper()} for them. Tried:"]  # fmt: skip
+    lines = [
+        f"does not fit: tables and optimizer state are {format_bytes(total)}; {hardware.ranks} ranks have "
+        f"{format_bytes(room * hardware.ranks)} of {tier.upper()} for them. Tried:"
+    ]
     for change in find_changes(config, hardware):
         fits = "does not fit either"
         if change.plan is not None:

@@ -68,8 +68,11 @@ def process_group(
         raise ValueError(f"train.device: 'cuda' needs a GPU a rank; here are {ranks} ranks and {gpus} GPUs; use 'cpu' or 'auto'")
     on_gpu = device != "cpu" and gpus >= ranks
     if device == "auto" and 0 < gpus < ranks:
-        print(f"note: {ranks} ranks and {gpus} GPUs on this host: the ranks work on the CPU; train.device=cuda makes it an error",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"note: {ranks} ranks and {gpus} GPUs on this host: the ranks work on the CPU; train.device=cuda makes it an error",
+            file=sys.stderr,
+            flush=True,
+        )
     local = int(os.environ.get("LOCAL_RANK", 0))
     here = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     if on_gpu:

@@ -130,9 +130,13 @@ def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> Shard
     """
     storage = hardware.per_rank
     topology = Topology(
-        world_size=hardware.ranks, local_world_size=hardware.ranks_per_host, compute_device=hardware.device,
-        hbm_cap=storage.hbm, ddr_cap=storage.ddr, ssd_cap=storage.ssd,
-    )  # fmt: skip
+        world_size=hardware.ranks,
+        local_world_size=hardware.ranks_per_host,
+        compute_device=hardware.device,
+        hbm_cap=storage.hbm,
+        ddr_cap=storage.ddr,
+        ssd_cap=storage.ssd,
+    )
     limits, batch = constraints(config, hardware.ranks), config.batch.requests
     estimators = [EmbeddingPerfEstimator(topology, limits), StorageEstimator(config, hardware)]
     planner = EmbeddingShardingPlanner(
@@ -163,8 +167,11 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, pl
     if dist.get_rank() == 0:
         for name, table in config.tables.items():
             if sharding_types(table, dist.get_world_size()) != list(table.sharding):
-                print(f"note: tables.{name}: {table.rows} rows by rows leave a rank of {dist.get_world_size()} without one, so "
-                      "that table_wise is taken", file=sys.stderr)  # fmt: skip
+                print(
+                    f"note: tables.{name}: {table.rows} rows by rows leave a rank of {dist.get_world_size()} without one, so "
+                    "that table_wise is taken",
+                    file=sys.stderr,
+                )
         try:
             outcome = [make_plan(module, config, here(device))]
         except Exception as error:  # sent on: the other ranks wait in the broadcast below
@@ -277,8 +284,9 @@ def _sharding(
     by_rows = sizes[0][1] == shape[1]
     whole = [sum(s[0] for s in sizes), shape[1]] if by_rows else [shape[0], sum(s[1] for s in sizes)]
     if whole != list(shape):
-        raise ConfigError(f"tables.{name}: the plan has {whole[0]} rows x {whole[1]}; the configuration has "
-                          f"{shape[0]} x {shape[1]}: plan again")  # fmt: skip
+        raise ConfigError(
+            f"tables.{name}: the plan has {whole[0]} rows x {whole[1]}; the configuration has {shape[0]} x {shape[1]}: plan again"
+        )
     if kind == ShardingType.ROW_WISE.value and len(sizes) != hardware.ranks:
         raise ConfigError(f"tables.{name}: the plan is for {len(sizes)} ranks; here are {hardware.ranks}: plan again")
     shards, start = [], [0, 0]
@@ -287,7 +295,11 @@ def _sharding(
         shards.append(ShardMetadata(shard_offsets=list(start), shard_sizes=list(size), placement=where))
         start[0 if by_rows else 1] += size[0 if by_rows else 1]
     return ParameterSharding(
-        sharding_spec=EnumerableShardingSpec(shards), sharding_type=kind, compute_kernel=kernel, ranks=list(planned["ranks"]),
-        cache_params=limits.cache_params, stochastic_rounding=limits.stochastic_rounding,
+        sharding_spec=EnumerableShardingSpec(shards),
+        sharding_type=kind,
+        compute_kernel=kernel,
+        ranks=list(planned["ranks"]),
+        cache_params=limits.cache_params,
+        stochastic_rounding=limits.stochastic_rounding,
         key_value_params=limits.key_value_params,
-    )  # fmt: skip
+    )

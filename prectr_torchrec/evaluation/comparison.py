@@ -78,10 +78,14 @@ def compare_with_logged_order(
     if len(examination) > 1:
         kinds["position_corrected"] = (_corrected(model, shown, weights), _corrected(logged, shown, weights))
     found: dict[str, Any] = {
-        "rows": len(shown.click), "requests": requests, "clicks": int(shown.click.sum()), "examination": list(examination),
-        "max_weight": MAX_WEIGHT, "clicks_at_max_weight": int(shown.click[weights == MAX_WEIGHT].sum()),
+        "rows": len(shown.click),
+        "requests": requests,
+        "clicks": int(shown.click.sum()),
+        "examination": list(examination),
+        "max_weight": MAX_WEIGHT,
+        "clicks_at_max_weight": int(shown.click[weights == MAX_WEIGHT].sum()),
         "position_corrected": None,
-    }  # fmt: skip
+    }
     found |= {kind: _differences(*measures, requests=requests, seed=seed) for kind, measures in kinds.items()}
     return {**found, "verdict": _verdict(found)}
 
@@ -145,8 +149,11 @@ def _differences(model: dict[str, Measure], logged: dict[str, Measure], *, reque
         error = m.NORMAL_95 * float(np.nanstd(values, ddof=1))
         difference = ours - theirs
         found[name] = {
-            "model": ours, "logged_order": theirs, "difference": difference, "interval": [difference - error, difference + error],
-        }  # fmt: skip
+            "model": ours,
+            "logged_order": theirs,
+            "difference": difference,
+            "interval": [difference - error, difference + error],
+        }
     return found
 
 

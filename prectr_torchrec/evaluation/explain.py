@@ -33,10 +33,18 @@ from prectr_torchrec.training.trainer import build_sharded
 TITLE = 40
 """Characters of a title in the tables."""
 HEADINGS = {
-    "item_id": "item", "query_id": "query", "predicted_level": "predicted", "level_probabilities": "pi", "click_by_level": "p",
-    "click_probability": "click", "effect_own": "own effect", "effect_own_by_level": "own effect", "effect_peers": "peers effect",
-    "effect_peers_by_level": "peers effect", "taste_variance": "open",
-}  # fmt: skip
+    "item_id": "item",
+    "query_id": "query",
+    "predicted_level": "predicted",
+    "level_probabilities": "pi",
+    "click_by_level": "p",
+    "click_probability": "click",
+    "effect_own": "own effect",
+    "effect_own_by_level": "own effect",
+    "effect_peers": "peers effect",
+    "effect_peers_by_level": "peers effect",
+    "taste_variance": "open",
+}
 SIGNED = ("effect_own", "effect_own_by_level", "effect_peers", "effect_peers_by_level", "taste")
 LEGEND = {
     "predicted": "level probabilities that the samples bring where there is no grade; zero where they bring none",

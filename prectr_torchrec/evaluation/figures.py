@@ -34,10 +34,18 @@ def style() -> AbstractContextManager[None]:
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color", "grid.color")
     settings: Any = {
         **dict.fromkeys(ink, INK),
-        "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 9, "axes.titlesize": 9.5, "axes.titlelocation": "left",
-        "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7, "axes.grid": True, "grid.alpha": 0.15,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "report",
+        "font.size": 9,
+        "axes.titlesize": 9.5,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.7,
+        "axes.grid": True,
+        "grid.alpha": 0.15,
         "lines.linewidth": 1.6,
-    }  # fmt: skip
+    }
     return matplotlib.rc_context(settings)
 
 

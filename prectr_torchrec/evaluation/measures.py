@@ -48,7 +48,10 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         },
         "calibration_by_position": m.calibration_by_position(table.click_probability_at_position, table.click, table.position),
         "logged_order": compare_with_logged_order(
-            table.click_probability, table.click, table.position, table.request_id,
+            table.click_probability,
+            table.click,
+            table.position,
+            table.request_id,
             examination=prepared.get("examination", [1.0]),
         ),
         "ranking_against_grades": m.grade_ndcg(table.click_probability, table.relevance, table.request_id, levels.grade_min),
@@ -58,7 +61,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         "segments": [{"by": by, "segment": name, **_segment(table, mask)} for by, name, mask in segments],
         "personal": personal_measures(table, levels, {name: mask for by, name, mask in segments if by == "user"}),
         "reliability": m.reliability(table.click_probability_at_position[known], table.click[known]),
-    }  # fmt: skip
+    }
 
 
 def _relevance(pairs: p.GradedPairs, levels: Levels, train: Path) -> dict[str, m.Metrics]:

@@ -51,8 +51,10 @@ def _logged_order_lines(found: dict[str, Any] | None) -> list[str]:
     lines = [found["verdict"]["text"]]
     for kind in ("logged", "position_corrected"):
         if measures := found[kind]:
-            body = [[name, *(number(value[c]) for c in ("model", "logged_order", "difference")), interval(value["interval"])]
-                    for name, value in measures.items()]  # fmt: skip
+            body = [
+                [name, *(number(value[c]) for c in ("model", "logged_order", "difference")), interval(value["interval"])]
+                for name, value in measures.items()
+            ]
             heading = {"logged": "clicks as logged", "position_corrected": "clicks corrected for position"}[kind]
             lines += ["", *aligned([[heading, "model", "logged order", "difference", "95 % interval"], *body])]
     return lines

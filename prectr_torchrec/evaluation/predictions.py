@@ -290,8 +290,10 @@ def _check_finite(db: duckdb.DuckDBPyConnection, predictions: Path) -> None:
     first = db.execute(f"SELECT request_id, item_id {bad} LIMIT 1").fetchone()
     if first:
         rows = scalar(db, f"SELECT count(*) {bad}")
-        raise ValueError(f"{predictions}: click_probability is not finite in {rows} rows, first at request_id {first[0]}, "
-                         f"item_id {first[1]}; the model has diverged")  # fmt: skip
+        raise ValueError(
+            f"{predictions}: click_probability is not finite in {rows} rows, first at request_id {first[0]}, "
+            f"item_id {first[1]}; the model has diverged"
+        )
 
 
 def scalar(db: duckdb.DuckDBPyConnection, query: str) -> int:

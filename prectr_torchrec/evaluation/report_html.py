@@ -11,8 +11,10 @@ Metrics = dict[str, Any]
 def table(header: list[str], names: list[str], body: list[list[tuple[str, bool]]], quiet: int | None = None) -> str:
     """An HTML table; cells are (text, bold), rows from `quiet` on are references."""
     head = "".join(f"<th scope=col>{html.escape(cell)}</th>" for cell in header)
-    rows = [f"<th scope=row>{html.escape(name)}</th>" + "".join(f"<td>{'<b>' * b}{t}{'</b>' * b}</td>" for t, b in cells)
-            for name, cells in zip(names, body, strict=True)]  # fmt: skip
+    rows = [
+        f"<th scope=row>{html.escape(name)}</th>" + "".join(f"<td>{'<b>' * b}{t}{'</b>' * b}</td>" for t, b in cells)
+        for name, cells in zip(names, body, strict=True)
+    ]
     lines = [f"<tr{' class=quiet' * (quiet is not None and i >= quiet)}>{row}</tr>" for i, row in enumerate(rows)]
     return f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
 

@@ -55,9 +55,14 @@ def score(
     checkpoints.load(checkpoint, model, None)
     model.module.objective.effects = True
     reader = SearchReader(
-        config, data, split, run / TOKENIZER, rank=process.rank, world_size=process.world_size,
+        config,
+        data,
+        split,
+        run / TOKENIZER,
+        rank=process.rank,
+        world_size=process.world_size,
         candidates=max(config.batch.candidates, largest),
-    )  # fmt: skip
+    )
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     total, seen = agree_on_batches(reader.num_batches(0)), SearchBatch.without_grades if hide_grades else None
     for batch, report in evaluate_batches(pipeline, model, reader, total, seen):
@@ -70,12 +75,18 @@ def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[An
     request = batch.candidate_request
     click = batch.click.masked_fill(batch.click_weight == 0, torch.nan)
     columns: dict[str, Tensor] = {
-        "request_id": batch.request_id[request], "item_id": batch.item_id, "user_id": batch.user_id[request],
-        "click_probability": report["reference_logit"].sigmoid(), "logit": report["reference_logit"],
-        "logged_logit": report["logit"], "relevance_probabilities": report["log_pi"].exp(),
-        "relevance": batch.relevance, "click": click, "position": batch.position,
+        "request_id": batch.request_id[request],
+        "item_id": batch.item_id,
+        "user_id": batch.user_id[request],
+        "click_probability": report["reference_logit"].sigmoid(),
+        "logit": report["reference_logit"],
+        "logged_logit": report["logit"],
+        "relevance_probabilities": report["log_pi"].exp(),
+        "relevance": batch.relevance,
+        "click": click,
+        "position": batch.position,
         **{name: report[name] for name in set(PARTS) - set(WEIGHTS) if name in report},
-    }  # fmt: skip
+    }
     if "preference_weights" in report:
         columns.update(zip(WEIGHTS, report["preference_weights"].unbind(1), strict=True))
     return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}

@@ -57,8 +57,10 @@ class PreferenceStatistics:
             ValueError: a level, position or click that cannot be.
         """
         if not (0 <= level <= self.num_levels and position >= 0 and click in (0, 1)):
-            raise ValueError(f"level {level}, position {position}, click {click}: expected a level in 0..{self.num_levels}, "
-                             "a position from 0 and a click of 0 or 1")  # fmt: skip
+            raise ValueError(
+                f"level {level}, position {position}, click {click}: expected a level in 0..{self.num_levels}, "
+                "a position from 0 and a click of 0 or 1"
+            )
         share = level_shares(np.array([level]), np.array([predicted]), self.num_levels)[0]  # (K + 1,)
         event = np.outer((1, click, float(weights_at(self._weights, np.array(position)))), share)
         for name, key in _keys(user_id, query_id, group_id, item_id).items():

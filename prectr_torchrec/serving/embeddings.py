@@ -62,11 +62,14 @@ def write_ids(path: Path, ids: Callable[[], Iterable[Tensor]], rows: Callable[[]
     count = sum(int((piece != NO_ID).sum()) for piece in ids())
     kept = (row[piece != NO_ID] for piece, row in zip(ids(), rows(), strict=True))
     there = (piece[piece != NO_ID] for piece in ids())
-    write_tensors(path, {
-        IDS: Pieces(torch.int64, (count,), _ascending(there)),
-        ROWS: Pieces(torch.int64, (count,), kept),
-        SHARED: Pieces(torch.int64, (len(shared),), [shared]),
-    })  # fmt: skip
+    write_tensors(
+        path,
+        {
+            IDS: Pieces(torch.int64, (count,), _ascending(there)),
+            ROWS: Pieces(torch.int64, (count,), kept),
+            SHARED: Pieces(torch.int64, (len(shared),), [shared]),
+        },
+    )
 
 
 class Pieces(NamedTuple):

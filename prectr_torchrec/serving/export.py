@@ -78,10 +78,13 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     tables = {name: _source(name, saved, config) for name in config.tables}
     measured = sorted(path.stem for path in run.glob("metrics-*.json"))
     about: dict[str, Any] = {
-        "version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize,
+        "version": EXPORT_VERSION,
+        "run": config.name,
+        "checkpoint": folder.name,
+        "quantize": quantize,
         **_findings(run),
         "figures": {name.removeprefix("metrics-"): _figures(run / f"{name}.json") for name in measured},
-    }  # fmt: skip
+    }
 
     def build(partial: Path) -> None:
         partial.mkdir(parents=True)
@@ -153,9 +156,11 @@ def _write_table(
         modules = ids.removesuffix(_SORTED_IDS)
         segments = saved.load(f"{modules}_output_segments_tensor")[""]
         write_ids(
-            ids_path(folder, name), lambda: saved.pieces(ids), lambda: saved.pieces(f"{modules}_mch_remapped_ids_mapping"),
+            ids_path(folder, name),
+            lambda: saved.pieces(ids),
+            lambda: saved.pieces(f"{modules}_mch_remapped_ids_mapping"),
             segments[segments > 0] - 1,
-        )  # fmt: skip
+        )
     return {"rows": table.rows, "dim": table.dim, "precision": precision, "bytes": path.stat().st_size}
 
 
@@ -198,9 +203,19 @@ def _figures(path: Path) -> dict[str, Any]:
     if "grades" not in measured:
         raise ValueError(f"{path}: measured by an earlier release; run `prectr evaluate` again, or remove the file")
     kept = (
-        "checkpoint", "split", "grades", "simulated", "rows", "requests", "clicks", "clicks_at_position",
-        "calibration_by_position", "logged_order", "relevance", "oracle",
-    )  # fmt: skip
+        "checkpoint",
+        "split",
+        "grades",
+        "simulated",
+        "rows",
+        "requests",
+        "clicks",
+        "clicks_at_position",
+        "calibration_by_position",
+        "logged_order",
+        "relevance",
+        "oracle",
+    )
     return {name: measured[name] for name in kept if measured.get(name) is not None}
 
 

@@ -71,10 +71,13 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
         example = ranker.relevance.encode(torch.ones(1, tokens.shape[1], dtype=torch.long))
     (folder / TITLES_ABOUT).unlink(missing_ok=True)
     with replacing(folder / TITLES) as path:
-        write_tensors(path, {
-            TOKENS: Pieces(torch.int32, tokens.shape, batches()),
-            VECTORS: Pieces(example.dtype, (len(tokens), *example.shape[1:]), vectors()),
-        })  # fmt: skip
+        write_tensors(
+            path,
+            {
+                TOKENS: Pieces(torch.int32, tokens.shape, batches()),
+                VECTORS: Pieces(example.dtype, (len(tokens), *example.shape[1:]), vectors()),
+            },
+        )
     about = {"ranker": read_about(folder)[SEAL], "files": describe(folder, [folder / TITLES])}
     replace_text(folder / TITLES_ABOUT, json.dumps(about, indent=1))
     return len(tokens)

@@ -33,9 +33,16 @@ _NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 @only_local
 def serve(
-    model: Path, host: str, port: int, settings: ServerSettings, *, demo: Path | None = None, hosts: Sequence[str] = (),
-    connections: int = 1000, hangups: Hangups | None = None,
-) -> None:  # fmt: skip
+    model: Path,
+    host: str,
+    port: int,
+    settings: ServerSettings,
+    *,
+    demo: Path | None = None,
+    hosts: Sequence[str] = (),
+    connections: int = 1000,
+    hangups: Hangups | None = None,
+) -> None:
     """Serves until SIGINT or SIGTERM, which let the requests in the works end; SIGHUP loads the model anew.
 
     Args:
@@ -60,10 +67,17 @@ def serve(
     lobby = Lobby(most, settings.deadline)
     server.metrics.connections.set_function(lambda: len(lobby.open))
     config = uvicorn.Config(
-        Gate(server.app, Hosts(host.strip("[]"), hosts)), http=partial(Connection, lobby=lobby), ws="none",  # type: ignore[arg-type]
-        proxy_headers=False, log_config=None, log_level="warning", access_log=False, backlog=backlog,
-        timeout_graceful_shutdown=max(int(2 * settings.deadline), 1), timeout_keep_alive=int(KEEP_ALIVE) + 1,
-    )  # fmt: skip
+        Gate(server.app, Hosts(host.strip("[]"), hosts)),
+        http=partial(Connection, lobby=lobby),
+        ws="none",  # type: ignore[arg-type]
+        proxy_headers=False,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        backlog=backlog,
+        timeout_graceful_shutdown=max(int(2 * settings.deadline), 1),
+        timeout_keep_alive=int(KEEP_ALIVE) + 1,
+    )
     listening = _listen(host.strip("[]"), port, backlog)
     asyncio.run(_run(uvicorn.Server(config), server, listening, hangups))
 

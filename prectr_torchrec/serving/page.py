@@ -67,9 +67,12 @@ class DemoPage:
             "name": ranker.config.name,
             "levels": ranker.config.data.levels.count,
             "queries": sorted(self._queries, key=lambda query: -len(self._under[query])),
-            "users": [{"id": str(user), "name": str(self._user_names[user]), "shown": len(clicks), "clicked": sum(clicks)}
-                      for user in users if (clicks := self._users[user]["history_click"])],
-        }  # fmt: skip
+            "users": [
+                {"id": str(user), "name": str(self._user_names[user]), "shown": len(clicks), "clicked": sum(clicks)}
+                for user in users
+                if (clicks := self._users[user]["history_click"])
+            ],
+        }
 
     def samples(self, ranker: Ranker, query: str, user: int) -> pa.Table:
         """Two rows of samples with the same candidates: for the user, and for nobody known."""
@@ -88,8 +91,10 @@ class DemoPage:
         names = ("history_title", "history_relevance", "history_click")
         events = list(zip(*(row.get(name, []) for name in names), strict=True))[: -EVENTS - 1 : -1]
         graded = grade_levels(np.array([grade for _, grade, _ in events], dtype=np.float32), levels.boundaries).tolist()
-        return [{"title": title, "level": level, "clicked": bool(click)}
-                for (title, _, click), level in zip(events, graded, strict=True)]  # fmt: skip
+        return [
+            {"title": title, "level": level, "clicked": bool(click)}
+            for (title, _, click), level in zip(events, graded, strict=True)
+        ]
 
     def _candidates(self, query: str) -> list[Row]:
         found = dict(list(self._under.get(query, {}).items())[:CANDIDATES])
@@ -132,10 +137,17 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
     for i in scores.ranking().tolist():
         item, relevance = int(scores.item_id[i]), scores.relevance_probabilities[i].tolist()
         why = told.get(item, {})
-        rows.append({
-            "item": str(names[item]), "title": titles[i], "click": float(scores.click_probability[i]), "relevance": relevance,
-            "level": why.get("level"), "effect_own": why.get("effect_own"), "effect_peers": why.get("effect_peers"),
-        })  # fmt: skip
+        rows.append(
+            {
+                "item": str(names[item]),
+                "title": titles[i],
+                "click": float(scores.click_probability[i]),
+                "relevance": relevance,
+                "level": why.get("level"),
+                "effect_own": why.get("effect_own"),
+                "effect_peers": why.get("effect_peers"),
+            }
+        )
     return rows
 
 

@@ -75,9 +75,15 @@ class Ranker:
     """
 
     def __init__(
-        self, config: RunConfig, prectr: PRECTR, embeddings: ServedEmbeddings, text: Path, titles: TitleVectors | None = None,
-        id_kinds: Mapping[str, str] | None = None, texts: int = _TEXTS,
-    ) -> None:  # fmt: skip
+        self,
+        config: RunConfig,
+        prectr: PRECTR,
+        embeddings: ServedEmbeddings,
+        text: Path,
+        titles: TitleVectors | None = None,
+        id_kinds: Mapping[str, str] | None = None,
+        texts: int = _TEXTS,
+    ) -> None:
         self.config, self.titles = config, titles
         self.schema = RequestSchema(config.data, id_kinds)
         self._prectr, self._embeddings, self._text, self._id_kinds = prectr, embeddings, text, id_kinds
@@ -133,8 +139,10 @@ class Ranker:
         elsewhere = ENCODER if encoder else None
         missing = [name for name in found.missing_keys if elsewhere is None or not name.startswith(elsewhere)]
         if missing or found.unexpected_keys:
-            raise ValueError(f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
-                             f"{found.unexpected_keys}; export again")  # fmt: skip
+            raise ValueError(
+                f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
+                f"{found.unexpected_keys}; export again"
+            )
         encoder_weights = {name: weight for name, weight in prectr.named_parameters() if name.startswith(ENCODER)}
         check_finite(folder / TEXT / "model.safetensors", encoder_weights)
         prectr.eval().requires_grad_(False)
@@ -231,8 +239,10 @@ class Ranker:
         return [Scores(*row) for row in zip(ids, *parts, strict=True)]
 
     def _batch(self, samples: pa.Table, candidates: int) -> SearchBatch:
-        predicted = any(pc.any(samples[f"{f}_predicted"].combine_chunks().flatten().cast(pa.bool_())).as_py()
-                        for f in ("history", "peer", "candidate"))  # fmt: skip
+        predicted = any(
+            pc.any(samples[f"{f}_predicted"].combine_chunks().flatten().cast(pa.bool_())).as_py()
+            for f in ("history", "peer", "candidate")
+        )
         builder = self._builder.sized(samples.num_rows, candidates, predicted=predicted)
         columns = to_columns([samples], ["requests"], builder.columns, limits=builder.limits)
         with self._building:
@@ -318,9 +328,11 @@ def _to_table(requests: pa.Table, scores: list[Scores], levels: int) -> pa.Table
     row = np.repeat(np.arange(len(scores)), counts)
     none = pa.array(np.zeros(len(scores), np.int64))
     request_id = (requests["request_id"] if "request_id" in requests.column_names else none).take(pa.array(row))
-    return pa.table({
-        "request_id": request_id,
-        "item_id": requests["candidate_item_id"].combine_chunks().flatten(),
-        "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
-        "relevance_probabilities": pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32())),
-    })  # fmt: skip
+    return pa.table(
+        {
+            "request_id": request_id,
+            "item_id": requests["candidate_item_id"].combine_chunks().flatten(),
+            "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
+            "relevance_probabilities": pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32())),
+        }
+    )

@@ -51,9 +51,13 @@ class RequestSchema:
             properties[key] = {"anyOf": [{"type": "array", "items": shape}, of_lists, *nothing], "description": DOCS[key]}
         required = [*(name for name in REQUIRED if family_of(name) is None), GROUPS["candidate"]]
         return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "SearchRequest", "type": "object",
-            "properties": properties, "required": required, "additionalProperties": False,
-        }  # fmt: skip
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "SearchRequest",
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
 
     def most_values(self, limits: Limits) -> int:
         """Values that the JSON of a request within the limits can have."""

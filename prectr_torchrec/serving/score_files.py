@@ -58,10 +58,14 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
         raise FileNotFoundError(f"{data}: no *.parquet file here; name a folder of samples, such as prepared/test")
     parts, about = out.with_name(f"{out.name}.parts"), read_about(model)
     check_findings(data.absolute().parent, model, about)
-    _claim(parts, out, {
-        "model": about,
-        "shards": {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards},
-    })  # fmt: skip
+    _claim(
+        parts,
+        out,
+        {
+            "model": about,
+            "shards": {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards},
+        },
+    )
     missing = [shard for shard in shards if not (parts / shard.name).exists()]
     if missing:
         spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork

@@ -109,10 +109,16 @@ class RankingServer:
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         settings = self._settings
-        self._batchers = {large: MicroBatcher(
-            capacity=settings.capacity, max_requests=settings.batch_requests, max_candidates=settings.batch_candidates,
-            wait=settings.wait, on_batch=self.metrics.batches.observe,
-        ) for large in (False, True)}  # fmt: skip
+        self._batchers = {
+            large: MicroBatcher(
+                capacity=settings.capacity,
+                max_requests=settings.batch_requests,
+                max_candidates=settings.batch_candidates,
+                wait=settings.wait,
+                on_batch=self.metrics.batches.observe,
+            )
+            for large in (False, True)
+        }
         self._running = [asyncio.create_task(batcher.run()) for batcher in self._batchers.values()]
         yield
         for running in self._running:
@@ -333,26 +339,42 @@ def _embedded(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 _ERRORS = {
-    400: "The body is not JSON.", 401: "The token is missing or wrong.", 408: "The body did not arrive in time.",
-    413: "The body is too large.", 422: "A field is missing, unknown, or not what it should be.",
+    400: "The body is not JSON.",
+    401: "The token is missing or wrong.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    422: "A field is missing, unknown, or not what it should be.",
     503: "Too many requests, or not done in time.",
-}  # fmt: skip
+}
 _ERROR = {
-    "type": "object", "required": ["error"],
-    "properties": {"error": {"type": "object", "required": ["message"], "properties": {
-        name: {"type": "string"} for name in ("message", "field", "got", "expected")}}},
-}  # fmt: skip
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message"],
+            "properties": {name: {"type": "string"} for name in ("message", "field", "got", "expected")},
+        }
+    },
+}
 _ANSWER = {
-    "type": "object", "required": ["request_id", "candidates"],
+    "type": "object",
+    "required": ["request_id", "candidates"],
     "properties": {
         "request_id": {"description": "As sent."},
-        "candidates": {"type": "array", "items": {
-            "type": "object", "required": ["item_id", "index", "click_probability", "relevance_probabilities"],
-            "properties": {
-                "item_id": {"type": ["integer", "string"], "description": "As sent."},
-                "index": {"type": "integer", "description": "Place among the candidates sent, from 0."},
-                "click_probability": {"type": "number"},
-                "relevance_probabilities": {"type": "array", "items": {"type": "number"}}}}},
+        "candidates": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["item_id", "index", "click_probability", "relevance_probabilities"],
+                "properties": {
+                    "item_id": {"type": ["integer", "string"], "description": "As sent."},
+                    "index": {"type": "integer", "description": "Place among the candidates sent, from 0."},
+                    "click_probability": {"type": "number"},
+                    "relevance_probabilities": {"type": "array", "items": {"type": "number"}},
+                },
+            },
+        },
         "explanation": {"type": "object", "description": "With `?explain=true`."},
     },
-}  # fmt: skip
+}

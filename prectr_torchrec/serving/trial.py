@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker
 
 _SAMPLE = {
-    "user_id": [1], "query_id": [1], "query": ["a trial"], "history_item_id": [[2, 3]], "peer_item_id": [[3, 4]],
-    "candidate_item_id": [list(range(8))], "candidate_title": [[f"title {i}" for i in range(8)]],
-}  # fmt: skip
+    "user_id": [1],
+    "query_id": [1],
+    "query": ["a trial"],
+    "history_item_id": [[2, 3]],
+    "peer_item_id": [[3, 4]],
+    "candidate_item_id": [list(range(8))],
+    "candidate_title": [[f"title {i}" for i in range(8)]],
+}
 _ROWS, _LARGE = 2**16, 2**28
 """Rows looked at of tables with more bytes than that."""
 

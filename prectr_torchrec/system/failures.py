@@ -17,10 +17,24 @@ MISTAKE = 2
 _SYSTEM = {
     os.strerror(number): number
     for number in (
-        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.EIO,
-        errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP, errno.ENOTEMPTY, errno.ESTALE,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EFBIG,
+        errno.EIO,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ELOOP,
+        errno.ENOTEMPTY,
+        errno.ESTALE,
     )
-}  # fmt: skip
+}
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|inline_container\.cc")
 """What torch.save says of a full disk: not what it was."""
 

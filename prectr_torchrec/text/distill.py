@@ -44,9 +44,14 @@ MANIFEST = "distill.json"
 
 @only_local
 def distill(
-    config: RunConfig, pairs: Path, out: Path, process: Process, *, teacher_scores: Sequence[Path] = (),
+    config: RunConfig,
+    pairs: Path,
+    out: Path,
+    process: Process,
+    *,
+    teacher_scores: Sequence[Path] = (),
     tokenizer: Path | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Distils a student; collective. A folder that holds an unfinished one is gone on with.
 
     Args:
@@ -156,9 +161,7 @@ def _write_tokenizer(pairs: pa.Table, given: Path | None, vocab_size: int, folde
     write_document_frequency(titles, folder)
 
 
-def _settings(
-    config: RunConfig, pairs: Path, scores: Sequence[Path], tokenizer: Path | None, world_size: int
-) -> dict[str, Any]:  # fmt: skip
+def _settings(config: RunConfig, pairs: Path, scores: Sequence[Path], tokenizer: Path | None, world_size: int) -> dict[str, Any]:
     """What the student depends on."""
     dumped = config.model_dump(mode="json")
     begins = {"text.path": config.text.path, "distill.token_vectors": config.distill.token_vectors}
@@ -190,9 +193,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_config(arguments.config, arguments.set)
     with process_group(config.train.device) as process, job_lock(arguments.out, process.rank):
         found = distill(
-            config, arguments.pairs, arguments.out, process, teacher_scores=arguments.teacher_scores,
+            config,
+            arguments.pairs,
+            arguments.out,
+            process,
+            teacher_scores=arguments.teacher_scores,
             tokenizer=arguments.tokenizer,
-        )  # fmt: skip
+        )
         if process.rank == 0:
             test = {name: value for name, value in found["measures"]["test"].items() if value is not None}
             print(f"{arguments.out}: {found['parameters']:,} parameters; test queries: {json.dumps(test)}")

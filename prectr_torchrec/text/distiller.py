@@ -109,9 +109,16 @@ class Distiller:
     """
 
     def __init__(
-        self, config: RunConfig, relevance: TextRelevance, data: PairData, level_grades: NDArray[np.float64],
-        teacher: NDArray[np.float32] | None, hidden: NDArray[Any] | None, out: Path, process: Process,
-    ) -> None:  # fmt: skip
+        self,
+        config: RunConfig,
+        relevance: TextRelevance,
+        data: PairData,
+        level_grades: NDArray[np.float64],
+        teacher: NDArray[np.float32] | None,
+        hidden: NDArray[Any] | None,
+        out: Path,
+        process: Process,
+    ) -> None:
         self.settings, self.levels, self.level_grades = config.distill, config.data.levels, level_grades
         self.relevance, self.data, self.process, self.out = relevance, data, process, out
         self.teacher, self.hidden = teacher, hidden
@@ -260,9 +267,12 @@ class Distiller:
     def measure(self, rows: NDArray[np.int64], predicted: NDArray[np.float32]) -> dict[str, Any]:
         """Measures of predictions against grades, and `divergence` from the teacher where it has scored the pairs."""
         figures = relevance_metrics(
-            predicted, self.data.grade[rows], self.data.query_id[rows], boundaries=self.levels.boundaries,
+            predicted,
+            self.data.grade[rows],
+            self.data.query_id[rows],
+            boundaries=self.levels.boundaries,
             level_grades=self.level_grades,
-        )  # fmt: skip
+        )
         scored = self.scored[rows]
         if self.teacher is not None and scored.any():
             student, teacher = torch.from_numpy(predicted[scored]), torch.from_numpy(self.teacher[rows][scored])

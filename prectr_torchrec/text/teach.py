@@ -155,11 +155,14 @@ def _describe(source: PairsFile, out: Path, names: list[str]) -> dict[str, Any]:
     scored, grade, query, split = (np.concatenate(column) for column in zip(*judged, strict=True))
     agreement = {
         name: relevance_metrics(
-            scored[split == name], grade[split == name].astype(np.float32), query[split == name],
-            boundaries=source.levels.boundaries, level_grades=level_grades,
+            scored[split == name],
+            grade[split == name].astype(np.float32),
+            query[split == name],
+            boundaries=source.levels.boundaries,
+            level_grades=level_grades,
         )
         for name in SPLITS
-    }  # fmt: skip
+    }
     schema = pq.read_schema(out / names[0])
     return {
         "boundaries": source.levels.boundaries,

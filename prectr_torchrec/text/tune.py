@@ -255,10 +255,15 @@ class _Tuner:
 
     def _save(self) -> None:
         state = {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "random": random_states(self.device),
-            "step": self.step, "best": self.best, "best_loss": self.best_loss, "best_step": self.best_step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_states(self.device),
+            "step": self.step,
+            "best": self.best,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
             "waited": self.waited,
-        }  # fmt: skip
+        }
         with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
 

@@ -35,8 +35,15 @@ class StepGuard:
         stopping: a rank was asked to stop.
     """
 
-    def __init__(self, model: nn.Module, stop: StopSignal, *, on_bad_loss: Literal["stop", "skip"] = "stop",
-                 max_loss: float | None = None, max_skipped: int = 10) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: nn.Module,
+        stop: StopSignal,
+        *,
+        on_bad_loss: Literal["stop", "skip"] = "stop",
+        max_loss: float | None = None,
+        max_skipped: int = 10,
+    ) -> None:
         self._model, self._stop = model, stop
         self._on_bad_loss, self._max_loss, self._max_skipped = on_bad_loss, max_loss, max_skipped
         self._loss, self._requests = 0.0, list[int]()

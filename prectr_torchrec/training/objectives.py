@@ -49,9 +49,13 @@ class Objective(nn.Module):
         distance = lowered_distance(batch.level, debias) if lower else None
         noise = distance * debias.noise if distance is not None and debias.negatives == "noise" else None
         output = self.prectr(
-            self._with_hidden_grades(batch), sequences, bags, swap_titles=self.config.swap_share if swap else 0.0, noise=noise,
+            self._with_hidden_grades(batch),
+            sequences,
+            bags,
+            swap_titles=self.config.swap_share if swap else 0.0,
+            noise=noise,
             effects=self.effects and not self.training,
-        )  # fmt: skip
+        )
         if self.config.anchor_on == "grade":
             anchored = grade_distributions(batch.relevance, self.prectr.level_grades).nan_to_num()
         else:

@@ -19,8 +19,10 @@ from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.training.schedule import rate_factor
 
 _PARTS = {
-    "prectr.relevance.interaction.encoder.": "encoder", "prectr.relevance.": "relevance", "prectr.personal.taste.title.": "taste",
-}  # fmt: skip
+    "prectr.relevance.interaction.encoder.": "encoder",
+    "prectr.relevance.": "relevance",
+    "prectr.personal.taste.title.": "taste",
+}
 """Where in a parameter's name its group shows, the first one that does; of all others the modules' `offsets` are a group, and the
 rest are towers."""
 

@@ -50,8 +50,14 @@ from prectr_torchrec.training.task import build_task
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
 
 MAY_CHANGE = (
-    "timeout", "reader_timeout", "on_bad_loss", "max_loss", "max_skipped", "keep_checkpoints", "async_checkpoints",
-)  # fmt: skip
+    "timeout",
+    "reader_timeout",
+    "on_bad_loss",
+    "max_loss",
+    "max_skipped",
+    "keep_checkpoints",
+    "async_checkpoints",
+)
 """Settings of `train` that another start of a run may have otherwise: they change how it is run, and not what it makes."""
 
 
@@ -96,9 +102,12 @@ class Trainer:
         torch.manual_seed(config.train.seed * 1_000 + process.rank)  # dropout differs between ranks
         self.stop = StopSignal()
         self.guard = StepGuard(
-            self.model, self.stop, on_bad_loss=config.train.on_bad_loss, max_loss=config.train.max_loss,
+            self.model,
+            self.stop,
+            on_bad_loss=config.train.on_bad_loss,
+            max_loss=config.train.max_loss,
             max_skipped=config.train.max_skipped,
-        )  # fmt: skip
+        )
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device, custom_model_fwd=self.guard)
         self.stages = [stage for stage in config.train.stages if self._has_split(stage)]
         self.readers = {stage.split: self._reader(stage.split, shuffle=True) for stage in self.stages}
@@ -143,8 +152,10 @@ class Trainer:
         most = self.config.batch.requests * self.process.world_size
         for stage, batches in zip(self.stages, plan, strict=True):
             requests, rates = self.readers[stage.split].num_requests, f"rates x {self.optimizers.factor:.2f}"
-            print(f"{stage.split}: {requests:,} requests, {len(batches)} passes, {sum(batches):,} steps of up to {most}, {rates}",
-                  file=sys.stderr)  # fmt: skip
+            print(
+                f"{stage.split}: {requests:,} requests, {len(batches)} passes, {sum(batches):,} steps of up to {most}, {rates}",
+                file=sys.stderr,
+            )
 
     def _train_epoch(self, stage: StageConfig, epoch: int, batches: list[int]) -> None:
         start, left = self.position["batch"], self._batches_left(stage, epoch, batches[epoch])
@@ -304,9 +315,15 @@ class Trainer:
 
     def _reader(self, split: str, *, shuffle: bool) -> SearchReader:
         return SearchReader(
-            self.config, self.data, split, self.run / TOKENIZER, rank=self.process.rank, world_size=self.process.world_size,
-            shuffle=shuffle, seed=self.config.train.seed,
-        )  # fmt: skip
+            self.config,
+            self.data,
+            split,
+            self.run / TOKENIZER,
+            rank=self.process.rank,
+            world_size=self.process.world_size,
+            shuffle=shuffle,
+            seed=self.config.train.seed,
+        )
 
     def _has(self, split: str) -> bool:
         return any((self.data / split).glob("*.parquet"))
@@ -324,8 +341,10 @@ class Trainer:
             begun = written.exists()
             if not begun or is_unfinished(self.run):
                 if begun and written.read_bytes() != dump_config(self.config).encode():
-                    print(f"note: {self.run} was started with another configuration and has no checkpoint; it is begun anew",
-                          file=sys.stderr)  # fmt: skip
+                    print(
+                        f"note: {self.run} was started with another configuration and has no checkpoint; it is begun anew",
+                        file=sys.stderr,
+                    )
                 remove(self.run / TOKENIZER)
                 with replacing(self.run / TOKENIZER) as tokenizer:
                     shutil.copytree(self.data / TOKENIZER, tokenizer)

@@ -85,10 +85,12 @@ class ValidationMetrics:
         group, dense = request_groups(request), m.dense(request)
         by_row = (np.ones(len(click)), click, m.log_losses(probability, click), probability)
         by_request = m.gauc_sums(score, click, dense)  # a request is on one rank whole
-        return np.stack([
-            *(np.bincount(group, column, GROUPS) for column in by_row),
-            *(np.bincount(request_groups(np.unique(request)), column, GROUPS) for column in by_request),
-        ])  # fmt: skip
+        return np.stack(
+            [
+                *(np.bincount(group, column, GROUPS) for column in by_row),
+                *(np.bincount(request_groups(np.unique(request)), column, GROUPS) for column in by_request),
+            ]
+        )
 
     def _over_ranks(self, sums: m.Array) -> m.Array:
         total = torch.from_numpy(sums).to(self._device)

@@ -58,9 +58,14 @@ def runs(log: Path) -> dict[str, Path]:
     folders = {kind: log / f"run-{kind}" for kind in KINDS}
     for kind, run in folders.items():
         run_baseline(
-            kind, log / "samples", run, score=(log / "samples", log / "candidates"), oracle=log / "eval" / "oracle.parquet",
-            hide_grades=True, overrides=QUICK[kind],
-        )  # fmt: skip
+            kind,
+            log / "samples",
+            run,
+            score=(log / "samples", log / "candidates"),
+            oracle=log / "eval" / "oracle.parquet",
+            hide_grades=True,
+            overrides=QUICK[kind],
+        )
     return folders
 
 

@@ -15,9 +15,12 @@ def events() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     e = rng.random(200)
     return {
-        "user": rng.integers(-3, 3, 200), "time": rng.integers(0, 20, 200), "x": rng.normal(size=(200, 3)),
-        "surplus": rng.integers(0, 2, 200) - e, "information": e * (1 - e),
-    }  # fmt: skip
+        "user": rng.integers(-3, 3, 200),
+        "time": rng.integers(0, 20, 200),
+        "x": rng.normal(size=(200, 3)),
+        "surplus": rng.integers(0, 2, 200) - e,
+        "information": e * (1 - e),
+    }
 
 
 def test_is_one_newton_step_from_the_strictly_earlier_events(events: dict[str, np.ndarray]) -> None:

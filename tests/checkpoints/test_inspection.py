@@ -31,9 +31,18 @@ def test_it_shows_what_is_kept_and_what_is_in_it(run: Path, tmp_path: Path) -> N
     assert about["last"] == about["name"] == about["kept"][-1] and about["world_size"] == 2 and about["broken"] == []
     item = about["tables"]["item"]
     assert item == {
-        "rows": 24, "dim": 8, "dtype": "float32", "bytes": 24 * 8 * 4, "ids": "managed", "sharding_type": "row_wise",
-        "kernel": "fused", "ranks": [0, 1], "optimizer": "adagrad", "state_shape": [24, 8], "state_bytes": 24 * 8 * 4,
-    }  # fmt: skip
+        "rows": 24,
+        "dim": 8,
+        "dtype": "float32",
+        "bytes": 24 * 8 * 4,
+        "ids": "managed",
+        "sharding_type": "row_wise",
+        "kernel": "fused",
+        "ranks": [0, 1],
+        "optimizer": "adagrad",
+        "state_shape": [24, 8],
+        "state_bytes": 24 * 8 * 4,
+    }
     assert about["parameters"]["relevance.tower.head.bias"] == {"shape": [4], "dtype": "float32"}
     for shown in (
         "last, best, validation NE",

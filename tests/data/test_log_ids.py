@@ -35,8 +35,11 @@ from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.training.trainer import Trainer
 
 DATA: dict[str, Any] = {
-    "history_length": 4, "peer_length": 5, "peer_minimum": 3, "split": {"validation_from": 20, "test_from": 30},
-}  # fmt: skip
+    "history_length": 4,
+    "peer_length": 5,
+    "peer_minimum": 3,
+    "split": {"validation_from": 20, "test_from": 30},
+}
 
 
 class Job(NamedTuple):
@@ -121,10 +124,13 @@ def test_scores_of_sample_files_have_them(job: Job, tmp_path: Path) -> None:
 def test_a_ranker_answers_with_the_ids_that_it_was_sent(job: Job) -> None:
     item, query = job.raw["items"][0]["item_id"], job.raw["queries"][0]["query_id"]
     request = {
-        "request_id": "réq-9", "user_id": "user1", "query": "query 1", "query_id": query,
+        "request_id": "réq-9",
+        "user_id": "user1",
+        "query": "query 1",
+        "query_id": query,
         "history": [{"item_id": item, "query_id": query, "title": "x", "click": 1}, {"item_id": "never seen", "query_id": query}],
         "candidates": {"item_id": [item, "new"], "title": ["a", "b"]},
-    }  # fmt: skip
+    }
     ranker = Ranker.load(job.model)
     scores = ranker.score(request, explain=True)
     assert scores.request_id == "réq-9" and scores.item_id.tolist() == [item, "new"]
@@ -134,8 +140,9 @@ def test_a_ranker_answers_with_the_ids_that_it_was_sent(job: Job) -> None:
     assert {(event["item_id"], event["query_id"]) for event in events} == {(item, query), ("never seen", query)}
     table = pa.table({"query": ["query 1"], "request_id": ["réq-9"], "candidate_item_id": [[item, "new"]]})
     assert ranker.score(table).select(["request_id", "item_id"]).to_pylist() == [
-        {"request_id": "réq-9", "item_id": item}, {"request_id": "réq-9", "item_id": "new"}
-    ]  # fmt: skip
+        {"request_id": "réq-9", "item_id": item},
+        {"request_id": "réq-9", "item_id": "new"},
+    ]
 
 
 def test_the_page_shows_them(job: Job) -> None:

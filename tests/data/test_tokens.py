@@ -50,8 +50,11 @@ def test_word_by_word_gives_the_tokenizers_own_ids(folder: Path, num_tokens: int
 
 def test_special_tokens_after_the_text_stay_when_it_is_cut(folder: Path) -> None:
     special = {token: {"id": token, "ids": [i], "tokens": [token]} for i, token in ((2, "[CLS]"), (3, "[SEP]"))}
-    single = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-              {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]  # fmt: skip
+    single = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+    ]
     edit(folder, post_processor={"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": special})
     assert TextTokenizer(folder).encode(TEXTS, 5).tolist() == plain(folder, TEXTS, 5)
 

@@ -33,10 +33,15 @@ def fault_config(epochs: int = 1, workers: int = 0, **train: Any) -> RunConfig:
 def walk(data: str, planted: str, uneven: str, runs: str) -> None:
     """Every case on the same ranks; prints the names of those that held."""
     cases: dict[str, Callable[[Path, Path, Process], None]] = {
-        "stop": stops_and_names_the_row, "skip": skips_on_all_ranks, "explosion": skips_an_explosion_but_not_for_ever,
-        "weights": saves_no_broken_weights, "disk": a_full_disk_loses_nothing_saved, "uneven": trains_on_uneven_data,
-        "signal": stops_when_one_rank_is_asked_to_and_goes_on, "gone": names_a_rank_that_is_gone,
-    }  # fmt: skip
+        "stop": stops_and_names_the_row,
+        "skip": skips_on_all_ranks,
+        "explosion": skips_an_explosion_but_not_for_ever,
+        "weights": saves_no_broken_weights,
+        "disk": a_full_disk_loses_nothing_saved,
+        "uneven": trains_on_uneven_data,
+        "signal": stops_when_one_rank_is_asked_to_and_goes_on,
+        "gone": names_a_rank_that_is_gone,
+    }
     with process_group("cpu") as process:
         for name, case in cases.items():
             folder = {"stop": planted, "skip": planted, "uneven": uneven}.get(name, data)

@@ -41,8 +41,11 @@ def train(data: str, run: str) -> None:
             _watch(collection, cleared)
         trainer.train()
         assert {type(m).__name__ for m in trainer.pipeline._pipelined_modules} == {
-            "ShardedEmbeddingCollection", "ShardedEmbeddingBagCollection", "_ShardedSequences",  "_ShardedBags",
-        }  # fmt: skip
+            "ShardedEmbeddingCollection",
+            "ShardedEmbeddingBagCollection",
+            "_ShardedSequences",
+            "_ShardedBags",
+        }
         print(f"rank {process.rank} cleared {json.dumps(cleared)} in all")
 
 
@@ -102,6 +105,9 @@ def drift(rows: int, times: int) -> None:
 
 def drift_config(rows: int) -> RunConfig:
     table = {"rows": rows, "dim": 4, "ids": "managed", "buckets": 2, "sharding": ["row_wise"], "managed": {"interval": 2}}
-    features = {"item_id": {"table": "item"}, "history_item_id": {"table": "item", "sequence": "history"},
-                "candidate_brand_id": {"table": "brand"}}  # fmt: skip
+    features = {
+        "item_id": {"table": "item"},
+        "history_item_id": {"table": "item", "sequence": "history"},
+        "candidate_brand_id": {"table": "brand"},
+    }
     return RunConfig.model_validate({"name": "drift", "tables": {"item": table, "brand": table}, "features": features})

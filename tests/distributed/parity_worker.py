@@ -47,8 +47,9 @@ def check_parity(data: str, run: str, sharding: str | None, optimizer: str) -> N
         batches = batches_of(config, data, process.rank, process.world_size)
         sharded_losses = train_steps(pipeline, optimizers, batches, STEPS)
         assert {type(m).__name__ for m in pipeline._pipelined_modules} == {
-            "ShardedEmbeddingCollection", "ShardedEmbeddingBagCollection",
-        }  # fmt: skip
+            "ShardedEmbeddingCollection",
+            "ShardedEmbeddingBagCollection",
+        }
 
         every_rank = [list(batches_of(config, data, rank, process.world_size)) for rank in range(process.world_size)]
         expected, states = _train_unsharded(reference, every_rank, config, _column_blocks(model.state_dict()))

@@ -21,9 +21,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = small_config(
         text={"vocab_size": 300, "query_tokens": 5, "title_tokens": 8, "interaction": "late"},
         model={"relevance_tower": [16], "dropout": 0.2},
-        distill={"batch_size": 16, "warmup_steps": 5, "lr": 0.005, "grade_lr": 0.001, "teacher_epochs": 4, "grade_epochs": 3,
-                 "hidden_weight": 0.3, "checkpoint_every": 3, "log_every": 4},
-    )  # fmt: skip
+        distill={
+            "batch_size": 16,
+            "warmup_steps": 5,
+            "lr": 0.005,
+            "grade_lr": 0.001,
+            "teacher_epochs": 4,
+            "grade_epochs": 3,
+            "hidden_weight": 0.3,
+            "checkpoint_every": 3,
+            "log_every": 4,
+        },
+    )
     (root / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     return root
 

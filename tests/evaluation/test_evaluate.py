@@ -87,8 +87,12 @@ def test_personal_columns_are_those_of_the_runs_parts(data):
     assert plain[-5:] == ["levels_in_order", *effects]  # every model reads the counts of the past
     run(data, build.scored(personal=True), model=build.PERSONAL)
     assert pq.read_schema(data.parent / "predictions.parquet").names == [
-        *plain, "weight_own", "weight_peers", "weight_prior", "taste"
-    ]  # fmt: skip
+        *plain,
+        "weight_own",
+        "weight_peers",
+        "weight_prior",
+        "taste",
+    ]
     found, scored = rows_of(data), next(iter(build.scored(personal=True)))
     places = [found["item_id"].index(item) for item in scored["item_id"]]
     for name in (*effects, "weight_own", "weight_prior"):
@@ -147,8 +151,11 @@ def test_a_user_without_training_impressions_but_with_a_past_is_not_cold(data):
 def test_graded_pairs_that_were_trained_on_are_not_called_new(data):
     found = run(data)["relevance"]
     assert {part: measures["pairs"] for part, measures in found.items()} == {
-        "all": 80, "trained on": 3, "known query": 29, "new query": 48,
-    }  # fmt: skip
+        "all": 80,
+        "trained on": 3,
+        "known query": 29,
+        "new query": 48,
+    }
 
 
 def test_a_query_of_the_judgments_alone_is_not_new(data):
@@ -272,8 +279,9 @@ def test_the_slope_of_the_own_effect_is_compared_with_the_users_strictness(data,
     found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["slope"]
     assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # strictness u, mean slope u^2 and a half
     assert against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
-        "users": 2, "correlation": pytest.approx(-1.0),
-    }  # fmt: skip
+        "users": 2,
+        "correlation": pytest.approx(-1.0),
+    }
     assert against_strictness(np.ones(3), np.arange(3), np.arange(3.0)) == {}
     assert against_strictness(np.ones(3), np.arange(3), np.full(3, np.nan)) == {}
 

@@ -137,8 +137,14 @@ def test_a_request_without_a_past_has_empty_lists(run: Path, data: Path) -> None
 def test_parts_that_the_run_lacks_are_left_out(plain: Path, data: Path, sample: dict[str, Any]) -> None:
     found = explain(plain, data, sample["request_id"], split="test")
     assert found["candidates"][0].keys() == {
-        "item_id", "title", "grade", "level", "click_probability", "effect_own", "effect_peers"
-    }  # fmt: skip
+        "item_id",
+        "title",
+        "grade",
+        "level",
+        "click_probability",
+        "effect_own",
+        "effect_peers",
+    }
     assert "own_history" not in found and "peers" not in found
     text = format_explanation(found)
     assert "click: what ranks" in text and "own effect 1" not in text and "history" not in text
@@ -162,11 +168,14 @@ def test_the_command_prints_tables_and_writes_the_same_as_json(
     assert done.output.rstrip() == format_explanation(found)
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8")) == found
     header = next(line for line in done.output.splitlines() if line.startswith("item"))
-    assert header.split() == (
-        "item title grade level pi 1 pi 2 pi 3 pi 4 p 1 p 2 p 3 p 4 click own effect own effect 1 own effect 2 "
-        "own effect 3 own effect 4 peers effect peers effect 1 peers effect 2 peers effect 3 peers effect 4 "
-        "own peers prior taste open"
-    ).split()  # fmt: skip
+    assert (
+        header.split()
+        == (
+            "item title grade level pi 1 pi 2 pi 3 pi 4 p 1 p 2 p 3 p 4 click own effect own effect 1 own effect 2 "
+            "own effect 3 own effect 4 peers effect peers effect 1 peers effect 2 peers effect 3 peers effect 4 "
+            "own peers prior taste open"
+        ).split()
+    )
 
 
 def test_an_unknown_request_is_answered_with_one_that_is_there(run: Path, data: Path) -> None:

@@ -83,9 +83,15 @@ def test_the_table_holds_every_run_the_true_grade_and_the_oracle(page, runs):
 def test_every_section_is_there(page):
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
-        "Comparison", "Against the logged order", "Training", "Users by activity", "Personal effect by relevance", "Calibration",
-        "Calibration by position", "Relevance",
-    ]  # fmt: skip
+        "Comparison",
+        "Against the logged order",
+        "Training",
+        "Users by activity",
+        "Personal effect by relevance",
+        "Calibration",
+        "Calibration by position",
+        "Relevance",
+    ]
 
 
 def test_runs_with_personal_parts_have_their_figures_beside_those_without(measured, tmp_path):

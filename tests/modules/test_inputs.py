@@ -16,9 +16,12 @@ from prectr_torchrec.training.task import build_task
 
 NEEDED = ("candidate_request", "query_tokens", "query_index", "title_tokens", "title_index")
 FEW = {
-    "candidate_request": torch.tensor([0, 0, 1]), "query_tokens": torch.tensor([[7], [8]]), "query_index": torch.tensor([0, 1]),
-    "title_tokens": torch.tensor([[7, 9], [8, 0]]), "title_index": torch.tensor([0, 1, 1]),
-}  # fmt: skip
+    "candidate_request": torch.tensor([0, 0, 1]),
+    "query_tokens": torch.tensor([[7], [8]]),
+    "query_index": torch.tensor([0, 1]),
+    "title_tokens": torch.tensor([[7, 9], [8, 0]]),
+    "title_index": torch.tensor([0, 1, 1]),
+}
 
 
 def test_what_is_not_given_stands_for_nothing(tmp_path: Path) -> None:

@@ -204,9 +204,11 @@ def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
     task = build(config, data)
     batch = batches(config, data)[0]
     blind = dataclasses.replace(
-        batch, level=torch.zeros_like(batch.level), relevance=torch.full_like(batch.relevance, torch.nan),
+        batch,
+        level=torch.zeros_like(batch.level),
+        relevance=torch.full_like(batch.relevance, torch.nan),
         candidate_predicted=torch.full_like(batch.candidate_predicted, 0.25),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(run(task, blind).reference_click.logit, run(task, batch).reference_click.logit)
 
 

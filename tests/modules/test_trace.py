@@ -83,9 +83,17 @@ def jagged(R: int, feature: str) -> KeyedJaggedTensor:
 def preference_arguments(R: int) -> tuple[Any, ...]:
     to_request = torch.arange(R).repeat_interleave(2)
     return (
-        torch.randn(R, 6), events(R), torch.randn(2 * R, 6), events(R), events(R), slots(R), to_request, torch.rand(R, 5),
-        torch.rand(R, 10), torch.rand(R, 4),
-    )  # fmt: skip
+        torch.randn(R, 6),
+        events(R),
+        torch.randn(2 * R, 6),
+        events(R),
+        events(R),
+        slots(R),
+        to_request,
+        torch.rand(R, 5),
+        torch.rand(R, 10),
+        torch.rand(R, 4),
+    )
 
 
 CASES: dict[str, Case] = {
@@ -94,9 +102,7 @@ CASES: dict[str, Case] = {
         lambda R: (torch.randn(R, 3, 6), torch.randn(R, R + 2, 5), torch.randn(R, R + 2, 4), torch.arange(R)),
     ),
     "EventEmbedding": Case(EventEmbedding(4, 3), lambda R: (events(R),)),
-    "InterestTower": Case(
-        InterestTower(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))
-    ),
+    "InterestTower": Case(InterestTower(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))),
     "EventAttention": Case(EventAttention(6, 4, dim=8, num_heads=2), lambda R: (torch.randn(R, 2, 6), events(R))),
     "RelevanceIncentive": Case(RelevanceIncentive(6, 8, 4), lambda R: (torch.randn(R, 6), torch.randn(R, 8), torch.randn(8))),
     "LevelMixture": Case(LevelMixture(), lambda R: (torch.randn(R, 4).log_softmax(1), torch.randn(R, 4))),
@@ -132,9 +138,10 @@ CASES: dict[str, Case] = {
             [EmbeddingConfig(name="a", num_embeddings=9, embedding_dim=4, feature_names=["x"])],
             [EmbeddingBagConfig(name="b", num_embeddings=9, embedding_dim=4, feature_names=["y"])],
         ),
-        lambda R: (jagged(R, "x"), jagged(2 * R, "y")), ("sequences", "bags"),
+        lambda R: (jagged(R, "x"), jagged(2 * R, "y")),
+        ("sequences", "bags"),
     ),
-}  # fmt: skip
+}
 
 
 class OneMethod(nn.Module):
@@ -152,8 +159,12 @@ def plain(value: Any) -> list[Tensor]:
     """All tensors of what a module returns."""
     if isinstance(value, JaggedTensor):
         return [value.values(), value.lengths()]
-    return [tensor for leaf in pytree.tree_leaves(value) if leaf is not None
-            for tensor in (plain(leaf) if isinstance(leaf, JaggedTensor) else [leaf])]  # fmt: skip
+    return [
+        tensor
+        for leaf in pytree.tree_leaves(value)
+        if leaf is not None
+        for tensor in (plain(leaf) if isinstance(leaf, JaggedTensor) else [leaf])
+    ]
 
 
 def traced(module: nn.Module, leaves: tuple[str, ...], **concrete: Any) -> fx.GraphModule:

@@ -79,7 +79,7 @@ def sent(body: bytes, head: bytes = KNOWN) -> bytes:
         (RANK + b"Content-Length: 200000\r\n\r\n" + b" " * 199_000, b"401"),
         (b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n" + b" " * 199_000, b"405"),
     ],
-)  # fmt: skip
+)
 def test_who_says_too_little_too_much_or_nonsense_is_answered_and_let_go(server: Server, said: bytes, status: bytes) -> None:
     found = answer(server, said)
     if status == b"429":  # those before it are answered
@@ -109,7 +109,7 @@ def test_who_says_too_little_too_much_or_nonsense_is_answered_and_let_go(server:
         (b'{"query": "q\\ud800", "candidates": []}', "query: got 'q\\ud800' (str)"),
         (b"[" * 200_000, "the body is not JSON: "),
     ],
-)  # fmt: skip
+)
 def test_a_request_beyond_its_bounds_is_refused_in_few_words(server: Server, body: bytes, message: str) -> None:
     found = answer(server, sent(body))
     error = json.loads(found.partition(b"\r\n\r\n")[2])["error"]

@@ -45,8 +45,17 @@ def flip(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {"truncated": truncate, "flipped": flip, "missing": Path.unlink}
-FILES = ("config.yaml", "export.json", "schema.json", "towers.safetensors", TABLE, "text/tokenizer.json",
-         "text/document_frequency.json", "text/model.safetensors", "text/config.json")  # fmt: skip
+FILES = (
+    "config.yaml",
+    "export.json",
+    "schema.json",
+    "towers.safetensors",
+    TABLE,
+    "text/tokenizer.json",
+    "text/document_frequency.json",
+    "text/model.safetensors",
+    "text/config.json",
+)
 
 
 @pytest.mark.parametrize("name", FILES)

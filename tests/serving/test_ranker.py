@@ -48,10 +48,15 @@ def test_a_request_alone_scores_as_among_others(ranker: Ranker, requests: list[d
 
 def test_objects_and_lists_of_fields_are_the_same_request(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
     by_field = [
-        {**r, **{key: {name: [row[name] for row in r[key]] for name in (r[key][0] if r[key] else ())}
-                 for key in ("history", "peers", "candidates")}}
+        {
+            **r,
+            **{
+                key: {name: [row[name] for row in r[key]] for name in (r[key][0] if r[key] else ())}
+                for key in ("history", "peers", "candidates")
+            },
+        }
         for r in requests
-    ]  # fmt: skip
+    ]
     for one, other in zip(ranker.score(requests), ranker.score(by_field), strict=True):
         np.testing.assert_array_equal(one.click_probability, other.click_probability)
 

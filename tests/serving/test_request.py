@@ -29,37 +29,59 @@ ONE = {"item_id": 1, "title": "red"}
         ({"query": 3, "candidates": []}, "query: got 3 (int); expected a text"),
         ({"query": "q", "candidates": "x"}, "candidates: got 'x' (str); expected a list of objects, or an object of lists"),
         ({"query": "q", "candidates": [3]}, "candidates[0]: got 3 (int); expected an object"),
-        ({"query": "q", "candidates": [{"title": "x"}]},
-         "candidates[0].item_id: got nothing; expected a 64-bit integer or a text, as in the log"),
-        ({"query": "q", "candidates": [ONE, {"item_id": 1.5}]},
-         "candidates[1].item_id: got 1.5 (float); expected a 64-bit integer or a text, as in the log"),
+        (
+            {"query": "q", "candidates": [{"title": "x"}]},
+            "candidates[0].item_id: got nothing; expected a 64-bit integer or a text, as in the log",
+        ),
+        (
+            {"query": "q", "candidates": [ONE, {"item_id": 1.5}]},
+            "candidates[1].item_id: got 1.5 (float); expected a 64-bit integer or a text, as in the log",
+        ),
         ({"query": "q", "candidates": [{"item_id": 2**64}]}, "candidates[0].item_id: got 18446744073709551616 (int)"),
         ({"query": "q", "candidates": [{"item_id": True}]}, "candidates[0].item_id: got True (bool)"),
-        ({"query": "q", "candidates": [{"item_id": 1, "titel": "x"}]},
-         "candidates[0].titel: got an unknown field; expected one of the schema (did you mean 'title'?)"),
+        (
+            {"query": "q", "candidates": [{"item_id": 1, "titel": "x"}]},
+            "candidates[0].titel: got an unknown field; expected one of the schema (did you mean 'title'?)",
+        ),
         ({"query": "q", "candidates": [], "": 1}, "'': got an unknown field; expected one of the schema"),
         ({"query": "q", "candidates": [{"item_id": 1, "title": "\ud800"}]}, "candidates[0].title: got '\\ud800' (str)"),
-        ({"query": "q", "candidates": [{"item_id": 1, "relevance": 7}]},
-         "candidates[0].relevance: got 7 (int); expected null or a grade from 1 to 3"),
-        ({"query": "q", "candidates": [{"item_id": 1, "shown": float("nan")}]},
-         "candidates[0].shown: got nan (float); expected a number from 0 to 1000000000000"),
-        ({"query": "q", "candidates": [{"item_id": 1, "predicted": [1, 0]}]},
-         "candidates[0].predicted: got [1, 0] (list); expected null or 4 probabilities that add up to 1"),
-        ({"query": "q", "candidates": [{"item_id": 1, "predicted": 0}]},
-         "candidates[0].predicted: got 0 (int); expected null or 4 probabilities that add up to 1"),
-        ({"query": "q", "candidates": {"item_id": [1, 2], "title": ["x"]}},
-         "candidates: got lists of 2 item_id, 1 title; expected lists of equal length"),
+        (
+            {"query": "q", "candidates": [{"item_id": 1, "relevance": 7}]},
+            "candidates[0].relevance: got 7 (int); expected null or a grade from 1 to 3",
+        ),
+        (
+            {"query": "q", "candidates": [{"item_id": 1, "shown": float("nan")}]},
+            "candidates[0].shown: got nan (float); expected a number from 0 to 1000000000000",
+        ),
+        (
+            {"query": "q", "candidates": [{"item_id": 1, "predicted": [1, 0]}]},
+            "candidates[0].predicted: got [1, 0] (list); expected null or 4 probabilities that add up to 1",
+        ),
+        (
+            {"query": "q", "candidates": [{"item_id": 1, "predicted": 0}]},
+            "candidates[0].predicted: got 0 (int); expected null or 4 probabilities that add up to 1",
+        ),
+        (
+            {"query": "q", "candidates": {"item_id": [1, 2], "title": ["x"]}},
+            "candidates: got lists of 2 item_id, 1 title; expected lists of equal length",
+        ),
         ({"query": "q", "candidates": {"title": []}}, "candidates.item_id: got nothing; expected a list, each a 64-bit integer"),
         ({"query": "q", "candidates": [], "user_shown": [0, 0, 0, 0, 1e308]}, "user_shown: got [0, 0, 0, 0, 1e+308] (list)"),
         ({"query": "q", "candidates": {"item_id": [1, "x", None]}}, "candidates.item_id[2]: got nothing"),
-        ({"query": "q", "candidates": [], "history": [{"item_id": 1, "click": 2}]},
-         "history[0].click: got 2 (int); expected 0 or 1"),
-        ({"query": "q", "candidates": [], "user_shown": [1, 2]},
-         "user_shown: got [1, 2] (list); expected 5 numbers from 0 to 1000000000000: without a grade, then by level"),
-        ({"query": "q", "candidates": [], "user_events": -1},
-         "user_events: got -1 (int); expected an integer from 0 to 2147483647"),
+        (
+            {"query": "q", "candidates": [], "history": [{"item_id": 1, "click": 2}]},
+            "history[0].click: got 2 (int); expected 0 or 1",
+        ),
+        (
+            {"query": "q", "candidates": [], "user_shown": [1, 2]},
+            "user_shown: got [1, 2] (list); expected 5 numbers from 0 to 1000000000000: without a grade, then by level",
+        ),
+        (
+            {"query": "q", "candidates": [], "user_events": -1},
+            "user_events: got -1 (int); expected an integer from 0 to 2147483647",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_field_is_named_with_what_is_there_and_what_should_be(request_: Any, message: str) -> None:
     with pytest.raises(RequestError) as error:
         SCHEMA.from_plain([request_], name=None)
@@ -147,8 +169,10 @@ def test_ids_are_read_as_the_log_writes_them() -> None:
     assert first_ids(integers, "7", "-3") == first_ids(integers, 7, -3) == (7, -3)
     assert first_ids(SCHEMA, "7") == (hash_id("7"), 0)
     assert texts.from_plain([{"query": "q", "user_id": 0, "candidates": []}])["user_id"].to_pylist() == [0]
-    for schema, wrong, says in ((texts, 7, "got 7 (int); expected a text, as in the log"),
-                                (integers, "b", "got 'b' (str); expected a 64-bit integer, as in the log")):  # fmt: skip
+    for schema, wrong, says in (
+        (texts, 7, "got 7 (int); expected a text, as in the log"),
+        (integers, "b", "got 'b' (str); expected a 64-bit integer, as in the log"),
+    ):
         with pytest.raises(RequestError, match=re.escape(f"candidates[0].item_id: {says}")):
             schema.from_plain([{"query": "q", "candidates": [{"item_id": wrong}]}])
     with pytest.raises(RequestError, match=re.escape("candidate_item_id, value 1: got 'b' (str)")):

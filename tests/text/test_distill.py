@@ -60,8 +60,9 @@ def test_a_student_of_match_features_alone_loads_with_its_weights(root: Path) ->
     torch.testing.assert_close(
         build_relevance(config, root / "match").tower.state_dict(),
         {n.removeprefix("tower."): w for n, w in load_file(root / "match" / "relevance.safetensors").items()},
-        rtol=0, atol=0,
-    )  # fmt: skip
+        rtol=0,
+        atol=0,
+    )
     config.model.text = True
     with pytest.raises(ConfigError, match=r"match is a student of match features alone; set model\.text: false"):
         build_relevance(config, root / "match")
@@ -109,9 +110,12 @@ def test_the_result_loads_with_hugging_face_and_judges_as_it_was_measured(root: 
     relevance = build_relevance(config, folder)
     probabilities = predict(relevance, data, rows)
     figures = relevance_metrics(
-        probabilities, data.grade[rows], data.query_id[rows], boundaries=config.data.levels.boundaries,
+        probabilities,
+        data.grade[rows],
+        data.query_id[rows],
+        boundaries=config.data.levels.boundaries,
         level_grades=np.array(found["level_grades"]),
-    )  # fmt: skip
+    )
     assert figures["spearman"] == pytest.approx(found["measures"]["test"]["spearman"], abs=1e-6)
     assert not (folder / "work").exists() and found["parameters"] == sum(p.numel() for p in relevance.parameters())
 

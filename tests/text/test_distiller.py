@@ -23,9 +23,11 @@ from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
 
 PAIRS = PairBatch(
-    torch.tensor([[2, 7, 8], [2, 9, 0]]), torch.tensor([[2, 7, 11], [2, 30, 9], [2, 41, 0]]), torch.tensor([0, 1, 1]),
+    torch.tensor([[2, 7, 8], [2, 9, 0]]),
+    torch.tensor([[2, 7, 11], [2, 30, 9], [2, 41, 0]]),
+    torch.tensor([0, 1, 1]),
     torch.tensor([0, 1, 2]),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("stage", ["teacher", "grade"])

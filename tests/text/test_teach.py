@@ -39,8 +39,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(folder: Path, out: Path) -> list[str]:
-    return ["--teacher", str(folder / "classifier"), "--pairs", str(folder / "pairs.parquet"), "--out", str(out), "--hidden",
-            "--max-tokens", "400"]  # fmt: skip
+    return [
+        "--teacher",
+        str(folder / "classifier"),
+        "--pairs",
+        str(folder / "pairs.parquet"),
+        "--out",
+        str(out),
+        "--hidden",
+        "--max-tokens",
+        "400",
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

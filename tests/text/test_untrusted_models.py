@@ -27,8 +27,10 @@ Path(__file__).with_name("ran").touch()
 Path(r"{mark}").touch()
 from transformers import BertConfig as TheirConfig, BertModel as TheirModel, BertTokenizer as TheirTokenizer
 """
-AUTO = {"AutoConfig": "theirs.TheirConfig", **dict.fromkeys(
-    ("AutoModel", "AutoModelForSequenceClassification", "AutoModelForCausalLM"), "theirs.TheirModel")}  # fmt: skip
+AUTO = {
+    "AutoConfig": "theirs.TheirConfig",
+    **dict.fromkeys(("AutoModel", "AutoModelForSequenceClassification", "AutoModelForCausalLM"), "theirs.TheirModel"),
+}
 
 
 @pytest.fixture
@@ -39,8 +41,11 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = classifier(tmp_path / "theirs")
     (folder / "theirs.py").write_text(CODE.format(mark=tmp_path / "ran"), encoding="utf-8")
     _edit(folder / "config.json", model_type="theirs", auto_map=AUTO)
-    _edit(folder / "tokenizer_config.json", tokenizer_class="TheirTokenizer",
-          auto_map={"AutoTokenizer": ["theirs.TheirTokenizer", "theirs.TheirTokenizer"]})  # fmt: skip
+    _edit(
+        folder / "tokenizer_config.json",
+        tokenizer_class="TheirTokenizer",
+        auto_map={"AutoTokenizer": ["theirs.TheirTokenizer", "theirs.TheirTokenizer"]},
+    )
     return folder
 
 

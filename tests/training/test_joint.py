@@ -40,9 +40,11 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def config(rehearsal: dict[str, Any] | None = None, **text: Any) -> RunConfig:
     return small_config(
-        text={"query_tokens": 5, "title_tokens": 8, **text}, train=STAGES, distill={"teacher_epochs": 1, "grade_epochs": 0},
+        text={"query_tokens": 5, "title_tokens": 8, **text},
+        train=STAGES,
+        distill={"teacher_epochs": 1, "grade_epochs": 0},
         objective={"rehearsal": rehearsal or {}},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

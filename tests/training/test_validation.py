@@ -107,9 +107,11 @@ def test_a_batch_without_labels_counts_nothing() -> None:
         metrics = ValidationMetrics(torch.device("cpu"))
         for labelled, logit in ((0.0, [5.0, 5.0]), (1.0, [1.0, -1.0])):
             batch = SimpleNamespace(
-                click_weight=torch.full((2,), labelled), click=torch.tensor([1.0, 0.0]),
-                candidate_request=torch.zeros(2).long(), request_id=torch.tensor([3]),
-            )  # fmt: skip
+                click_weight=torch.full((2,), labelled),
+                click=torch.tensor([1.0, 0.0]),
+                candidate_request=torch.zeros(2).long(),
+                request_id=torch.tensor([3]),
+            )
             metrics.update(batch, logged=torch.tensor(logit), reference=torch.tensor(logit))
         assert metrics.compute().figures["auc"] == 1.0
 

@@ -115,8 +115,16 @@ def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> dict[str, An
     return _event_lists(data, log, "history", events, time, stop - start) | {"history_title": titles}
 
 
-def _peers(data: DataConfig, log: Log, time: Ints, user: Ints, query: Ints, query_range: tuple[Ints, Ints],
-           group_range: tuple[Ints, Ints], others: Ints) -> dict[str, Any]:  # fmt: skip
+def _peers(
+    data: DataConfig,
+    log: Log,
+    time: Ints,
+    user: Ints,
+    query: Ints,
+    query_range: tuple[Ints, Ints],
+    group_range: tuple[Ints, Ints],
+    others: Ints,
+) -> dict[str, Any]:
     """Other users' latest events under the query; where these are few, other queries of the group fill up, before them."""
     width = data.peer_length
     limit = np.full(len(time), width)

@@ -106,9 +106,13 @@ def _split_cells(split: dict[str, Any]) -> list[str]:
     dated = split["time"] and split["time"][1] > 0  # pairs without a request have no time
     period = [_moment(time) for time in split["time"]] if dated else ["-", "-"]
     return [
-        *period, f"{split['requests']:,}", _percent(split["known_users"] / max(split["requests"], 1)), f"{split['candidates']:,}",
-        _percent(split["graded"] / max(split["candidates"], 1)), f"{split['clicks']:,}",
-    ]  # fmt: skip
+        *period,
+        f"{split['requests']:,}",
+        _percent(split["known_users"] / max(split["requests"], 1)),
+        f"{split['candidates']:,}",
+        _percent(split["graded"] / max(split["candidates"], 1)),
+        f"{split['clicks']:,}",
+    ]
 
 
 def _moment(time: int) -> str:

@@ -51,12 +51,17 @@ def _blocks(config: RunConfig, predicted: bool) -> list[_Block]:
         _Block(_R, np.int64, (), ("request_id", "user_id", "history_lengths"), ("request_id", "user_id")),
         _Block(_R, np.float32, (), counts, counts),
         _Block(_R, np.float32, statistics, by_level, by_level),
-        _Block(_R, np.int64, history, tuple(f"history_{name}" for name in ("level", "click", "position")),
-               tuple(f"history_{name}" for name in ("relevance", "click", "position"))),
+        _Block(
+            _R,
+            np.int64,
+            history,
+            tuple(f"history_{name}" for name in ("level", "click", "position")),
+            tuple(f"history_{name}" for name in ("relevance", "click", "position")),
+        ),
         _Block(_R, np.float32, history, ("history_age",), ("history_age",)),
         _Block(_C, np.int64, (), ("item_id", "position", "level"), candidate),
         _Block(_C, np.float32, (), ("click", "click_weight", "relevance", "item_shown", "item_clicked"), candidate),
-    ]  # fmt: skip
+    ]
     preference = config.model.preference
     examined = ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
     read = config.model.position_corrected
@@ -120,9 +125,15 @@ class BatchBuilder:
     """
 
     def __init__(
-        self, config: RunConfig, tokenizer: Path, max_requests: int, max_candidates: int, *, predicted: bool = False,
+        self,
+        config: RunConfig,
+        tokenizer: Path,
+        max_requests: int,
+        max_candidates: int,
+        *,
+        predicted: bool = False,
         texts: int = 1_000_000,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._data = config.data
         self._max_requests, self._max_candidates = max_requests, max_candidates
         tokens = TextTokenizer(tokenizer, texts)
@@ -167,11 +178,14 @@ class BatchBuilder:
         if self._peers:
             fields |= self._events(columns, "peer", ("click", "position", "age", "in_group"))
         fields |= {
-            "item_id": values["candidate_item_id"], "position": values["candidate_position"],
-            "click": values["candidate_click"] == 1, "click_weight": values["candidate_click"] != UNLABELLED,
-            "relevance": values["candidate_relevance"], "level": grade_levels(values["candidate_relevance"], boundaries),
+            "item_id": values["candidate_item_id"],
+            "position": values["candidate_position"],
+            "click": values["candidate_click"] == 1,
+            "click_weight": values["candidate_click"] != UNLABELLED,
+            "relevance": values["candidate_relevance"],
+            "level": grade_levels(values["candidate_relevance"], boundaries),
             **{f"item_{what}": values[f"candidate_{what}"] for what in COUNTS if f"candidate_{what}" in values},
-        }  # fmt: skip
+        }
         if "candidate_predicted" in values:
             fields["candidate_predicted"] = self._predicted(columns, "candidate")
         blocks = [np.stack([fields[name] for name in block.fields]) for block in self._blocks]

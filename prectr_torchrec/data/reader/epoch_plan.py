@@ -113,9 +113,16 @@ def _check_whole(where: Path, groups: list[RowGroup]) -> None:
 
 
 def plan_epoch(
-    row_groups: list[RowGroup], *, part: int, parts: int, max_requests: int, max_candidates: int, row_groups_per_window: int,
-    seed: tuple[int, int] | None, earlier: Sequence[Sequence[int]] = (),
-) -> Plan:  # fmt: skip
+    row_groups: list[RowGroup],
+    *,
+    part: int,
+    parts: int,
+    max_requests: int,
+    max_candidates: int,
+    row_groups_per_window: int,
+    seed: tuple[int, int] | None,
+    earlier: Sequence[Sequence[int]] = (),
+) -> Plan:
     """Plans what reader `part` of `parts` does in one epoch.
 
     Row groups are put in order, and each reader takes an equal run of the rows (two readers may share a row group), so that
@@ -226,7 +233,9 @@ def _row_groups_of(path: Path, schema: pa.Schema, max_candidates: int) -> list[R
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
     if len(counts) and counts.max() > max_candidates:
         row = int(np.argmax(counts > max_candidates))
-        raise ValueError(f"{path}: row {row}: a request of {counts[row]} candidates does not fit into a batch of "
-                         f"{max_candidates}; set batch.candidates to at least {counts.max()}")  # fmt: skip
+        raise ValueError(
+            f"{path}: row {row}: a request of {counts[row]} candidates does not fit into a batch of "
+            f"{max_candidates}; set batch.candidates to at least {counts.max()}"
+        )
     starts = np.cumsum([0, *sizes])
     return [RowGroup(path, g, int(starts[g]), counts[starts[g] : starts[g + 1]]) for g in range(len(sizes))]

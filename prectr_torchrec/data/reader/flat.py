@@ -46,8 +46,14 @@ def family_of(column: str) -> str | None:
     return prefix if prefix in FAMILIES else None
 
 
-def to_columns(tables: Sequence[pa.Table], sources: Sequence[str], names: Sequence[str], *, limits: dict[str, int],
-               order: NDArray[np.int64] | None = None) -> Columns:  # fmt: skip
+def to_columns(
+    tables: Sequence[pa.Table],
+    sources: Sequence[str],
+    names: Sequence[str],
+    *,
+    limits: dict[str, int],
+    order: NDArray[np.int64] | None = None,
+) -> Columns:
     """Turns sample rows into numpy columns.
 
     Args:
@@ -109,8 +115,9 @@ def _join_offsets(parts: list[NDArray[np.int32]]) -> NDArray[np.int64]:
     return np.concatenate(joined)
 
 
-def _gather(offsets: NDArray[np.int64], order: NDArray[np.int64] | None,
-            limit: int | None) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:  # fmt: skip
+def _gather(
+    offsets: NDArray[np.int64], order: NDArray[np.int64] | None, limit: int | None
+) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
     """Index of the values that stay, and the offsets that they then have; no index where all stay in place."""
     ends = offsets[1:] if order is None else offsets[1:][order]
     lengths = np.diff(offsets) if order is None else np.diff(offsets)[order]

@@ -59,8 +59,19 @@ class SearchReader(IterableDataset[SearchBatch]):
                 ...
     """
 
-    def __init__(self, config: RunConfig, folder: Path, split: str, tokenizer: Path, *, rank: int = 0, world_size: int = 1,
-                 shuffle: bool = False, seed: int = 0, candidates: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        split: str,
+        tokenizer: Path,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        candidates: int | None = None,
+    ) -> None:
         assert 0 <= rank < world_size
         self._batch = config.batch.model_copy(update={"candidates": candidates} if candidates else {})
         self._rank, self._world_size = rank, world_size
@@ -70,9 +81,12 @@ class SearchReader(IterableDataset[SearchBatch]):
         self._numbers = {(group.path, group.index): number for number, group in enumerate(self._row_groups)}
         self._reading = torch.full((max(1, self._batch.workers),), -1)  # row group that each reader process is at
         self._builder = BatchBuilder(
-            config, Path(tokenizer), self._batch.requests, self._batch.candidates,
+            config,
+            Path(tokenizer),
+            self._batch.requests,
+            self._batch.candidates,
             predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
-        )  # fmt: skip
+        )
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._plans: dict[tuple[int, int], Plan] = {}
         self._earlier: dict[int, Sequence[Sequence[int]]] = {}
@@ -167,10 +181,15 @@ class SearchReader(IterableDataset[SearchBatch]):
 
     def _plan_of(self, epoch: int, part: int, parts: int) -> Plan:
         return plan_epoch(
-            self._row_groups, part=part, parts=parts, max_requests=self._batch.requests, max_candidates=self._batch.candidates,
-            row_groups_per_window=self._batch.shuffle_row_groups, seed=None if self._seed is None else (self._seed, epoch),
+            self._row_groups,
+            part=part,
+            parts=parts,
+            max_requests=self._batch.requests,
+            max_candidates=self._batch.candidates,
+            row_groups_per_window=self._batch.shuffle_row_groups,
+            seed=None if self._seed is None else (self._seed, epoch),
             earlier=self._earlier.get(epoch, ()),
-        )  # fmt: skip
+        )
 
     def _from_workers(self, epoch: int, start: int) -> Iterator[BatchArrays]:
         parts = self._parts()
@@ -247,10 +266,15 @@ class _Workers:
         reader._reading.share_memory_()
         share = _WorkerShare(reader, self._turns)
         self._loader = DataLoader(
-            share, batch_size=None, num_workers=num_workers, collate_fn=_as_is, persistent_workers=True, worker_init_fn=_begin,
+            share,
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_as_is,
+            persistent_workers=True,
+            worker_init_fn=_begin,
             generator=torch.Generator(),  # of its own: it would else draw from the one that dropout draws from
             multiprocessing_context=_start_method(),
-        )  # fmt: skip
+        )
 
     def read(self, turns: list[tuple[int, int, int]]) -> Iterator[BatchArrays]:
         """All batches of the workers' shares; a turn is a worker's epoch, share and first batch."""

@@ -16,19 +16,31 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 NOUNS = {
-    "lamp": "desk floor wall garden ceiling", "chair": "dining office folding lounge rocking",
-    "table": "coffee side picnic console drafting", "shelf": "corner floating garage spice ladder",
-    "faucet": "kitchen bathroom bar laundry pedestal", "drill": "cordless impact masonry angle press",
-    "saw": "circular hole jig coping table", "ladder": "step extension attic platform rope",
-    "heater": "ceramic tower patio baseboard water", "fan": "tower ceiling window pedestal exhaust",
-    "rug": "runner shag outdoor braided nursery", "mirror": "vanity wall shaving standing round",
-    "door": "sliding barn screen patio closet", "lock": "padlock deadbolt keypad cam bicycle",
-    "hose": "soaker drain garden vacuum shower", "pump": "sump well bilge transfer bicycle",
-    "brush": "paint wire scrub grill bottle", "tile": "mosaic subway floor border carpet",
-    "pot": "stock sauce planter pressure coffee", "grill": "charcoal gas pellet portable smokeless",
-    "cabinet": "medicine filing corner kitchen utility", "blind": "roller roman vertical cellular shutter",
-    "basket": "laundry picnic hanging storage bicycle", "bench": "garden storage work piano weight",
-}  # fmt: skip
+    "lamp": "desk floor wall garden ceiling",
+    "chair": "dining office folding lounge rocking",
+    "table": "coffee side picnic console drafting",
+    "shelf": "corner floating garage spice ladder",
+    "faucet": "kitchen bathroom bar laundry pedestal",
+    "drill": "cordless impact masonry angle press",
+    "saw": "circular hole jig coping table",
+    "ladder": "step extension attic platform rope",
+    "heater": "ceramic tower patio baseboard water",
+    "fan": "tower ceiling window pedestal exhaust",
+    "rug": "runner shag outdoor braided nursery",
+    "mirror": "vanity wall shaving standing round",
+    "door": "sliding barn screen patio closet",
+    "lock": "padlock deadbolt keypad cam bicycle",
+    "hose": "soaker drain garden vacuum shower",
+    "pump": "sump well bilge transfer bicycle",
+    "brush": "paint wire scrub grill bottle",
+    "tile": "mosaic subway floor border carpet",
+    "pot": "stock sauce planter pressure coffee",
+    "grill": "charcoal gas pellet portable smokeless",
+    "cabinet": "medicine filing corner kitchen utility",
+    "blind": "roller roman vertical cellular shutter",
+    "basket": "laundry picnic hanging storage bicycle",
+    "bench": "garden storage work piano weight",
+}
 """Category noun -> its kinds."""
 COLOURS = "white black red blue green grey beige navy ivory copper teal amber".split()
 MATERIALS = "oak steel bamboo brass marble plastic glass linen walnut rattan".split()

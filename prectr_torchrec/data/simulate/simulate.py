@@ -130,13 +130,17 @@ def simulate(
     unseen = np.broadcast_to(np.arange(queries)[:, None] >= _searched(queries), judged.shape)
     tables = {
         "raw/impressions": _impressions(catalogue, log, click, ids),
-        "raw/items": {"item_id": ids.item, "title": catalogue.titles, "category_id": catalogue.item_attributes[:, 0] + 1,
-                      "brand_id": catalogue.item_attributes[:, 5] + 1},
+        "raw/items": {
+            "item_id": ids.item,
+            "title": catalogue.titles,
+            "category_id": catalogue.item_attributes[:, 0] + 1,
+            "brand_id": catalogue.item_attributes[:, 5] + 1,
+        },
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
         "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
         "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
         "eval/oracle": _oracle(catalogue, effects, log, probability, ids, test_from),
-    }  # fmt: skip
+    }
     for name, columns in tables.items():
         _write(columns, out / f"{name}.parquet")
     note = "Simulated search log: users, exposure, clicks, titles and grades are all generated. eval/ is for measuring only.\n"

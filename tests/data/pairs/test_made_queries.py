@@ -23,13 +23,18 @@ def shop() -> Raw:
     event = {"timestamp": 1, "user_id": 1, "click": 0}
     return {
         "items": [
-            {"item_id": i, "title": f"The {', '.join(rng.choice(WORDS, 1 + i % 8, replace=False))}!", "category_id": i % 5,
-             "brand_id": 1} for i in range(ITEMS)
+            {
+                "item_id": i,
+                "title": f"The {', '.join(rng.choice(WORDS, 1 + i % 8, replace=False))}!",
+                "category_id": i % 5,
+                "brand_id": 1,
+            }
+            for i in range(ITEMS)
         ],
         "queries": [{"query_id": q, "query": " ".join(rng.choice(WORDS, 1 + q % 3))} for q in range(QUERIES)],
         "judgments": [{"query_id": q, "item_id": q, "relevance": 2.0} for q in range(QUERIES)],
         "impressions": [{"request_id": q, "query_id": q, "item_id": q + 1, **event} for q in range(QUERIES)],
-    }  # fmt: skip
+    }
 
 
 def pairs_of(folder: Path, made: float = 20.0, raw: Raw | None = None, *, mistyped: float = 0.0, **options: Path) -> list[Row]:

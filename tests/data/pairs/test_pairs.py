@@ -64,10 +64,16 @@ def reference_pairs(raw: Raw, pairs: PairsConfig, candidates: list[Row], test_qu
                     chosen.append(item)
             drawn |= {(query, item): {"source": source, "relevance": None} for item in chosen[:wanted]}
     return [
-        {"query_id": query, "item_id": item, "query": queries[query], "title": items[item]["title"], **row,
-         "split": _split(text[query], pairs, text[query] in held_out)}
+        {
+            "query_id": query,
+            "item_id": item,
+            "query": queries[query],
+            "title": items[item]["title"],
+            **row,
+            "split": _split(text[query], pairs, text[query] in held_out),
+        }
         for (query, item), row in sorted((found | drawn).items())
-    ]  # fmt: skip
+    ]
 
 
 def _split(text: str, pairs: PairsConfig, held_out: bool) -> str:

@@ -220,15 +220,21 @@ def test_memory_stays_within_the_setting(tmp_path: Path) -> None:
     queries, items = 3000, 20_000
     tables = {
         "impressions": {
-            "request_id": request, "timestamp": rng.integers(0, 10**6, size)[request],
+            "request_id": request,
+            "timestamp": rng.integers(0, 10**6, size)[request],
             "user_id": rng.integers(0, 2**60, size)[request // 20],
-            "query_id": rng.integers(0, queries, size)[request], "item_id": (request * 7 + np.arange(size) % 12) % items,
+            "query_id": rng.integers(0, queries, size)[request],
+            "item_id": (request * 7 + np.arange(size) % 12) % items,
             "click": rng.integers(0, 2, size),
         },
-        "items": {"item_id": np.arange(items), "title": [f"title {i}" for i in range(items)], "category_id": np.arange(items) % 9,
-                  "brand_id": np.arange(items) % 99},
+        "items": {
+            "item_id": np.arange(items),
+            "title": [f"title {i}" for i in range(items)],
+            "category_id": np.arange(items) % 9,
+            "brand_id": np.arange(items) % 99,
+        },
         "queries": {"query_id": np.arange(queries), "query": [f"query {q}" for q in range(queries)]},
-    }  # fmt: skip
+    }
     for name, columns in tables.items():
         pq.write_table(pa.table(columns), raw / f"{name}.parquet")
     done = run_script(PEAK, raw, tmp_path / "out", "128MB")

@@ -45,8 +45,10 @@ def test_the_figures_are_those_of_the_log(tmp_path: Path) -> None:
     assert f"{100 * share:.1f} %" in row and f"{100 * of_known:.1f} %" in row and "1970-01-01 00:00" in row
     assert "dropped: 1 impressions of an unknown item" in lines and "dropped: 1 judgments given twice" in lines
     assert next(line for line in lines if line.startswith("judgments ")).split() == [
-        "judgments", str(len(raw["judgments"])), str(len(raw["judgments"]) - 1)
-    ]  # fmt: skip
+        "judgments",
+        str(len(raw["judgments"])),
+        str(len(raw["judgments"]) - 1),
+    ]
 
 
 def test_an_attribute_that_is_called_as_an_id_is_still_an_attribute(tmp_path: Path) -> None:

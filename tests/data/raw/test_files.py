@@ -274,18 +274,26 @@ BY_DAY = RawLog(impressions=RawTable(path="day-*.parquet"))
 @pytest.mark.parametrize(
     ("converts", "message"),
     [
-        ([as_type("click", pa.int64()), as_type("click", pa.string())],
-         r"day-2.parquet: column 'click' is VARCHAR, in .*day-1.parquet it is BIGINT; write it alike"),
-        ([as_type("click", pa.string()), as_type("click", pa.int8()), as_type("click", pa.int8())],
-         r"day-1.parquet: column 'click' is VARCHAR, in .*day-2.parquet it is TINYINT"),
-        ([as_type("user_id", pa.int64()), as_type("user_id", pa.string())],
-         r"day-2.parquet: column 'user_id' is VARCHAR, in .*day-1.parquet it is BIGINT"),
-        ([lambda t: t.drop_columns("position"), valued("position", -1, pa.int32())],
-         r"day-2.parquet: column 'position', row 1: -1; expected a position"),
+        (
+            [as_type("click", pa.int64()), as_type("click", pa.string())],
+            r"day-2.parquet: column 'click' is VARCHAR, in .*day-1.parquet it is BIGINT; write it alike",
+        ),
+        (
+            [as_type("click", pa.string()), as_type("click", pa.int8()), as_type("click", pa.int8())],
+            r"day-1.parquet: column 'click' is VARCHAR, in .*day-2.parquet it is TINYINT",
+        ),
+        (
+            [as_type("user_id", pa.int64()), as_type("user_id", pa.string())],
+            r"day-2.parquet: column 'user_id' is VARCHAR, in .*day-1.parquet it is BIGINT",
+        ),
+        (
+            [lambda t: t.drop_columns("position"), valued("position", -1, pa.int32())],
+            r"day-2.parquet: column 'position', row 1: -1; expected a position",
+        ),
         ([as_type("click", pa.float64()), valued("click", 3, pa.int64())], r"day-2.parquet: column 'click', row 1: 3; exp"),
         ([as_type("click", pa.int64()), lambda t: t.drop_columns("click")], r"day-2.parquet: column 'click' is missing"),
     ],
-)  # fmt: skip
+)
 def test_files_that_differ_are_told_from_each_other(tmp_path: Path, converts: list[Any], message: str) -> None:
     with pytest.raises(RawLogError, match=message):
         load(days(tmp_path, *converts), raw=BY_DAY)
@@ -363,16 +371,36 @@ def texts(convert: Callable[[Any], Any], type_: pa.DataType) -> Callable[[pa.Chu
         ("items", "item_id", texts(decimal.Decimal, pa.decimal128(38, 0)), "SELECT min(item_id) FROM items", [(4000,)]),
         ("items", "item_id", texts(decimal.Decimal, pa.decimal128(20, 3)), "SELECT min(item_id) FROM items", [(4000,)]),
         ("items", "item_id", texts(float, pa.float64()), "SELECT min(item_id) FROM items", [(4000,)]),
-        ("impressions", "timestamp", texts(lambda v: v * 10**6, pa.timestamp("us")),
-         "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events", [(True,)]),
-        ("impressions", "timestamp", texts(lambda v: v * 10**9, pa.timestamp("ns", "Asia/Tokyo")),
-         "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events", [(True,)]),
-        ("impressions", "request_id", texts(lambda v: uuid.UUID(int=v).bytes, pa.uuid()),
-         "SELECT count(DISTINCT request_id) FROM events", [(12,)]),
-        ("items", "category_id", texts(lambda v: uuid.UUID(int=7).bytes, pa.uuid()),
-         "SELECT DISTINCT a0 FROM items", [(hash_id(str(uuid.UUID(int=7))),)]),
+        (
+            "impressions",
+            "timestamp",
+            texts(lambda v: v * 10**6, pa.timestamp("us")),
+            "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events",
+            [(True,)],
+        ),
+        (
+            "impressions",
+            "timestamp",
+            texts(lambda v: v * 10**9, pa.timestamp("ns", "Asia/Tokyo")),
+            "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events",
+            [(True,)],
+        ),
+        (
+            "impressions",
+            "request_id",
+            texts(lambda v: uuid.UUID(int=v).bytes, pa.uuid()),
+            "SELECT count(DISTINCT request_id) FROM events",
+            [(12,)],
+        ),
+        (
+            "items",
+            "category_id",
+            texts(lambda v: uuid.UUID(int=7).bytes, pa.uuid()),
+            "SELECT DISTINCT a0 FROM items",
+            [(hash_id(str(uuid.UUID(int=7))),)],
+        ),
     ],
-)  # fmt: skip
+)
 def test_types_of_other_writers_are_read(
     tmp_path: Path, table: str, column: str, convert: Any, sql: str, expected: list[tuple[Any, ...]]
 ) -> None:
@@ -394,7 +422,7 @@ def test_types_of_other_writers_are_read(
         ("items", "title", texts(lambda v: b"\xff", pa.binary()), r"row 1: '\\\\xFF'; expected text \(of bytes: UTF-8\)"),
         ("impressions", "timestamp", texts(lambda v: v * 10**6 + 1, pa.timestamp("us")), r"whole seconds, .* date_trunc"),
     ],
-)  # fmt: skip
+)
 def test_values_that_could_not_be_exact_are_refused(tmp_path: Path, table: str, column: str, convert: Any, message: str) -> None:
     folder = write_log(small_log(), tmp_path)
     recast(folder / f"{table}.parquet", column, convert)

@@ -19,9 +19,12 @@ from prectr_torchrec.serving.request import RequestSchema
 
 LABELLED = ("train", "validation", "test")
 SMALL: dict[str, Any] = {
-    "history_length": 4, "peer_length": 5, "peer_minimum": 3, "split": Split(validation_from=20, test_from=30),
+    "history_length": 4,
+    "peer_length": 5,
+    "peer_minimum": 3,
+    "split": Split(validation_from=20, test_from=30),
     "examination": [1.0, 0.75, 0.375],
-}  # fmt: skip
+}
 CSV = RawLog(**{name: RawTable(path=f"{name}.csv") for name in ("impressions", "items", "queries", "judgments")}, users=None)
 
 
@@ -62,8 +65,9 @@ def test_nobody_has_no_past_and_is_everybodys_other(tmp_path: Path, nobody: Any,
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_zero_is_an_id_where_the_setting_says_so(tmp_path: Path, suffix: str) -> None:
     raw = random_log(1)
-    user, item, query = (raw[table][0][column] for table, column in (
-        ("impressions", "user_id"), ("items", "item_id"), ("queries", "query_id")))  # fmt: skip
+    user, item, query = (
+        raw[table][0][column] for table, column in (("impressions", "user_id"), ("items", "item_id"), ("queries", "query_id"))
+    )
     for column, value in (("user_id", user), ("item_id", item), ("query_id", query)):
         raw = renamed(raw, column, {value: 0})
     manifest = run(raw, tmp_path, suffix=suffix, zero_id="id", query_group=None)
@@ -94,10 +98,14 @@ def test_rows_without_an_id_are_dropped_and_counted(tmp_path: Path) -> None:
     data = DataConfig(**SMALL, user_attributes=["user_city"])
     prepared = prepare(data, TextConfig(vocab_size=300), write_log(raw, tmp_path / "raw"), tmp_path / "out", progress=False)
     assert prepared["dropped"] == {
-        "items without item_id": 1, "queries without query_id": 1, "users without user_id": 2,
-        "judgments without a query or item": 1, "impressions without request_id": 1, "impressions without query_id": 1,
+        "items without item_id": 1,
+        "queries without query_id": 1,
+        "users without user_id": 2,
+        "judgments without a query or item": 1,
+        "impressions without request_id": 1,
+        "impressions without query_id": 1,
         "impressions without item_id": 1,
-    }  # fmt: skip
+    }
     assert {row["user_city"] for row in rows(tmp_path)} == {0, 5}
 
 

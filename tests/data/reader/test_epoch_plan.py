@@ -13,10 +13,23 @@ def make_row_groups(sizes: list[int]) -> list[RowGroup]:
     return [RowGroup(Path("f"), i, sum(sizes[:i]), rng.integers(0, 6, size).astype(np.int32)) for i, size in enumerate(sizes)]
 
 
-def make_plan(row_groups: list[RowGroup], part: int = 0, parts: int = 1, seed: tuple[int, int] | None = (0, 0),
-              earlier: list[list[int]] | None = None) -> Plan:  # fmt: skip
-    return plan_epoch(row_groups, part=part, parts=parts, max_requests=4, max_candidates=12, row_groups_per_window=2, seed=seed,
-                      earlier=earlier or [])  # fmt: skip
+def make_plan(
+    row_groups: list[RowGroup],
+    part: int = 0,
+    parts: int = 1,
+    seed: tuple[int, int] | None = (0, 0),
+    earlier: list[list[int]] | None = None,
+) -> Plan:
+    return plan_epoch(
+        row_groups,
+        part=part,
+        parts=parts,
+        max_requests=4,
+        max_candidates=12,
+        row_groups_per_window=2,
+        seed=seed,
+        earlier=earlier or [],
+    )
 
 
 def rows_of(plan: Plan) -> list[int]:

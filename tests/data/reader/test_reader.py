@@ -98,17 +98,35 @@ def test_batches_equal_those_built_row_by_row(folder: Path, split: str, shuffle:
         assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
 
 
-@pytest.mark.parametrize("config", [
-    PREFERENCE.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 2, "peer_length": 1})}),
-    PREFERENCE.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 0, "peer_length": 0})}),
-    CONFIG.model_copy(update={"features": {}, "tables": {}}),
-    make_config(requests=1, candidates=9),
-    make_config(requests=200, candidates=2000),
-    make_config(ALL, requests=1, candidates=9),
-    make_config(ALL, requests=200, candidates=2000),
-    make_config({"own": True}), make_config({"peers": True}), make_config({"taste": 4}), make_config(statistics=["group"]),
-], ids=["shorter histories than prepared", "no histories", "no features", "one request", "all in one batch",
-        "preference, one request", "preference, all in one batch", "own", "peers", "taste", "group"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        PREFERENCE.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 2, "peer_length": 1})}),
+        PREFERENCE.model_copy(update={"data": CONFIG.data.model_copy(update={"history_length": 0, "peer_length": 0})}),
+        CONFIG.model_copy(update={"features": {}, "tables": {}}),
+        make_config(requests=1, candidates=9),
+        make_config(requests=200, candidates=2000),
+        make_config(ALL, requests=1, candidates=9),
+        make_config(ALL, requests=200, candidates=2000),
+        make_config({"own": True}),
+        make_config({"peers": True}),
+        make_config({"taste": 4}),
+        make_config(statistics=["group"]),
+    ],
+    ids=[
+        "shorter histories than prepared",
+        "no histories",
+        "no features",
+        "one request",
+        "all in one batch",
+        "preference, one request",
+        "preference, all in one batch",
+        "own",
+        "peers",
+        "taste",
+        "group",
+    ],
+)
 def test_batches_equal_those_built_row_by_row_in_special_shapes(folder: Path, config: RunConfig) -> None:
     rows = sample_rows(folder)
     collate = RowCollate(config, folder / TOKENIZER, config.batch.requests, config.batch.candidates)
@@ -129,10 +147,18 @@ def test_batches_of_samples_with_predicted_levels_equal_those_built_row_by_row(t
 NEW = ["history_title", "peer_relevance", "peer_in_group", "user_examined", "group_shown", "candidate_examined"]
 
 
-@pytest.mark.parametrize(("config", "read"), [
-    (CONFIG, []), (PREFERENCE, NEW), (make_config({"own": True}), NEW[3:]), (make_config({"peers": True}), NEW[1:]),
-    (make_config({"taste": 4}), NEW[:1]), (make_config(statistics=["group", "user"]), NEW[3:]),
-], ids=["plain", "preference", "own", "peers", "taste", "group"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "read"),
+    [
+        (CONFIG, []),
+        (PREFERENCE, NEW),
+        (make_config({"own": True}), NEW[3:]),
+        (make_config({"peers": True}), NEW[1:]),
+        (make_config({"taste": 4}), NEW[:1]),
+        (make_config(statistics=["group", "user"]), NEW[3:]),
+    ],
+    ids=["plain", "preference", "own", "peers", "taste", "group"],
+)
 def test_columns_that_the_model_does_not_use_are_not_read(folder: Path, config: RunConfig, read: list[str]) -> None:
     assert [name for name in NEW if name in make_reader(folder, config).columns] == read
 

@@ -71,8 +71,14 @@ def test_every_file_says_that_it_is_simulated(log: Path) -> None:
 
 def test_raw_columns_are_those_of_a_shop(log: Path) -> None:
     assert pq.read_schema(log / "raw/impressions.parquet").names == [
-        "request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click",
-    ]  # fmt: skip
+        "request_id",
+        "timestamp",
+        "user_id",
+        "query_id",
+        "item_id",
+        "position",
+        "click",
+    ]
     assert pq.read_schema(log / "raw/items.parquet").names == ["item_id", "title", "category_id", "brand_id"]
     assert pq.read_schema(log / "raw/queries.parquet").names == ["query_id", "query"]
     assert pq.read_schema(log / "raw/judgments.parquet").names == ["query_id", "item_id", "relevance"]
