@@ -7,8 +7,8 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.files import load_whole_config
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
 

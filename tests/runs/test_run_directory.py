@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from small_run import small_config, write_small_data
 
-from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.trainer import Trainer
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prectr_torchrec.runs.workspace import once, remove, replacing
-from prectr_torchrec.runs.workspace import replace_text
+from prectr_torchrec.runs.workspace import once, remove, replace_text, replacing
 
 
 @pytest.fixture(params=[0o022, 0o077], ids=["umask 022", "umask 077"])
