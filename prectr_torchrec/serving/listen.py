@@ -68,8 +68,8 @@ def serve(
     server.metrics.connections.set_function(lambda: len(lobby.open))
     config = uvicorn.Config(
         Gate(server.app, Hosts(host.strip("[]"), hosts)),
-        http=partial(Connection, lobby=lobby),
-        ws="none",  # type: ignore[arg-type]
+        http=partial(Connection, lobby=lobby),  # type: ignore[arg-type]
+        ws="none",
         proxy_headers=False,
         log_config=None,
         log_level="warning",
