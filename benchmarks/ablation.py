@@ -2,6 +2,8 @@
 
     python benchmarks/ablation.py --log DIR --out DIR --config prectr_v1 --config prectr_v2 --seeds 1 2 3 --baseline mixed trees
 
+`--config` is a shipped configuration, a file, or an ablation, which is `prectr_v2` with a part changed (`ABLATIONS`).
+
 `--log` is a folder as `prectr simulate` writes it: `raw/`, `eval/oracle.parquet`, `meta.json` with `test_from_timestamp`, and
 optionally `eval/judgments_unseen_queries.parquet`. Every step is the command that a user runs. Finished runs are kept, so that
 it can be stopped and repeated. Writes `results.json`, `results.md` and `results.png` to `--out`.
@@ -33,12 +35,43 @@ ACTIVITY = ("0", "1-19", "20-99", "100+")
 HIDDEN = "candidates-grades-hidden"
 OWN_COUNTERS = ("user_events", "user_query_events", *(f"user_{what}" for what in COUNTS))
 
+ABLATED = "prectr_v2"
+NO_USER_ID = ("tables.user=null", "features.user_id=null")
+"""The user-id table learns strictness too and hides the incentive."""
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    "prectr_v2_debias_noise": ("objective.debias.negatives=noise",),
+    "prectr_v2_gate_mlp": ("model.preference.gate=mlp",),
+    "prectr_v2_gate_none": ("model.preference.gate=none",),
+    "prectr_v2_no_debias": ("objective.debias.weight=0.0",),
+    "prectr_v2_no_guards": (
+        "objective.anchor=0.0",
+        "objective.consistency=0.0",
+        "objective.random_negatives=0.0",
+        "objective.debias.weight=0.0",
+    ),
+    "prectr_v2_no_incentive": ("model.preference.incentive=none",),
+    "prectr_v2_no_own": ("model.preference.own=false",),
+    "prectr_v2_no_peers": ("model.preference.peers=false",),
+    "prectr_v2_no_taste": ("model.preference.taste=0",),
+    "prectr_v2_no_user_id": NO_USER_ID,
+    "prectr_v2_no_user_id_no_incentive": (*NO_USER_ID, "model.preference.incentive=none"),
+    "prectr_v2_no_user_id_no_own": (*NO_USER_ID, "model.preference.own=false"),
+    "prectr_v2_no_user_id_no_peers": (*NO_USER_ID, "model.preference.peers=false"),
+    "prectr_v2_no_user_id_no_taste": (*NO_USER_ID, "model.preference.taste=0"),
+    "prectr_v2_shared": ("model.preference.incentive=shared",),
+}
+"""The overrides of `prectr_v2` that make each ablation of it."""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"ablations: {', '.join(ABLATIONS)}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", action="append", required=True, help="configurations, the one to compare with first")
+    parser.add_argument(
+        "--config", action="append", required=True, help="configurations or ablations, the one to compare with first"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--baseline", nargs="+", default=[], choices=["mixed", "trees"], help="beside the configurations")
@@ -61,6 +94,12 @@ def main() -> None:
     plot(results, [*arguments.config, *arguments.baseline], arguments.out / "results.png")
 
 
+def resolve(config: str) -> tuple[str, list[str]]:
+    """The configuration to load, and the overrides that make it what was asked for."""
+    changes = ABLATIONS.get(config)
+    return (config, []) if changes is None else (ABLATED, [*changes, f"name={config}"])
+
+
 def write_results(arguments: argparse.Namespace, machine: str, results: list[dict[str, Any]]) -> None:
     table = format_table(results, [*arguments.config, *arguments.baseline])
     changed = f", with {' '.join(arguments.set)}" if arguments.set else ""
@@ -75,8 +114,9 @@ def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[
 
     Configurations that agree in `data` and in the tokenizer share them.
     """
-    overrides = [f"data.split.test_from={test_from}", *arguments.set]
-    loaded = load_config(config, overrides)
+    name, changes = resolve(config)
+    overrides = [*changes, f"data.split.test_from={test_from}", *arguments.set]
+    loaded = load_config(name, overrides)
     tokenizer = loaded.text.path or loaded.text.vocab_size
     settings = json.dumps([loaded.data.model_dump(mode="json"), tokenizer, *map(str, arguments.relevance)])
     base = arguments.out / f"data-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
@@ -84,14 +124,14 @@ def prepare(arguments: argparse.Namespace, config: str, test_from: int) -> dict[
     wanted: dict[str, Path | None] = {"samples": None, "candidates": evaluation / "oracle.parquet"}
     unseen = evaluation / "judgments_unseen_queries.parquet"
     wanted |= {"unseen": unseen} if unseen.exists() else {}
-    for name, candidates in wanted.items():
+    for part, candidates in wanted.items():
         extra = ["--candidates", str(candidates)] if candidates else []
-        if name != "unseen":  # no teacher's word where the tower itself is measured
+        if part != "unseen":  # no teacher's word where the tower itself is measured
             extra += [word for folder in arguments.relevance for word in ("--relevance", str(folder))]
-        prectr(["prepare", "--config", config, "--raw", str(raw), "--out", str(base / name), *extra, *sets(overrides)])
+        prectr(["prepare", "--config", name, "--raw", str(raw), "--out", str(base / part), *extra, *sets(overrides)])
     if arguments.shuffled:
         shuffle_own_past(base / "candidates", base / "shuffled")
-    return {name: base / name for name in (*wanted, *["shuffled"] * arguments.shuffled)}
+    return {part: base / part for part in (*wanted, *["shuffled"] * arguments.shuffled)}
 
 
 def shuffle_own_past(folder: Path, out: Path) -> None:
@@ -117,16 +157,18 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     nproc = ["--nproc", str(arguments.nproc)]
-    command = ["train", "--config", config, "--data", str(folders["samples"]), "--run", str(directory), *nproc]
-    train_seconds = prectr([*command, *sets([f"data.split.test_from={test_from}", f"train.seed={seed}", *arguments.set])])
+    name, changes = resolve(config)
+    overrides = [*changes, f"data.split.test_from={test_from}", f"train.seed={seed}", *arguments.set]
+    command = ["train", "--config", name, "--data", str(folders["samples"]), "--run", str(directory), *nproc]
+    train_seconds = prectr([*command, *sets(overrides)])
     measured, evaluate_seconds = {}, 0.0
-    for name, folder in {**folders, HIDDEN: folders["candidates"]}.items():
-        oracle = ["--oracle", str(arguments.log / "eval" / "oracle.parquet")] if name != "unseen" else []
-        oracle += ["--hide-grades"] if name == HIDDEN else []
-        target = directory / f"metrics-{name}.json"
+    for part, folder in {**folders, HIDDEN: folders["candidates"]}.items():
+        oracle = ["--oracle", str(arguments.log / "eval" / "oracle.parquet")] if part != "unseen" else []
+        oracle += ["--hide-grades"] if part == HIDDEN else []
+        target = directory / f"metrics-{part}.json"
         train_data = ["--train-data", str(folders["samples"]), "--metrics", str(target)]
         where = ["--run", str(directory), "--data", str(folder), "--checkpoint", arguments.checkpoint]
-        where += ["--predictions", str(directory / f"predictions-{name}.parquet")]
+        where += ["--predictions", str(directory / f"predictions-{part}.parquet")]
         started = time.perf_counter()
         subprocess.run(
             [
@@ -147,7 +189,7 @@ def run(arguments: argparse.Namespace, config: str, seed: int, test_from: int, f
             env=threads(arguments.nproc),
         )
         evaluate_seconds += time.perf_counter() - started
-        measured[name] = json.loads(target.read_text(encoding="utf-8"))
+        measured[part] = json.loads(target.read_text(encoding="utf-8"))
     figures = {**summary(measured), "train_seconds": train_seconds, "evaluate_seconds": evaluate_seconds}
     done.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     return figures

@@ -20,6 +20,8 @@ import torch
 from pair_files import write_pairs, write_teacher_scores
 from teachers import classifier
 
+from prectr_torchrec.config.files import load_config
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
     path.stem: path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")
@@ -210,6 +212,15 @@ def test_every_documented_option_has_a_smallest_run() -> None:
             *(_options(case.arguments.replace("{sets}", "--set")) for case in cases if case.script == script)
         )
         assert options <= tried, f"{where}: {options - tried} of benchmarks/{script}.py are in no smallest run"
+
+
+def test_an_ablation_is_v2_with_a_part_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    ablation = importlib.import_module("ablation")
+    assert len(ablation.ABLATIONS) == 15
+    for name in ablation.ABLATIONS:
+        config = load_config(*ablation.resolve(name))
+        assert config.name == name and config != load_config("prectr_v2", [f"name={name}"])
 
 
 @pytest.mark.parametrize("name", QUICK)
