@@ -7,12 +7,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.kernels import KERNELS, Kernel, KernelName, kernels_where
 
 ShardingName = Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]
-KernelName = Literal["fused", "fused_uvm", "fused_uvm_caching", "dram_virtual_table", "ssd_virtual_table"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-VIRTUAL = ("dram_virtual_table", "ssd_virtual_table")
-"""Kernels whose rows are made when they are first trained on."""
 MANAGED_IDS = 2**62
 """Range of the ids of managed tables: two ids of 10^9 meet with a chance of one in ten."""
 INT8_ROW = 32
@@ -65,9 +63,9 @@ class TableConfig(Section):
     shard_columns: int | None = Field(None, ge=4, multiple_of=4)
     """Columns of a shard of `column_wise`; null: the width over the ranks. Row-wise Adagrad keeps 4 bytes a row of each."""
     kernel: KernelName = "fused"
-    """Where the rows live: in the device's own memory; in host memory read over the bus, plain or behind a cache in HBM; or made
-    when first trained on, in host memory or on SSD behind a cache in HBM. All but `fused` need CUDA; the last two can be planned
-    with, not trained."""
+    """Where the rows lie: in the device's own memory (`fused`); in host memory read over the bus, plain or behind a cache in HBM;
+    or behind a cache in HBM in a store in host memory or on SSD, which can be planned with, not trained. All but `fused` need
+    CUDA."""
     cache: CacheConfig = CacheConfig()
     buckets: int = Field(840, ge=1)
     """Of managed and virtual tables: parts that ranks share out among them, fixed for the table's life. `rows` is a multiple of
@@ -81,20 +79,25 @@ class TableConfig(Section):
         return MANAGED_IDS if self.ids == "managed" else self.rows
 
     @property
+    def kernel_facts(self) -> Kernel:
+        """Where the kernel keeps the rows, and what follows from it."""
+        return KERNELS[self.kernel]
+
+    @property
     def in_buckets(self) -> bool:
         """Whether ranks share the rows out by `buckets`."""
-        return self.kernel in VIRTUAL or self.ids == "managed"
+        return self.kernel_facts.virtual or self.ids == "managed"
 
     @model_validator(mode="after")
     def _split_by_buckets(self) -> TableConfig:
-        asks = f"kernel {self.kernel!r}" if self.kernel in VIRTUAL else "ids 'managed'" if self.ids == "managed" else None
+        asks = f"kernel {self.kernel!r}" if self.kernel_facts.virtual else "ids 'managed'" if self.ids == "managed" else None
         if asks and self.sharding != ["row_wise"]:
             raise ValueError(f"{asks} is sharded by rows only: sharding must be [row_wise]")
         if asks and self.rows % self.buckets:
             near = -(-self.rows // self.buckets) * self.buckets
             raise ValueError(f"rows must be a multiple of buckets {self.buckets}, such as {near}, for {asks}")
-        if self.ids == "managed" and self.kernel != "fused":
-            raise ValueError(f"ids 'managed' needs kernel 'fused'; got {self.kernel!r}")
+        if self.ids == "managed" and self.kernel_facts.rows != "hbm":
+            raise ValueError(f"ids 'managed' needs kernel {kernels_where(lambda k: k.rows == 'hbm')}; got {self.kernel!r}")
         if self.ids == "managed" and self.managed.algorithm == "multi_probe" and self.managed.eviction != "lru":
             raise ValueError(f"managed.algorithm 'multi_probe' has eviction 'lru' only; got {self.managed.eviction!r}")
         return self

@@ -131,7 +131,7 @@ def _table_reasons(config: RunConfig, key: str) -> Iterator[str]:
         return
     if setting == "managed" and table.ids != "managed":
         yield f"tables.{name}.ids is not 'managed'"
-    if setting == "cache" and table.kernel in ("fused", "fused_uvm"):
+    if setting == "cache" and table.kernel_facts.cache is None:
         yield f"tables.{name}.kernel {table.kernel!r} has no cache"
     if setting == "buckets" and not table.in_buckets:
         yield f"tables.{name} is not shared out by buckets"

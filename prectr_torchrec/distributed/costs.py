@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 from torchrec.distributed.planner.types import SharderDataMap, ShardEstimator, ShardingOption, Storage
 
+from prectr_torchrec.config.kernels import KERNELS
 from prectr_torchrec.config.run import RunConfig, TableConfig
 from prectr_torchrec.config.tables import INT8_ROW
 
 ID_BYTES = 8
 VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1 + 8 / INT8_ROW}
 """Of a looked-up number on its way; kernels return and take fp32."""
-CACHE_BYTES_PER_ROW, CACHE_BYTES_PER_SLOT = 4, 16
-"""FBGEMM's bookkeeping of a cached table: an int32 for each row, id and age (int64) for each slot."""
 
 
 class Hardware(NamedTuple):
@@ -113,20 +112,14 @@ def shard_cost(config: RunConfig, name: str, size: Sequence[int], *, kernel: str
 def _by_tier(table: TableConfig, rows: int, weights: int, state: int, work: int, kernel: str, device: str) -> Storage:
     if device == "cpu":
         return Storage(hbm=0, ddr=weights + state + work)
-    if kernel == "fused":
-        return Storage(hbm=weights + state + work, ddr=0)
-    beside_rows = 0 if table.optimizer == "rowwise_adagrad" else state  # row-wise state stays in HBM
-    hbm = work + state - beside_rows
-    if kernel == "fused_uvm_caching":
-        share = table.cache.load_factor
-        hbm += round(share * weights + rows * (CACHE_BYTES_PER_ROW + share * CACHE_BYTES_PER_SLOT))
-    if kernel in ("fused_uvm", "fused_uvm_caching"):
-        return Storage(hbm=hbm, ddr=weights + beside_rows)
-    cache = round(table.cache.load_factor * weights)
-    if kernel == "dram_virtual_table":
-        return Storage(hbm=work + cache, ddr=weights + state)
-    assert kernel == "ssd_virtual_table", kernel
-    return Storage(hbm=work + cache, ddr=0, ssd=weights + state)
+    facts, share = KERNELS[kernel], table.cache.load_factor
+    tiers = {"hbm": work, "ddr": 0, "ssd": 0}
+    tiers[facts.rows] += weights
+    tiers[facts.rowwise_state if table.optimizer == "rowwise_adagrad" else facts.state] += state
+    if facts.cache is not None:
+        bookkeeping = facts.cache.bytes_per_row + share * facts.cache.bytes_per_slot
+        tiers["hbm"] += round(share * weights + rows * bookkeeping)
+    return Storage(**tiers)
 
 
 class StorageEstimator(ShardEstimator):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from prectr_torchrec.config.kernels import kernels_where
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.tables import INT8_ROW, VIRTUAL
+from prectr_torchrec.config.tables import INT8_ROW
 from prectr_torchrec.system.errors import ConfigError
 
 
@@ -16,8 +17,8 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
     problems = []
     for name, table in config.tables.items():
         if device == "cpu":
-            if table.kernel != "fused":
-                problems.append(f"tables.{name}.kernel: {table.kernel!r} needs CUDA; use 'fused'")
+            if not table.kernel_facts.cpu:
+                problems.append(f"tables.{name}.kernel: {table.kernel!r} needs CUDA; use {kernels_where(lambda k: k.cpu)}")
             if table.stochastic_rounding:
                 problems.append(f"tables.{name}.stochastic_rounding: true needs CUDA; use null or false")
             if table.ids == "managed" and table.managed.algorithm == "multi_probe":
@@ -40,15 +41,13 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
 def check_trainable(config: RunConfig) -> None:
     """Refuses what can be planned with, but neither saved nor loaded.
 
-    The rows of TorchRec's virtual tables come to a checkpoint as `PartiallyMaterializedTensor`s, of which Distributed Checkpoint
-    writes no rows and into which it loads none.
-
     Raises:
         ConfigError: names the table, and what would be right.
     """
     for name, table in config.tables.items():
-        if table.kernel in VIRTUAL:
+        if not table.kernel_facts.checkpointed:
+            cached = kernels_where(lambda k: k.checkpointed and k.cache is not None)
             raise ConfigError(
                 f"tables.{name}.kernel: {table.kernel!r} can be planned with, not trained: a checkpoint would not hold its rows; "
-                "use 'fused_uvm_caching', or more ranks"
+                f"use {cached}, or more ranks"
             )

@@ -6,7 +6,6 @@ import torch
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy
 
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.tables import VIRTUAL
 from prectr_torchrec.distributed.managed import make_managed
 from prectr_torchrec.modules import SearchEmbeddings
 
@@ -20,7 +19,7 @@ def build_embeddings(config: RunConfig, device: torch.device | None = None) -> S
     bag_tables: list[EmbeddingBagConfig] = []
     for name, table in config.tables.items():
         kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
-        virtual = table.kernel in VIRTUAL
+        virtual = table.kernel_facts.virtual
         made = kind(
             name=name,
             num_embeddings=table.rows,

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torchrec.distributed.planner.types import PlannerError
 
+from prectr_torchrec.config.kernels import KERNELS
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.distributed.costs import Hardware, id_bytes, shard_cost, state_bytes, weight_bytes
@@ -114,23 +116,34 @@ def find_changes(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
     first; where no change of a kind does, the largest one, without a plan."""
     by_size = sorted(config.tables, key=lambda name: -_table_bytes(config, name))
     wide = [name for name in by_size if config.tables[name].dtype == "fp32"]
-    inside = [name for name in by_size if config.tables[name].kernel == "fused" and hardware.device == "cuda"]
+    inside = [name for name in by_size if config.tables[name].kernel_facts.rows == "hbm" and hardware.device == "cuda"]
     inside = [name for name in inside if config.tables[name].ids == "hashed"]  # managed ids need rows in the device's memory
-    virtual = [name for name in inside if "row_wise" in config.tables[name].sharding]
     yield from _least("fp16 rows", wide, lambda table: {"dtype": "fp16"}, config, hardware)
-    yield from _least("rows in host memory, a cache in HBM", inside, lambda _: {"kernel": "fused_uvm_caching"}, config, hardware)
+    yield from _moved_rows(inside, config, hardware, trainable=True)
     yield from _more_hosts(config, hardware)
+    yield from _moved_rows(inside, config, hardware, trainable=False)
 
-    def on_ssd(table: TableConfig) -> dict[str, Any]:
-        buckets = math.lcm(table.buckets, hardware.ranks)
-        rows = -(-table.rows // buckets) * buckets
-        return {"kernel": "ssd_virtual_table", "sharding": ["row_wise"], "buckets": buckets, "rows": rows}
 
-    what = "rows on SSD (to plan with: `train` refuses them)"
-    for change in _least(what, virtual, on_ssd, config, hardware if hardware.ssd else hardware._replace(ssd=10**18)):
-        needed = max(load.ssd for load in rank_loads(change.config, change.plan, hardware)) if change.plan else 0
-        size = f", {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else ""
-        yield change._replace(what=change.what + size, hardware=hardware)
+def _moved_rows(tables: list[str], config: RunConfig, hardware: Hardware, *, trainable: bool) -> Iterator[Change]:
+    """Moves rows to each kernel that is a remedy, and `trainable` or not."""
+    for kernel, facts in KERNELS.items():
+        if not facts.remedy or facts.checkpointed != trainable:
+            continue
+        movable = [name for name in tables if not facts.virtual or "row_wise" in config.tables[name].sharding]
+        what = facts.remedy if trainable else f"{facts.remedy} (to plan with: `train` refuses them)"
+        room = hardware._replace(ssd=10**18) if facts.rows == "ssd" and not hardware.ssd else hardware
+        for change in _least(what, movable, partial(_under, kernel, hardware.ranks), config, room):
+            needed = max(load.ssd for load in rank_loads(change.config, change.plan, room)) if change.plan else 0
+            size = f", {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else ""
+            yield change._replace(what=what + size, hardware=room)
+
+
+def _under(kernel: str, ranks: int, table: TableConfig) -> dict[str, Any]:
+    """The settings that put a table under a kernel; a virtual one is in buckets, and has as many rows as they ask for."""
+    if not KERNELS[kernel].virtual:
+        return {"kernel": kernel}
+    buckets = math.lcm(table.buckets, ranks)
+    return {"kernel": kernel, "sharding": ["row_wise"], "buckets": buckets, "rows": -(-table.rows // buckets) * buckets}
 
 
 def _least(

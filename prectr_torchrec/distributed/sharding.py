@@ -34,7 +34,7 @@ from torchrec.distributed.types import (
 )
 
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.tables import INT8_ROW, VIRTUAL, CommunicationConfig, TableConfig
+from prectr_torchrec.config.tables import INT8_ROW, CommunicationConfig, TableConfig
 from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
@@ -103,18 +103,18 @@ def constraints(config: RunConfig, ranks: int) -> dict[str, ParameterConstraints
     """Planner constraints by table."""
     found = {}
     for name, table in config.tables.items():
-        inputs, outside = table_inputs(config, name), table.kernel not in ("fused", "fused_uvm")
-        cache = CacheParams(CacheAlgorithm[table.cache.algorithm.upper()], table.cache.load_factor) if outside else None
+        inputs, kernel = table_inputs(config, name), table.kernel_facts
+        cache = CacheParams(CacheAlgorithm[table.cache.algorithm.upper()], table.cache.load_factor)
         found[name] = ParameterConstraints(
             sharding_types=sharding_types(table, ranks),
             compute_kernels=[table.kernel],
             pooling_factors=[float(i.length) for i in inputs],
             batch_sizes=[i.rows for i in inputs],
             min_partition=shard_columns(config, name, ranks),
-            cache_params=cache,
+            cache_params=cache if kernel.cache is not None else None,
             stochastic_rounding=table.stochastic_rounding,
-            key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if table.kernel in VIRTUAL else None,
-            use_virtual_table=table.kernel in VIRTUAL,
+            key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if kernel.store else None,
+            use_virtual_table=kernel.virtual,
         )
     return found
 

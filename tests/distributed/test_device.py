@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from small_run import small_config, write_small_data
 
+from prectr_torchrec.config.kernels import KERNELS
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.tables import VIRTUAL, ManagedConfig
+from prectr_torchrec.config.tables import ManagedConfig
 from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.system.errors import ConfigError
@@ -70,8 +71,8 @@ def test_buckets_of_a_virtual_table_are_shared_out_among_the_ranks() -> None:
         check_device(changed(virtual), "cuda", 16)
 
 
-@pytest.mark.parametrize("kernel", VIRTUAL)
-def test_virtual_tables_are_not_trained_since_a_checkpoint_would_not_hold_their_rows(kernel: str) -> None:
+@pytest.mark.parametrize("kernel", [name for name, kernel in KERNELS.items() if not kernel.checkpointed])
+def test_tables_in_a_store_are_not_trained_since_a_checkpoint_would_not_hold_their_rows(kernel: str) -> None:
     with pytest.raises(ConfigError, match=rf"tables.item.kernel: '{kernel}' can be planned with, not trained"):
         check_trainable(changed({"kernel": kernel}))
     check_trainable(changed({"kernel": "fused_uvm_caching"}))
