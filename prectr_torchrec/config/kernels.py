@@ -38,7 +38,7 @@ class Kernel(NamedTuple):
     virtual: bool = False
     """Whether rows are made when they are first trained on. Such tables are sharded by rows, in buckets."""
     checkpointed: bool = True
-    """Whether a checkpoint holds the rows. The stores hand out `PartiallyMaterializedTensor`s, of which Distributed Checkpoint
+    """Whether a checkpoint holds the rows. Stores hand out `PartiallyMaterializedTensor`s, of which Distributed Checkpoint
     writes no rows and into which it loads none: such a table can be planned with, not trained."""
     remedy: str = ""
     """What `prectr plan` calls a move of rows to this kernel; empty: it proposes none."""
@@ -54,6 +54,7 @@ KERNELS: dict[str, Kernel] = {
         cache=Cache(bytes_per_row=4, bytes_per_slot=16),  # an int32 for each row; id and age, int64 each, for each slot
         remedy="rows in host memory, a cache in HBM",
     ),
+    "key_value": Kernel("ssd", "hbm", "hbm", cache=Cache(), store=True, checkpointed=False),
     "dram_virtual_table": Kernel("ddr", "ddr", "ddr", cache=Cache(), store=True, virtual=True, checkpointed=False),
     "ssd_virtual_table": Kernel(
         "ssd", "ssd", "ssd", cache=Cache(), store=True, virtual=True, checkpointed=False, remedy="rows on SSD"
