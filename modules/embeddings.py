@@ -14,16 +14,34 @@ from torchrec.modules.mc_modules import ManagedCollisionCollection, ManagedColli
 
 
 class SearchEmbeddings(nn.Module):
-    """Looks up a request-major batch: every request-level id once per request, not once per candidate.
+    """Looks up a batch of R requests with C candidates between them: what belongs to a request once, not once a candidate.
+
+    A feature of a request is a jagged list of ids with stride R: one id, the events of its history, or its candidates one
+    after another. Its vectors stay apart, one an id. A bag belongs to a candidate, has stride C, and its vectors are summed.
 
     Kept apart from the towers so that TorchRec's pipelines trace it: this module is all they have to see of the model.
 
     Args:
-        tables: sequence tables, looked up with stride R in the EmbeddingCollection.
-        bag_tables: tables of candidate-level bags, summed with stride C in the EmbeddingBagCollection.
+        tables: tables of request features, in a TorchRec `EmbeddingCollection`; all of one width, as TorchRec asks.
+        bag_tables: tables of bags, in a TorchRec `EmbeddingBagCollection`.
         managed: by table, what gives raw ids rows of their own; these tables have collections of their own, since TorchRec's
             collections manage all of their tables or none.
         device: `meta` leaves the memory to the sharder.
+
+    Example::
+
+        from torchrec import EmbeddingBagConfig, EmbeddingConfig, KeyedJaggedTensor
+
+        items = EmbeddingConfig(name="item", num_embeddings=100, embedding_dim=8, feature_names=["candidate_item_id"])
+        tokens = EmbeddingBagConfig(name="token", num_embeddings=50, embedding_dim=4, feature_names=["title_tokens"])
+        embeddings = SearchEmbeddings([items], [tokens])
+        of_requests = KeyedJaggedTensor(  # R = 2 requests with 1 and 2 candidates
+            ["candidate_item_id"], torch.tensor([7, 8, 9]), lengths=torch.tensor([1, 2])
+        )
+        of_candidates = KeyedJaggedTensor(["title_tokens"], torch.tensor([5, 6, 5]), lengths=torch.tensor([2, 0, 1]))
+        sequences, bags = embeddings(of_requests, of_candidates)
+        assert sequences["candidate_item_id"].values().shape == (3, 8)
+        assert bags["title_tokens"].shape == (3, 4)  # (C, dim)
     """
 
     def __init__(
@@ -56,7 +74,15 @@ class SearchEmbeddings(nn.Module):
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor
     ) -> tuple[dict[str, JaggedTensor], dict[str, Tensor]]:
-        """Returns the jagged vectors of each request feature (stride R) and the pooled (C, dim) of each candidate bag."""
+        """Looks up every feature that has a table.
+
+        Args:
+            request_features: of stride R, int64 ids.
+            candidate_features: of stride C, int64 ids.
+
+        Returns:
+            The jagged vectors, (ids, dim), of each request feature, and the summed vectors, (C, dim), of each bag.
+        """
         sequences = self.sequences(request_features) if self.sequences is not None else {}
         bags = self.bags(candidate_features).to_dict() if self.bags is not None else {}
         if self.managed_sequences is not None:

@@ -15,7 +15,7 @@ def from_folder(kind: Any, path: str | Path, **options: Any) -> Any:
 
     Args:
         kind: a class of Transformers that has `from_pretrained`, such as `AutoModel`.
-        path: the folder.
+        path: the folder, in Hugging Face layout.
         options: further arguments of `from_pretrained`.
 
     Raises:
@@ -23,7 +23,14 @@ def from_folder(kind: Any, path: str | Path, **options: Any) -> Any:
 
     Example::
 
-        model = from_folder(AutoModel, "encoder", dtype=torch.float32)
+        import tempfile
+
+        from transformers import AutoConfig
+
+        with tempfile.TemporaryDirectory() as folder:
+            AutoConfig.for_model("bert", hidden_size=16).save_pretrained(folder)
+            config = from_folder(AutoConfig, folder)
+        assert config.hidden_size == 16
     """
     if not Path(path).is_dir():  # Transformers would take it for a name on its hub
         raise ValueError(f"{path}: no such folder; a model is a folder in Hugging Face layout")
@@ -43,6 +50,16 @@ def max_tokens(model: PreTrainedModel) -> int | None:
     """Tokens of the longest text that a model reads, special ones included; None: any length.
 
     A table of positions with a padding row, such as RoBERTa's, begins behind that row: of 514 rows 512 can be used.
+
+    Args:
+        model: a model of Transformers.
+
+    Example::
+
+        encoder = TextEncoder.from_config(
+            model_type="bert", vocab_size=50, hidden_size=16, num_attention_heads=2, max_position_embeddings=64
+        )
+        assert max_tokens(encoder.model) == 64
     """
     limits = [getattr(model.config.get_text_config(), "max_position_embeddings", None)]
     for name, table in model.named_modules():

@@ -10,31 +10,52 @@ from torch.nn import functional as F
 
 
 class ClickProbability(NamedTuple):
-    """Log probabilities of click and no click, (C,) each; `logit` is their difference."""
+    """Log probabilities of both outcomes of C candidates, kept apart so that neither is rounded to 0."""
 
     log_click: Tensor
+    """(C,) float, log P(y = 1)."""
     log_no_click: Tensor
+    """(C,) float, log P(y = 0)."""
 
     @property
     def logit(self) -> Tensor:
+        """(C,) float, the difference: what ranks."""
         return self.log_click - self.log_no_click
 
 
 class LevelMixture(nn.Module):
-    r"""Click probability as the expectation over the relevance level, as the PRECTR paper states it.
+    r"""Click probability as the expectation over the relevance level, the one probability of PRECTR (arXiv 2503.18395).
 
-    :math:`P(y = 1 | x) = \sum_k \pi_k \sigma(z_k)`, where :math:`\pi_k = P(l = k | q, i)` comes from the relevance tower and
-    :math:`z_k` from the click tower. Both outcomes are computed in log space, so that no probability is ever rounded to 0 or
-    1 and the binary cross-entropy :math:`-(y \log p_1 + (1 - y) \log p_0)` stays exact.
+    Let :math:`y` be the click, 0 or 1, :math:`x` all that is known of a candidate, and :math:`l \in 1..K` its relevance level.
+    With :math:`\pi_k = P(l = k | q, i)` of query q and item i, from the relevance tower, and the click logit :math:`z_k` at
+    level k, from the click tower,
+
+    .. math:: P(y = 1 | x) = \sum_{k = 1}^K \pi_k \, \sigma(z_k).
+
+    Both outcomes are computed in log space, :math:`\log p_1 = \mathrm{logsumexp}_k(\log \pi_k + \log \sigma(z_k))` and
+    :math:`\log p_0 = \mathrm{logsumexp}_k(\log \pi_k + \log \sigma(-z_k))`, so that no probability is ever rounded to 0 or 1 and
+    the binary cross-entropy :math:`-(y \log p_1 + (1 - y) \log p_0)` stays exact; this form is re-derived here.
 
     Example::
 
-        p = LevelMixture()(log_pi, z)  # (C, K), (C, K)
-        loss = -(y * p.log_click + (1 - y) * p.log_no_click)
+        log_pi = torch.tensor([[0.7, 0.3], [0.1, 0.9]]).log()  # (C, K)
+        z = torch.tensor([[-2.0, 1.0], [-2.0, 1.0]])  # (C, K)
+        p = LevelMixture()(log_pi, z)
+        assert p.logit[1] > p.logit[0]  # likelier to be of the level that is clicked more
+        click = torch.tensor([0.0, 1.0])
+        loss = -(click * p.log_click + (1 - click) * p.log_no_click).mean()
     """
 
     def forward(self, log_pi: Tensor, z: Tensor) -> ClickProbability:
-        """Args: log_pi: (C, K) log probabilities of the levels; z: (C, K) click logits by level."""
+        """Mixes the levels.
+
+        Args:
+            log_pi: (C, K) float, log probabilities of the levels.
+            z: (C, K) float, click logits by level.
+
+        Returns:
+            (C,) float each.
+        """
         return ClickProbability(
             torch.logsumexp(log_pi + F.logsigmoid(z), dim=1), torch.logsumexp(log_pi + F.logsigmoid(-z), dim=1)
         )
@@ -46,12 +67,18 @@ def known_level_log_probabilities(log_pi: Tensor, level: Tensor, distribution: T
     Every level keeps a trace, so that the logarithm stays finite.
 
     Args:
-        log_pi: (C, K) the tower's.
-        level: (C,) known level in 1..K, 0: not known.
-        distribution: (C, K) probabilities where only these are known, zero where nothing is.
+        log_pi: (C, K) float, the tower's log probabilities.
+        level: (C,) int64, known level in 1..K, 0: not known.
+        distribution: (C, K) float, probabilities where only these are known, zero where nothing is.
 
     Returns:
-        (C, K) log probabilities.
+        (C, K) float, log probabilities.
+
+    Example::
+
+        log_pi = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+        known = known_level_log_probabilities(log_pi, torch.tensor([0, 2]))
+        assert torch.allclose(known.exp(), torch.tensor([[0.5, 0.5], [0.0, 1.0]]), atol=1e-5)
     """
     num_levels = log_pi.shape[1]
     known = torch.full_like(log_pi, 1e-6 / max(num_levels - 1, 1))
@@ -67,11 +94,16 @@ def grade_distributions(grade: Tensor, level_grades: Tensor) -> Tensor:
     """Distributions over the two levels that a grade lies between, with the grade as their expected grade.
 
     Args:
-        grade: (N,); beyond the first or last level's grade it is that level.
-        level_grades: (K,) ascending, the grade that stands for each level.
+        grade: (N,) float; beyond the first or last level's grade it is that level.
+        level_grades: (K,) float, ascending, the grade that stands for each level.
 
     Returns:
         (N, K) float32, NaN where the grade is.
+
+    Example::
+
+        level_grades = torch.tensor([1.0, 2.0, 3.0])
+        assert grade_distributions(torch.tensor([2.25]), level_grades).tolist() == [[0.0, 0.75, 0.25]]
     """
     passed = ((grade[:, None] - level_grades[:-1]) / level_grades.diff()).clamp(0, 1)  # (N, K - 1) of the way to the next level
     return (F.pad(passed, (1, 0), value=1.0) - F.pad(passed, (0, 1))).float()

@@ -10,11 +10,17 @@ from torch.nn import functional as F
 class TargetAttention(nn.Module):
     r"""Masked multi-head target attention with a learned slot for "nothing fits".
 
-    With target :math:`x`, event keys :math:`k_j` and values :math:`v_j`, each head gives
-    :math:`\sum_j a_j W_v v_j` with :math:`a = \mathrm{softmax}_{j \cup 0}((W_q x) \cdot (W_k k_j) / \sqrt d)`. Slot 0 has a
-    learned key and value: an empty history returns that value, the prior, and never NaN.
+    Let :math:`x` be a target (a candidate), :math:`k_j` and :math:`v_j` the key and the value of event :math:`j = 1..n`, and
+    :math:`W_q, W_k, W_v` the projections of one head to its width :math:`d` = `dim / num_heads`. A head gives
 
-    Keys and values are projected once per request, then shared by its P candidates.
+    .. math:: \sum_{j = 0}^n a_j u_j, \quad a = \mathrm{softmax}_{j = 0..n}(W_q x \cdot h_j / \sqrt d), \quad
+        h_j = W_k k_j, \; u_j = W_v v_j \text{ for } j \geq 1,
+
+    and the heads stand side by side. Slot 0 has a learned key :math:`h_0` and value :math:`u_0`, both zero at the start: a
+    target that fits no event leans on them, and an empty history returns :math:`u_0`, the prior, and never NaN.
+
+    The attention is that of arXiv 1706.03762 with a candidate for its query, as in arXiv 1706.06978 (whose weights are not
+    normalised); slot 0 is re-derived here. Keys and values are projected once a request, then shared by its P candidates.
 
     Args:
         target_dim: width of a target.
@@ -22,6 +28,18 @@ class TargetAttention(nn.Module):
         value_dim: width of an event's value.
         dim: width of the output, divided among the heads.
         num_heads: heads.
+
+    Raises:
+        ValueError: `dim` does not divide among the heads.
+
+    Example::
+
+        attention = TargetAttention(6, 5, 4, dim=8, num_heads=2)
+        target = torch.randn(2, 3, 6)  # R = 2 requests of P = 3 candidates
+        key, value = torch.randn(2, 7, 5), torch.randn(2, 7, 4)  # L = 7 events
+        out = attention(target, key, value, lengths=torch.tensor([7, 0]))
+        assert out.shape == (2, 3, 8)
+        assert torch.allclose(out[1], attention.prior_value.expand(3, 8))  # the second request has no history
     """
 
     offsets = ("prior_key", "prior_value")
@@ -41,13 +59,13 @@ class TargetAttention(nn.Module):
         """Attends from every candidate of a request to the request's events.
 
         Args:
-            target: (R, P, target_dim), P candidate slots per request.
-            key: (R, L, key_dim), left-aligned events.
-            value: (R, L, value_dim).
-            lengths: (R,) int64, real events.
+            target: (R, P, target_dim) float, P candidate slots per request.
+            key: (R, L, key_dim) float, left-aligned events.
+            value: (R, L, value_dim) float.
+            lengths: (R,) int64, real events; what lies beyond is not read.
 
         Returns:
-            (R, P, dim).
+            (R, P, dim) float.
         """
         R, P, _ = target.shape
         q_RHPD, k_RHLD, mask_R11L = self._queries_and_keys(target, key, lengths)
@@ -58,8 +76,13 @@ class TargetAttention(nn.Module):
     def weights(self, target: Tensor, key: Tensor, lengths: Tensor) -> Tensor:
         """The weights behind `forward`, which its fused kernel does not tell.
 
+        Args:
+            target: (R, P, target_dim) float.
+            key: (R, L, key_dim) float.
+            lengths: (R,) int64, real events.
+
         Returns:
-            (R, H, P, L + 1) by head; slot 0 is the prior, slot j + 1 the event j, zero for padding.
+            (R, H, P, L + 1) float, by head; slot 0 is the prior, slot j + 1 the event j, zero for padding.
         """
         q_RHPD, k_RHLD, mask_R11L = self._queries_and_keys(target, key, lengths)
         scores = q_RHPD @ k_RHLD.transpose(2, 3) / k_RHLD.shape[3] ** 0.5

@@ -9,10 +9,39 @@ from .base import weighted_mean
 
 
 def anchor_loss(log_pi: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the level distribution (C, K) on the target (C, K); rows of zeros have no part in it. Re-derived here."""
+    r"""Cross-entropy of the level distribution on what is known of the level, so that levels keep their meaning.
+
+    With the distribution :math:`\pi` of a candidate and its target :math:`t`, :math:`-\sum_k t_k \log \pi_k`, mean over the
+    candidates with a target. Re-derived here: clicks alone leave the levels of a mixture unidentified.
+
+    Args:
+        log_pi: (C, K) float, log probabilities of the levels.
+        target: (C, K) float, a distribution over the levels, or zeros: the candidate has no part in it.
+
+    Returns:
+        A float scalar.
+
+    Example::
+
+        log_pi = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+        loss = anchor_loss(log_pi, level_targets(torch.tensor([2, 0]), levels=2))
+        assert torch.allclose(loss.exp(), torch.tensor(4 / 3))
+    """
     return weighted_mean(-(target * log_pi).sum(1), (target > 0).any(1).to(log_pi.dtype))
 
 
 def level_targets(level: Tensor, levels: int) -> Tensor:
-    """(C, K) float, 1 at the level (C,) in 1..K; zeros where it is 0."""
+    """The targets of known levels.
+
+    Args:
+        level: (C,) int64 in 1..K, 0: missing.
+        levels: K.
+
+    Returns:
+        (C, K) float32, 1 at the level; zeros where it is missing.
+
+    Example::
+
+        assert level_targets(torch.tensor([2, 0]), levels=3).tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    """
     return F.one_hot(level, levels + 1)[:, 1:].float()

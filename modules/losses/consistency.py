@@ -10,14 +10,25 @@ from .base import weighted_mean
 
 
 def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Tensor:
-    """Semantic consistency: a higher level never has the lower click probability.
+    r"""Semantic consistency: a higher level never has the lower click probability.
 
-    The papers name it; this form, a hinge on neighbouring levels, is re-derived here.
+    With the click logit :math:`z_k` at level :math:`k = 1..K` and a margin :math:`\mu`, the mean over :math:`k < K` of
+    :math:`\max(0, \mu + \sigma(z_k) - \sigma(z_{k + 1}))`, mean over the candidates. The papers (arXiv 2503.18395, 2602.20676)
+    name it; this form, a hinge on neighbouring levels, is re-derived here.
 
     Args:
-        level_logits: (C, K).
-        weight: (C,).
+        level_logits: (C, K) float.
+        weight: (C,) float, 1, or 0 for padding.
         margin: in probability.
+
+    Returns:
+        A float scalar.
+
+    Example::
+
+        z = torch.tensor([[-2.0, 0.0, 1.0], [1.0, 0.0, -2.0]])  # in order, and against it
+        in_order, against = (consistency_loss(z, weight, margin=0.0) for weight in torch.eye(2))
+        assert in_order == 0 < against
     """
     probability = torch.sigmoid(level_logits)
     return weighted_mean(F.relu(margin + probability[:, :-1] - probability[:, 1:]).mean(1), weight)

@@ -10,35 +10,43 @@ from torch.nn import functional as F
 
 
 class Incentive(NamedTuple):
+    """What the preference of whoever asks adds to the click logits of C candidates."""
+
     tau: Tensor
-    """(C, 1) or (C, K), added to the click logits; zero where the preference is the prior."""
+    """(C, 1) or (C, K) float, added to the click logits; zero where the preference is the prior."""
     gate: Tensor
-    """(C, 3) weights of raise, lower, leave at the preference."""
+    """(C, 3) float, weights of raise, lower, leave at the preference; they sum to 1."""
 
 
 class RelevanceIncentive(nn.Module):
     r"""A mixture of three experts on relevance against preference, less what it gives for the prior.
 
-    With the relevance vector :math:`a`, projected to the width of a preference :math:`r`,
-    :math:`w = [a; r; a - r; a \odot r]`, :math:`g = \mathrm{softmax}(W w)`,
-    :math:`h(a, r) = g_{raise} \mathrm{softplus}(f_{raise}(w)) - g_{lower} \mathrm{softplus}(f_{lower}(w))`
-    and, with the preference :math:`r_0` of a user of whom nothing is known, :math:`\tau = h(a, r) - h(a, r_0)`.
+    Let :math:`a` be a candidate's relevance vector, projected to the width of a preference, :math:`r` the preference of whoever
+    asks, :math:`r_0` that of a user of whom nothing is known, and :math:`f_{raise}, f_{lower}` two small MLPs. With
+    :math:`w = [a; r; a - r; a \odot r]` and the gate :math:`g = \mathrm{softmax}(W w)` over raise, lower and leave,
+
+    .. math:: \tau = h(a, r) - h(a, r_0), \quad
+        h(a, r) = g_{raise} \mathrm{softplus}(f_{raise}(w)) - g_{lower} \mathrm{softplus}(f_{lower}(w)).
 
     Without the second term the incentive is not identified: the click tower reads :math:`a` too, so a model can move any
     function of :math:`a` from the tower into :math:`h` and back, and :math:`\tau` says nothing about the user. With it,
-    :math:`\tau` is zero at :math:`r = r_0` and no such function can be in it. The papers name the part; this form is re-derived
-    here. Nothing in it is random, in training or in scoring.
+    :math:`\tau` is zero at :math:`r = r_0` and no such function can be in it. PRECTR-V2 (arXiv 2602.20676) names the part; this
+    form is re-derived here. Nothing in it is random, in training or in scoring.
 
     Args:
-        relevance_dim: width of `a`.
-        preference_dim: width of `r`.
-        num_values: 1, shared by all levels, or K.
+        relevance_dim: width of the relevance vector.
+        preference_dim: width of a preference.
+        num_values: values a candidate: 1, shared by all levels, or K.
         hidden: width of the experts.
 
     Example::
 
-        incentive = RelevanceIncentive(64, 32, num_values=4)(relevance.hidden, preference.vector, preference_prior)
-        z = click_logits + incentive.tau  # (C, 4)
+        module = RelevanceIncentive(64, 32, num_values=4)
+        relevance, preference, prior = torch.randn(5, 64), torch.randn(5, 32), torch.randn(32)
+        preference[0] = prior  # of the first candidate's user nothing is known
+        incentive = module(relevance, preference, prior)
+        assert incentive.tau.shape == (5, 4) and incentive.gate.shape == (5, 3)
+        assert incentive.tau[0].eq(0).all()
     """
 
     def __init__(self, relevance_dim: int, preference_dim: int, num_values: int, *, hidden: int = 32) -> None:
@@ -48,7 +56,16 @@ class RelevanceIncentive(nn.Module):
         self.raise_, self.lower = (_expert(4 * preference_dim, hidden, num_values) for _ in range(2))
 
     def forward(self, relevance: Tensor, preference: Tensor, prior: Tensor) -> Incentive:
-        """Args: relevance: (C, relevance_dim); preference: (C, preference_dim); prior: (preference_dim,) `r_0`."""
+        """The incentive of each candidate.
+
+        Args:
+            relevance: (C, relevance_dim) float, relevance vectors.
+            preference: (C, preference_dim) float, `r`.
+            prior: (preference_dim,) float, `r_0`.
+
+        Returns:
+            `tau` (C, num_values) and `gate` (C, 3), float.
+        """
         a = self.relevance(relevance)
         value, gate = self._experts(a, preference)
         at_prior, _ = self._experts(a, prior.expand_as(preference))  # of the same shape: equal rows cancel to the last bit
@@ -68,11 +85,22 @@ def _expert(in_dim: int, hidden: int, num_values: int) -> nn.Sequential:
 
 
 def load_balance(gate: Tensor, weight: Tensor) -> Tensor:
-    """Squared coefficient of variation of the experts' mean loads; zero when all are used alike.
+    r"""Squared coefficient of variation of the experts' mean loads (arXiv 1701.06538); zero when all are used alike.
+
+    With the weights :math:`g_{ce}` of expert :math:`e = 1..E` for candidate :math:`c` and the mean loads :math:`m_e` of the
+    candidates that count, it is :math:`\mathrm{var}_e(m_e) / \mathrm{mean}_e(m_e)^2`.
 
     Args:
-        gate: (C, E) expert weights.
-        weight: (C,) zero for rows that do not count.
+        gate: (C, E) float, expert weights.
+        weight: (C,) float, 1, or 0 for rows that do not count.
+
+    Returns:
+        A float scalar.
+
+    Example::
+
+        gate = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+        assert load_balance(gate, torch.ones(2)).item() == 0.0
     """
     load = (gate * weight.unsqueeze(1)).sum(0) / weight.sum().clamp(min=1.0)
     return load.var(unbiased=False) / load.mean().square().clamp(min=1e-12)

@@ -15,11 +15,17 @@ _MOST = 0.99
 
 
 class Examination(nn.Module):
-    r"""The examination hypothesis: :math:`P(y = 1 | x, p) = \epsilon_p P(y = 1 | x)`, a learned :math:`\epsilon_p` in (0, 1) for
-    each logged position p and 1 at the reference (position-based model; Richardson et al., WWW 2007, Craswell et al., WSDM 2008).
+    r"""The examination hypothesis: what is clicked at a position was looked at there.
 
-    Trained with the logged positions; scoring passes position 0, which holds it at the reference. In log space
-    :math:`\log p_1 = \log \epsilon + \log P` and :math:`\log p_0 = \mathrm{logaddexp}(\log(1 - P), \log(1 - \epsilon) + \log P)`.
+    Let :math:`y` be the click, :math:`x` all that is known of a candidate but its position, :math:`p` the position, and
+    :math:`P = P(y = 1 | x)` the click probability at the reference position. With a learned examination :math:`\epsilon_p` in
+    (0, 1), and 1 at the reference, :math:`P(y = 1 | x, p) = \epsilon_p P`: the position-based model (Richardson et al., WWW
+    2007; Craswell et al., WSDM 2008). In log space
+
+    .. math:: \log p_1 = \log \epsilon_p + \log P, \quad
+        \log p_0 = \mathrm{logaddexp}(\log(1 - P), \log(1 - \epsilon_p) + \log P).
+
+    Trained with the logged positions; scoring passes position 0, which holds it at the reference.
 
     Args:
         num_positions: positions with an examination of their own; deeper ones share the last.
@@ -47,7 +53,15 @@ class Examination(nn.Module):
         self.logit = nn.Parameter(torch.full((num_positions + 1,), _MOST).logit())
 
     def forward(self, click: ClickProbability, position: Tensor) -> ClickProbability:
-        """Args: click: at the reference, (C,) each; position: (C,) int64 from 1, 0: not logged. Returns: at the positions."""
+        """Moves click probabilities from the reference to positions.
+
+        Args:
+            click: at the reference, (C,) float each.
+            position: (C,) int64 from 1, 0: not logged.
+
+        Returns:
+            At the positions, (C,) float each.
+        """
         logit = self.logit[position.clamp(max=self.num_positions)]
         held = (position == 0) | (position == self.reference)
         seen = F.logsigmoid(logit).masked_fill(held, 0.0)

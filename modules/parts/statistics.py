@@ -9,14 +9,31 @@ from torch import Tensor, nn
 class LevelStatistics(nn.Module):
     r"""Turns shown/clicked counters into features that neither explode nor trust few events.
 
-    Per level :math:`k`, of :math:`s_k` shown, :math:`e_k` examined and :math:`c_k` clicked: :math:`\log(1 + s_k)` and the
-    residual :math:`(c_k - p_k e_k) / (e_k + m)` of the clicks over a learned base rate :math:`p_k`, plus both over all
-    levels. Zero counters give zero.
+    Let :math:`s_k` impressions of counter :math:`k` (a relevance level, or the ungraded) have been shown, :math:`e_k` of them
+    examined and :math:`c_k` clicked, :math:`p_k` be a learned base rate and :math:`m` a smoothing, in impressions.
+    The features are the volume and the smoothed residual of the clicks,
+
+    .. math:: \tfrac14 \log(1 + s_k), \quad 3 \, \frac{c_k - p_k e_k}{e_k + m},
+
+    and both of the sums over all k, :math:`c - p \cdot e` among them. The constants bring them to the order of 1; zero counters
+    give zero. Re-derived here.
 
     Args:
         num_counters: counters side by side (K + 1 with the ungraded one; 1 for an item).
         smoothing: m, in impressions.
-        base_rate: where p starts.
+        base_rate: where each p starts.
+
+    Attributes:
+        num_features: 2 num_counters + 2.
+
+    Example::
+
+        statistics = LevelStatistics(5)  # K = 4 and the ungraded
+        shown = torch.tensor([[3.0, 0.0, 2.0, 9.0, 4.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+        clicked = torch.tensor([[0.0, 0.0, 0.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+        features = statistics(shown, clicked, examined=shown)
+        assert features.shape == (2, statistics.num_features)
+        assert features[1].eq(0).all()
     """
 
     offsets = ("base_logit",)
@@ -28,8 +45,15 @@ class LevelStatistics(nn.Module):
         self.base_logit = nn.Parameter(torch.full((num_counters,), base_rate).logit())
 
     def forward(self, shown: Tensor, clicked: Tensor, examined: Tensor) -> Tensor:
-        """Args: shown, clicked, examined: (N, num_counters) float, the last is shown weighted by the examination of each
-        position, or shown itself. Returns: (N, 2 num_counters + 2).
+        """The features of counters.
+
+        Args:
+            shown: (N, num_counters) float.
+            clicked: (N, num_counters) float.
+            examined: (N, num_counters) float, shown weighted by the examination of each position, or shown itself.
+
+        Returns:
+            (N, 2 num_counters + 2) float: volumes, then residuals, that of the sums last of either.
         """
         surplus = clicked - self.base_logit.sigmoid() * examined
         shown, examined, surplus = (torch.cat([x, x.sum(1, keepdim=True)], dim=1) for x in (shown, examined, surplus))

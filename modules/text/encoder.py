@@ -14,20 +14,35 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from ..hugging_face import from_folder
 
 Precision = Literal["fp32", "bf16"]
+"""In what a text encoder multiplies while it is trained; its weights and what it gives out are fp32 in any case."""
 
 
 class TextEncoder(nn.Module):
-    """Encodes each text once: the mean of the last hidden states over its tokens.
+    r"""Encodes each text once, by a small transformer: the mean of its last hidden states.
+
+    Of a text with tokens :math:`w_1..w_n` and last hidden states :math:`h_1..h_n`, of width `dim` each, the vector is
+    :math:`\frac{1}{n} \sum_i h_i`, special tokens among them (mean pooling as in arXiv 1908.10084). A text without tokens has
+    the vector 0. What is encoded of a text does not depend on the other texts, nor on the width of the batch.
+
+    PRECTR-V2 (arXiv 2602.20676) distils such an encoder from an LLM and trains it inside the ranker; by its summaries it has
+    three layers and about two million parameters.
 
     Args:
         model: a Hugging Face encoder whose output has `last_hidden_state`; a pooling layer is taken off.
         length_groups: batches by length that a large batch is cut into.
         precision: bf16: while training, products are taken in bf16; weights and what is given out stay fp32.
 
+    Attributes:
+        dim: width of a text vector, the model's `hidden_size`.
+
     Example::
 
-        encoder = TextEncoder.from_config(vocab_size=8000, model_type="bert", hidden_size=128, num_hidden_layers=3)
-        vectors = encoder(tokens)  # (N, 128)
+        encoder = TextEncoder.from_config(
+            model_type="bert", vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+        tokens = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])  # (N, W), 0 is padding
+        assert encoder(tokens).shape == (2, 16)
+        assert encoder.token_states(tokens).shape == (2, 4, 16)
     """
 
     def __init__(self, model: PreTrainedModel, *, length_groups: int = 4, precision: Precision = "fp32") -> None:
@@ -43,18 +58,40 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, *, model_type: str, precision: Precision = "fp32", **settings: Any) -> TextEncoder:
-        """A fresh encoder of a Hugging Face architecture."""
+        """A fresh encoder of a Hugging Face architecture.
+
+        Args:
+            model_type: its name, such as "bert".
+            precision: as of the class.
+            settings: of the architecture's configuration, such as `hidden_size`.
+        """
         config = AutoConfig.for_model(model_type, **settings)
         return cls(AutoModel.from_config(config, attn_implementation="sdpa"), precision=precision)
 
     @classmethod
     def from_pretrained(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
-        """An encoder from a folder in Hugging Face layout."""
+        """An encoder with the weights of a folder in Hugging Face layout, as fp32 whatever they were saved in.
+
+        Args:
+            path: the folder.
+            precision: as of the class.
+
+        Raises:
+            ValueError: the folder is none, is damaged, or needs code of its own.
+        """
         return cls(from_folder(AutoModel, path, attn_implementation="sdpa", dtype=torch.float32), precision=precision)
 
     @classmethod
     def from_settings(cls, path: str, *, precision: Precision = "fp32") -> TextEncoder:
-        """A fresh encoder such as that of a folder, of which no more than `config.json` is read."""
+        """A fresh encoder such as that of a folder, of which no more than `config.json` is read.
+
+        Args:
+            path: the folder.
+            precision: as of the class.
+
+        Raises:
+            ValueError: the folder is none, is damaged, or needs code of its own.
+        """
         config = from_folder(AutoConfig, path)
         return cls(AutoModel.from_config(config, attn_implementation="sdpa", trust_remote_code=False), precision=precision)
 
@@ -66,7 +103,15 @@ class TextEncoder(nn.Module):
         return self
 
     def forward(self, tokens: Tensor, token_types: Tensor | None = None) -> Tensor:
-        """Returns: (N, dim) float, of `token_states`' arguments; a row of nothing but padding gives zero."""
+        """The vectors of texts.
+
+        Args:
+            tokens: (N, W) int64, N >= 1, 0 is padding, on the right.
+            token_types: (N, W) int64; None: all 0. Left out where the architecture has none.
+
+        Returns:
+            (N, dim) float32; a row of nothing but padding gives zero.
+        """
         count = (tokens != 0).sum(1, keepdim=True).clamp(min=1)
         return self.token_states(tokens, token_types).sum(1) / count
 
@@ -80,7 +125,7 @@ class TextEncoder(nn.Module):
             token_types: (N, W) int64; None: all 0. Left out where the architecture has none.
 
         Returns:
-            (N, W, dim) float, zero at padding.
+            (N, W, dim) float32, zero at padding.
         """
         lengths, order = (tokens != 0).sum(1).sort(stable=True)
         groups = max(1, min(self.length_groups, tokens.shape[0] // 32))
@@ -105,9 +150,13 @@ class TextEncoder(nn.Module):
 class NgramEncoder(nn.Module):
     r"""BERT2DNN (arXiv 2010.10442): a bag of hashed n-grams and an MLP, in place of a transformer.
 
-    The n-grams of token ids, :math:`n = 1..N`, are hashed to the rows of one table; the means of each order, side by side, go
-    through an MLP. The table lies in a TorchRec `EmbeddingBagCollection` that is replicated and trained as a dense parameter,
-    see `ReplicatedEmbeddingBagCollection`.
+    Let :math:`w_1..w_m` be the token ids of a text, :math:`G_n` its n-grams of order :math:`n = 1..N` (n neighbouring tokens,
+    special ones not among them), :math:`h(g)` the hash of an n-gram to a row, and :math:`E` a table. The text's vector is
+
+    .. math:: \mathrm{MLP}([\bar e_1; ...; \bar e_N]), \quad \bar e_n = \frac{1}{|G_n|} \sum_{g \in G_n} E[h(g)],
+
+    with :math:`\bar e_n = 0` where a text has no such n-gram. The table lies in a TorchRec `EmbeddingBagCollection` that is
+    replicated and trained as a dense parameter, see `ReplicatedEmbeddingBagCollection`.
 
     Args:
         rows: of the table; n-grams share rows by chance.
@@ -115,6 +164,15 @@ class NgramEncoder(nn.Module):
         hidden: widths of the MLP; the last one is that of a text vector.
         max_n: N, the longest n-grams.
         special_tokens: ids that are no words; 0 is padding.
+
+    Attributes:
+        dim: width of a text vector.
+
+    Example::
+
+        encoder = NgramEncoder(rows=1000, embedding_dim=8, hidden=(32, 16))
+        tokens = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])  # (N, W), 0 is padding
+        assert encoder(tokens).shape == (2, 16)
     """
 
     def __init__(
@@ -147,7 +205,14 @@ class NgramEncoder(nn.Module):
         self.dim = width
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Args: tokens: (N, W) int64, N >= 1, 0 is padding, on the right. Returns: (N, dim) float."""
+        """The vectors of texts.
+
+        Args:
+            tokens: (N, W) int64, N >= 1, 0 is padding, on the right.
+
+        Returns:
+            (N, dim) float32.
+        """
         special = torch.tensor(self.special_tokens, device=tokens.device)
         word = ~torch.isin(tokens, special)
         values, lengths = [], []
@@ -172,10 +237,33 @@ class ReplicatedEmbeddingBagCollection(EmbeddingBagCollection):
     """A collection that every rank holds whole.
 
     TorchRec's planner and `DistributedModelParallel` know what to shard by its exact class, so that this one stays as it is: its
-    tables are dense parameters, averaged by DistributedDataParallel and stepped by the optimizer of the towers.
+    tables are dense parameters, averaged by DistributedDataParallel and stepped by the optimizer of the towers. It computes
+    what an `EmbeddingBagCollection` computes, and has its arguments.
+
+    Args:
+        tables: the tables' `EmbeddingBagConfig`s.
+        is_weighted: whether ids come with weights.
+        device: where the tables are.
+
+    Example::
+
+        from torchrec import EmbeddingBagConfig, KeyedJaggedTensor
+
+        table = EmbeddingBagConfig(name="word", num_embeddings=50, embedding_dim=4, feature_names=["query"])
+        bags = ReplicatedEmbeddingBagCollection(tables=[table])
+        words = KeyedJaggedTensor(["query"], torch.tensor([7, 8, 9]), lengths=torch.tensor([2, 1]))
+        assert bags(words)["query"].shape == (2, 4)
     """
 
 
 def pairwise_text_features(query: Tensor, title: Tensor) -> Tensor:
-    """What a tower reads of two texts (..., D) each: both, their product and their distance, (..., 4 D)."""
+    """What a tower reads of two texts: both, their product and their distance.
+
+    Args:
+        query: (..., D) float.
+        title: (..., D) float.
+
+    Returns:
+        (..., 4 D) float, `[q, t, q * t, |q - t|]`.
+    """
     return torch.cat([query, title, query * title, (query - title).abs()], dim=-1)

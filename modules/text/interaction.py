@@ -12,12 +12,32 @@ from .encoder import NgramEncoder, TextEncoder, pairwise_text_features
 class Interaction(nn.Module):
     """From the tokens of two texts to what a tower reads of the pair, in two steps: `encode` either text, then `pair` them.
 
-    What `encode` gives is one row a text and depends on this text alone: titles may be encoded once and kept.
+    What `encode` gives is one row a text and depends on this text alone: titles may be encoded once and kept. This class says
+    what the ways to do it have in common; each of them sets the attributes and has `encode` and `pair`.
 
     Attributes:
+        encoder: of the texts.
         pair_dim: P, width of a pair's vector.
         feature_dim: width of what the tower reads.
-        title_dim: width of a title's own vector; 0: there is none.
+        title_dim: width of a title's own vector, the last columns of a pair's; 0: there is none.
+
+    Example::
+
+        class Product(Interaction):  # another way: texts read apart, the product of their vectors
+            def __init__(self, encoder):
+                super().__init__()
+                self.encoder, self.pair_dim, self.feature_dim, self.title_dim = encoder, encoder.dim, encoder.dim, 0
+
+            def encode(self, tokens):
+                return self.encoder(tokens)
+
+            def pair(self, query, title):
+                return query * title
+
+        interaction = Product(NgramEncoder(rows=100, embedding_dim=8, hidden=(16,)))
+        query, title = torch.tensor([[7, 8]]), torch.tensor([[7, 9, 0]])
+        pair = interaction.pair(interaction.encode(query), interaction.encode(title))
+        assert interaction.features(pair).shape == (1, 16)
     """
 
     pair_dim: int
@@ -26,27 +46,68 @@ class Interaction(nn.Module):
     encoder: TextEncoder | NgramEncoder
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Args: tokens: (N, W) int64, 0 is padding. Returns: (N, ...)."""
+        """What is kept of texts.
+
+        Args:
+            tokens: (N, W) int64, 0 is padding, on the right.
+
+        Returns:
+            (N, ...).
+        """
         raise NotImplementedError
 
     def pair(self, query: Tensor, title: Tensor) -> Tensor:
-        """Args: query, title: (C, ...) rows of `encode`. Returns: (C, P)."""
+        """What is kept of pairs.
+
+        Args:
+            query: (C, ...) rows of `encode`.
+            title: (C, ...) rows of `encode`, of the same pairs.
+
+        Returns:
+            (C, P) float.
+        """
         raise NotImplementedError
 
     def features(self, pair: Tensor) -> Tensor:
-        """Args: pair: (C, P). Returns: (C, feature_dim)."""
+        """What a tower reads of pairs.
+
+        Args:
+            pair: (C, P) float.
+
+        Returns:
+            (C, feature_dim) float.
+        """
         return pair
 
     def title_vector(self, pair: Tensor) -> Tensor:
-        """Args: pair: (C, P). Returns: (C, title_dim), the title's part of it."""
+        """The titles' own vectors within the pairs'.
+
+        Args:
+            pair: (C, P) float.
+
+        Returns:
+            (C, title_dim) float.
+        """
         return pair[:, pair.shape[1] - self.title_dim :]
 
 
 class DualInteraction(Interaction):
-    """Query and title read apart: their vectors `[q, t, q * t, |q - t|]`.
+    r"""Query and title read apart, and compared as a whole.
+
+    With the vectors :math:`q` and :math:`t` of query and title, of the encoder's width :math:`D`, a tower reads
+    :math:`[q; t; q \odot t; |q - t|]` (the comparison of arXiv 1705.02364). `[q; t]` is what is kept of a pair.
 
     Args:
         encoder: of both texts.
+
+    Example::
+
+        interaction = DualInteraction(NgramEncoder(rows=100, embedding_dim=8, hidden=(16,)))
+        titles = interaction.encode(torch.tensor([[7, 9, 0], [8, 5, 6]]))  # (C, D), may be kept
+        query = interaction.encode(torch.tensor([[7, 8]])).expand(2, -1)
+        pair = interaction.pair(query, titles)  # (C, 2 D)
+        assert interaction.features(pair).shape == (2, 64)
+        assert interaction.title_vector(pair).equal(titles)
     """
 
     def __init__(self, encoder: TextEncoder | NgramEncoder) -> None:
@@ -55,13 +116,15 @@ class DualInteraction(Interaction):
         self.pair_dim, self.feature_dim, self.title_dim = 2 * encoder.dim, 4 * encoder.dim, encoder.dim
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Returns: (N, dim)."""
+        """The vectors (N, D) float of texts (N, W) int64."""
         return self.encoder(tokens)
 
     def pair(self, query: Tensor, title: Tensor) -> Tensor:
+        """The vectors (C, D) of query and title side by side, (C, 2 D)."""
         return torch.cat([query, title], dim=1)
 
     def features(self, pair: Tensor) -> Tensor:
+        """Both vectors, their product and their distance, (C, 4 D) of (C, 2 D)."""
         query, title = pair.chunk(2, dim=1)
         return pairwise_text_features(query, title)
 
@@ -69,16 +132,34 @@ class DualInteraction(Interaction):
 class LateInteraction(Interaction):
     r"""Query and title read apart, compared token by token.
 
-    The token states, projected to a small width and normalised, :math:`q_i` and :math:`t_j`, are what is kept of a text. As in
-    ColBERT (arXiv 2004.12832) each query token looks for its best match, :math:`m_i = \max_j q_i \cdot t_j`; instead of summing
-    these, each token is compared with what it found, :math:`t^*_i = \sum_j \mathrm{softmax}_j(s\, q_i \cdot t_j) t_j` beside a
-    learned "nothing fits", and the comparisons :math:`\mathrm{relu}(W [q_i, t^*_i, q_i t^*_i, |q_i - t^*_i|, m_i])` are pooled
-    by a learned weight and by their maximum (after the compare-and-aggregate of arXiv 1606.01933).
+    Let :math:`q_i` and :math:`t_j` be the token states of query and title, projected to a small width :math:`D` and normalised:
+    these are what is kept of a text. As in ColBERT (arXiv 2004.12832) each query token looks for its best match,
+    :math:`m_i = \max(0, \max_j q_i \cdot t_j)`. Instead of summing these, each token is compared with what it found: with a
+    learned scale :math:`s` and a learned logit :math:`\nu` of "nothing fits",
+
+    .. math:: t^*_i = \frac{\sum_j e^{s\, q_i \cdot t_j} t_j}{e^\nu + \sum_j e^{s\, q_i \cdot t_j}}, \quad
+        c_i = \mathrm{relu}(W [q_i; t^*_i; q_i \odot t^*_i; |q_i - t^*_i|; m_i]).
+
+    With learned token weights :math:`\omega_i \propto e^{u \cdot q_i}` a pair's vector is
+    :math:`[\sum_i \omega_i c_i; \max_i c_i; \sum_i \omega_i m_i; \bar m'; \sum_i \omega_i q_i; \bar t]`, where
+    :math:`\bar m'` is the mean over the title's tokens of their own best match, and :math:`\bar t` the mean of the title's
+    states. Comparing and aggregating is after arXiv 1606.01933; the pooling is re-derived here.
 
     Args:
         encoder: of both texts; its token states are read.
         dim: D, width of a kept token state.
-        hidden: width of a comparison.
+        hidden: width of a comparison, :math:`c_i`.
+
+    Example::
+
+        encoder = TextEncoder.from_config(
+            model_type="bert", vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+        interaction = LateInteraction(encoder, dim=8, hidden=12)
+        titles = interaction.encode(torch.tensor([[7, 9, 0], [8, 5, 6]]))  # (C, W_t, D), may be kept
+        query = interaction.encode(torch.tensor([[7, 8]]))  # (1, W_q, D), of both titles
+        pair = interaction.pair(query, titles)
+        assert pair.shape == (2, 2 * 12 + 2 + 2 * 8)
     """
 
     def __init__(self, encoder: TextEncoder, *, dim: int = 32, hidden: int = 64) -> None:
@@ -93,13 +174,21 @@ class LateInteraction(Interaction):
         self.pair_dim = self.feature_dim = 2 * hidden + 2 + 2 * dim
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Returns: (N, W, D), zero at padding."""
+        """The states (N, W, D) float of texts (N, W) int64: of length 1, zero at padding."""
         assert isinstance(self.encoder, TextEncoder)
         states = F.normalize(self.project(self.encoder.token_states(tokens)), dim=2)
         return states * (tokens != 0).unsqueeze(2)
 
     def pair(self, query: Tensor, title: Tensor) -> Tensor:
-        """Args: query: (C, W_q, D), or (1, W_q, D) for one query of all titles; title: (C, W_t, D)."""
+        """What the tokens of each pair find of each other.
+
+        Args:
+            query: (C, W_q, D) float, or (1, W_q, D) for one query of all titles.
+            title: (C, W_t, D) float; half precision will do for what is kept.
+
+        Returns:
+            (C, P) float.
+        """
         query, title = (_trim(states).to(self.compare.weight.dtype) for states in (query, title))
         query = query.expand(title.shape[0], -1, -1)
         asked, said = query.any(2), title.any(2)  # (C, W): no kept state is zero
@@ -125,11 +214,25 @@ class LateInteraction(Interaction):
 
 
 class CrossInteraction(Interaction):
-    """Query and title read together as `[CLS] query [SEP] title [SEP]`, once per distinct pair; nothing of a title can be kept.
+    """Query and title read together as `[CLS] query [SEP] title [SEP]` (arXiv 1810.04805), once per distinct pair.
+
+    A pair's vector is the encoder's of the joined text. Nothing of a title can be kept: `encode` gives its tokens.
 
     Args:
-        encoder: of the pair.
-        cls_token, sep_token: their ids.
+        encoder: of the joined text.
+        cls_token: id of [CLS].
+        sep_token: id of [SEP].
+
+    Example::
+
+        encoder = TextEncoder.from_config(
+            model_type="bert", vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+        interaction = CrossInteraction(encoder)
+        query, title = torch.tensor([[2, 7, 3]]), torch.tensor([[2, 7, 9, 3]])
+        tokens, types = interaction.join(query, title)
+        assert tokens.tolist() == [[2, 7, 3, 7, 9, 3, 0, 0, 0, 0]] and types.tolist() == [[0, 0, 0, 1, 1, 1, 0, 0, 0, 0]]
+        assert interaction.pair(query, title).shape == (1, 16)
     """
 
     def __init__(self, encoder: TextEncoder, *, cls_token: int = 2, sep_token: int = 3) -> None:
@@ -140,20 +243,33 @@ class CrossInteraction(Interaction):
         self.title_dim = 0
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Returns: the tokens."""
+        """The tokens (N, W) int64 themselves."""
         return tokens
 
     def pair(self, query: Tensor, title: Tensor) -> Tensor:
-        """Args: query, title: (C, W) int64 tokens."""
+        """The vectors of the joined texts.
+
+        Args:
+            query: (C, W_q) int64 tokens, or (1, W_q) for one query of all titles.
+            title: (C, W_t) int64 tokens.
+
+        Returns:
+            (C, dim) float, `dim` the encoder's.
+        """
         query = query.expand(title.shape[0], -1)
         distinct, index = torch.cat([query, title], dim=1).unique(dim=0, return_inverse=True)
         tokens, types = self.join(distinct[:, : query.shape[1]], distinct[:, query.shape[1] :])
         return self.encoder(tokens, types)[index]
 
     def join(self, query: Tensor, title: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens (N, W_q + W_t + 3) int64 of `[CLS] query [SEP] title [SEP]`, padded on the right, and their types.
+        """Joins texts, leaving out the [CLS] and [SEP] of their own.
 
-        [CLS] and [SEP] of the single texts are left out first.
+        Args:
+            query: (N, W_q) int64 tokens.
+            title: (N, W_t) int64 tokens.
+
+        Returns:
+            The tokens (N, W_q + W_t + 3) int64, padded on the right, and their types: 1 for the title and its [SEP], else 0.
         """
         cls, sep = (title.new_full((title.shape[0], 1), token) for token in (self.cls_token, self.sep_token))
         texts = [text.masked_fill((text == self.cls_token) | (text == self.sep_token), 0) for text in (query, title)]

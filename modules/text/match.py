@@ -9,16 +9,36 @@ from torch import Tensor, nn
 class TextMatch(nn.Module):
     r"""Token-level match of query and title, weighted by how rare a token is.
 
-    With the query's tokens :math:`q_i`, the title's :math:`t_j`, :math:`m_{ij} = [\mathrm{stem}(q_i) = \mathrm{stem}(t_j)]` and
-    inverse document frequency :math:`w`, the features are coverages such as :math:`\sum_i w(q_i) \max_j m_{ij} / \sum_i w(q_i)`,
-    the same for neighbouring pairs of tokens and for numbers, the fate of the query's last and rarest token, the weights met and
-    missed, and lengths. They depend on the pair alone, never on the width that the batch is padded to.
+    Let :math:`q_i` and :math:`t_j` be the tokens of query and title, :math:`w(\cdot)` the inverse document frequency of a token,
+    and :math:`m_{ij}` 1 where :math:`q_i` and :math:`t_j` have one stem, else 0. A query token is met where
+    :math:`\max_j m_{ij} = 1`. The 24 features, in their order:
+
+    - 1-7: the weight that is met, as a share of the query's, :math:`\sum_i w(q_i) \max_j m_{ij} / \sum_i w(q_i)`, and as it is;
+      the weight that is missed; the heaviest token met, and missed; the lightest met, and missed;
+    - 8-10: whether the query's last token is met, its weight, whether its rarest is;
+    - 11-13: share of the query's numbers that are met, whether it has any, whether one is missed;
+    - 14: share of the query's neighbouring pairs that are neighbours in the title;
+    - 15-17: where in the title the first and the last match stand, and how far apart, as shares of its length;
+    - 18: the weight of the title that is met, as a share;
+    - 19-20: share of the query's tokens that are met, and whether all are;
+    - 21-24: logarithms of the tokens met, missed, of the query and of the title.
+
+    They depend on the pair alone, never on the width that the batch is padded to. There is nothing to be learned in them; the
+    choice is this project's own.
 
     Args:
         idf: (V,) float, inverse document frequency by token id, the same for tokens of one stem.
         is_number: (V,) bool, tokens that are digits.
         stem: (V,) int64, the id that stands for all tokens of a stem; None: each token is its own.
         special_tokens: ids that never count as words; 0 is padding.
+
+    Example::
+
+        match = TextMatch(idf=torch.full((50,), 2.0), is_number=torch.zeros(50, dtype=torch.bool))
+        query, title = torch.tensor([[7, 8], [7, 8]]), torch.tensor([[9, 7, 8, 0], [9, 8, 0, 0]])
+        features = match(query, title)
+        assert features.shape == (2, match.num_features)
+        assert features[:, 0].tolist() == [1.0, 0.5]  # all of the first query's weight is met, half of the second's
     """
 
     num_features = 24
@@ -39,7 +59,15 @@ class TextMatch(nn.Module):
         self.register_buffer("stem", torch.arange(len(idf)) if stem is None else stem.clone())
 
     def forward(self, query: Tensor, title: Tensor) -> Tensor:
-        """Args: query: (C, W_q) int64, title: (C, W_t) int64. Returns: (C, 24) float32, finite for empty texts too."""
+        """The features of pairs.
+
+        Args:
+            query: (C, W_q) int64 tokens, 0 is padding, on the right.
+            title: (C, W_t) int64 tokens, likewise.
+
+        Returns:
+            (C, 24) float32, finite for empty texts too.
+        """
         query, title = query[:, : _longest(query)], title[:, : _longest(title)]
         query_word, title_word = self.is_word[query], self.is_word[title]  # (C, W)
         same = self.stem[query].unsqueeze(2) == self.stem[title].unsqueeze(1)

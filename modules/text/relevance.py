@@ -13,20 +13,32 @@ from .match import TextMatch
 
 
 class Relevance(NamedTuple):
+    """What the relevance tower says of C pairs of query and title."""
+
     hidden: Tensor
-    """(C, H) the relevance vector, `a`."""
+    """(C, H) float, the relevance vector `a`, H the last width of the tower."""
     log_pi: Tensor
-    """(C, K) log probabilities of the levels."""
+    """(C, K) float, log probabilities of the levels 1..K."""
 
 
 class RelevanceTower(nn.Module):
-    """Level probabilities of a (query, item) pair from text alone: what it says of a pair holds for any user.
+    r"""Level probabilities of a (query, item) pair from text alone: what it says of a pair holds for any user.
+
+    With the text features :math:`f` of a pair, the relevance vector :math:`a = \mathrm{MLP}(f)` and a linear layer of weights
+    :math:`W` and bias :math:`b`, the probability of level :math:`k \in 1..K` is :math:`\pi_k = \mathrm{softmax}_k(W a + b)`: the
+    relevance side of PRECTR (arXiv 2503.18395), of which only summaries were at hand.
 
     Args:
         in_dim: width of the text features.
-        hidden: widths of the hidden layers; the last one is the relevance vector.
+        hidden: widths of the hidden layers; the last one is that of the relevance vector.
         num_levels: K.
         dropout: on the hidden layers.
+
+    Example::
+
+        relevance = RelevanceTower(24, [16, 8], num_levels=4)(torch.randn(3, 24))
+        assert relevance.hidden.shape == (3, 8) and relevance.log_pi.shape == (3, 4)
+        assert torch.allclose(relevance.log_pi.exp().sum(1), torch.ones(3))
     """
 
     def __init__(self, in_dim: int, hidden: list[int], num_levels: int, *, dropout: float = 0.0) -> None:
@@ -35,15 +47,24 @@ class RelevanceTower(nn.Module):
         self.head = nn.Linear(hidden[-1], num_levels)
 
     def forward(self, text_features: Tensor) -> Relevance:
-        """Args: text_features: (C, in_dim)."""
+        """The levels of pairs.
+
+        Args:
+            text_features: (C, in_dim) float.
+
+        Returns:
+            (C, hidden[-1]) and (C, K) float.
+        """
         hidden = self.layers(text_features)
         return Relevance(hidden, self.head(hidden).log_softmax(1))
 
 
 class TextRelevance(nn.Module):
-    """Interaction, match features and relevance tower: token ids in, level probabilities out.
+    r"""Interaction, match features and relevance tower: token ids in, level probabilities out.
 
-    Texts are encoded, and pairs matched, by methods of their own, so that a caller does either once and uses it twice.
+    With what an interaction reads of query q and title t, :math:`f(q, t)`, and the match features :math:`m(q, t)`, the tower
+    gives :math:`\pi = \mathrm{RelevanceTower}([f(q, t); m(q, t)])`. Texts are encoded, and pairs matched, by methods of their
+    own, so that a caller does either once and uses it twice.
 
     Args:
         interaction: how the encoder reads the texts, or None for match features alone.
@@ -52,12 +73,23 @@ class TextRelevance(nn.Module):
         num_levels: K.
         dropout: of the tower.
 
+    Attributes:
+        title_dim: width of a title's own vector; 0: there is none.
+        match_dim: width of the match features; 0: there are none.
+
+    Raises:
+        ValueError: there is neither an interaction nor match features.
+
     Example::
 
-        relevance = TextRelevance(DualInteraction(encoder), match, [128, 64], num_levels=4)
+        match = TextMatch(idf=torch.full((50,), 2.0), is_number=torch.zeros(50, dtype=torch.bool))
+        encoder = NgramEncoder(rows=100, embedding_dim=8, hidden=(16,))
+        relevance = TextRelevance(DualInteraction(encoder), match, [32, 8], num_levels=4)
+        query_tokens, title_tokens = torch.tensor([[7, 8], [5, 0]]), torch.tensor([[9, 7, 8], [9, 5, 0]])
         titles = relevance.encode(title_tokens)  # may be kept
         pair = relevance.pair(relevance.encode(query_tokens), titles)
         out = relevance(pair, relevance.match_features(query_tokens, title_tokens))
+        assert out.log_pi.shape == (2, 4)
     """
 
     def __init__(
@@ -95,7 +127,15 @@ class TextRelevance(nn.Module):
         return self.match(query_tokens, title_tokens) if self.match is not None else _nothing(query_tokens)
 
     def forward(self, pair: Tensor, match: Tensor) -> Relevance:
-        """Args: pair: (C, P) vectors; match: (C, match_dim), of the same pairs."""
+        """The levels of pairs.
+
+        Args:
+            pair: (C, P) float, vectors of `pair`.
+            match: (C, match_dim) float, features of the same pairs.
+
+        Returns:
+            (C, hidden[-1]) and (C, K) float.
+        """
         text = self.interaction.features(pair) if self.interaction is not None else pair
         return self.tower(torch.cat([text, match], dim=1))
 
