@@ -43,4 +43,5 @@ class PlainMath(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called for everything that has a docstring."""
         if obj.docstring is not None:
-            obj.docstring.value = re.sub(r":(?:math|class|func):`([^`]*)`", r"`\1`", obj.docstring.value)
+            text = re.sub(r":(?:math|class|func):`([^`]*)`", r"`\1`", obj.docstring.value)
+            obj.docstring.value = re.sub(r"^\.\. math:: (.*(?:\n +\S.*)*)", r"    \1", text, flags=re.MULTILINE)
