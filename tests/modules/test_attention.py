@@ -53,6 +53,30 @@ def test_no_event_slots_at_all() -> None:
     torch.testing.assert_close(module(target, key, value, torch.zeros(3, dtype=torch.long)), module.prior_value.expand(3, 4, 8))
 
 
+def test_weights_are_those_of_the_output_and_padding_has_none() -> None:
+    module = attention()
+    target, key, value = inputs()
+    lengths = torch.tensor([0, 2, 5])
+    weights = module.weights(target, key, lengths)
+    assert weights.shape == (3, 2, 4, 6)
+    torch.testing.assert_close(weights.sum(3), torch.ones(3, 2, 4))
+    assert weights[0, :, :, 1:].eq(0).all() and weights[1, :, :, 3:].eq(0).all()
+    values = torch.cat([module.prior_value.expand(3, 1, -1), module.value(value)], dim=1).unflatten(2, (2, 4)).transpose(1, 2)
+    expected = (weights @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(module(target, key, value, lengths), expected)
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_batch_of_one_request_and_one_candidate_is_that_of_the_whole(length: int) -> None:
+    module = attention()
+    target, key, value = inputs()
+    whole = module(target, key, value, torch.tensor([5, length, 1]))
+    alone = module(target[1:2, :1], key[1:2], value[1:2], torch.tensor([length]))
+    torch.testing.assert_close(alone, whole[1:2, :1])
+    alone.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
 def test_dim_must_divide_among_the_heads() -> None:
     with pytest.raises(ValueError, match="dim 9 is not divisible by num_heads 2"):
         TargetAttention(6, 5, 7, dim=9, num_heads=2)

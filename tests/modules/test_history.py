@@ -47,6 +47,32 @@ def test_a_batch_of_one_with_an_empty_history_is_finite() -> None:
     assert tower.attention.prior_value.grad is not None
 
 
+def test_events_beyond_the_length_change_nothing() -> None:
+    tower, batch = interest([2, 0])
+    before = run(tower, batch)
+    for name, other in (("history", 9.0), ("level", 1), ("click", 1), ("position", 1), ("age", 1.0)):
+        changed = batch[name].clone()  # type: ignore[union-attr]
+        changed[0, 2:], changed[1] = other, other
+        batch[name] = changed
+    torch.testing.assert_close(run(tower, batch), before)
+
+
+def test_padding_candidates_change_no_other() -> None:
+    tower, batch = interest([5, 3])
+    whole = run(tower, batch)
+    request, weight = torch.tensor([0, 0, 1, 1, 0]), torch.tensor([1.0, 1, 1, 1, 0])
+    batch["candidate"] = torch.cat([batch["candidate"], torch.full((1, 6), 9.0)])  # type: ignore[list-item]
+    batch["slots"] = CandidateSlots(request, weight, 2)
+    torch.testing.assert_close(run(tower, batch)[:4], whole)
+
+
+def test_a_batch_without_event_slots_gives_what_an_empty_history_gives() -> None:
+    tower, batch = interest([0, 0])
+    expected = run(tower, batch)
+    torch.testing.assert_close(run(tower, interest([0, 0], events=0)[1]), expected)
+    assert EventEmbedding(4, 3)(Events(torch.zeros(2, 0, 6), torch.zeros(2), *[torch.zeros(2, 0).long()] * 4)).shape == (2, 0, 3)
+
+
 def test_a_click_and_a_skip_of_the_same_item_differ() -> None:
     tower, batch = interest([5])
     batch["click"] = torch.zeros(1, 5, dtype=torch.long)

@@ -40,6 +40,13 @@ def test_padding_events_say_nothing() -> None:
     torch.testing.assert_close(whole.mean, cut.mean)
 
 
+def test_a_batch_without_event_slots_gives_the_prior() -> None:
+    none = torch.zeros(1, 0)
+    out = GaussianPosterior()(torch.zeros(1, 0, 4), none, none, torch.randn(1, 2, 4))
+    assert out.mean.eq(0).all()
+    torch.testing.assert_close(out.variance, torch.ones(1, 2))
+
+
 def test_title_bag_ignores_padding_and_special_tokens() -> None:
     bag = TitleBag(20, 4)
     out = bag(torch.tensor([[2, 7, 9, 0], [7, 9, 0, 0], [0, 0, 0, 0]]))
@@ -70,6 +77,19 @@ def test_taste_without_history_says_nothing_for_any_number_of_candidates() -> No
     out = taste(items, slots([0, 1, 1], 2), Events(torch.randn(2, 5, 4), torch.tensor([0, 0]), none, none, none, none))
     assert out.mean.eq(0).all() and out.mean.shape == (3,)
     torch.testing.assert_close(out.variance, torch.ones(3))
+
+
+def test_taste_reads_no_event_beyond_the_length_and_an_ungraded_one_like_any_other() -> None:
+    torch.manual_seed(0)
+    taste, vectors, kinds = Taste(10, dim=4, num_levels=4), torch.randn(1, 4, 4), torch.randn(2, 4)
+    torch.nn.init.normal_(taste.level_logit)
+    level, click, one = torch.tensor([[0, 3, 1, 2]]), torch.tensor([[1, 0, 1, 0]]), torch.ones(1, 4).long()
+    past = Events(vectors, torch.tensor([2]), level, click, one, one)
+    out = taste(kinds, slots([0, 0], 1), past)
+    beyond = past._replace(vectors=torch.cat([vectors[:, :2], vectors[:, 2:] + 9], dim=1), click=torch.tensor([[1, 0, 0, 1]]))
+    torch.testing.assert_close(taste(kinds, slots([0, 0], 1), beyond).mean, out.mean)
+    graded = past._replace(level=torch.tensor([[4, 3, 1, 2]]))
+    assert out.mean.isfinite().all() and not torch.allclose(taste(kinds, slots([0, 0], 1), graded).mean, out.mean)
 
 
 def test_every_parameter_of_taste_learns() -> None:

@@ -76,6 +76,13 @@ def test_reference_outside_the_positions_is_refused() -> None:
         Examination(5, reference=9)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_towers_and_statistics_read_a_batch_of_one_and_of_none(rows: int) -> None:
+    assert RelevanceTower(6, [8, 4], 3).eval()(torch.randn(rows, 6)).log_pi.shape == (rows, 3)
+    assert ClickTower(6, [8], 4, cross_layers=2).eval()(torch.randn(rows, 6)).shape == (rows, 4)
+    assert LevelStatistics(5)(*torch.rand(3, rows, 5)).shape == (rows, 12)
+
+
 def test_relevance_tower_gives_log_probabilities() -> None:
     relevance = RelevanceTower(6, [8, 4], 3)(torch.randn(5, 6))
     assert relevance.hidden.shape == (5, 4)
