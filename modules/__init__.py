@@ -3,33 +3,47 @@
 from .attention.target import TargetAttention
 from .embeddings import SearchEmbeddings
 from .hugging_face import from_folder, max_tokens
-from .inputs import CandidateSlots, Events, LookedUp, SearchInputs, counters, past_events, search_inputs, without_past
-from .losses.anchor import anchor_loss, level_targets
-from .losses.base import weighted_mean
-from .losses.consistency import consistency_loss
+from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Reads, Texts, Widths
+from .losses.anchor import Anchor, anchor_loss, level_targets
+from .losses.balance import LoadBalance, load_balance
+from .losses.base import Label, Loss, weighted_mean
+from .losses.click import CrossEntropy
+from .losses.consistency import Consistency, consistency_loss
+from .losses.debias import Debias, lowered_distance
 from .losses.distillation import divergence
+from .losses.negatives import RandomNegatives
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
-from .parts.incentive import Incentive, RelevanceIncentive, load_balance
-from .parts.interest import EventEmbedding, InterestTower
+from .parts.base import Part, PartOutput, ReportedPart
+from .parts.features import LookedUpFeatures, PastCounts, TextFeatures, TitleFeatures
+from .parts.grade import KnownGrade
+from .parts.incentive import Incentive, RelevanceIncentive
+from .parts.interest import EventEmbedding, Interest, InterestTower
+from .parts.personal import Personal, PersonalFindings
 from .parts.position import Examination
 from .parts.posterior import GaussianPosterior, Posterior
 from .parts.preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
-from .parts.statistics import LevelStatistics
-from .parts.taste import Taste, TitleBag
-from .rankers.personal import Personal, PersonalSide, PreferenceParts
-from .rankers.prectr import PRECTR, OtherTexts, PersonalEffect, PRECTROutput
+from .parts.statistics import Counters, LevelStatistics
+from .parts.taste import Taste, TitleBag, TitleTaste
+from .rankers.base import Predictions, RankingModel
+from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
 from .text.interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .text.match import TextMatch
-from .text.relevance import Relevance, RelevanceTower, TextRelevance
+from .text.relevance import Relevance, RelevanceTower, TextReading, TextRelevance
 
 __all__ = [
     "PRECTR",
+    "Anchor",
     "CandidateSlots",
     "ClickProbability",
     "ClickTower",
+    "ComparedEvents",
+    "Consistency",
+    "Counters",
+    "CrossEntropy",
     "CrossInteraction",
+    "Debias",
     "DualInteraction",
     "EventAttention",
     "EventEmbedding",
@@ -38,49 +52,63 @@ __all__ = [
     "GateKind",
     "GaussianPosterior",
     "Incentive",
+    "Inputs",
     "Interaction",
+    "Interest",
     "InterestTower",
+    "KnownGrade",
+    "Label",
     "LateInteraction",
     "LevelMixture",
     "LevelStatistics",
-    "LookedUp",
+    "LoadBalance",
+    "LookedUpFeatures",
+    "Loss",
     "NgramEncoder",
     "OtherTexts",
-    "PRECTROutput",
+    "PRECTRFindings",
+    "Part",
+    "PartOutput",
+    "PastCounts",
     "Personal",
-    "PersonalEffect",
-    "PersonalSide",
+    "PersonalFindings",
     "Posterior",
     "Precision",
     "PrecisionGate",
+    "Predictions",
     "Preference",
-    "PreferenceParts",
+    "RandomNegatives",
+    "RankingModel",
+    "Reads",
     "Relevance",
     "RelevanceIncentive",
     "RelevancePreference",
     "RelevanceTower",
     "ReplicatedEmbeddingBagCollection",
+    "ReportedPart",
     "SearchEmbeddings",
-    "SearchInputs",
     "TargetAttention",
     "Taste",
     "TextEncoder",
+    "TextFeatures",
     "TextMatch",
+    "TextReading",
     "TextRelevance",
+    "Texts",
     "TitleBag",
+    "TitleFeatures",
+    "TitleTaste",
+    "Widths",
     "anchor_loss",
     "consistency_loss",
-    "counters",
     "divergence",
     "from_folder",
     "grade_distributions",
     "known_level_log_probabilities",
     "level_targets",
     "load_balance",
+    "lowered_distance",
     "max_tokens",
     "pairwise_text_features",
-    "past_events",
-    "search_inputs",
     "weighted_mean",
-    "without_past",
 ]

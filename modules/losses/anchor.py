@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import weighted_mean
+from ..inputs import Inputs
+from ..mixture import grade_distributions
+from ..rankers.base import Predictions
+from .base import Label, Loss, weighted_mean
+
+
+class Anchor(Loss):
+    """Cross-entropy of the relevance tower's level distribution on what the grade says, where there is one.
+
+    Args:
+        level_grades: (K,) the grade that stands for each level: a grade is a distribution over the two levels that it lies
+            between. None: a grade is its level.
+    """
+
+    def __init__(self, level_grades: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.level_grades: Tensor | None
+        self.register_buffer("level_grades", None if level_grades is None else torch.tensor(level_grades), persistent=False)
+
+    def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
+        """`anchor`."""
+        log_pi = predictions.own.text.relevance.log_pi
+        if self.level_grades is None:
+            target = level_targets(inputs.candidate["level"], log_pi.shape[1])
+        else:
+            target = grade_distributions(inputs.candidate["relevance"], self.level_grades).nan_to_num()
+        return {"anchor": anchor_loss(log_pi, target)}
 
 
 def anchor_loss(log_pi: Tensor, target: Tensor) -> Tensor:

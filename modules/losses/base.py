@@ -1,8 +1,36 @@
-"""What losses share."""
+"""What every term of the loss has in common."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ..inputs import Inputs
+from ..rankers.base import Predictions
+
+
+class Label(NamedTuple):
+    """What is known of each candidate after it was shown."""
+
+    value: Tensor
+    """(C,)"""
+    weight: Tensor
+    """(C,) 0: no label, or padding."""
+
+
+class Loss(nn.Module):
+    """From predictions and labels to terms of the loss, which the task adds up and weighs together."""
+
+    def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
+        """Scalars by name.
+
+        Args:
+            predictions: of a ranker.
+            inputs: of the batch, with grades that the ranker may not have seen.
+            labels: by name.
+        """
+        raise NotImplementedError
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:

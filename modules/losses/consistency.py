@@ -6,7 +6,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import weighted_mean
+from ..inputs import Inputs
+from ..rankers.base import Predictions
+from .base import Label, Loss, weighted_mean
+
+
+class Consistency(Loss):
+    """Semantic consistency of the click logits by level; see `consistency_loss`.
+
+    Args:
+        margin: in probability.
+    """
+
+    def __init__(self, margin: float = 0.0) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
+        """`consistency`, where there are levels."""
+        z = predictions.own.level_logits
+        return {"consistency": consistency_loss(z, labels["click"].weight, self.margin)} if z.shape[1] > 1 else {}
 
 
 def consistency_loss(level_logits: Tensor, weight: Tensor, margin: float) -> Tensor:

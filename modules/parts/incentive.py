@@ -82,25 +82,3 @@ def _expert(in_dim: int, hidden: int, num_values: int) -> nn.Sequential:
     last = nn.Linear(hidden, num_values)
     nn.init.constant_(last.bias, -2.0)  # begins as a small correction
     return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), last)
-
-
-def load_balance(gate: Tensor, weight: Tensor) -> Tensor:
-    r"""Squared coefficient of variation of the experts' mean loads (arXiv 1701.06538); zero when all are used alike.
-
-    With the weights :math:`g_{ce}` of expert :math:`e = 1..E` for candidate :math:`c` and the mean loads :math:`m_e` of the
-    candidates that count, it is :math:`\mathrm{var}_e(m_e) / \mathrm{mean}_e(m_e)^2`.
-
-    Args:
-        gate: (C, E) float, expert weights.
-        weight: (C,) float, 1, or 0 for rows that do not count.
-
-    Returns:
-        A float scalar.
-
-    Example::
-
-        gate = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
-        assert load_balance(gate, torch.ones(2)).item() == 0.0
-    """
-    load = (gate * weight.unsqueeze(1)).sum(0) / weight.sum().clamp(min=1.0)
-    return load.var(unbiased=False) / load.mean().square().clamp(min=1e-12)

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention.target import TargetAttention
-from ..inputs import CandidateSlots, Events
+from ..inputs import CandidateSlots, ComparedEvents, Events, Inputs
+from ..text.relevance import TextReading
+from .base import Part, PartOutput
 
 
 class EventEmbedding(nn.Module):
@@ -32,10 +34,10 @@ class EventEmbedding(nn.Module):
 
     def forward(self, events: Events) -> Tensor:
         """Returns (R, L, dim)."""
-        age_bucket = events.age.clamp(min=1).log2().long().clamp(max=self.num_ages - 1)
+        age_bucket = events.features["age"].clamp(min=1).log2().long().clamp(max=self.num_ages - 1)
         feedback = events.by_level(self.feedback.weight.unflatten(0, (-1, 2)))  # (R, L, 2, dim): skipped, clicked
-        feedback = torch.where(events.click[..., None] > 0, feedback[:, :, 1], feedback[:, :, 0])
-        return feedback + self.position(events.position.clamp(max=self.num_positions)) + self.age(age_bucket)
+        feedback = torch.where(events.features["click"][..., None] > 0, feedback[:, :, 1], feedback[:, :, 0])
+        return feedback + self.position(events.features["position"].clamp(max=self.num_positions)) + self.age(age_bucket)
 
 
 class InterestTower(nn.Module):
@@ -54,9 +56,43 @@ class InterestTower(nn.Module):
         self.event = EventEmbedding(num_levels, event_dim)
         self.attention = TargetAttention(item_dim, item_dim + event_dim, 2 * item_dim + event_dim, dim=dim, num_heads=num_heads)
 
-    def forward(self, candidate: Tensor, slots: CandidateSlots, history: Events) -> Tensor:
+    def forward(self, candidate: Tensor, slots: CandidateSlots, history: ComparedEvents) -> Tensor:
         """Args: candidate: (C, item_dim); history: compared by (R, L, item_dim). Returns: (C, dim)."""
-        event = self.event(history)
-        value = torch.cat([history.vectors, history.vectors * history.click.unsqueeze(-1), event], dim=-1)
-        key = torch.cat([history.vectors, event], dim=-1)
-        return slots.gather(F.relu(self.attention(slots.scatter(candidate), key, value, history.lengths)))
+        key, value = self._keys_and_values(history)
+        return slots.gather(F.relu(self.attention(slots.scatter(candidate), key, value, history.events.lengths)))
+
+    def weights(self, candidate: Tensor, slots: CandidateSlots, history: ComparedEvents) -> Tensor:
+        """(R, H, P, L + 1) as of `TargetAttention.weights`."""
+        return self.attention.weights(slots.scatter(candidate), self._keys_and_values(history)[0], history.events.lengths)
+
+    def _keys_and_values(self, history: ComparedEvents) -> tuple[Tensor, Tensor]:
+        event, vectors = self.event(history.events), history.vectors
+        value = torch.cat([vectors, vectors * history.events.features["click"].unsqueeze(-1), event], dim=-1)
+        return torch.cat([vectors, event], dim=-1), value
+
+
+class Interest(Part):
+    """Interest as a part of a ranker: what of a user's own history speaks for each candidate.
+
+    Args:
+        widths: of the history's features that candidates, or their requests, have too, by name.
+        num_levels: K.
+        dim: width of the interest.
+        num_heads: heads.
+    """
+
+    def __init__(self, widths: dict[str, int], num_levels: int, *, dim: int = 32, num_heads: int = 2) -> None:
+        super().__init__()
+        self.names, self.num_features = list(widths), dim
+        self.tower = InterestTower(sum(widths.values()), num_levels, dim=dim, num_heads=num_heads)
+
+    def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
+        """Features (C, dim)."""
+        return PartOutput(self.tower(*self._read(inputs)))
+
+    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
+        """`interest` (R, H, P, L + 1)."""
+        return {"interest": self.tower.weights(*self._read(inputs))}
+
+    def _read(self, inputs: Inputs) -> tuple[Tensor, CandidateSlots, ComparedEvents]:
+        return inputs.rows(self.names), inputs.slots, inputs.sequences["history"].compared_by(self.names)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attention.target import TargetAttention
-from ..inputs import CandidateSlots, Events
+from ..inputs import CandidateSlots, ComparedEvents
 from ..layers import perceptron
 from .interest import EventEmbedding
 
@@ -39,9 +39,13 @@ class EventAttention(nn.Module):
         self.event = EventEmbedding(num_levels, event_dim)
         self.attention = TargetAttention(key_dim, key_dim, event_dim, dim=dim, num_heads=num_heads)
 
-    def forward(self, target: Tensor, events: Events) -> Tensor:
+    def forward(self, target: Tensor, past: ComparedEvents) -> Tensor:
         """Args: target: (R, P, key_dim). Returns: (R, P, dim); the learned prior where there are no events."""
-        return self.attention(target, events.vectors, self.event(events), events.lengths)
+        return self.attention(target, past.vectors, self.event(past.events), past.events.lengths)
+
+    def weights(self, target: Tensor, past: ComparedEvents) -> Tensor:
+        """(R, H, P, L + 1) as of `TargetAttention.weights`."""
+        return self.attention.weights(target, past.vectors, past.events.lengths)
 
 
 class PrecisionGate(nn.Module):
@@ -123,10 +127,10 @@ class RelevancePreference(nn.Module):
     def forward(
         self,
         intent: Tensor | None,
-        own_by_intent: Events | None,
+        own_by_intent: ComparedEvents | None,
         items: Tensor,
-        own_by_item: Events | None,
-        peer_events: Events | None,
+        own_by_item: ComparedEvents | None,
+        peer_events: ComparedEvents | None,
         slots: CandidateSlots,
         to_request: Tensor,
         own_statistics: Tensor | None,
@@ -163,11 +167,11 @@ class RelevancePreference(nn.Module):
         return self.gate(own, peers, there[to_request], counts[to_request])
 
 
-def _past(counts: Tensor, statistics: Tensor | None, *events: Events | None) -> Tensor:
+def _past(counts: Tensor, statistics: Tensor | None, *events: ComparedEvents | None) -> Tensor:
     """(R,) bool, whether either tells of a past event; a caller may have events and no statistics."""
     past = torch.zeros_like(counts[:, 0], dtype=torch.bool)
     if statistics is not None:
         past = past | statistics.ne(0).any(1)
     for kind in events:
-        past = past if kind is None else past | (kind.lengths > 0)
+        past = past if kind is None else past | (kind.events.lengths > 0)
     return past

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from ..inputs import Inputs
+from ..text.relevance import TextReading
+from .base import Part, PartOutput
 
 
 class LevelStatistics(nn.Module):
@@ -58,3 +64,29 @@ class LevelStatistics(nn.Module):
         surplus = clicked - self.base_logit.sigmoid() * examined
         shown, examined, surplus = (torch.cat([x, x.sum(1, keepdim=True)], dim=1) for x in (shown, examined, surplus))
         return torch.cat([shown.log1p() / 4, 3 * surplus / (examined + self.smoothing)], dim=1)
+
+
+class Counters(Part):
+    """Counters as a part of a ranker.
+
+    Args:
+        whose: of `user`, `query`, `group`, `item`.
+        num_levels: K; the item's counters are over all levels.
+        position_corrected: these expect clicks of what was examined, not of all that was shown.
+    """
+
+    def __init__(self, whose: Sequence[str], num_levels: int, *, position_corrected: bool = False) -> None:
+        super().__init__()
+        self.position_corrected = position_corrected
+        of = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in whose}
+        self.of = nn.ModuleDict(of)
+        self.num_features = sum(statistics.num_features for statistics in of.values())
+
+    def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
+        """Features of each of them side by side."""
+        found = []
+        for who, module in self.of.items():
+            shown, clicked, examined = inputs.counters(who)
+            features = module(shown, clicked, examined if self.position_corrected else shown)
+            found.append(features if who == "item" else features[inputs.candidate_request])
+        return PartOutput(torch.cat(found, dim=1))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from ..inputs import CandidateSlots, Events
+from ..inputs import CandidateSlots, ComparedEvents, Inputs
+from ..text.relevance import TextReading
+from .base import Part, PartOutput, ReportedPart
 from .posterior import GaussianPosterior, Posterior
 
 
@@ -65,20 +70,51 @@ class Taste(nn.Module):
         self.position_logit = nn.Parameter(torch.zeros(num_positions + 1))
         self.posterior = GaussianPosterior()
 
-    def forward(self, candidates: Tensor, slots: CandidateSlots, events: Events) -> Posterior:
+    def forward(self, candidates: Tensor, slots: CandidateSlots, past: ComparedEvents) -> Posterior:
         """The taste for each candidate.
 
         Args:
             candidates: (C, dim) title vectors.
             slots: which request each belongs to.
-            events: compared by (R, L, dim), the vectors of their titles.
+            past: events compared by (R, L, dim), the vectors of their titles.
 
         Returns:
             (C,) each; 0 and 1 without history.
         """
-        position = events.position.clamp(max=self.num_positions)
+        events = past.events
+        position = events.features["position"].clamp(max=self.num_positions)
         rate = (events.by_level(self.level_logit) + self.position_logit[position]).sigmoid()
         real = torch.arange(position.shape[1], device=position.device) < events.lengths.unsqueeze(1)
-        surplus, information = (events.click - rate) * real, rate * (1 - rate) * real
-        found = self.posterior(events.vectors, surplus, information, slots.scatter(candidates))
+        surplus, information = (events.features["click"] - rate) * real, rate * (1 - rate) * real
+        found = self.posterior(past.vectors, surplus, information, slots.scatter(candidates))
         return Posterior(*(slots.gather(part.unsqueeze(2)).squeeze(1) for part in found))
+
+
+class TitleTaste(Part):
+    """Taste as a part of a ranker: its mean shifts the logits of all levels alike, mean and variance are features.
+
+    Args:
+        taste: the posterior over title vectors.
+    """
+
+    num_features = 2
+    reported: ClassVar[Mapping[str, ReportedPart]] = {
+        "taste": ReportedPart("what the titles of the own past say for this one, in logits", signed=True)
+    }
+
+    def __init__(self, taste: Taste) -> None:
+        super().__init__()
+        self.taste = taste
+
+    def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
+        """Features (C, 2), a shift (C, 1), and the `Posterior`."""
+        title, past = inputs.texts["title"], inputs.texts["history_title"]
+        vectors = self.taste.title(past.tokens)[past.rows]  # (R, L, dim)
+        titles = self.taste.title(title.tokens)[title.rows]
+        found = self.taste(titles, inputs.slots, ComparedEvents(inputs.sequences["history"], vectors))
+        mean, variance = found.mean.unsqueeze(1), found.variance.unsqueeze(1)
+        return PartOutput(torch.cat([mean, variance], dim=1), mean, {"taste": found.mean}, found)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """`taste`: the vectors of the title tokens, many, each with few clicks to learn from."""
+        return {"taste": list(self.taste.title.parameters())}

@@ -1,24 +1,24 @@
-"""PRECTR: the towers put together over whatever embeddings the caller looked up."""
+"""PRECTR: one probability from relevance levels and click, put together from parts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torchrec import JaggedTensor
 
-from ..inputs import LookedUp, SearchInputs, counters, without_past
-from ..mixture import ClickProbability, LevelMixture, known_level_log_probabilities
-from ..parts.interest import InterestTower
+from ..inputs import Inputs, Whose
+from ..mixture import LevelMixture, known_level_log_probabilities
+from ..parts.base import Part, PartOutput, ReportedPart
 from ..parts.position import Examination
-from ..parts.statistics import LevelStatistics
-from ..text.relevance import Relevance, TextRelevance
-from .personal import Personal, PersonalSide, PreferenceParts
+from ..text.relevance import TextReading, TextRelevance
+from .base import Predictions, RankingModel
 from .towers import ClickTower
 
-torch.fx.wrap("known_level_log_probabilities")  # it asks how many levels there are
+_PASTS: dict[Whose, str] = {"own": "the user's own past", "peers": "other users' past under the query and its group"}
+KnownGradeUse = Literal["override", "feature", "none"]
 
 
 class OtherTexts(NamedTuple):
@@ -32,266 +32,223 @@ class OtherTexts(NamedTuple):
     """(C,) ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
 
 
-class PersonalEffect(NamedTuple):
-    """What a past changes in the click logits by level, through all parts: `z(x) - z(x without it)`, zero where there is none.
+class TextEncodings(NamedTuple):
+    """Each candidate's query and title, as tokens and as the encoder has them."""
 
-    Without a past its counts, counters and events are those of somebody new; the ids, and the item's counters, are the same.
-    """
-
-    own: Tensor
-    """(C, K) or, without a mixture, (C, 1): of the user's own past."""
-    peers: Tensor
-    """The same of other users' past under the query and its group."""
+    query_tokens: Tensor
+    title_tokens: Tensor
+    query: Tensor
+    title: Tensor
 
 
-class _Text(NamedTuple):
-    """What the click tower reads of query and title."""
+@dataclass
+class PRECTRFindings:
+    """What PRECTR finds on its way to a score."""
 
-    hidden: Tensor
-    match: Tensor
-    title: list[Tensor]
-
-
-class PRECTROutput(NamedTuple):
-    click: ClickProbability
-    """At the batch's positions."""
-    reference_click: ClickProbability
-    """With the position held at the reference: what ranks."""
-    relevance: Relevance
-    """The relevance tower's own word, before any known grade."""
+    model: PRECTR
+    inputs: Inputs
+    encodings: TextEncodings
+    text: TextReading
+    """The relevance side's own word, before any known grade."""
     log_pi: Tensor
     """(C, K) log probabilities of the levels that the mixture takes, known ones in place; (C, 1) zeros without a mixture."""
     level_logits: Tensor
-    """(C, K) click logits by level, without position."""
-    personal: Personal
-    """The preference parts, each None where it is switched off."""
-    swapped: OtherTexts | None
-    """Where asked for: with the title of another request."""
-    noised: OtherTexts | None
-    """Where asked for: with noise on the text side."""
-    effect: PersonalEffect | None
-    """Where asked for."""
+    """(C, K) or (C, 1) click logits by level, without position."""
+    parts: Mapping[str, Any]
+    """Each part's own findings, by its name."""
+    _swapped: OtherTexts | None = None
 
     def mean_over_levels(self, by_level: Tensor) -> Tensor:
         """(C,) the mean of (C, K) or (C, 1) over the candidate's own level distribution, the mixture's."""
         return (self.log_pi.exp() * by_level).sum(1)
 
+    def swapped(self) -> OtherTexts:
+        """A share of the candidates, drawn at random once a batch, with a title of another request."""
+        if self._swapped is None:
+            self._swapped = self.model.with_swapped_titles(self)
+        return self._swapped
 
-class PRECTR(nn.Module):
-    """One probability from relevance levels and click, with the user's own interest and preferences.
+    def noised(self, scale: Tensor) -> OtherTexts:
+        """Candidates with Gaussian noise of (C,) standard deviations, over the batch, on their text side."""
+        return self.model.with_noise(self, scale)
 
-    It owns no tables: embeddings come in as TorchRec looked them up, from `SearchEmbeddings` or from a model of yours.
+    def effect(self, whose: Whose) -> Tensor:
+        """(C, K) or (C, 1) what the past of the user, or of the peers, changes in the click logits by level, through all parts:
+        `z(x) - z(x without it)`, zero where there is none.
+
+        Without a past its counts, counters and events are those of somebody new; the ids, and the item's counters, are the same.
+
+        Raises:
+            ValueError: in training mode, where dropout would pass for an effect.
+        """
+        return self.model.effect_of_past(self, whose)
+
+
+class PRECTR(RankingModel):
+    r"""One probability from relevance levels and click, with the user's own interest and preferences.
+
+    The relevance side gives :math:`\pi_k = P(l = k | q, i)` from the texts, a click tower over the features of all parts gives
+    the logits :math:`z_k`, to which parts may add; :math:`P(y = 1 | x) = \sum_k \pi_k \sigma(z_k)`, times the examination of the
+    position that was logged. It owns no tables: `Inputs` come in as TorchRec looked them up.
 
     Args:
-        num_levels: K.
-        request_dims: request-level feature -> width.
-        candidate_dims: candidate-level feature (sequence or bag) -> width.
-        history: history feature -> the feature it is compared with, `candidate_*` or request-level, of the same width.
-        peers: peer feature -> the feature it is compared with.
         relevance: the text side.
-        statistics: whose counters are dense features, of "user", "query", "group", "item".
-        position_corrected: these expect clicks of what was examined, not of all that was shown; reads `*_examined`.
-        preference: which parts of PRECTR-V2 there are; None: none.
+        parts: what the click tower reads and what else moves its logits, by name, in order.
+        num_levels: K.
+        click_tower: widths of its hidden layers.
+        cross_layers: layers of TorchRec's low-rank cross network before them.
+        dropout: on the click tower's hidden layers.
         mixture: False gives a single click logit (the levels then play no part).
-        interest: target attention over the history.
-        known_grade: "override": a known grade replaces the predicted distribution and is a feature of the click tower;
-            "feature": only the latter; "none": neither.
-        grade_range: lowest and highest grade.
-        level_grades: (K,) the grade that stands for each level, for predicted levels; None: evenly over the range.
+        position: examination by position; None: the position has no part.
+        known_grade: `override`: a known grade replaces the predicted distribution; else it is at most a feature (`KnownGrade`).
+        swap_share: share of the candidates whose title is swapped where a loss asks for it.
     """
 
     def __init__(
         self,
+        relevance: TextRelevance,
+        parts: Mapping[str, Part],
         *,
         num_levels: int,
-        request_dims: dict[str, int],
-        candidate_dims: dict[str, int],
-        history: dict[str, str],
-        relevance: TextRelevance,
-        statistics: list[str],
-        position_corrected: bool = False,
-        peers: dict[str, str] | None = None,
-        preference: PreferenceParts | None = None,
-        mixture: bool = True,
-        interest: bool = True,
-        attention_dim: int = 32,
-        attention_heads: int = 2,
-        click_tower: list[int],
+        click_tower: Sequence[int] = (256, 128),
         cross_layers: int = 0,
-        num_positions: int | None = 50,
-        known_grade: Literal["override", "feature", "none"] = "override",
-        grade_range: tuple[float, float] = (1.0, 3.0),
-        level_grades: Sequence[float] | None = None,
         dropout: float = 0.0,
+        mixture: bool = True,
+        position: Examination | None = None,
+        known_grade: KnownGradeUse = "override",
+        swap_share: float = 1.0,
     ) -> None:
         super().__init__()
-        self.request_features, self.candidate_features = list(request_dims), list(candidate_dims)
-        self.history_features = dict(history)
-        self.known_grade, self.grade_range, self.use_mixture = known_grade, grade_range, mixture
-        self.level_grades: Tensor
-        grades = torch.linspace(*grade_range, num_levels) if level_grades is None else torch.tensor(level_grades)
-        self.register_buffer("level_grades", grades, persistent=False)
-        self.position_corrected = position_corrected
+        self.use_mixture, self.known_grade, self.swap_share = mixture, known_grade, swap_share
         self.relevance = relevance
         self.mixture = LevelMixture()
-        dims = {**request_dims, **candidate_dims}
-        in_dim = sum(dims.values()) + relevance.tower.head.in_features + relevance.match_dim + 3
-
-        self.interest: InterestTower | None = None
-        if interest and history:
-            item_dim = sum(dims[target] for target in history.values())
-            self.interest = InterestTower(item_dim, num_levels, dim=attention_dim, num_heads=attention_heads)
-            in_dim += attention_dim
-        self.title = nn.Linear(relevance.title_dim, 32) if relevance.title_dim else None
-        in_dim += 32 if self.title is not None else 0
-        counted = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in statistics}
-        self.statistics = nn.ModuleDict(counted)
-        in_dim += sum(module.num_features for module in counted.values())
-        self.level = nn.Embedding(num_levels + 1, 8) if known_grade != "none" else None
-        in_dim += 10 if self.level is not None else 0
-        self.personal = PersonalSide(
-            preference or PreferenceParts(),
-            dims,
-            history,
-            peers or {},
-            num_levels=num_levels,
-            mixture=mixture,
-            relevance_dim=relevance.tower.head.in_features,
-        )
-        in_dim += self.personal.num_features
-        self.position = Examination(num_positions) if num_positions is not None else None
-        self.click_tower = ClickTower(
-            in_dim, click_tower, num_levels if mixture else 1, cross_layers=cross_layers, dropout=dropout
-        )
+        self.parts = nn.ModuleDict(dict(parts))
+        self.position = position
+        in_dim = sum(part.num_features for part in parts.values())
+        logits = num_levels if mixture else 1
+        self.click_tower = ClickTower(in_dim, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout)
+        self.reported = self._reported()
 
     def start_from(self, examination: Sequence[float]) -> None:
-        """Starts what a log tells before training from there.
-
-        Args:
-            examination: of positions 1, 2, ... against the first, as in `prepared.json`.
-        """
+        """As of `RankingModel`."""
         if self.position is not None:
             self.position.start_from(examination)
 
-    def forward(
-        self,
-        batch: SearchInputs,
-        sequences: dict[str, JaggedTensor],
-        bags: dict[str, Tensor],
-        swap_titles: float = 0.0,
-        noise: Tensor | None = None,
-        titles: Tensor | None = None,
-        effects: bool = False,
-    ) -> PRECTROutput:
-        """Scores every candidate.
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """As of `RankingModel`."""
+        interaction = self.relevance.interaction
+        encoder = list(interaction.encoder.parameters()) if interaction is not None else []
+        found = {"encoder": encoder, "relevance": [p for p in self.relevance.parameters() if not any(p is e for e in encoder)]}
+        for part in self._all_parts():
+            found |= part.groups()
+        return found
 
-        Args:
-            batch: dense inputs.
-            sequences: jagged vectors of stride R by feature.
-            bags: (C, dim) vectors by feature.
-            swap_titles: share of the candidates, drawn at random, whose query is also judged with a title of another request.
-            noise: (C,) also judge each pair with Gaussian noise on its text side, in standard deviations over the batch.
-            titles: (T, ...) `relevance.encode` of the title tokens, where the caller kept it.
-            effects: also say what the own and the peers' past change; runs the personal side and the click tower twice more.
+    def forward(self, inputs: Inputs) -> Predictions:
+        """Scores every candidate."""
+        encodings, text = self._read(inputs)
+        log_pi = self._level_log_probabilities(text.relevance.log_pi, inputs)
+        z, outputs = self._click_logits(inputs, text)
+        ranking = self.mixture(log_pi, z)
+        logged = self.position(ranking, inputs.candidate["position"]) if self.position is not None else ranking
+        own = {name: output.own for name, output in outputs.items() if output.own is not None}
+        reported = {name: value for output in outputs.values() for name, value in output.report.items()}
+        findings = PRECTRFindings(self, inputs, encodings, text, log_pi, z, own)
+        parts = {"relevance_levels": text.relevance.log_pi}
+        if self.reports_parts and not self.training:
+            parts |= self._report(findings) | reported
+        return Predictions({"click": ranking}, {"click": logged}, parts, findings)
 
-        Raises:
-            ValueError: `effects` in training mode, where dropout would pass for an effect.
-        """
-        if effects and self.training:
-            raise ValueError("effects: PRECTR is in training mode, where dropout would pass for an effect; call eval() first")
-        to_request = batch.candidate_request
-        query_tokens = batch.query_tokens[batch.query_index[to_request]]
-        title_tokens = batch.title_tokens[batch.title_index]
-        query = self.relevance.encode(batch.query_tokens)[batch.query_index[to_request]]
-        title = (self.relevance.encode(batch.title_tokens) if titles is None else titles)[batch.title_index]
-        pair = self.relevance.pair(query, title)  # (C, P)
-        match = self.relevance.match_features(query_tokens, title_tokens)
-        relevance = self.relevance(pair, match)
-        log_pi = self._level_log_probabilities(relevance, batch)
+    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
+        """As of `RankingModel`."""
+        found: dict[str, Tensor] = {}
+        for part in self._all_parts():
+            found |= part.attention(inputs)
+        return found
 
-        looked_up = LookedUp(batch, sequences, bags, self.request_features, self.candidate_features)
-        title_vector = [self.title(self.relevance.title_vector(pair))] if self.title is not None else []
-        text = _Text(relevance.hidden, match, title_vector)
-        z, personal = self._click_logits(batch, looked_up, text)
-
-        reference = self.mixture(log_pi, z)
-        logged = self.position(reference, batch.position) if self.position is not None else reference
-        swapped = self._swapped(batch, query, title, query_tokens, title_tokens, z, swap_titles) if swap_titles > 0 else None
-        noised = self._noised(batch, pair, match, noise, z) if noise is not None else None
-        effect = self._effect(batch, looked_up, text, z) if effects else None
-        return PRECTROutput(logged, reference, relevance, log_pi, z, personal, swapped, noised, effect)
-
-    def _click_logits(self, batch: SearchInputs, looked_up: LookedUp, text: _Text) -> tuple[Tensor, Personal]:
-        """(C, K) without position, and the parts in them that are personal."""
-        personal = self.personal(batch, looked_up, text.hidden)
-        dense = [looked_up.rows((*self.request_features, *self.candidate_features))]
-        dense += self._interest(looked_up) + self._dense(batch) + [text.hidden, text.match, personal.features, *text.title]
-        return self.click_tower(torch.cat(dense, dim=1)) + personal.shift, personal
-
-    def _effect(self, batch: SearchInputs, looked_up: LookedUp, text: _Text, z: Tensor) -> PersonalEffect:
-        others = (without_past(batch, "own"), without_past(batch, "peers"))
-        return PersonalEffect(*(z - self._click_logits(other, looked_up.read_with(other), text)[0] for other in others))
-
-    def _level_log_probabilities(self, relevance: Relevance, batch: SearchInputs) -> Tensor:
-        if not self.use_mixture:
-            return relevance.log_pi.new_zeros(batch.level.shape[0], 1)
-        if self.known_grade == "override":
-            return known_level_log_probabilities(relevance.log_pi, batch.level, batch.candidate_predicted)
-        return relevance.log_pi
-
-    def _swapped(
-        self,
-        batch: SearchInputs,
-        query: Tensor,
-        title: Tensor,
-        query_tokens: Tensor,
-        title_tokens: Tensor,
-        z: Tensor,
-        share: float,
-    ) -> OtherTexts:
+    def with_swapped_titles(self, findings: PRECTRFindings) -> OtherTexts:
+        """As of `PRECTRFindings.swapped`."""
+        inputs, encodings, z = findings.inputs, findings.encodings, findings.level_logits
         count = z.shape[0]
-        order = (torch.arange if share >= 1 else torch.randperm)(count, device=z.device)
-        rows = order[: max(round(share * count), 1)]
-        other = _rows_of_other_requests(batch.candidate_weight)[rows]
-        query_of = batch.query_index[batch.candidate_request]
-        foreign = (query_of[rows] != query_of[other]) & (batch.candidate_weight[rows] > 0)
-        match = self.relevance.match_features(query_tokens[rows], title_tokens[other])
-        drawn = self._other(self.relevance.pair(query[rows], title[other]), match, foreign, z[rows])
+        order = (torch.arange if self.swap_share >= 1 else torch.randperm)(count, device=z.device)
+        rows = order[: max(round(self.swap_share * count), 1)]
+        other = _rows_of_other_requests(inputs.candidate_weight)[rows]
+        query_of = inputs.texts["query"].rows[inputs.candidate_request]
+        foreign = (query_of[rows] != query_of[other]) & (inputs.candidate_weight[rows] > 0)
+        match = self.relevance.match_features(encodings.query_tokens[rows], encodings.title_tokens[other])
+        pair = self.relevance.pair(encodings.query[rows], encodings.title[other])
+        drawn = self._other_texts(pair, match, foreign, z[rows])
         return OtherTexts(*(part.new_zeros(count, *part.shape[1:]).index_copy(0, rows, part) for part in drawn))
 
-    def _noised(self, batch: SearchInputs, pair: Tensor, match: Tensor, noise: Tensor, z: Tensor) -> OtherTexts:
-        real = batch.candidate_weight > 0
-        pair, match = (_with_noise(text, noise, real) for text in (pair, match))
-        return self._other(pair, match, real, z)
+    def with_noise(self, findings: PRECTRFindings, scale: Tensor) -> OtherTexts:
+        """As of `PRECTRFindings.noised`."""
+        real = findings.inputs.candidate_weight > 0
+        pair, match = (_with_noise(text, scale, real) for text in (findings.text.pair, findings.text.match))
+        return self._other_texts(pair, match, real, findings.level_logits)
 
-    def _other(self, pair: Tensor, match: Tensor, foreign: Tensor, z: Tensor) -> OtherTexts:
+    def effect_of_past(self, findings: PRECTRFindings, whose: Whose) -> Tensor:
+        """As of `PRECTRFindings.effect`."""
+        if self.training:
+            raise ValueError("PRECTR is in training mode, where dropout would pass for an effect of the past; call eval() first")
+        without, _ = self._click_logits(findings.inputs.without_past(whose), findings.text)
+        return findings.level_logits - without
+
+    def _all_parts(self) -> Iterable[Part]:
+        return cast(Iterable[Part], self.parts.values())
+
+    def _read(self, inputs: Inputs) -> tuple[TextEncodings, TextReading]:
+        query, title, to_request = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
+        query_index = query.rows[to_request]
+        tokens = query.tokens[query_index], title.tokens[title.rows]
+        encoded = title.encoded if title.encoded is not None else None
+        queries = self.relevance.encode(query.tokens)[query_index]
+        titles = (self.relevance.encode(title.tokens) if encoded is None else encoded)[title.rows]
+        pair = self.relevance.pair(queries, titles)  # (C, P)
+        match = self.relevance.match_features(*tokens)
+        relevance = self.relevance(pair, match)
+        reading = TextReading(relevance, match, pair, self.relevance.title_vector(pair))
+        return TextEncodings(*tokens, queries, titles), reading
+
+    def _click_logits(self, inputs: Inputs, text: TextReading) -> tuple[Tensor, dict[str, PartOutput]]:
+        """(C, K) without position, and what the parts say."""
+        outputs = {name: part(inputs, text) for name, part in self.parts.items()}
+        z = self.click_tower(torch.cat([output.features for output in outputs.values()], dim=1))
+        shifts = [output.shift for output in outputs.values() if output.shift is not None]
+        z = z + sum(shifts[1:], shifts[0]) if shifts else z
+        return z, outputs
+
+    def _level_log_probabilities(self, log_pi: Tensor, inputs: Inputs) -> Tensor:
+        if not self.use_mixture:
+            return log_pi.new_zeros(log_pi.shape[0], 1)
+        if self.known_grade == "override" and "level" in inputs.candidate:
+            return known_level_log_probabilities(log_pi, inputs.candidate["level"], inputs.candidate.get("predicted"))
+        return log_pi
+
+    def _other_texts(self, pair: Tensor, match: Tensor, foreign: Tensor, z: Tensor) -> OtherTexts:
         """The text reaches the score through the level distribution alone: the click tower sees the logged candidate."""
         log_pi = self.relevance(pair, match).log_pi
         logit = self.mixture(log_pi, z).logit if self.use_mixture else z.squeeze(1)
         return OtherTexts(log_pi, foreign, logit)
 
-    def _interest(self, looked_up: LookedUp) -> list[Tensor]:
-        if self.interest is None:
-            return []
-        history = looked_up.events("history", self.history_features)
-        assert history is not None
-        return [self.interest(looked_up.rows(self.history_features.values()), looked_up.slots, history)]
+    def _reported(self) -> dict[str, ReportedPart]:
+        found: dict[str, ReportedPart] = {}
+        if self.use_mixture:
+            found["levels_in_order"] = ReportedPart("1 where no level clicks less than the one below it")
+        for whose, past in _PASTS.items():
+            found[f"effect_{whose}"] = ReportedPart(f"what {past} changes in the click logit, a mean over levels", signed=True)
+            if self.use_mixture:
+                meaning = f"what {past} changes at the highest level less at the lowest"
+                found[f"effect_{whose}_slope"] = ReportedPart(meaning, signed=True)
+        return found | {name: what for part in self._all_parts() for name, what in part.reported.items()}
 
-    def _dense(self, batch: SearchInputs) -> list[Tensor]:
-        to_request = batch.candidate_request
-        counts = torch.stack([batch.user_events, batch.user_query_events, batch.query_events], dim=1)
-        dense = [(counts.log1p() / 4)[to_request]]
-        for who, module in self.statistics.items():
-            shown, clicked, examined = counters(batch, who)
-            features = module(shown, clicked, examined if self.position_corrected else shown)
-            dense.append(features if who == "item" else features[to_request])
-        if self.level is not None:
-            low, high = self.grade_range
-            missing, predicted = batch.relevance.isnan(), batch.candidate_predicted
-            grade = torch.where(missing, predicted @ (self.level_grades - low), batch.relevance - low) / (high - low)
-            level = self.level(batch.level) + predicted @ self.level.weight[1:]  # "no grade" marks a predicted one
-            dense += [level, grade.unsqueeze(1), missing.float().unsqueeze(1)]
-        return dense
+    def _report(self, findings: PRECTRFindings) -> dict[str, Tensor]:
+        z = findings.level_logits
+        found = {"levels_in_order": (z[:, 1:] >= z[:, :-1]).all(1).float()} if self.use_mixture else {}
+        for whose in _PASTS:
+            effect = findings.effect(whose)
+            found[f"effect_{whose}"] = findings.mean_over_levels(effect)
+            if self.use_mixture:
+                found[f"effect_{whose}_slope"] = effect[:, -1] - effect[:, 0]
+        return found
 
 
 def _with_noise(features: Tensor, scale: Tensor, real: Tensor) -> Tensor:

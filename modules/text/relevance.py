@@ -21,6 +21,18 @@ class Relevance(NamedTuple):
     """(C, K) float, log probabilities of the levels 1..K."""
 
 
+class TextReading(NamedTuple):
+    """What the relevance side makes of each candidate's query and title."""
+
+    relevance: Relevance
+    match: Tensor
+    """(C, M) hand-made features of text match; M may be 0."""
+    pair: Tensor
+    """(C, P) of the encoder; P may be 0."""
+    title: Tensor
+    """(C, T) of the title alone; T may be 0."""
+
+
 class RelevanceTower(nn.Module):
     r"""Level probabilities of a (query, item) pair from text alone: what it says of a pair holds for any user.
 

@@ -17,7 +17,7 @@ def parameter_name(key: str) -> str:
     """The name of what stands under `key` in a model's state dict."""
     if key.startswith("embeddings."):
         return f"tables.{key.split('.')[-2]}"
-    return key.removeprefix("objective.").removeprefix("prectr.")
+    return key.removeprefix("model.")
 
 
 def select(names: Iterable[str], include: Iterable[str], exclude: Iterable[str], where: str) -> set[str]:

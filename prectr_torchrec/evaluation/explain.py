@@ -19,13 +19,13 @@ from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
+from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.explanation import PAST, Row, observe, rows_of, take_apart
 from prectr_torchrec.evaluation.measures_text import aligned
 from prectr_torchrec.evaluation.scoring import default_split
-from prectr_torchrec.modules import PRECTR
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.training.trainer import build_sharded
@@ -92,10 +92,10 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         model, _, _ = build_sharded(config, run, process)
         checkpoints.load(checkpoint, model, None)
         here = batch.to(process.device)
-        prectr = next(module for module in model.modules() if isinstance(module, PRECTR))
+        task = model.eval().module
         with torch.no_grad():
-            model.module.objective.effects = True
-            observed = observe(prectr, lambda: model.eval()(here))
+            inputs = to_inputs(here, *task.embeddings(here.request_features, here.candidate_features))
+            observed = observe(task.model, inputs)
     row = sample.to_pylist()[0]
     found = {
         "run": config.name,
@@ -103,7 +103,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         "known_grade": config.model.known_grade,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
-        **take_apart(config, row, batch, observed),
+        **take_apart(config, row, observed),
     }
     for column in LOG_IDS:
         rows = [row for row in (found, *rows_of(found)) if column in row]

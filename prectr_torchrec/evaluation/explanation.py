@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.modules import PRECTR, EventAttention, InterestTower, PRECTROutput, TargetAttention
+from prectr_torchrec.modules import Inputs, Predictions, RankingModel
 
 Row = dict[str, Any]
 
@@ -25,47 +21,32 @@ PAST = ("own_history", "peers")
 
 
 class Observed(NamedTuple):
-    output: PRECTROutput
+    """A batch of one request, scored with all that its ranker can say of it."""
+
+    inputs: Inputs
+    predictions: Predictions
     attention: dict[str, Tensor]
     """`interest`, `intent`, `category`, `peers`, where the run has them -> (L + 1,) weights, the prior's first; means over heads
     and candidates."""
 
 
-def observe(prectr: PRECTR, run: Callable[[], object]) -> Observed:
-    """Notes what happens in the towers while `run` scores the batch of one request; other threads go unnoticed."""
-    outputs: list[PRECTROutput] = []
-    weights: dict[str, Tensor] = {}
-    here = threading.get_ident()
-
-    def note_output(module: nn.Module, inputs: tuple[Any, ...], output: PRECTROutput) -> None:
-        if threading.get_ident() == here:
-            outputs.append(output)
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if threading.get_ident() == here and name not in weights:  # later passes are those without a past
-                target, key, _, lengths = inputs
-                assert isinstance(module, TargetAttention)
-                weights[name] = module.weights(target, key, lengths)[0].mean((0, 1)).cpu()
-
-        return hook
-
-    with contextlib.ExitStack() as hooks:
-        hooks.enter_context(prectr.register_forward_hook(note_output))
-        for name, attention in _attentions(prectr).items():
-            hooks.enter_context(attention.register_forward_pre_hook(note(name)))
-        run()
-    return Observed(outputs[0], weights)
+def observe(model: RankingModel, inputs: Inputs) -> Observed:
+    """Scores the inputs of one request, and asks for its attention and its reported parts."""
+    was, model.reports_parts = model.reports_parts, True
+    try:
+        predictions = model(inputs)
+    finally:
+        model.reports_parts = was
+    return Observed(inputs, predictions, {name: w[0].mean((0, 1)).cpu() for name, w in model.attention(inputs).items()})
 
 
-def take_apart(config: RunConfig, sample: Row, batch: SearchBatch, observed: Observed) -> Row:
+def take_apart(config: RunConfig, sample: Row, observed: Observed) -> Row:
     """What was observed, as plain values.
 
     Args:
         config: the run's.
         sample: the request, a row of samples.
-        batch: of this request alone.
-        observed: of this batch.
+        observed: of this request alone.
 
     Returns:
         `candidates`, best first; `own_history` and `peers`, each with its number of `events`, the attention on the prior
@@ -73,7 +54,7 @@ def take_apart(config: RunConfig, sample: Row, batch: SearchBatch, observed: Obs
     """
     own, by_peers = ({n: w for n, w in observed.attention.items() if (n == "peers") == peers} for peers in (False, True))
     return {
-        "candidates": _candidates(config, sample, batch, observed.output),
+        "candidates": _candidates(config, sample, observed),
         **({"own_history": _events(config, sample, "history", own)} if own else {}),
         **({"peers": _events(config, sample, "peer", by_peers)} if by_peers else {}),
     }
@@ -84,36 +65,30 @@ def rows_of(found: Row) -> list[Row]:
     return [*found["candidates"], *(event for part in PAST if part in found for event in found[part]["strongest"])]
 
 
-def _attentions(prectr: PRECTR) -> dict[str, TargetAttention]:
-    parts: dict[str, InterestTower | EventAttention | None] = {"interest": prectr.interest}
-    if (preference := prectr.personal.preference) is not None:
-        parts |= {"intent": preference.intent, "category": preference.category, "peers": preference.peers}
-    return {name: part.attention for name, part in parts.items() if part is not None}
-
-
-def _candidates(config: RunConfig, sample: Row, batch: SearchBatch, output: PRECTROutput) -> list[Row]:
+def _candidates(config: RunConfig, sample: Row, observed: Observed) -> list[Row]:
+    candidate, predictions, own = observed.inputs.candidate, observed.predictions, observed.predictions.own
     columns = {
         "item_id": sample["candidate_item_id"],
         "title": sample["candidate_title"],
         "grade": sample["candidate_relevance"],
-        "level": [level or None for level in batch.level.tolist()],
+        "level": [level or None for level in candidate["level"].tolist()],
     }
-    if bool(batch.candidate_predicted.any()):
-        columns["predicted_level"] = batch.candidate_predicted.tolist()
+    if bool(candidate["predicted"].any()):
+        columns["predicted_level"] = candidate["predicted"].tolist()
     if config.model.mixture:
-        columns["level_probabilities"] = output.relevance.log_pi.exp().tolist()
-        columns["click_by_level"] = output.level_logits.sigmoid().tolist()
-    columns["click_probability"] = output.reference_click.logit.sigmoid().tolist()
-    for who, by_level in (output.effect._asdict() if output.effect is not None else {}).items():
-        columns[f"effect_{who}"] = output.mean_over_levels(by_level).tolist()
+        columns["level_probabilities"] = predictions.parts["relevance_levels"].exp().tolist()
+        columns["click_by_level"] = own.level_logits.sigmoid().tolist()
+    columns["click_probability"] = predictions.ranking["click"].logit.sigmoid().tolist()
+    for whose in ("own", "peers"):
+        columns[f"effect_{whose}"] = predictions.parts[f"effect_{whose}"].tolist()
         if config.model.mixture:
-            columns[f"effect_{who}_by_level"] = by_level.tolist()
-    if output.personal.preference is not None:
+            columns[f"effect_{whose}_by_level"] = own.effect(whose).tolist()
+    if "preference_weights" in predictions.parts:
         preference = config.model.preference
         there = {"own": preference.own, "peers": preference.peers, "prior": True}
-        columns |= {n: w.tolist() for n, w in zip(SIDES, output.personal.preference.weights.T, strict=True) if there[n]}
-    if output.personal.taste is not None:
-        columns |= {"taste": output.personal.taste.mean.tolist(), "taste_variance": output.personal.taste.variance.tolist()}
+        columns |= {n: w.tolist() for n, w in zip(SIDES, predictions.parts["preference_weights"].T, strict=True) if there[n]}
+    if "taste" in own.parts:
+        columns |= {"taste": own.parts["taste"].mean.tolist(), "taste_variance": own.parts["taste"].variance.tolist()}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return sorted(rows, key=lambda row: -row["click_probability"])
 

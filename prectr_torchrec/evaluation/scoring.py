@@ -19,6 +19,7 @@ from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.evaluation.predictions import PARTS, WEIGHTS
 from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.training.task import StepReport
 from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
 
 
@@ -53,7 +54,7 @@ def score(
     checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
     model, optimizers, _ = build_sharded(config, run, process)
     checkpoints.load(checkpoint, model, None)
-    model.module.objective.effects = True
+    model.module.model.reports_parts = True
     reader = SearchReader(
         config,
         data,
@@ -69,7 +70,7 @@ def score(
         yield _rows(batch, report)
 
 
-def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+def _rows(batch: SearchBatch, report: StepReport) -> dict[str, NDArray[Any]]:
     batch = batch.to(torch.device("cpu"))
     real = batch.candidate_weight > 0
     request = batch.candidate_request
@@ -78,15 +79,15 @@ def _rows(batch: SearchBatch, report: dict[str, Tensor]) -> dict[str, NDArray[An
         "request_id": batch.request_id[request],
         "item_id": batch.item_id,
         "user_id": batch.user_id[request],
-        "click_probability": report["reference_logit"].sigmoid(),
-        "logit": report["reference_logit"],
-        "logged_logit": report["logit"],
-        "relevance_probabilities": report["log_pi"].exp(),
+        "click_probability": report.ranking["click"].sigmoid(),
+        "logit": report.ranking["click"],
+        "logged_logit": report.logged["click"],
+        "relevance_probabilities": report.parts["relevance_levels"].exp(),
         "relevance": batch.relevance,
         "click": click,
         "position": batch.position,
-        **{name: report[name] for name in set(PARTS) - set(WEIGHTS) if name in report},
+        **{name: report.parts[name] for name in set(PARTS) - set(WEIGHTS) if name in report.parts},
     }
-    if "preference_weights" in report:
-        columns.update(zip(WEIGHTS, report["preference_weights"].unbind(1), strict=True))
+    if "preference_weights" in report.parts:
+        columns.update(zip(WEIGHTS, report.parts["preference_weights"].unbind(1), strict=True))
     return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}

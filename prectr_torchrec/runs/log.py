@@ -32,10 +32,10 @@ class Throughput:
         self.names: list[str] = []
         self._start()
 
-    def add(self, report: dict[str, Tensor], rows: Tensor) -> None:
-        """Args: report: the model's; its scalars are averaged. rows: (2,) requests and candidates of the batch."""
-        scalars = torch.stack([value.double() for value in report.values() if value.dim() == 0])
-        self.names = [name for name, value in report.items() if value.dim() == 0]
+    def add(self, terms: dict[str, Tensor], rows: Tensor) -> None:
+        """Args: terms: scalars by name, to be averaged. rows: (2,) requests and candidates of the batch."""
+        scalars = torch.stack([value.double() for value in terms.values()])
+        self.names = list(terms)
         self.sums = self.sums.to(scalars.device) + scalars
         self.rows += rows.double().cpu()
         self.steps += 1

@@ -25,7 +25,7 @@ from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.distributed.process import quiet_transformers
-from prectr_torchrec.models import build_prectr
+from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import PRECTR, TextEncoder
 from prectr_torchrec.runs.layout import checkpoint_path, load_run
 from prectr_torchrec.runs.workspace import once
@@ -41,10 +41,10 @@ from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
 TITLES = "titles.safetensors"
-EXPORT_VERSION = 3
+EXPORT_VERSION = 4
 ENCODER = "relevance.interaction.encoder.model."
 """Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
-_TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.objective.prectr.", "model.embeddings.", "_mch_sorted_raw_ids"
+_TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.model.", "model.embeddings.", "_mch_sorted_raw_ids"
 
 
 @only_local
@@ -172,7 +172,7 @@ def ids_path(folder: Path, table: str) -> Path:
 def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensors) -> RunConfig:
     """Writes towers, encoder and tokenizer; returns the configuration that builds them from the folder alone."""
     shutil.copytree(run / TOKENIZER, folder / TEXT, ignore=shutil.ignore_patterns(STUDENT))
-    prectr = build_prectr(config, run / TOKENIZER, kept=True)
+    prectr = build_model(config, run / TOKENIZER, kept=True)
     weights = saved.load(_TOWERS)
     prectr.load_state_dict(weights)
     encoder = text_encoder(prectr)

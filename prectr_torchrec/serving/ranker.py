@@ -25,10 +25,11 @@ from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
+from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.evaluation.explanation import observe, rows_of, take_apart
-from prectr_torchrec.models import build_prectr
-from prectr_torchrec.modules import PRECTR, PRECTROutput, TextRelevance
+from prectr_torchrec.models import build_model
+from prectr_torchrec.modules import PRECTR, Inputs, TextRelevance
 from prectr_torchrec.serving.digests import SEAL, check
 from prectr_torchrec.serving.embeddings import ServedEmbeddings, Table
 from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
@@ -132,7 +133,7 @@ class Ranker:
         encoder = {"path": str(folder / TEXT)} if f"{TEXT}/config.json" in about["files"] else {}
         building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
         with quiet_transformers():
-            prectr = build_prectr(building, folder / TEXT)
+            prectr = build_model(building, folder / TEXT)
         towers = load_file(str(folder / TOWERS))
         check_finite(folder / TOWERS, towers)
         found = prectr.load_state_dict(towers, strict=False)
@@ -214,7 +215,7 @@ class Ranker:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config, row, batch, observe(self._prectr, lambda: self._run(batch, effects=True)))
+            return take_apart(self.config, row, observe(self._prectr, self._inputs(batch)))
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -231,9 +232,9 @@ class Ranker:
         click, relevance = np.zeros(0, np.float32), np.zeros((0, self.config.data.levels.count), np.float32)
         if total := int(counts.sum()):
             with torch.inference_mode():
-                output = self._run(self._batch(samples, total))
-            click = output.reference_click.logit.sigmoid().numpy()[:total]
-            relevance = output.relevance.log_pi.exp().numpy()[:total]
+                predictions = self._prectr(self._inputs(self._batch(samples, total)))
+            click = predictions.ranking["click"].logit.sigmoid().numpy()[:total]
+            relevance = predictions.parts["relevance_levels"].exp().numpy()[:total]
         cuts = np.cumsum(counts)[:-1]
         parts = (np.split(column, cuts) for column in (items, click, relevance))
         return [Scores(*row) for row in zip(ids, *parts, strict=True)]
@@ -255,10 +256,12 @@ class Ranker:
         """To be held by who wants no other thread to change what is kept."""
         return [self._building, *([self.titles.lock] if self.titles is not None else [])]
 
-    def _run(self, batch: SearchBatch, *, effects: bool = False) -> PRECTROutput:
-        sequences, bags = self._embeddings(batch.request_features, batch.candidate_features)
-        titles = self.titles(batch.title_tokens) if self.titles is not None else None
-        return self._prectr(batch, sequences, bags, titles=titles, effects=effects)
+    def _inputs(self, batch: SearchBatch) -> Inputs:
+        inputs = to_inputs(batch, *self._embeddings(batch.request_features, batch.candidate_features))
+        if self.titles is None:
+            return inputs
+        title = inputs.texts["title"]
+        return replace(inputs, texts={**inputs.texts, "title": title._replace(encoded=self.titles(title.tokens))})
 
 
 class _Forks:

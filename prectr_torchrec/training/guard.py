@@ -15,6 +15,7 @@ from prectr_torchrec.checkpoints.names import parameter_name
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.origin import SampleRow, format_rows
 from prectr_torchrec.distributed.stop import StopSignal
+from prectr_torchrec.training.task import StepReport
 
 
 class StepGuard:
@@ -49,15 +50,15 @@ class StepGuard:
         self._loss, self._requests = 0.0, list[int]()
         self.bad, self.stopping, self.skipped_in_a_row = False, False, 0
 
-    def __call__(self, batch: SearchBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: SearchBatch) -> tuple[Tensor, StepReport]:
         loss, report = self._model(batch)
         if self._model.training:
-            good = report["loss"].isfinite()
+            good = report.terms["loss"].isfinite()
             if self._max_loss is not None:
-                good = good & (report["loss"] <= self._max_loss)
+                good = good & (report.terms["loss"] <= self._max_loss)
             self.bad, self.stopping = self._agree(~good, self._stop.received is not None)
             if self.bad:
-                self._loss, self._requests = float(report["loss"]), _requests_without_score(batch, report)
+                self._loss, self._requests = float(report.terms["loss"]), _requests_without_score(batch, report)
                 loss = torch.zeros_like(loss, requires_grad=True)  # leads back to nothing
         return loss, report
 
@@ -130,9 +131,9 @@ def _is_finite(values: Tensor) -> bool:
     return all(bool(part.sum(dtype=torch.float32).isfinite()) for part in parts)
 
 
-def _requests_without_score(batch: SearchBatch, report: dict[str, Tensor]) -> list[int]:
+def _requests_without_score(batch: SearchBatch, report: StepReport) -> list[int]:
     """Requests of the batch with a candidate whose score is no number."""
-    wrong = ~report["logit"].isfinite() & (batch.candidate_weight > 0)
+    wrong = ~report.logged["click"].isfinite() & (batch.candidate_weight > 0)
     return batch.candidate_request[wrong].unique().tolist()
 
 

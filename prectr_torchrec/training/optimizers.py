@@ -18,15 +18,6 @@ from prectr_torchrec.config.train import StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.training.schedule import rate_factor
 
-_PARTS = {
-    "prectr.relevance.interaction.encoder.": "encoder",
-    "prectr.relevance.": "relevance",
-    "prectr.personal.taste.title.": "taste",
-}
-"""Where in a parameter's name its group shows, the first one that does; of all others the modules' `offsets` are a group, and the
-rest are towers."""
-
-
 OFFSET_RATE = 10
 """Of `lr`, where `offset_lr` is null."""
 
@@ -58,14 +49,13 @@ class Optimizers:
     def __init__(self, model: DistributedModelParallel, config: TrainConfig, requests: int) -> None:
         self.factor = rate_factor(requests, config.reference_requests)
         dense = {n: p for n, p in in_backward_optimizer_filter(model.named_parameters()) if p.requires_grad}
-        names = {id(p): n for n, p in dense.items()}
+        named = {id(p): group for group, found in model.module.model.groups().items() for p in found}
         offsets = {id(getattr(m, name)) for m in model.modules() for name in getattr(m, "offsets", ())}
 
         def adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
             parts: dict[str, list[nn.Parameter]] = {}
             for parameter in parameters:
-                other = "offsets" if id(parameter) in offsets else "towers"
-                part = next((part for mark, part in _PARTS.items() if mark in names[id(parameter)]), other)
+                part = named.get(id(parameter), "offsets" if id(parameter) in offsets else "towers")
                 parts.setdefault(part, []).append(parameter)
             decay = {"taste": config.taste_weight_decay, "offsets": 0.0}
             groups = [

@@ -11,14 +11,18 @@ from torch import Tensor
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, read_teacher_scores
+from prectr_torchrec.modules import Inputs, Label, Loss, Predictions, divergence
 from prectr_torchrec.runs.workspace import file_digest
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.batches import to_device
 from prectr_torchrec.text.pair_data import PairBatch, PairData, teacher_targets
+from prectr_torchrec.text.student import judge
 
 
-class Rehearsal:
-    """Draws pairs of the train queries that a teacher has scored, with replacement.
+class Rehearsal(Loss):
+    """What a teacher says of pairs of the train queries, so that the text side does not forget it (rehearsal, Robins 1995).
+
+    Each step draws pairs that the teacher has scored, with replacement.
 
     PyTorch's generator on the CPU draws. It differs between ranks, and a checkpoint keeps its state: a resumed run draws on.
 
@@ -36,6 +40,7 @@ class Rehearsal:
     """
 
     def __init__(self, config: RunConfig, tokenizer: Path, device: torch.device) -> None:
+        super().__init__()
         settings = config.objective.rehearsal
         assert settings.pairs is not None
         levels, source, folders = config.data.levels, PairsFile.open(Path(settings.pairs)), [Path(s) for s in settings.scores]
@@ -48,7 +53,15 @@ class Rehearsal:
         self._data = PairData(pairs.filter(seen), tokenizer, config.text.query_tokens, config.text.title_tokens, device)
         self._teacher = torch.from_numpy(teacher[seen])
         self.digests = {"pairs": file_digest(source.path), "scores": [file_digest(folder / MANIFEST) for folder in folders]}
-        self._batch_size, self._device = settings.batch_size, device
+        self._batch_size, self._device, self._temperature = settings.batch_size, device, settings.temperature
+
+    def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
+        """`rehearsal`, in training."""
+        if not self.training:
+            return {}
+        pairs, teacher = self.draw()
+        log_pi = judge(predictions.own.model.relevance, pairs).log_pi
+        return {"rehearsal": divergence(log_pi, teacher, self._temperature)}
 
     def draw(self) -> tuple[PairBatch, Tensor]:
         """Returns: B pairs, and (B, K) what the teacher says of them."""

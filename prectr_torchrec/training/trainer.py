@@ -34,6 +34,7 @@ from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.distributed.stop import Stopped, StopSignal
+from prectr_torchrec.modules import Loss
 from prectr_torchrec.runs.layout import CONFIG, is_unfinished, load_run
 from prectr_torchrec.runs.log import MetricsLog, Throughput
 from prectr_torchrec.runs.workspace import remove, replace_text, replacing
@@ -46,7 +47,7 @@ from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimize
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.schedule import passes
 from prectr_torchrec.training.table_metrics import table_metrics
-from prectr_torchrec.training.task import build_task
+from prectr_torchrec.training.task import StepReport, build_task
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
 
 MAY_CHANGE = (
@@ -89,11 +90,10 @@ class Trainer:
         if self.saved:
             check_findings(data, run, load_manifest(run))
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
-        self.model, self.optimizers, used = self._build(plan)
-        self.model.module.objective.rehearsal = rehearsal
+        self.model, self.optimizers, used = self._build(plan, rehearsal)
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         if not self.saved:
-            self.model.module.objective.prectr.start_from(manifest["examination"])
+            self.model.module.model.start_from(manifest["examination"])
         if config.train.init_from is not None and not self.saved:
             init_from(config.train.init_from, self.model, config, run)
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
@@ -199,19 +199,19 @@ class Trainer:
         total = agree_on_batches(reader.num_batches(0))
         metrics = ValidationMetrics(self.process.device)
         for batch, report in evaluate_batches(self.pipeline, self.model, reader, total):
-            metrics.update(batch, logged=report["logit"], reference=report["reference_logit"])
+            metrics.update(batch, logged=report.logged["click"], reference=report.ranking["click"])
             if self.guard.agree_to_stop(self.process.device):
                 self._save_and_stop()
         return metrics.compute()
 
-    def _count(self, report: dict[str, Tensor], rows: Tensor, stage: StageConfig, epoch: int, batch: int) -> None:
+    def _count(self, report: StepReport, rows: Tensor, stage: StageConfig, epoch: int, batch: int) -> None:
         if self.guard.bad:
             self.throughput.skip()
             where = f"step {self.position['step']} (stage {stage.split}, epoch {epoch})"
             self.guard.handle_bad_loss(where, self.readers[stage.split].rows(epoch, batch))
         else:
             self.guard.skipped_in_a_row = 0
-            self.throughput.add(report, rows)
+            self.throughput.add(report.terms, rows)
 
     def _report(self, stage: StageConfig, epoch: int) -> None:
         if not self.throughput.steps:  # all skipped
@@ -244,7 +244,7 @@ class Trainer:
 
         return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), size)
 
-    def _build(self, plan: Plan | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
+    def _build(self, plan: Plan | None, rehearsal: Rehearsal | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
         """By the plan given, else by that of the run as far as its ranks and its state allow."""
         config, saved = self.config, self.saved.get("job")
         if saved and plan is None:
@@ -252,7 +252,7 @@ class Trainer:
                 plan = saved["plan"]
             else:
                 config = movable(config, saved["plan"])
-        return build_sharded(config, self.run, self.process, plan, kept=bool(self.saved))
+        return build_sharded(config, self.run, self.process, plan, kept=bool(self.saved), rehearsal=rehearsal)
 
     def _resume(self, saved: dict[str, Any]) -> None:
         """Goes on from the last checkpoint; on other ranks, with what the earlier ones left of the epoch."""
@@ -361,15 +361,16 @@ class Trainer:
 
 
 def build_sharded(
-    config: RunConfig, run: Path, process: Process, plan: Plan | None = None, *, kept: bool = True
+    config: RunConfig, run: Path, process: Process, plan: Plan | None = None, *, kept: bool = True, rehearsal: Loss | None = None
 ) -> tuple[DistributedModelParallel, Optimizers, Plan]:
     """Plans, where no plan is given, shards and builds the model and its optimizers; collective.
 
-    `kept`: a checkpoint of the run will be loaded.
+    `kept`: a checkpoint of the run will be loaded. `rehearsal`: as of `build_task`.
     """
-    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"), kept=kept)
+    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"), kept=kept, rehearsal=rehearsal)
     apply_table_optimizers(task.embeddings, config)
-    task.objective.to(process.device)
+    task.model.to(process.device)
+    task.losses.to(process.device)
     sharding = plan_sharding(task, config, process.device, plan)
     model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders(config, process.device.type))
     hold_managed(model, frozen_tables(config))
@@ -378,12 +379,12 @@ def build_sharded(
 
 
 def evaluate_batches(
-    pipeline: TrainPipelineSparseDist[SearchBatch, dict[str, Tensor]],
+    pipeline: TrainPipelineSparseDist[SearchBatch, StepReport],
     model: DistributedModelParallel,
     reader: SearchReader,
     total: int,
     seen: Callable[[SearchBatch], SearchBatch] | None = None,
-) -> Iterator[tuple[SearchBatch, dict[str, Tensor]]]:
+) -> Iterator[tuple[SearchBatch, StepReport]]:
     """Runs a reader's split through the model without learning; `total` batches on every rank.
 
     `seen`: makes of each batch what the model sees of it; the batch itself is yielded.

@@ -15,7 +15,26 @@ import torch
 from prectr_torchrec import modules
 
 PUBLIC: dict[str, Any] = {name: getattr(modules, name) for name in modules.__all__}
-PENDING = {"inputs", "interest", "personal", "prectr", "preference", "taste", "towers"}
+PENDING = {
+    "anchor",
+    "balance",
+    "base",
+    "click",
+    "consistency",
+    "debias",
+    "features",
+    "grade",
+    "negatives",
+    "statistics",
+    "relevance",
+    "inputs",
+    "interest",
+    "personal",
+    "prectr",
+    "preference",
+    "taste",
+    "towers",
+}
 """Files of modules/ that are still to be described like this."""
 PUBLIC = {name: value for name, value in PUBLIC.items() if getattr(value, "__module__", "").split(".")[-1] not in PENDING}
 CLASSES = {name for name, value in PUBLIC.items() if inspect.isclass(value)}

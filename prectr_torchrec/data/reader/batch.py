@@ -9,6 +9,8 @@ from torch import Tensor
 from torchrec import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from prectr_torchrec.modules.losses.base import Label
+
 
 @dataclass
 class SearchBatch(Pipelineable):
@@ -132,6 +134,10 @@ class SearchBatch(Pipelineable):
             level=self.level.masked_fill(hidden, 0),
             candidate_predicted=self.candidate_predicted.masked_fill(hidden.unsqueeze(1), 0.0),
         )
+
+    def labels(self) -> dict[str, Label]:
+        """By name; `click`."""
+        return {"click": Label(self.click, self.click_weight)}
 
     def to(self, device: torch.device, non_blocking: bool = False) -> SearchBatch:
         return SearchBatch(*(getattr(self, f.name).to(device=device, non_blocking=non_blocking) for f in fields(self)))

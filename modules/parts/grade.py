@@ -1,0 +1,42 @@
+"""A grade that is known when scoring, as features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..inputs import Inputs
+from ..text.relevance import TextReading
+from .base import Part, PartOutput
+
+
+class KnownGrade(Part):
+    r"""A vector of the level, the grade itself, and whether it is missing.
+
+    A known grade :math:`g` of level :math:`k` gives :math:`[e_k; (g - g_{min}) / (g_{max} - g_{min}); 0]`. Predicted levels
+    :math:`\pi` give :math:`[e_0 + \sum_k \pi_k e_k; \sum_k \pi_k (g_k - g_{min}) / (g_{max} - g_{min}); 1]`, with the grade
+    :math:`g_k` that stands for a level: the vector of "no grade" marks a predicted one. Nothing known gives :math:`[e_0; 0; 1]`.
+
+    Args:
+        level_grades: (K,) the grade that stands for each level.
+        grade_range: lowest and highest grade.
+        dim: width of the vector.
+    """
+
+    def __init__(self, level_grades: Sequence[float], grade_range: tuple[float, float], *, dim: int = 8) -> None:
+        super().__init__()
+        self.grade_range, self.num_features = grade_range, dim + 2
+        self.level_grades: Tensor
+        self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
+        self.level = nn.Embedding(len(level_grades) + 1, dim)
+
+    def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
+        """Features (C, dim + 2)."""
+        low, high = self.grade_range
+        given, predicted = inputs.candidate["relevance"], inputs.candidate["predicted"]
+        missing = given.isnan()
+        grade = torch.where(missing, predicted @ (self.level_grades - low), given - low) / (high - low)
+        level = self.level(inputs.candidate["level"]) + predicted @ self.level.weight[1:]
+        return PartOutput(torch.cat([level, grade.unsqueeze(1), missing.float().unsqueeze(1)], dim=1))

@@ -1,0 +1,55 @@
+"""What every ranker has in common: it reads `Inputs` and gives `Predictions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..inputs import Inputs
+from ..mixture import ClickProbability
+from ..parts.base import ReportedPart
+
+
+@dataclass
+class Predictions:
+    """What a ranker makes of a batch. By label: log probabilities (C,) that it is 1, and that it is 0."""
+
+    ranking: dict[str, ClickProbability]
+    """With the position held at its reference: what ranks."""
+    logged: dict[str, ClickProbability]
+    """At the logged positions: what losses and calibration see."""
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    """(C,) or (C, n) as `RankingModel.reported` names them."""
+    own: Any = None
+    """The model's own findings, for losses that are its own."""
+
+
+class RankingModel(nn.Module):
+    """From `Inputs` to `Predictions`. It owns no tables."""
+
+    labels: tuple[str, ...] = ("click",)
+    reported: Mapping[str, ReportedPart] = {}
+    """What `Predictions.parts` has in evaluation mode while `reports_parts` is on."""
+    reports_parts: bool = False
+
+    def forward(self, inputs: Inputs) -> Predictions:
+        """Scores every candidate."""
+        raise NotImplementedError
+
+    def start_from(self, examination: Sequence[float]) -> None:
+        """Starts what a log tells before training from there.
+
+        Args:
+            examination: of positions 1, 2, ... against the first, as in `prepared.json`.
+        """
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters with rates of their own by the group's name: `encoder`, `relevance`, `taste`; all others are `towers`."""
+        return {}
+
+    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
+        """As of `Part.attention`."""
+        return {}
