@@ -29,7 +29,8 @@ from common import describe
 from matplotlib import pyplot
 
 from prectr_torchrec.config.files import load_config
-from prectr_torchrec.data.schema import COUNTS, MANIFEST
+from prectr_torchrec.data.columns import COUNTS
+from prectr_torchrec.data.schema import MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")
 HIDDEN = "candidates-grades-hidden"

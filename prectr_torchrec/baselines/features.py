@@ -12,10 +12,11 @@ from scipy.sparse import csr_matrix
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.column_kinds import UNLABELLED
+from prectr_torchrec.data.columns import COUNTS, user_column
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
-from prectr_torchrec.data.reader.flat import UNLABELLED, Columns
-from prectr_torchrec.data.schema import COUNTS, user_column
+from prectr_torchrec.data.reader.flat import Columns
 
 Features = dict[str, NDArray[np.float32]]
 _SMOOTHING = 5.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
-from prectr_torchrec.data.reader.flat import UNLABELLED
+from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.evaluation.predictions import Rows
 
 REQUEST = ("request_id", "timestamp", "user_id", "query_id", "group_id")

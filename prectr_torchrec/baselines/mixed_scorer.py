@@ -15,7 +15,7 @@ from prectr_torchrec.baselines.mixed import MixedConfig, MixedEffects, fit_mixed
 from prectr_torchrec.baselines.posterior import UserPosterior
 from prectr_torchrec.baselines.samples import LABELLED, Samples, open_texts
 from prectr_torchrec.baselines.vocabulary import REFERENCE, Vocabulary
-from prectr_torchrec.data.reader.flat import UNLABELLED
+from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.evaluation.predictions import Rows
 
 

@@ -15,6 +15,7 @@ from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
 from prectr_torchrec.data.reader.flat import Columns, Texts, to_columns
@@ -76,12 +77,14 @@ class Samples:
         Raises:
             ValueError: there is no such split, or a file cannot be used.
         """
+        named = {column.name: column for column in sample_columns(self.data)}
+        columns = [named[name] for name in names]
         limits = {"history": self.data.history_length, "peer": self.data.peer_length}
         for group in list_row_groups(self.folder, split, sample_schema(self.data), self.max_candidates):
             source = f"{group.path}, row group {group.index}"
             with readable(source), open_parquet(group.path) as file:
                 table = file.read_row_group(group.index, columns=list(names), use_threads=False)
-            yield to_columns([table], [source], names, limits=limits)
+            yield to_columns([table], [source], columns, limits=limits)
 
 
 class TextPairs:

@@ -14,7 +14,7 @@ from prectr_torchrec.baselines.features import CandidateFeatures, UsualRates, fr
 from prectr_torchrec.baselines.grades import TextGrades
 from prectr_torchrec.baselines.impressions import to_rows
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples, candidate_requests, open_texts
-from prectr_torchrec.data.reader.flat import UNLABELLED
+from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.evaluation.predictions import Rows
 
 REFERENCE = 1

@@ -16,14 +16,13 @@ from typing_extensions import TypedDict
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.run import validate_section
+from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.system.plain_files import check_shape, read_json
 
 SAMPLE_VERSION = "5"
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""
-COUNTS = ("shown", "clicked", "examined")
-"""What the counters count; `examined` weights each event by the examination of its position."""
 MANIFEST = "prepared.json"
 """Written last: a prepared folder without it is unfinished."""
 _AGREED = (
@@ -44,59 +43,9 @@ TOKENIZER = "tokenizer"
 
 
 def sample_schema(data: DataConfig, *, predicted: bool = False) -> pa.Schema:
-    """The Arrow schema of a sample file.
-
-    Grades (`*_relevance`) are raw grades, null where there is none; `*_predicted` is then a predicted distribution over the
-    levels, packed as in `predicted.py`, 0 where there is none. `*_age` is in seconds before the request, at least 1.
-    `history_*` and `peer_*` run from the oldest to the newest event. Ids are 64-bit; attributes are 0 where unknown.
-    """
-    i64, i32, i16, i8, f32 = pa.int64(), pa.int32(), pa.int16(), pa.int8(), pa.float32()
-    fields = [
-        ("request_id", i64),
-        ("timestamp", i64),
-        ("user_id", i64),
-        *((user_column(a), i64) for a in data.user_attributes),
-        ("query_id", i64),
-        ("group_id", i64),  # 0: the query has no known group
-        ("query", pa.string()),
-        ("num_candidates", i32),
-        ("user_events", i32),  # shown to this user before
-        ("user_query_events", i32),  # shown to this user under this query before
-        ("query_events", i32),  # shown to other users under this query before
-        # per level, length K + 1: the user's own; other users' under the query; other users' under the query's group
-        *((f"{who}_{what}", pa.list_(f32)) for who in ("user", "query", "group") for what in COUNTS),
-    ]
-    for prefix in ("history", "peer"):
-        fields += [
-            (f"{prefix}_item_id", pa.list_(i64)),
-            (f"{prefix}_query_id", pa.list_(i64)),
-            *((f"{prefix}_{a}", pa.list_(i64)) for a in data.item_attributes),
-            (f"{prefix}_relevance", pa.list_(f32)),
-            (f"{prefix}_predicted", pa.list_(i64)),
-            (f"{prefix}_position", pa.list_(i16)),  # 0: not logged
-            (f"{prefix}_click", pa.list_(i8)),
-            (f"{prefix}_age", pa.list_(i64)),
-        ]
-    fields += [
-        ("history_title", pa.list_(pa.string())),
-        ("peer_in_group", pa.list_(i8)),  # 1: from the query's group, not from the query itself
-        ("candidate_item_id", pa.list_(i64)),
-        ("candidate_title", pa.list_(pa.string())),
-        *((f"candidate_{a}", pa.list_(i64)) for a in data.item_attributes),
-        ("candidate_position", pa.list_(i16)),  # from 1; 0: not logged
-        ("candidate_click", pa.list_(i8)),  # null: no label
-        ("candidate_relevance", pa.list_(f32)),
-        ("candidate_predicted", pa.list_(i64)),
-        ("candidate_shown", pa.list_(f32)),  # times this item was shown before, to anyone
-        ("candidate_clicked", pa.list_(f32)),
-        ("candidate_examined", pa.list_(f32)),
-    ]
-    return pa.schema(fields, metadata={VERSION_KEY: SAMPLE_VERSION.encode(), **({PREDICTED_KEY: b"true"} if predicted else {})})
-
-
-def user_column(attribute: str) -> str:
-    """The sample column of an attribute of users."""
-    return "user_" + attribute.removeprefix("user_")
+    """The Arrow schema of a sample file, whose columns `sample_columns` describes."""
+    metadata = {VERSION_KEY: SAMPLE_VERSION.encode(), **({PREDICTED_KEY: b"true"} if predicted else {})}
+    return pa.schema([(column.name, column.arrow) for column in sample_columns(data)], metadata=metadata)
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:

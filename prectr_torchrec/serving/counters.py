@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.columns import COUNTS
 from prectr_torchrec.data.prepare.events import level_shares
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
-from prectr_torchrec.data.schema import COUNTS
 
 _KEYS = {"user": 1, "query": 1, "group": 1, "user_query": 2, "user_group": 2, "item": 1}
 """What is counted by, and of how many ids that is."""

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from prectr_torchrec.data.columns import family_of
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
-from prectr_torchrec.data.reader.flat import family_of
 from prectr_torchrec.serving.ranker import Ranker, Scores
 
 Row = dict[str, Any]

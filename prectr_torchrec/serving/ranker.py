@@ -106,7 +106,8 @@ class Ranker:
     @property
     def columns(self) -> list[str]:
         """The sample columns that scores depend on, and `request_id`."""
-        return list(dict.fromkeys(["request_id", *self._builder.sized(1, 1, predicted=True).columns]))
+        read = (column.name for column in self._builder.sized(1, 1, predicted=True).columns)
+        return list(dict.fromkeys(["request_id", *read]))
 
     @classmethod
     @only_local

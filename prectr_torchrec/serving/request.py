@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.reader.flat import FAMILIES, family_of
+from prectr_torchrec.data.column_kinds import Counter, Id, Text
+from prectr_torchrec.data.columns import LISTS, Of, family_of, sample_columns
 from prectr_torchrec.data.schema import sample_schema
-from prectr_torchrec.serving.fields import DOCS, REQUIRED, Field, Limits, describe, make_field, outside, read, short, shown
+from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
 from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
-GROUPS = {"history": "history", "peer": "peers", "candidate": "candidates"}
+GROUPS: dict[Of, str] = {"history": "history", "peer": "peers", "candidate": "candidates"}
 """Family of sample columns -> the list of a request that holds them."""
-_SKIPPED = ("num_candidates",)
 
 
 class RequestSchema:
@@ -31,25 +31,24 @@ class RequestSchema:
     """
 
     def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
-        self._levels = data.levels.count
         self._arrow = sample_schema(data)
-        fields = [make_field(field, data, id_kinds or {}) for field in self._arrow if field.name not in _SKIPPED]
-        self._ids = {field.column: field for field in fields if field.kind.is_id}
-        self._request = [field for field in fields if family_of(field.column) is None]
-        self._families = {f: [field for field in fields if family_of(field.column) == f] for f in FAMILIES}
+        columns = [column for column in sample_columns(data, id_kinds) if column.served]
+        self._fields = {column.name: Field(column, column.kind.json()) for column in columns}
+        self._request = [field for field in self._fields.values() if not field.column.listed]
+        self._families = {of: [field for field in self._fields.values() if field.column.of == of] for of in LISTS}
 
     def describe(self) -> dict[str, Any]:
         """The JSON Schema of a request."""
         properties = {field.key: describe(field) for field in self._request}
         for family, key in GROUPS.items():
             rows = {field.key: describe(field) for field in self._families[family]}
-            required = [field.key for field in self._families[family] if field.column in REQUIRED]
+            required = [field.key for field in self._families[family] if field.column.required]
             shape = {"type": "object", "properties": rows, "required": required, "additionalProperties": False}
             listed = {key: {"type": "array", "items": row} for key, row in rows.items()}
             of_lists = {**shape, "properties": listed, "description": "The same as lists of equal length by field."}
             nothing = [{"type": "null"}] if family != "candidate" else []
             properties[key] = {"anyOf": [{"type": "array", "items": shape}, of_lists, *nothing], "description": DOCS[key]}
-        required = [*(name for name in REQUIRED if family_of(name) is None), GROUPS["candidate"]]
+        required = [*(field.key for field in self._request if field.column.required), GROUPS["candidate"]]
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "SearchRequest",
@@ -61,9 +60,8 @@ class RequestSchema:
 
     def most_values(self, limits: Limits) -> int:
         """Values that the JSON of a request within the limits can have."""
-        most = {None: 1, "candidate": limits.candidates, "history": limits.events, "peer": limits.events}
-        fields = [(None, self._request), *self._families.items()]
-        return sum(most[family] * field.kind.schema.get("maxItems", 1) for family, found in fields for field in found)
+        most = {"request": 1, "candidate": limits.candidates, "history": limits.events, "peer": limits.events}
+        return sum(most[field.column.of] * field.json.schema.get("maxItems", 1) for field in self._fields.values())
 
     def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests", limits: Limits | None = None) -> pa.Table:
         """Sample rows of plain requests.
@@ -85,7 +83,7 @@ class RequestSchema:
         for field in self._request:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
             places = [f"{path}{field.key}" for path in paths]
-            arrays[field.column] = self._column(field, values, places.__getitem__, limits)
+            arrays[field.name] = self._column(field, values, places.__getitem__, limits)
         for family, key in GROUPS.items():
             arrays |= self._family(family, key, requests, paths, limits)
         if limits is not None:
@@ -103,29 +101,24 @@ class RequestSchema:
         for name in table.column_names:
             if family_of(name) and name not in self._arrow.names:
                 raise RequestError(name, "an unknown column", f"one of the schema{nearest(name, self._arrow.names)}")
-        given = {family: next((n for n in table.column_names if family_of(n) == family), None) for family in FAMILIES}
+        given = {of: next((n for n in table.column_names if family_of(n) == of), None) for of in LISTS}
         columns: dict[str, pa.Array] = {}
-        for field in self._arrow:
-            if field.name in table.column_names:
-                columns[field.name] = _cast(table[field.name], field, self._ids.get(field.name))
-            elif field.name in REQUIRED:
-                raise RequestError(field.name, "no such column", f"a column of {field.type}")
-        for family in FAMILIES:
-            example = columns.get(given[family] or "")
-            for field in self._families[family]:
-                if field.column not in columns:
-                    columns[field.column] = _default_lists(field, example, table.num_rows)
-        for field in self._request:
-            if field.column not in columns:
-                default = 0 if field.kind.is_id else field.default
-                columns[field.column] = pa.array([default] * table.num_rows, self._arrow.field(field.column).type)
+        for name, field in self._fields.items():
+            if name in table.column_names:
+                columns[name] = _cast(table[name], field)
+            elif field.column.required:
+                raise RequestError(name, "no such column", f"a column of {field.column.arrow}")
+        for name, field in self._fields.items():
+            if name not in columns:
+                example = columns.get(given.get(field.column.of) or "")
+                columns[name] = _defaults(field, example, table.num_rows)
         columns["num_candidates"] = pc.list_value_length(columns["candidate_item_id"]).cast(pa.int32())
-        for field in (*self._request, *(f for fields in self._families.values() for f in fields)):
-            self._check_column(field, columns[field.column])
+        for field in self._fields.values():
+            _check_column(field, columns[field.name])
         return pa.Table.from_arrays([columns[name] for name in self._arrow.names], schema=self._arrow)
 
     def _family(
-        self, family: str, key: str, requests: Sequence[Request], paths: Sequence[str], limits: Limits | None
+        self, family: Of, key: str, requests: Sequence[Request], paths: Sequence[str], limits: Limits | None
     ) -> dict[str, pa.Array]:
         """The list columns of a family, of all requests."""
         most = None if limits is None else limits.candidates if family == "candidate" else limits.events
@@ -153,21 +146,21 @@ class RequestSchema:
             return name
 
         packed = pa.array(ends, pa.int32())
-        return {f.column: pa.ListArray.from_arrays(packed, self._column(f, values[f.key], place(f), limits)) for f in fields}
+        return {f.name: pa.ListArray.from_arrays(packed, self._column(f, values[f.key], place(f), limits)) for f in fields}
 
     def _column(self, field: Field, values: list[Any], place: Callable[[int], str], limits: Limits | None) -> pa.Array:
         """Values as an array, each read and within its bounds; `place(i)` names the i-th in errors."""
-        kind, types = field.kind, set(map(type, values))
+        kind, arrow, types = field.json, field.column.kind.arrow, set(map(type, values))
         if limits is not None and str in types:
             for i, value in enumerate(values):
                 if isinstance(value, str) and len(value) > limits.characters:
                     got = f"a text of {len(value):,} characters"
                     raise RequestError(place(i), got, f"at most {limits.characters:,} characters")
-        integers, floats = pa.types.is_integer(field.type), pa.types.is_floating(field.type)
+        integers, floats = pa.types.is_integer(arrow), pa.types.is_floating(arrow)
         if types == {type(None)}:
-            return pa.array([kind.read(None)] * len(values), field.type)
+            return pa.array([kind.read(None)] * len(values), arrow)
         try:
-            if types <= {str} and pa.types.is_string(field.type):
+            if types <= {str} and isinstance(field.column.kind, Text):
                 return pa.array(values, pa.string())
             plain = (integers and types <= {int}) or (floats and types <= {int, float})
             if plain and kind.low is not None:  # nothing to convert
@@ -175,39 +168,40 @@ class RequestSchema:
                 if not outside(numbers, kind).any():
                     if kind.zero:
                         numbers[numbers == 0] = kind.zero
-                    return pa.array(numbers).cast(field.type)
+                    return pa.array(numbers).cast(arrow)
         except (OverflowError, UnicodeEncodeError):
             pass  # one by one it shows which value it was
-        return pa.array([read(value, kind, place, i) for i, value in enumerate(values)], field.type)
-
-    def _check_column(self, field: Field, column: pa.Array) -> None:
-        per_level = pa.types.is_list(field.type)
-        if per_level:
-            lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-            if (wrong := np.flatnonzero(lengths != self._levels + 1)).size:
-                row = int(wrong[0])
-                raise RequestError(f"row {row}: {field.column}", f"{lengths[row]} values", field.kind.expected)
-        if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type)):
-            return
-        flat = column.flatten() if pa.types.is_list(column.type) else column
-        if pa.types.is_string(flat.type):
-            return
-        known = flat.is_valid().to_numpy(zero_copy_only=False)
-        numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
-        if (wrong := np.flatnonzero(outside(numbers, field.kind) & known)).size:
-            first, row, place = int(wrong[0]), int(wrong[0]), ""
-            if pa.types.is_list(column.type):
-                ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
-                row = int(np.searchsorted(ends, first, side="right"))
-                place = f"[{first - (ends[row - 1] if row else 0)}]"
-            raise RequestError(f"row {row}: {field.column}{place}", shown(flat[first].as_py()), field.kind.expected)
+        return pa.array([read(value, kind, place, i) for i, value in enumerate(values)], arrow)
 
 
 def _value(request: Request, field: Field, path: str) -> Any:
     value = request.get(field.key)
-    if value is None and field.column in REQUIRED:
-        raise RequestError(f"{path}{field.key}", "nothing", field.kind.expected)
-    return field.default if value is None else value
+    if value is None and field.column.required:
+        raise RequestError(f"{path}{field.key}", "nothing", field.json.expected)
+    return field.json.default if value is None else value
+
+
+def _check_column(field: Field, column: pa.Array) -> None:
+    """Refuses values of an Arrow column that a request could not have."""
+    if isinstance(field.column.kind, Counter):
+        lengths, bins = pc.list_value_length(column).to_numpy(zero_copy_only=False), field.column.kind.num_levels + 1
+        if (wrong := np.flatnonzero(lengths != bins)).size:
+            row = int(wrong[0])
+            raise RequestError(f"row {row}: {field.name}", f"{lengths[row]} values", field.json.expected)
+    if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type)):
+        return
+    flat = column.flatten() if pa.types.is_list(column.type) else column
+    if isinstance(field.column.kind, Text):
+        return
+    known = flat.is_valid().to_numpy(zero_copy_only=False)
+    numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
+    if (wrong := np.flatnonzero(outside(numbers, field.json) & known)).size:
+        first, row, place = int(wrong[0]), int(wrong[0]), ""
+        if pa.types.is_list(column.type):
+            ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+            row = int(np.searchsorted(ends, first, side="right"))
+            place = f"[{first - (ends[row - 1] if row else 0)}]"
+        raise RequestError(f"row {row}: {field.name}{place}", shown(flat[first].as_py()), field.json.expected)
 
 
 def _check_length(values: Sequence[Any], most: int | None, where: str) -> None:
@@ -245,8 +239,8 @@ def _add_columns(rows: Any, fields: list[Field], values: dict[str, list[Any]], w
     """Adds the values of an object of lists of equal length; returns that."""
     _check_keys(rows, [field.key for field in fields], f"{where}.")
     for field in fields:
-        if field.column in REQUIRED and field.key not in rows:
-            raise RequestError(f"{where}.{field.key}", "nothing", f"a list, each {field.kind.expected}")
+        if field.column.required and field.key not in rows:
+            raise RequestError(f"{where}.{field.key}", "nothing", f"a list, each {field.json.expected}")
     lists: dict[str, list[Any]] = {}
     for key, column in rows.items():
         if isinstance(column, np.ndarray):
@@ -270,9 +264,9 @@ def _add_columns(rows: Any, fields: list[Field], values: dict[str, list[Any]], w
 def _fill(values: list[Any], field: Field, place: Callable[[int], str]) -> None:
     for i, value in enumerate(values):
         if value is None:
-            if field.column in REQUIRED:
-                raise RequestError(place(i), "nothing", field.kind.expected)
-            values[i] = field.default
+            if field.column.required:
+                raise RequestError(place(i), "nothing", field.json.expected)
+            values[i] = field.json.default
 
 
 def _name(key: Any) -> str:
@@ -286,18 +280,18 @@ def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
             raise RequestError(f"{path}{_name(key)}", "an unknown field", f"one of the schema{nearest(_name(key), valid)}")
 
 
-def _cast(column: pa.ChunkedArray, field: pa.Field, of_id: Field | None) -> pa.Array:
+def _cast(column: pa.ChunkedArray, field: Field) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    given = array.type
+    given, of_id = array.type, isinstance(field.column.kind, Id)
     try:
-        array = array if of_id is None else _our_ids(array, of_id)
+        array = _our_ids(array, field) if of_id else array
         value = array.type.value_type if pa.types.is_list(array.type) else array.type
         # ids from 2**63 on in two's complement
-        array = array.cast(field.type, safe=of_id is None or not pa.types.is_uint64(value))
+        array = array.cast(field.column.arrow, safe=not (of_id and pa.types.is_uint64(value)))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise RequestError(field.name, f"a column of {given} ({error})", f"a column of {field.type}") from None
+        raise RequestError(field.name, f"a column of {given} ({error})", f"a column of {field.column.arrow}") from None
     if array.null_count:
-        raise RequestError(field.name, f"{array.null_count} nulls", f"{field.type} in every row")
+        raise RequestError(field.name, f"{array.null_count} nulls", f"{field.column.arrow} in every row")
     return array
 
 
@@ -307,19 +301,23 @@ def _our_ids(array: pa.Array, field: Field) -> pa.Array:
     if listed and array.null_count:
         return array
     flat = array.flatten() if listed else array
-    if flat.null_count and field.column in REQUIRED:
-        raise RequestError(field.column, f"{flat.null_count} nulls", field.kind.expected)
+    if flat.null_count and field.column.required:
+        raise RequestError(field.name, f"{flat.null_count} nulls", field.json.expected)
     if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
         texts = enumerate(flat.to_pylist())
-        flat = pa.array([read(text, field.kind, lambda i: f"{field.column}, value {i}", i) for i, text in texts], pa.int64())
+        flat = pa.array([read(text, field.json, lambda i: f"{field.name}, value {i}", i) for i, text in texts], pa.int64())
     flat = flat.cast(pa.int64()).fill_null(0) if pa.types.is_null(flat.type) else flat.fill_null(0) if flat.null_count else flat
     if not listed:
         return flat
     return pa.ListArray.from_arrays(np.concatenate([[0], pc.list_value_length(array).to_numpy().cumsum()]), flat)
 
 
-def _default_lists(field: Field, example: pa.Array | None, rows: int) -> pa.Array:
+def _defaults(field: Field, example: pa.Array | None, rows: int) -> pa.Array:
+    """A column that a table lacks; `example`: another one of its list, as long in every row."""
+    column = field.column
+    default = field.json.read(None) if field.json.default is None else field.json.default
+    if not column.listed:
+        return pa.array([default] * rows, column.arrow)
     lengths = np.zeros(rows, np.int32) if example is None else pc.list_value_length(example).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    default = 0 if field.key == "predicted" or field.kind.is_id else field.default
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array([default] * int(offsets[-1]), field.type))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array([default] * int(offsets[-1]), column.kind.arrow))

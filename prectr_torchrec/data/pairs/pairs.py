@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from prectr_torchrec.config.data import DataConfig, Levels, RawTable
 from prectr_torchrec.config.text import PairsConfig
+from prectr_torchrec.data.columns import attribute_columns
 from prectr_torchrec.data.hashing import hash_sql, normalised_sql
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.pairs.made_queries import make_queries
@@ -27,7 +28,7 @@ from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN, read_parquet, readable
 from prectr_torchrec.data.prepare.prepare import enough_memory, in_train, open_database, split_times
 from prectr_torchrec.data.raw.files import given_files
-from prectr_torchrec.data.raw.loading import Kinds, attribute_columns
+from prectr_torchrec.data.raw.loading import Kinds
 from prectr_torchrec.data.raw.readings import identifier
 from prectr_torchrec.data.raw.source import Connection, RawLogError, Table, one_row, open_source
 from prectr_torchrec.data.raw.tables import load_candidates, load_tables, open_sources

@@ -7,7 +7,7 @@ but files: only the pages that are looked at are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ def expand(start: Ints, stop: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - lengths), lengths)
 
 
-def texts_at(columns: dict[str, NDArray[Any]], name: str, rows: Ints) -> tuple[Ints, NDArray[np.uint8]]:
+def texts_at(columns: Mapping[str, NDArray[Any]], name: str, rows: Ints) -> tuple[Ints, NDArray[np.uint8]]:
     """The texts of some rows as (offsets (R + 1,), UTF-8 bytes)."""
     ends = columns[f"{name}_ends"]
     stop = ends[rows]

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.columns import attribute_columns
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
@@ -33,7 +34,6 @@ from prectr_torchrec.data.prepare.examination import estimate_examination
 from prectr_torchrec.data.prepare.samples import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.raw.files import given_files
-from prectr_torchrec.data.raw.loading import attribute_columns
 from prectr_torchrec.data.raw.predicted import find_scores
 from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources

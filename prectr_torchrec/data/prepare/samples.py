@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.column_kinds import Text
+from prectr_torchrec.data.columns import COUNTS, Column, attribute_columns, sample_columns
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, open_columns, texts_at
-from prectr_torchrec.data.raw.loading import attribute_columns
-from prectr_torchrec.data.reader.flat import UNLABELLED
-from prectr_torchrec.data.schema import COUNTS, sample_schema, user_column
+from prectr_torchrec.data.schema import sample_schema
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,25 @@ class Requests:
         return len(self.ends)
 
 
+Table = tuple[Mapping[str, Any], Ints | slice]
+"""Columns by the log's names, and the rows of them that are wanted."""
+_ALL = slice(None)
+
+
 def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last: int) -> pa.Table:
     """The samples of requests first..last - 1, in `sample_schema`."""
     request = {name: np.asarray(column[first:last]) for name, column in requests.columns.items()}
     time, user, query = request["timestamp"], request["user_id"], request["query"]
     group = log.query["group_id"][query]
-    schema = sample_schema(data)
-    columns: dict[str, Any] = {name: request[name] for name in schema.names if name in request}
-    columns |= {user_column(name): request[column] for name, column in attribute_columns(data.user_attributes).items()}
-    columns |= {"query_id": log.query["query_id"][query], "group_id": group, "query": _strings(log.query, "query", query)}
+    users = {name: request[column] for name, column in attribute_columns(data.user_attributes).items()}
+    items = log.item | {name: log.item[column] for name, column in attribute_columns(data.item_attributes).items()}
 
     user_range = _known(user, log.users.before(time, user))
     pair_range = _known(user, log.pairs.before(time, user, query))
     query_range = log.queries.before(time, query)
     own = pair_range[1] - pair_range[0]
     others = query_range[1] - query_range[0] - own
-    columns |= {"user_events": user_range[1] - user_range[0], "user_query_events": own, "query_events": others}
+    derived = {"group_id": group, "user_events": user_range[1] - user_range[0], "user_query_events": own, "query_events": others}
     group_range = log.groups.before(time, group)
     counts = {
         "user": log.users.counts(*user_range),
@@ -86,16 +90,47 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
         "group": log.groups.counts(*group_range)
         - log.user_groups.counts(*_known(user, log.user_groups.before(time, user, group))),
     }
-    columns |= {f"{who}_{what}": _fixed_lists(count) for who in counts for what, count in zip(COUNTS, counts[who], strict=True)}
+    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(COUNTS, counts[who], strict=True)}
 
-    columns |= _history(data, log, time, user)
-    columns |= _peers(data, log, time, user, query, query_range, group_range, others)
-    columns |= _candidates(data, log, requests, first, last, time)
-    return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
+    history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
+    candidates = _candidates(log, requests, first, last, time)
+    derived["num_candidates"] = candidates.lengths
+    tables: dict[str, dict[str, Table]] = {
+        "request": {
+            "requests": (request, _ALL),
+            "users": (users, _ALL),
+            "queries": (log.query, query),
+            "derived": (derived, _ALL),
+        }
+    }
+    lists = {"history": history, "peer": peers, "candidate": candidates}
+    for of, rows in lists.items():
+        tables[of] = {"items": (items, rows.events["item"]), "events": (rows.events, _ALL), "derived": (rows.derived, _ALL)}
+        if "query" in rows.events:
+            tables[of]["queries"] = (log.query, rows.events["query"])
+    arrays = []
+    for column in sample_columns(data):
+        values = _values(column, *tables[column.of][column.source.table])
+        arrays.append(_lists(values, lists[column.of].lengths) if column.of in lists else values)
+    return pa.Table.from_arrays(arrays, schema=sample_schema(data))
 
 
 EVENT = ("timestamp", "item", "query", "relevance", "predicted", "position", "click")
 """Columns of an event that a history or a peer list shows."""
+
+
+class Rows(NamedTuple):
+    """The events or candidates in a list of each request.
+
+    Attributes:
+        lengths: (requests,) of the lists.
+        events: column -> (events,), as the log has them.
+        derived: column -> (events,), what is counted or compared.
+    """
+
+    lengths: Ints
+    events: dict[str, NDArray[Any]]
+    derived: dict[str, NDArray[Any]]
 
 
 def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
@@ -104,15 +139,14 @@ def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
     return start, np.where(user == 0, start, stop)
 
 
-def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> dict[str, Any]:
+def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> Rows:
     """The user's own latest events."""
     order = log.clicks if data.history_events == "clicked" else log.users
     start, stop = _known(user, order.before(time, user))
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)
     events = {name: order.columns[name][positions] for name in EVENT}
-    titles = _lists(_strings(log.item, "title", events["item"]), stop - start)
-    return _event_lists(data, log, "history", events, time, stop - start) | {"history_title": titles}
+    return Rows(stop - start, events, _ages(events, time, stop - start))
 
 
 def _peers(
@@ -124,7 +158,7 @@ def _peers(
     query_range: tuple[Ints, Ints],
     group_range: tuple[Ints, Ints],
     others: Ints,
-) -> dict[str, Any]:
+) -> Rows:
     """Other users' latest events under the query; where these are few, other queries of the group fill up, before them."""
     width = data.peer_length
     limit = np.full(len(time), width)
@@ -142,60 +176,37 @@ def _peers(
         events[name][in_group] = log.groups.columns[name][flat[in_group]]
         events[name][~in_group] = log.queries.columns[name][flat[~in_group]]
     lengths = there.sum(axis=1)
-    return _event_lists(data, log, "peer", events, time, lengths) | {"peer_in_group": _lists(in_group.astype(np.int8), lengths)}
+    return Rows(lengths, events, _ages(events, time, lengths) | {"in_group": in_group.astype(np.int8)})
 
 
-def _event_lists(
-    data: DataConfig, log: Log, prefix: str, events: dict[str, NDArray[Any]], time: Ints, lengths: Ints
-) -> dict[str, pa.ListArray]:
-    values = {
-        "item_id": log.item["item_id"][events["item"]],
-        "query_id": log.query["query_id"][events["query"]],
-        **{name: log.item[column][events["item"]] for name, column in attribute_columns(data.item_attributes).items()},
-        "relevance": pa.array(events["relevance"], from_pandas=True),
-        "predicted": events["predicted"],
-        "position": events["position"],
-        "click": events["click"],
-        "age": np.repeat(time, lengths) - events["timestamp"],
-    }
-    return {f"{prefix}_{name}": _lists(column, lengths) for name, column in values.items()}
+def _ages(events: dict[str, NDArray[Any]], time: Ints, lengths: Ints) -> dict[str, NDArray[Any]]:
+    return {"age": np.repeat(time, lengths) - events["timestamp"]}
 
 
-def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last: int, time: Ints) -> dict[str, Any]:
+def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints) -> Rows:
     ends = np.concatenate([requests.ends[first - 1 : first] if first else [0], requests.ends[first:last]])
     lengths = np.diff(ends)
     candidate = {name: np.asarray(column[ends[0] : ends[-1]]) for name, column in requests.candidates.items()}
     item = candidate["item"]
     counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
-    values = {
-        "item_id": log.item["item_id"][item],
-        "title": _strings(log.item, "title", item),
-        **{name: log.item[column][item] for name, column in attribute_columns(data.item_attributes).items()},
-        "position": candidate["position"],
-        "click": pa.array(candidate["click"], mask=candidate["click"] == UNLABELLED),
-        "relevance": pa.array(candidate["relevance"], from_pandas=True),
-        "predicted": candidate["predicted"],
-        **{what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)},
-    }
-    return {"num_candidates": lengths} | {f"candidate_{name}": _lists(column, lengths) for name, column in values.items()}
+    return Rows(lengths, candidate, {what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)})
 
 
-def _strings(columns: dict[str, NDArray[Any]], name: str, rows: Ints) -> pa.Array:
+def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> pa.Array:
+    name = column.source.column
+    if isinstance(column.kind, Text):
+        assert not isinstance(rows, slice)
+        return column.kind.to_arrow(_strings(columns, name, rows))
+    return column.kind.to_arrow(columns[name][rows])
+
+
+def _strings(columns: Mapping[str, NDArray[Any]], name: str, rows: Ints) -> pa.Array:
     distinct, index = np.unique(rows, return_inverse=True)
     offsets, data = texts_at(columns, name, distinct)
     texts = pa.LargeStringArray.from_buffers(len(distinct), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data)))
-    return texts.take(pa.array(index)).cast(pa.string())
+    return texts.take(pa.array(index))
 
 
-def _lists(values: Any, lengths: Ints) -> pa.ListArray:
+def _lists(values: pa.Array, lengths: Ints) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), values if isinstance(values, pa.Array) else pa.array(np.asarray(values)))
-
-
-def _fixed_lists(values: NDArray[np.float64]) -> pa.ListArray:
-    return _lists(values.reshape(-1), np.full(len(values), values.shape[1]))
-
-
-def _array(column: Any, kind: pa.DataType) -> pa.Array:
-    array = column if isinstance(column, pa.Array) else pa.array(np.asarray(column))
-    return array.cast(kind)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prectr_torchrec.config.data import DataConfig, Levels
-from prectr_torchrec.data.raw.loading import attribute_columns
+from prectr_torchrec.data.columns import attribute_columns
 from prectr_torchrec.data.raw.source import Connection, Source, one_row
 
 POSITIONS = 10

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prectr_torchrec.config.data import DataConfig, Levels
-from prectr_torchrec.data.raw.positions import MAX_POSITION
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, number, seconds, text, whole_number
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.column_kinds import Grade, Label, Position
+from prectr_torchrec.data.columns import attribute_columns, sample_columns
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row
 
 Kinds = dict[str, IdKind]
@@ -22,11 +23,6 @@ class Loaded:
 
     tables: dict[str, Table]
     rows: dict[str, int]
-
-
-def attribute_columns(attributes: Sequence[str]) -> dict[str, str]:
-    """Attribute -> its column in tables and column files, where the log's own name could be one of ours, or no name of a file."""
-    return {name: f"a{number}" for number, name in enumerate(attributes)}
 
 
 def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds, drops: dict[str, int]) -> Loaded:
@@ -69,25 +65,27 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     """How each column of a raw table is read."""
     zeros = {"request_id": None}
     ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
+    columns = sample_columns(data, kinds)
+    of_table = [column for column in columns if column.source.table == source.name and column.of in ("request", "candidate")]
+    readings = {column.source.column: column.kind.raw() for column in of_table}
     attributes = {"items": data.item_attributes, "users": data.user_attributes}.get(source.name, [])
     if source.name == "queries" and data.query_group and data.query_group in source:
         attributes = [data.query_group]
-    expected = f"a position in 1..{MAX_POSITION}, or null or 0 where not logged"
-    readings: dict[str, Reading] = {
-        "items": {"item_id": ids["item_id"], "title": text()},
-        "queries": {"query_id": ids["query_id"], "query": text()},
+        readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
+    keys: dict[str, Reading] = {
+        "items": {"item_id": ids["item_id"]},
+        "queries": {"query_id": ids["query_id"]},
         "users": {"user_id": ids["user_id"]},
-        "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": grade(data.levels)},
+        "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": Grade(data.levels).raw()},
         "impressions": {
             **{name: ids[name] for name in _OF_IMPRESSIONS},
             "user_id": attribute(kinds["user_id"], data.zero_id),
             "timestamp": seconds(0, 10**11),
-            "click": whole_number(0, 1, "0 or 1"),
-            "position": whole_number(0, MAX_POSITION, expected, nullable=True),
+            "click": Label().raw(),
+            "position": Position().raw(),
         },
     }[source.name]
-    readings |= {name: attribute(kinds[name], data.zero_id) for name in attributes}
-    return Table(source, readings, attribute_columns(attributes))
+    return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, attribute_columns(attributes))
 
 
 def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
@@ -136,12 +134,6 @@ _LOADS = {
     "judgments": _load_grades,
     "impressions": _load_impressions,
 }
-
-
-def grade(levels: Levels) -> Reading:
-    """Grades, or null."""
-    low, high = levels.grade_min, levels.grade_max
-    return number(low, high, f"a grade in {low}..{high} (data.levels.grade_min and grade_max), or null")
 
 
 def drop_without(con: Connection, table: Table, name: str, columns: Sequence[str], drops: dict[str, int]) -> None:

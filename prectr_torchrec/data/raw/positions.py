@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from prectr_torchrec.data.column_kinds import MAX_POSITION
 from prectr_torchrec.data.raw.source import Connection, one_row
-
-MAX_POSITION = 2**15 - 1
 
 
 def raise_positions(con: Connection, given: int | None) -> int:

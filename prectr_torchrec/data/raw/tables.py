@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from prectr_torchrec.config.data import DataConfig, Levels, RawTable
+from prectr_torchrec.data.column_kinds import Grade
+from prectr_torchrec.data.columns import attribute_columns
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.loading import (
     Kinds,
     Loaded,
-    attribute_columns,
     check_sources,
     drop_without,
-    grade,
     load_sources,
     refuse_duplicates,
 )
@@ -175,7 +175,7 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
     readings = {key: identifier(kinds[key], None if key == "request_id" else data.zero_id)}
     readings["item_id"] = identifier(kinds["item_id"], data.zero_id)
     graded = key == "query_id" and "relevance" in source
-    table = Table(source, {**readings, **({"relevance": grade(data.levels)} if graded else {})}, {key: "key"})
+    table = Table(source, {**readings, **({"relevance": Grade(data.levels).raw()} if graded else {})}, {key: "key"})
     if not table.check(con):
         raise RawLogError(f"{source.label}: no rows; give at least one candidate")
     con.execute(f"CREATE TABLE given AS SELECT key, item_id, {'' if graded else 'NULL AS '}relevance FROM ({table.select()})")

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.column_kinds import UNLABELLED, Texts
+from prectr_torchrec.data.columns import COUNTS, Column, family_of, sample_columns
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.features import TITLE_TOKENS, check_features
-from prectr_torchrec.data.reader.flat import UNLABELLED, Columns, Texts, family_of
-from prectr_torchrec.data.schema import COUNTS
+from prectr_torchrec.data.reader.flat import Columns
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 
 _R, _C = "requests", "candidates"
@@ -141,6 +142,7 @@ class BatchBuilder:
         self._titles = TokenCache(tokens, config.text.title_tokens, texts)
         self._tables = {name: config.tables[feature.table].id_range for name, feature in config.features.items()}
         check_features(config)
+        self._named = {column.name: column for column in sample_columns(config.data)}
         bags = config.bag_tables()
         self._bag_features = [name for name, f in config.features.items() if f.table in bags]
         self._request_features = [name for name, f in config.features.items() if f.table not in bags]
@@ -168,7 +170,7 @@ class BatchBuilder:
         self._blocks = [block for block in self._all_blocks[predicted] if block.columns]
         self._unread = [block for block in self._all_blocks[predicted] if not block.columns]
         of_blocks = (name for block in self._blocks for name in block.columns)
-        self.columns = list(dict.fromkeys([*of_blocks, *self._not_in_blocks]))
+        self.columns: list[Column] = [self._named[name] for name in dict.fromkeys([*of_blocks, *self._not_in_blocks])]
         """The sample columns that a batch is made of."""
 
     def prepare(self, columns: Columns) -> PreparedRows:

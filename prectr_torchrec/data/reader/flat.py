@@ -10,18 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-FAMILIES = ("history", "peer", "candidate")
-"""Prefixes of the list columns; the lists of one family have equal lengths in each row."""
-UNLABELLED = -1
-"""Stands for null in `*_click`; null grades become NaN."""
-
-
-@dataclass
-class Texts:
-    """A text column as a dictionary: row i is `distinct[index[i]]`."""
-
-    distinct: list[str]
-    index: NDArray[np.int32]
+from prectr_torchrec.data.column_kinds import Texts
+from prectr_torchrec.data.columns import Column
 
 
 @dataclass
@@ -29,9 +19,9 @@ class Columns:
     """Rows of samples.
 
     Attributes:
-        values: column -> (rows,) for request columns, (rows, K + 1) for per-level statistics, (events,) for the families'.
-        texts: `query` (rows,), `candidate_title` (candidates,) and, where wanted, `history_title` (events,).
-        offsets: family -> (rows + 1,) int64: row i owns the values `offsets[i]..offsets[i + 1]`.
+        values: column -> (rows,) for request columns, (rows, K + 1) for counters by level, (events,) for those of lists.
+        texts: the same of texts.
+        offsets: list -> (rows + 1,) int64: row i owns the values `offsets[i]..offsets[i + 1]`.
     """
 
     num_rows: int
@@ -40,16 +30,10 @@ class Columns:
     offsets: dict[str, NDArray[np.int64]]
 
 
-def family_of(column: str) -> str | None:
-    """`history`, `peer` or `candidate` for the list columns, else None."""
-    prefix = column.partition("_")[0]
-    return prefix if prefix in FAMILIES else None
-
-
 def to_columns(
     tables: Sequence[pa.Table],
     sources: Sequence[str],
-    names: Sequence[str],
+    columns: Sequence[Column],
     *,
     limits: dict[str, int],
     order: NDArray[np.int64] | None = None,
@@ -59,8 +43,8 @@ def to_columns(
     Args:
         tables: sample rows; text columns are strings or dictionaries of strings.
         sources: what each table is called in errors.
-        names: the columns wanted.
-        limits: family -> events kept of a row, the latest ones.
+        columns: those wanted.
+        limits: list -> events kept of a row, the latest ones.
         order: the rows wanted, in this order; None: all as they are.
 
     Raises:
@@ -69,31 +53,26 @@ def to_columns(
     num_rows = sum(table.num_rows for table in tables)
     result = Columns(num_rows if order is None else len(order), {}, {}, {})
     raw_offsets: dict[str, list[NDArray[np.int32]]] = {}
-    gather: dict[str | None, NDArray[np.int64] | None] = {None: order}
-    for name in names:
-        family = family_of(name)
-        chunks = [_one_chunk(table[name]) for table in tables]
+    gather: dict[str, NDArray[np.int64] | None] = {"request": order}
+    for column in columns:
+        chunks = [_one_chunk(table[column.name]) for table in tables]
         for chunk, source in zip(chunks, sources, strict=True):
-            _check_nulls(chunk, name, source)
-        if pa.types.is_list(chunks[0].type):
+            _check_nulls(chunk, column, source)
+        if column.listed:
             offsets = [chunk.offsets.to_numpy() for chunk in chunks]
             chunks = [chunk.flatten() for chunk in chunks]
-            if family is None:
-                values = np.concatenate([_to_numpy(chunk) for chunk in chunks]).reshape(num_rows, -1)
-                result.values[name] = values if order is None else values.take(order, axis=0)
-                continue
-            if family not in raw_offsets:
-                raw_offsets[family] = offsets
-                gather[family], result.offsets[family] = _gather(_join_offsets(offsets), order, limits.get(family))
-            elif not all(map(np.array_equal, offsets, raw_offsets[family])):
-                where = ", ".join(sources)
-                raise ValueError(f"{where}: lists of column {name!r} differ in length from the other {family}_* lists")
-        index = gather[family]
-        if pa.types.is_dictionary(chunks[0].type) or pa.types.is_string(chunks[0].type):
-            result.texts[name] = _to_texts(chunks, index)
+            if column.of not in raw_offsets:
+                raw_offsets[column.of] = offsets
+                joined = _gather(_join_offsets(offsets), order, limits.get(column.of))
+                gather[column.of], result.offsets[column.of] = joined
+            elif not all(map(np.array_equal, offsets, raw_offsets[column.of])):
+                where, others = ", ".join(sources), f"the other {column.of}_* lists"
+                raise ValueError(f"{where}: lists of column {column.name!r} differ in length from {others}")
+        index, values = gather[column.of], column.kind.flat(chunks)
+        if isinstance(values, Texts):
+            result.texts[column.name] = values if index is None else values.take(index)
         else:
-            values = np.concatenate([_to_numpy(chunk) for chunk in chunks])
-            result.values[name] = values if index is None else values.take(index)
+            result.values[column.name] = values if index is None else values.take(index, axis=0)
     return result
 
 
@@ -101,10 +80,12 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _check_nulls(chunk: pa.Array, name: str, source: str) -> None:
-    optional = name.endswith(("_relevance", "_click"))
-    if chunk.null_count or (pa.types.is_list(chunk.type) and not optional and chunk.values.null_count):
-        raise ValueError(f"{source}: column {name!r} has nulls, which samples may not have there; run `prectr prepare` again")
+def _check_nulls(chunk: pa.Array, column: Column, source: str) -> None:
+    nulls = chunk.null_count or (pa.types.is_list(chunk.type) and not column.kind.nullable and chunk.values.null_count)
+    if nulls:
+        raise ValueError(
+            f"{source}: column {column.name!r} has nulls, which samples may not have there; run `prectr prepare` again"
+        )
 
 
 def _join_offsets(parts: list[NDArray[np.int32]]) -> NDArray[np.int64]:
@@ -130,18 +111,3 @@ def _gather(
     index = np.repeat(ends - kept[1:], lengths)
     index += np.arange(len(index))
     return index, kept
-
-
-def _to_numpy(values: pa.Array) -> NDArray[Any]:
-    if values.null_count and pa.types.is_integer(values.type):
-        values = values.fill_null(UNLABELLED)
-    return values.to_numpy(zero_copy_only=False)
-
-
-def _to_texts(chunks: list[pa.Array], index: NDArray[np.int64] | None) -> Texts:
-    encoded = [chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode() for chunk in chunks]
-    starts = np.cumsum([0, *(len(chunk.dictionary) for chunk in encoded)])
-    places = np.concatenate([chunk.indices.to_numpy() + start for chunk, start in zip(encoded, starts, strict=False)])
-    unified = pa.concat_arrays([chunk.dictionary for chunk in encoded]).dictionary_encode()
-    places = unified.indices.to_numpy().take(places if index is None else places.take(index))
-    return Texts(unified.dictionary.to_pylist(), places)

@@ -96,7 +96,7 @@ class SearchReader(IterableDataset[SearchBatch]):
     @property
     def columns(self) -> list[str]:
         """The sample columns that are read."""
-        return self._builder.columns
+        return [column.name for column in self._builder.columns]
 
     @property
     def num_requests(self) -> int:
@@ -219,7 +219,7 @@ class SearchReader(IterableDataset[SearchBatch]):
         for segment in window.segments:
             group = segment.row_group
             with self._at(group):
-                table = self._open(group.path).read_row_group(group.index, columns=self._builder.columns, use_threads=False)
+                table = self._open(group.path).read_row_group(group.index, columns=self.columns, use_threads=False)
             tables.append(table.slice(segment.start, segment.stop - segment.start))
         sources = [f"{s.row_group.path}, row group {s.row_group.index}" for s in window.segments]
         try:

@@ -26,11 +26,12 @@ from sample_files import write_tokenizer
 
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable, Split
 from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.columns import COUNTS
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.prepare.summary import far_from_levels
 from prectr_torchrec.data.raw.source import RawLogError
-from prectr_torchrec.data.schema import COUNTS, check_schema, read_manifest, sample_schema
+from prectr_torchrec.data.schema import check_schema, read_manifest, sample_schema
 from prectr_torchrec.data.tokenizer import DOCUMENT_FREQUENCY
 from prectr_torchrec.serving.counters import PreferenceStatistics
 

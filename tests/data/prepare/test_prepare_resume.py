@@ -41,7 +41,7 @@ KILLED = f"""
     import os, signal, sys
     from pathlib import Path
     from prectr_torchrec.config.run import DataConfig, TextConfig
-    from prectr_torchrec.data import prepare, workspace
+    from prectr_torchrec.data.prepare.prepare import prepare
     raw, out, place, whole = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     replace = os.replace
     def killing(source, target):  # the moment between writing and renaming is the worst one
@@ -53,7 +53,7 @@ KILLED = f"""
             replace(source, target)
     os.replace = killing
     data, text = DataConfig.model_validate_json({DATA.model_dump_json()!r}), TextConfig(vocab_size=300)
-    prepare.prepare(data, text, raw, out, progress=False)
+    prepare(data, text, raw, out, progress=False)
 """
 
 

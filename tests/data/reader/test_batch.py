@@ -11,9 +11,10 @@ from sample_files import write_samples
 from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config.run import validate_config
+from prectr_torchrec.data.columns import COUNTS
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader
-from prectr_torchrec.data.schema import COUNTS, TOKENIZER
+from prectr_torchrec.data.schema import TOKENIZER
 
 CONFIG = validate_config(
     {

@@ -1,0 +1,317 @@
+"""The kinds of sample columns. A kind knows a value's four sides: SQL of the raw log, Arrow, flat NumPy, JSON of a request."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from prectr_torchrec.config.data import Levels, ZeroId
+from prectr_torchrec.data import json_values as json
+from prectr_torchrec.data.json_values import JsonField
+from prectr_torchrec.data.levels import grade_levels, unpack_levels
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, number, text, whole_number
+
+UNLABELLED = -1
+"""Stands for null in a flat label; null grades are NaN."""
+MAX_POSITION = 2**15 - 1
+INT32_MAX = 2**31 - 1
+
+
+class View(NamedTuple):
+    """A value as it stands in a batch.
+
+    Attributes:
+        shape: of one row's value; () for a number.
+        fill: of padding rows.
+    """
+
+    dtype: type[np.generic]
+    shape: tuple[int, ...] = ()
+    fill: float = 0
+
+
+class Kind(ABC):
+    """What the values of a column are.
+
+    Attributes:
+        arrow: the Arrow type of a value.
+        nullable: whether a value may be null.
+    """
+
+    nullable: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def arrow(self) -> pa.DataType: ...
+
+    @abstractmethod
+    def json(self) -> JsonField:
+        """The value in a request."""
+
+    def raw(self) -> Reading:
+        """SQL of the value from a column of the raw log, and what must hold there.
+
+        Raises:
+            TypeError: preparation counts these values, and no raw column has them.
+        """
+        raise TypeError(f"{type(self).__name__}: no column of a raw log holds these")
+
+    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
+        """Flat values as the column has them."""
+        return pa.array(values).cast(self.arrow)
+
+    def flat(self, chunks: Sequence[pa.Array]) -> Any:
+        """The values (n, ...) of all chunks in NumPy, or `Texts`."""
+        return _joined([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
+
+    def views(self, key: str) -> dict[str, View]:
+        """What a batch may have of a column that is called `key` in its list, by name."""
+        return {}
+
+    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The values (n, ...) of all views; `beside`: flat values of the same list, those of the column itself among them."""
+        return dict.fromkeys(self.views(key), beside[key])
+
+
+@dataclass(frozen=True)
+class Id(Kind):
+    """64-bit ids, 0 for none.
+
+    Attributes:
+        written: how the log writes them; `either` where that is not known.
+        zero: what the id 0 is in the log.
+        looked_up: whether a table may have rows for them.
+    """
+
+    written: IdKind | Literal["either"] = "either"
+    zero: ZeroId = "none"
+    looked_up: bool = True
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.int64()
+
+    def json(self) -> JsonField:
+        return json.id_field(self.written, self.zero)
+
+    def raw(self) -> Reading:
+        assert self.written != "either"
+        return attribute(self.written, self.zero)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.int64)}
+
+
+@dataclass(frozen=True)
+class Number(Kind):
+    """Numbers that are not negative."""
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.float32()
+
+    def json(self) -> JsonField:
+        return json.number_field()
+
+    def raw(self) -> Reading:
+        return number(0, json.MOST, f"a number in 0..{json.MOST}")
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32)}
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """Whole numbers from `low` to `high`, which a batch has as float32."""
+
+    low: int = 0
+    high: int = INT32_MAX
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.int32() if self.low >= -INT32_MAX and self.high <= INT32_MAX else pa.int64()
+
+    def json(self) -> JsonField:
+        return json.integer_field(self.low, self.high)
+
+    def raw(self) -> Reading:
+        return whole_number(self.low, self.high, f"a whole number in {self.low}..{self.high}")
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32)}
+
+
+@dataclass(frozen=True)
+class Position(Kind):
+    """Places in a list of results, from 1; 0: not logged."""
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.int16()
+
+    def json(self) -> JsonField:
+        return json.integer_field(0, MAX_POSITION)
+
+    def raw(self) -> Reading:
+        expected = f"a position in 1..{MAX_POSITION}, or null or 0 where not logged"
+        return whole_number(0, MAX_POSITION, expected, nullable=True)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.int64)}
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """0 or 1, of what is known to have happened or not."""
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.int8()
+
+    def json(self) -> JsonField:
+        return json.flag_field(nullable=self.nullable)
+
+    def raw(self) -> Reading:
+        return whole_number(0, 1, "0 or 1")
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.int64)}
+
+
+@dataclass(frozen=True)
+class Label(Flag):
+    """0, 1 or null, to be learned. A batch has the value, 0 without a label, and `<key>_weight`, 1 with one."""
+
+    nullable = True
+
+    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
+        return pa.array(values, mask=values == UNLABELLED).cast(self.arrow)
+
+    def flat(self, chunks: Sequence[pa.Array]) -> Any:
+        return super().flat([chunk.fill_null(UNLABELLED) if chunk.null_count else chunk for chunk in chunks])
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32), f"{key}_weight": View(np.float32)}
+
+    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {key: beside[key] == 1, f"{key}_weight": beside[key] != UNLABELLED}
+
+
+@dataclass(frozen=True)
+class Grade(Kind):
+    """Raw relevance grades, null or NaN without one. A batch has the grade and its `level`, 0 without one."""
+
+    nullable = True
+    levels: Levels = field(default_factory=Levels)
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.float32()
+
+    def json(self) -> JsonField:
+        return json.grade_field(self.levels.grade_min, self.levels.grade_max)
+
+    def raw(self) -> Reading:
+        low, high = self.levels.grade_min, self.levels.grade_max
+        return number(low, high, f"a grade in {low}..{high} (data.levels.grade_min and grade_max), or null")
+
+    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
+        return pa.array(values, from_pandas=True).cast(self.arrow)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32, fill=np.nan), "level": View(np.int64)}
+
+    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {key: beside[key], "level": grade_levels(beside[key], self.levels.boundaries)}
+
+
+@dataclass(frozen=True)
+class Distribution(Kind):
+    """Predicted distributions over K levels, packed as of `pack_levels`; 0: none. A grade beside them, `unless`, wins."""
+
+    num_levels: int
+    unless: str
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.int64()
+
+    def json(self) -> JsonField:
+        return json.distribution_field(self.num_levels)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32, (self.num_levels,))}
+
+    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        graded = ~np.isnan(beside[self.unless])
+        return {key: unpack_levels(np.where(graded, 0, beside[key]), self.num_levels)}
+
+
+@dataclass(frozen=True)
+class Counter(Kind):
+    """Counts by level, K + 1 a row: index 0 counts what has no grade."""
+
+    num_levels: int
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.list_(pa.float32())
+
+    def json(self) -> JsonField:
+        return json.counter_field(self.num_levels + 1)
+
+    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
+        offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)).cast(pa.float32()))
+
+    def flat(self, chunks: Sequence[pa.Array]) -> Any:
+        return super().flat([chunk.flatten() for chunk in chunks]).reshape(sum(map(len, chunks)), -1)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32, (self.num_levels + 1,))}
+
+
+@dataclass
+class Texts:
+    """A text column as a dictionary: row i is `distinct[index[i]]`."""
+
+    distinct: list[str]
+    index: NDArray[np.int32]
+
+    def take(self, rows: NDArray[np.int64]) -> Texts:
+        return Texts(self.distinct, self.index.take(rows))
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """Texts, empty where there is none; a batch has their tokens."""
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.string()
+
+    def json(self) -> JsonField:
+        return json.text_field()
+
+    def raw(self) -> Reading:
+        return text()
+
+    def to_arrow(self, values: Any) -> pa.Array:
+        return values.cast(self.arrow)  # Arrow has them already
+
+    def flat(self, chunks: Sequence[pa.Array]) -> Any:
+        encoded = [chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode() for chunk in chunks]
+        starts = np.cumsum([0, *(len(chunk.dictionary) for chunk in encoded)])
+        places = [chunk.indices.to_numpy() + start for chunk, start in zip(encoded, starts, strict=False)]
+        unified = pa.concat_arrays([chunk.dictionary for chunk in encoded]).dictionary_encode()
+        return Texts(unified.dictionary.to_pylist(), unified.indices.to_numpy().take(_joined(places)))
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,0 +1,214 @@
+"""The columns of samples: one list that preparation, reader, server and tests iterate over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.column_kinds import (
+    Counter,
+    Distribution,
+    Flag,
+    Grade,
+    Id,
+    Kind,
+    Label,
+    Number,
+    Position,
+    Text,
+    Whole,
+)
+
+Of = Literal["request", "history", "peer", "candidate"]
+Table = Literal["requests", "users", "queries", "items", "events", "derived"]
+COUNTS = ("shown", "clicked", "examined")
+"""What the counters count; `examined` weights each event by the examination of its position."""
+LISTS: tuple[Of, ...] = ("history", "peer", "candidate")
+"""What has lists in a row of samples; the lists of one have equal lengths in each row."""
+AGE_MAX = 2**62
+
+
+class Source(NamedTuple):
+    """Where preparation takes the values from.
+
+    Attributes:
+        table: a table of the log by its rows' number, the `events` themselves, or `derived`, what is counted or compared.
+        column: by the log's name.
+    """
+
+    table: Table
+    column: str
+
+
+class Column(NamedTuple):
+    """A column of samples.
+
+    Attributes:
+        of: whose value it is: of a request, or of each event or candidate in one of the lists.
+        key: its name there, and in a served request.
+        doc: what it means, for who sends requests.
+        required: whether a served request has to have it.
+        served: whether a served request may have it.
+    """
+
+    of: Of
+    key: str
+    kind: Kind
+    source: Source
+    doc: str = ""
+    required: bool = False
+    served: bool = True
+
+    @property
+    def name(self) -> str:
+        """In the sample file."""
+        return self.key if self.of == "request" else f"{self.of}_{self.key}"
+
+    @property
+    def listed(self) -> bool:
+        """Whether a row of samples has a list of values."""
+        return self.of != "request"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """In the sample file."""
+        return pa.list_(self.kind.arrow) if self.listed else self.kind.arrow
+
+
+def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> list[Column]:
+    """The columns of samples, in the order of the file.
+
+    `relevance` is a raw grade, `predicted` then a predicted distribution over the levels. `age` is in seconds before the request.
+    The lists of `history` and `peer` run from the oldest to the newest event. Ids are 64-bit; attributes are 0 where unknown.
+
+    Args:
+        data: attributes, levels and what the id 0 is.
+        id_kinds: how the log writes its ids, as `prepared.json` has it.
+    """
+    ids = _Ids(data, id_kinds or {})
+    return [*_of_request(data, ids), *_of_events(data, ids), *_of_candidates(data, ids)]
+
+
+def user_column(attribute: str) -> str:
+    """The sample column of an attribute of users."""
+    return "user_" + attribute.removeprefix("user_")
+
+
+def family_of(column: str) -> Of | None:
+    """`history`, `peer` or `candidate` by the name of a list column, else None."""
+    prefix = column.partition("_")[0]
+    return next((family for family in LISTS if family == prefix), None)
+
+
+def attribute_columns(attributes: Sequence[str]) -> dict[str, str]:
+    """Attribute -> its column in tables and column files, where the log's own name could be one of ours, or no name of a file."""
+    return {name: f"a{number}" for number, name in enumerate(attributes)}
+
+
+class _Ids(NamedTuple):
+    data: DataConfig
+    written: Mapping[str, str]
+
+    def kind(self, column: str) -> Id:
+        """Of a column by the log's name."""
+        return Id(self.written.get(column, "either"), self.data.zero_id)  # type: ignore[arg-type]
+
+
+_COUNTED = {
+    "user": "to this user",
+    "query": "to others under this query",
+    "group": "to others under the query's group",
+}
+
+
+def _of_request(data: DataConfig, ids: _Ids) -> list[Column]:
+    def column(key: str, kind: Kind, table: Table, doc: str = "", **more: bool) -> Column:
+        return Column("request", key, kind, Source(table, key), doc, **more)
+
+    users = (Column("request", user_column(a), ids.kind(a), Source("users", a)) for a in data.user_attributes)
+    nobody = "null: nobody known." if data.zero_id == "id" else "0: nobody known."
+    counters = (
+        column(f"{who}_{what}", Counter(data.levels.count), "derived", _counter_doc(what, whom))
+        for who, whom in _COUNTED.items()
+        for what in COUNTS
+    )
+    return [
+        column("request_id", Id(looked_up=False), "requests", "Comes back with the scores."),
+        column("timestamp", Whole(-(2**63), 2**63 - 1), "requests"),
+        column("user_id", ids.kind("user_id"), "requests", nobody),
+        *users,
+        column("query_id", ids.kind("query_id"), "queries"),
+        column("group_id", ids.kind("group_id"), "derived"),  # 0: the query has no known group
+        column("query", Text(), "queries", "As the user typed it.", required=True),
+        column("num_candidates", Whole(), "derived", served=False),
+        column("user_events", Whole(), "derived", "How often anything was shown to this user before."),
+        column("user_query_events", Whole(), "derived", "How often anything was shown to this user under this query before."),
+        column("query_events", Whole(), "derived", "How often anything was shown to others under this query before."),
+        *counters,
+    ]
+
+
+def _counter_doc(what: str, whom: str) -> str:
+    return f"By level, index 0 without a grade: times {what.replace('examined', 'shown, weighted by examination,')} {whom}."
+
+
+def _of_items(of: Of, data: DataConfig, ids: _Ids, *, required: bool) -> list[Column]:
+    attributes = (Column(of, a, ids.kind(a), Source("items", a)) for a in data.item_attributes)
+    return [Column(of, "item_id", ids.kind("item_id"), Source("items", "item_id"), required=required), *attributes]
+
+
+def _of_grades(of: Of, data: DataConfig) -> list[Column]:
+    predicted = Distribution(data.levels.count, unless="relevance")
+    return [
+        Column(of, "relevance", Grade(data.levels), Source("events", "relevance"), "A grade, where one is known."),
+        Column(of, "predicted", predicted, Source("events", "predicted"), "Probabilities of the levels where there is no grade."),
+    ]
+
+
+def _title(of: Of) -> Column:
+    return Column(of, "title", Text(), Source("items", "title"), "As shown.")
+
+
+def _position(of: Of) -> Column:
+    return Column(of, "position", Position(), Source("events", "position"), "From 1; 0: not logged.")
+
+
+def _of_events(data: DataConfig, ids: _Ids) -> list[Column]:
+    columns: list[Column] = []
+    for of in LISTS[:2]:
+        item, *attributes = _of_items(of, data, ids, required=False)
+        columns += [
+            item,
+            Column(of, "query_id", ids.kind("query_id"), Source("queries", "query_id")),
+            *attributes,
+            *_of_grades(of, data),
+            _position(of),
+            Column(of, "click", Flag(), Source("events", "click"), "1: clicked, 0: not."),
+            Column(of, "age", Whole(1, AGE_MAX), Source("derived", "age"), "Seconds before the request."),
+        ]
+    in_group = "1: under another query of the query's group."
+    return [*columns, _title("history"), Column("peer", "in_group", Flag(), Source("derived", "in_group"), in_group)]
+
+
+def _of_candidates(data: DataConfig, ids: _Ids) -> list[Column]:
+    item, *attributes = _of_items("candidate", data, ids, required=True)
+    docs = {
+        "shown": "How often it was shown before, to anyone.",
+        "clicked": "How often it was clicked before.",
+        "examined": "How often it was shown before, each time weighted by the examination of its position.",
+    }
+    counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in COUNTS)
+    grade, predicted = _of_grades("candidate", data)
+    return [
+        item,
+        _title("candidate"),
+        *attributes,
+        _position("candidate"),
+        Column("candidate", "click", Label(), Source("events", "click"), "1: clicked, 0: not."),
+        grade,
+        predicted,
+        *counts,
+    ]
