@@ -3,7 +3,7 @@
 from .attention.target import TargetAttention
 from .embeddings import SearchEmbeddings
 from .hugging_face import from_folder, max_tokens
-from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Reads, Texts, Widths
+from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Texts, Widths
 from .losses.anchor import Anchor, anchor_loss, level_targets
 from .losses.balance import LoadBalance, load_balance
 from .losses.base import Label, Loss, weighted_mean
@@ -24,7 +24,7 @@ from .parts.posterior import GaussianPosterior, Posterior
 from .parts.preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
 from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import Taste, TitleBag, TitleTaste
-from .rankers.base import Predictions, RankingModel
+from .rankers.base import Given, Predictions, RankingModel
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
@@ -51,6 +51,7 @@ __all__ = [
     "Examination",
     "GateKind",
     "GaussianPosterior",
+    "Given",
     "Incentive",
     "Inputs",
     "Interaction",
@@ -79,7 +80,6 @@ __all__ = [
     "Preference",
     "RandomNegatives",
     "RankingModel",
-    "Reads",
     "Relevance",
     "RelevanceIncentive",
     "RelevancePreference",

@@ -181,15 +181,6 @@ class Widths(NamedTuple):
         return self.candidate[name] if name in self.candidate else self.request[name]
 
 
-class Reads(NamedTuple):
-    """What a ranker reads of a batch besides looked-up ids; the reader brings nothing else."""
-
-    request: frozenset[str] = frozenset()
-    candidate: frozenset[str] = frozenset()
-    sequences: frozenset[str] = frozenset()
-    texts: frozenset[str] = frozenset()
-
-
 _COUNTED = ("shown", "clicked", "examined")
 _PAST = {
     "own": ({"user_events", "user_query_events", *(f"user_{what}" for what in _COUNTED)}, "history"),

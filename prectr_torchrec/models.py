@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
@@ -12,12 +14,14 @@ from prectr_torchrec.modules import (
     PRECTR,
     Counters,
     Examination,
+    Given,
     Interest,
     KnownGrade,
     LookedUpFeatures,
     Part,
     PastCounts,
     Personal,
+    RankingModel,
     Taste,
     TextFeatures,
     TextRelevance,
@@ -26,10 +30,10 @@ from prectr_torchrec.modules import (
     Widths,
 )
 from prectr_torchrec.system.errors import ConfigError
-from prectr_torchrec.text.build import build_relevance
+from prectr_torchrec.text.build import build_match, build_relevance
 
 
-def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> PRECTR:
+def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> RankingModel:
     """The ranker.
 
     Args:
@@ -40,12 +44,26 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> PR
     Raises:
         ConfigError: features and model do not fit together.
     """
-    model, widths = config.model, feature_widths(config)
+    settings, levels = config.model, config.data.levels
+    widths = feature_widths(config)
+    if isinstance(settings, PRECTRConfig):
+        return _build_prectr(config, settings, widths, tokenizer, kept=kept)
+    file, _, name = settings.built_of.partition(":")
+    kind: type[RankingModel] = getattr(import_module(f"prectr_torchrec.modules.rankers.{file}"), name)
+    match = partial(build_match, tokenizer, config.text.stemmer)
+    given = Given(widths, levels.grades, (levels.grade_min, levels.grade_max), match)
+    try:
+        return kind.build(given, **settings.model_dump(exclude={"kind"}))
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+
+
+def _build_prectr(config: RunConfig, model: PRECTRConfig, widths: Widths, tokenizer: Path, *, kept: bool) -> PRECTR:
     _check_events(model, widths)
     relevance = build_relevance(config, tokenizer, kept=kept)
     return PRECTR(
         relevance,
-        _parts(config, widths, relevance, tokenizer),
+        _parts(config, model, widths, relevance, tokenizer),
         num_levels=config.data.levels.count,
         click_tower=model.click_tower,
         cross_layers=model.cross_layers,
@@ -72,9 +90,9 @@ def feature_widths(config: RunConfig) -> Widths:
     return widths
 
 
-def _parts(config: RunConfig, widths: Widths, relevance: TextRelevance, tokenizer: Path) -> dict[str, Part]:
+def _parts(config: RunConfig, model: PRECTRConfig, widths: Widths, relevance: TextRelevance, tokenizer: Path) -> dict[str, Part]:
     """The parts in the order in which the click tower reads them; made in the order in which their weights are drawn."""
-    model, levels = config.model, config.data.levels
+    levels = config.data.levels
     made: dict[str, Part] = {"features": LookedUpFeatures(widths), "counts": PastCounts()}
     history = {name: widths.compared(name) for name in widths.sequences["history"]}
     if model.interest and history:
@@ -113,7 +131,7 @@ def _parts(config: RunConfig, widths: Widths, relevance: TextRelevance, tokenize
     return {name: made[name] for name in order if name in made}
 
 
-def _check_events(model: ModelConfig, widths: Widths) -> None:
+def _check_events(model: PRECTRConfig, widths: Widths) -> None:
     history, peers = widths.sequences["history"], widths.sequences["peer"]
     for family, features in widths.sequences.items():
         for name, dim in features.items():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..inputs import Inputs
+from ..inputs import Inputs, Widths
 from ..mixture import ClickProbability
 from ..parts.base import ReportedPart
+from ..text.match import TextMatch
+from ..text.relevance import TextRelevance
 
 
 @dataclass
@@ -27,6 +29,19 @@ class Predictions:
     """The model's own findings, for losses that are its own."""
 
 
+class Given(NamedTuple):
+    """What there is to build a ranker for."""
+
+    widths: Widths
+    """Of the looked-up features."""
+    level_grades: list[float]
+    """(K,) the grade that stands for each level."""
+    grade_range: tuple[float, float]
+    """Lowest and highest grade."""
+    match: Callable[[], TextMatch]
+    """Makes the features of text match between query and title."""
+
+
 class RankingModel(nn.Module):
     """From `Inputs` to `Predictions`. It owns no tables."""
 
@@ -34,6 +49,15 @@ class RankingModel(nn.Module):
     reported: Mapping[str, ReportedPart] = {}
     """What `Predictions.parts` has in evaluation mode while `reports_parts` is on."""
     reports_parts: bool = False
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> RankingModel:
+        """The ranker for what there is, with the settings of its kind.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
@@ -45,6 +69,10 @@ class RankingModel(nn.Module):
         Args:
             examination: of positions 1, 2, ... against the first, as in `prepared.json`.
         """
+
+    def text_side(self) -> TextRelevance | None:
+        """What reads query and title, where the ranker has it."""
+        return None
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters with rates of their own by the group's name: `encoder`, `relevance`, `taste`; all others are `towers`."""

@@ -134,6 +134,10 @@ class PRECTR(RankingModel):
         if self.position is not None:
             self.position.start_from(examination)
 
+    def text_side(self) -> TextRelevance:
+        """As of `RankingModel`."""
+        return self.relevance
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As of `RankingModel`."""
         interaction = self.relevance.interaction

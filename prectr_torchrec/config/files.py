@@ -127,10 +127,10 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, everything else replaces."""
+    """Mappings merge key by key, but for those that name their kind; everything else replaces."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and "kind" not in value  # another kind, other keys
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 

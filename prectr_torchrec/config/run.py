@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
-from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
 from prectr_torchrec.config.objective import ObjectiveConfig
 from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
@@ -31,16 +31,14 @@ class RunConfig(Section):
     features: dict[str, FeatureConfig] = {}
     """Sample column -> the table its ids are looked up in."""
     communication: CommunicationConfig = CommunicationConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = PRECTRConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
 
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
-        preference = self.model.preference
-        unread: tuple[str, ...] = () if self.model.interest or preference.own else ("history_",)
-        unread += () if preference.peers else ("peer_",)
+        unread = tuple(f"{name}_" for name in {"history", "peer"} - self.model.compared_sequences())
         self.features = {n: f for n, f in self.features.items() if not n.startswith(unread)}
         for name, feature in self.features.items():
             if feature.table not in self.tables:
@@ -91,7 +89,10 @@ def validate_section(section: type[AnySection], tree: dict[str, Any], source: st
 
 
 def _explain(root: type[Section], source: str, error: Any) -> str:
-    location = ".".join(str(part) for part in error["loc"])
+    path = tuple(part for place, part in enumerate(error["loc"]) if not _is_tag(root, error["loc"], place))
+    location = ".".join(str(part) for part in path)
+    if error["type"] == "union_tag_invalid":
+        return f"{source}: {location}.kind: {error['ctx']['tag']!r} is none{nearest(error['ctx']['tag'], KINDS)}"
     if error["type"] == "extra_forbidden":
         section = _section_at(root, error["loc"][:-1])
         hint = nearest(str(error["loc"][-1]), section.model_fields) if section else ""
@@ -101,9 +102,17 @@ def _explain(root: type[Section], source: str, error: Any) -> str:
     return f"{prefix}: {message}" + ("" if isinstance(error["input"], dict) else f"; got {error['input']!r}")
 
 
+def _is_tag(root: type[Section], location: tuple[Any, ...], place: int) -> bool:
+    """Whether a part of an error's location is no key but the kind of ranker that a section is of."""
+    return root is RunConfig and place == 1 and location[0] == "model" and location[1] in KINDS
+
+
 def _section_at(section: Any, location: tuple[Any, ...]) -> type[Section] | None:
     """The section class that a location of an error lies in, through lists, dicts and unions."""
-    for part in location:
+    for place, part in enumerate(location):
+        if section is not None and _is_tag(RunConfig, location, place):
+            section = KINDS[part]
+            continue
         if isinstance(section, type) and issubclass(section, Section):
             field = section.model_fields.get(str(part))
             section = field.annotation if field else None

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.data.hashing import normalised_sql
 from prectr_torchrec.data.log_ids import our_id_sql
 from prectr_torchrec.data.parquet_files import readable
@@ -93,7 +93,7 @@ class GradedPairs:
     """The query's text is in the training samples: among their judgments or their impressions."""
 
 
-def part_columns(model: ModelConfig) -> list[str]:
+def part_columns(model: PRECTRConfig) -> list[str]:
     """Those of `PARTS` that a run with this model predicts.
 
     `levels_in_order` is 1 where no level clicks less than the one below it. Effects and taste are in logits: what the own past,

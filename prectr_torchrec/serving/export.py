@@ -26,7 +26,7 @@ from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.models import build_model
-from prectr_torchrec.modules import PRECTR, TextEncoder
+from prectr_torchrec.modules import RankingModel, TextEncoder
 from prectr_torchrec.runs.layout import checkpoint_path, load_run
 from prectr_torchrec.runs.workspace import once
 from prectr_torchrec.serving.card import model_card
@@ -186,10 +186,11 @@ def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensor
     return config.model_copy(update={"text": text})
 
 
-def text_encoder(prectr: PRECTR) -> TextEncoder | None:
+def text_encoder(model: RankingModel) -> TextEncoder | None:
     """The Hugging Face encoder within the towers, if there is one."""
-    interaction = prectr.relevance.interaction
-    return interaction.encoder if interaction is not None and isinstance(interaction.encoder, TextEncoder) else None
+    text = model.text_side()
+    encoder = text.interaction.encoder if text is not None and text.interaction is not None else None
+    return encoder if isinstance(encoder, TextEncoder) else None
 
 
 def _findings(run: Path) -> dict[str, Any]:

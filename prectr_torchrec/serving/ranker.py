@@ -29,12 +29,12 @@ from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.evaluation.explanation import observe, rows_of, take_apart
 from prectr_torchrec.models import build_model
-from prectr_torchrec.modules import PRECTR, Inputs, TextRelevance
+from prectr_torchrec.modules import Inputs, RankingModel, TextRelevance
 from prectr_torchrec.serving.digests import SEAL, check
 from prectr_torchrec.serving.embeddings import ServedEmbeddings, Table
 from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
 from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
-from prectr_torchrec.serving.titles import TitleVectors, keeps_titles, warm
+from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, warm
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
 from prectr_torchrec.system.paths import only_local
 
@@ -78,7 +78,7 @@ class Ranker:
     def __init__(
         self,
         config: RunConfig,
-        prectr: PRECTR,
+        model: RankingModel,
         embeddings: ServedEmbeddings,
         text: Path,
         titles: TitleVectors | None = None,
@@ -87,7 +87,7 @@ class Ranker:
     ) -> None:
         self.config, self.titles = config, titles
         self.schema = RequestSchema(config.data, id_kinds)
-        self._prectr, self._embeddings, self._text, self._id_kinds = prectr, embeddings, text, id_kinds
+        self._model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
         self._builder = BatchBuilder(config, text, 1, 1, texts=texts)
         self._building = threading.Lock()
         _forks.add(self)
@@ -96,12 +96,18 @@ class Ranker:
     def aside(self) -> Ranker:
         """This ranker once more for another thread, which reads its texts apart: those of a large request keep no other
         waiting. Model, tables and kept titles are shared."""
-        return Ranker(self.config, self._prectr, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
+        return Ranker(self.config, self._model, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
 
     @property
     def relevance(self) -> TextRelevance:
-        """The text side."""
-        return self._prectr.relevance
+        """The text side.
+
+        Raises:
+            ValueError: this kind of ranker has none.
+        """
+        if (text := self._model.text_side()) is None:
+            raise ValueError(f"a ranker of kind {self.config.model.kind} has no relevance tower")
+        return text
 
     @property
     def columns(self) -> list[str]:
@@ -134,10 +140,10 @@ class Ranker:
         encoder = {"path": str(folder / TEXT)} if f"{TEXT}/config.json" in about["files"] else {}
         building = config.model_copy(update={"text": config.text.model_copy(update=encoder)})
         with quiet_transformers():
-            prectr = build_model(building, folder / TEXT)
+            model = build_model(building, folder / TEXT)
         towers = load_file(str(folder / TOWERS))
         check_finite(folder / TOWERS, towers)
-        found = prectr.load_state_dict(towers, strict=False)
+        found = model.load_state_dict(towers, strict=False)
         elsewhere = ENCODER if encoder else None
         missing = [name for name in found.missing_keys if elsewhere is None or not name.startswith(elsewhere)]
         if missing or found.unexpected_keys:
@@ -145,9 +151,9 @@ class Ranker:
                 f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
                 f"{found.unexpected_keys}; export again"
             )
-        encoder_weights = {name: weight for name, weight in prectr.named_parameters() if name.startswith(ENCODER)}
+        encoder_weights = {name: weight for name, weight in model.named_parameters() if name.startswith(ENCODER)}
         check_finite(folder / TEXT / "model.safetensors", encoder_weights)
-        prectr.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
         tables = {
             name: Table(
                 folder / TABLES / f"{name}.safetensors",
@@ -159,10 +165,10 @@ class Ranker:
         }
         for name, table in tables.items():
             check_table(folder / TABLES / f"{name}.safetensors", table.weight)
-        ranker = cls(config, prectr, ServedEmbeddings(config, tables), folder / TEXT, None, about.get("id_kinds"))
+        ranker = cls(config, model, ServedEmbeddings(config, tables), folder / TEXT, None, about.get("id_kinds"))
         check_scores(ranker, folder)
-        if keeps_titles(prectr) and title_vectors:
-            ranker.titles = TitleVectors(prectr.relevance.encode, title_vectors)
+        if title_vectors and (encode := encoder_of_titles(model)) is not None:
+            ranker.titles = TitleVectors(encode, title_vectors)
             warm(ranker.titles, folder, about[SEAL])
         return ranker
 
@@ -216,7 +222,7 @@ class Ranker:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config, row, observe(self._prectr, self._inputs(batch)))
+            return take_apart(self.config, row, observe(self._model, self._inputs(batch)))
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -233,7 +239,7 @@ class Ranker:
         click, relevance = np.zeros(0, np.float32), np.zeros((0, self.config.data.levels.count), np.float32)
         if total := int(counts.sum()):
             with torch.inference_mode():
-                predictions = self._prectr(self._inputs(self._batch(samples, total)))
+                predictions = self._model(self._inputs(self._batch(samples, total)))
             click = predictions.ranking["click"].logit.sigmoid().numpy()[:total]
             relevance = predictions.parts["relevance_levels"].exp().numpy()[:total]
         cuts = np.cumsum(counts)[:-1]

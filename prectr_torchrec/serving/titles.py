@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from prectr_torchrec.modules import PRECTR, CrossInteraction
+from prectr_torchrec.modules import CrossInteraction, RankingModel
 from prectr_torchrec.serving.digests import Files, check
 from prectr_torchrec.serving.embeddings import map_tensors
 from prectr_torchrec.serving.export import TITLES
@@ -124,7 +124,9 @@ def warm(titles: TitleVectors, folder: Path, ranker: str) -> None:
         titles.add(token_keys(tokens[start : start + BATCH]), vectors[start : start + BATCH])
 
 
-def keeps_titles(prectr: PRECTR) -> bool:
-    """Whether titles are encoded apart from queries."""
-    interaction = prectr.relevance.interaction
-    return interaction is not None and not isinstance(interaction, CrossInteraction)
+def encoder_of_titles(model: RankingModel) -> Callable[[Tensor], Tensor] | None:
+    """What encodes titles apart from queries: (N, W) tokens -> (N, ...); None where nothing does."""
+    text = model.text_side()
+    if text is None or text.interaction is None or isinstance(text.interaction, CrossInteraction):
+        return None
+    return text.encode

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from prectr_torchrec.config.data import Levels
-from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.objective import ObjectiveConfig
 from prectr_torchrec.modules import Anchor, Consistency, CrossEntropy, Debias, LoadBalance, Loss, RandomNegatives
 
 
-def build_losses(objective: ObjectiveConfig, model: ModelConfig, levels: Levels) -> tuple[dict[str, Loss], dict[str, float]]:
+def build_losses(objective: ObjectiveConfig, model: PRECTRConfig, levels: Levels) -> tuple[dict[str, Loss], dict[str, float]]:
     """By name, in the order in which they are added up."""
     losses: dict[str, Loss] = {
         "click": CrossEntropy(),
