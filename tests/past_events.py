@@ -16,3 +16,8 @@ def past(
     happened = {"level": level, "click": click, "position": position, "age": age}
     happened["predicted"] = torch.zeros(R, 0, 4) if predicted is None else predicted
     return ComparedEvents(Events(happened, lengths), vectors)
+
+
+def changed(past: ComparedEvents, **features: Tensor) -> ComparedEvents:
+    """The same past with other features of what happened."""
+    return past._replace(events=past.events._replace(features={**past.events.features, **features}))

@@ -11,9 +11,10 @@ from torch import nn
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.modules import PRECTROutput
+from prectr_torchrec.modules import Predictions
 from prectr_torchrec.training.task import RankingTask, build_task
 
 
@@ -33,12 +34,13 @@ def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchB
     return list(SearchReader(config, data, split, data / TOKENIZER).epoch(0))
 
 
-def run(task: RankingTask, batch: SearchBatch, **options: Any) -> PRECTROutput:
-    return task.objective.prectr(batch, *task.embeddings(batch.request_features, batch.candidate_features), **options)
+def run(task: RankingTask, batch: SearchBatch) -> Predictions:
+    """What the ranker says of a batch."""
+    return task.model(to_inputs(batch, *task.embeddings(batch.request_features, batch.candidate_features)))
 
 
-def outputs_of(task: RankingTask) -> list[PRECTROutput]:
-    """A list to which each pass through the towers adds what they gave."""
-    found: list[PRECTROutput] = []
-    task.objective.prectr.register_forward_hook(lambda module, given, output: found.append(output))
+def outputs_of(task: RankingTask) -> list[Predictions]:
+    """A list to which each pass through the ranker adds what it gave."""
+    found: list[Predictions] = []
+    task.model.register_forward_hook(lambda module, given, output: found.append(output))
     return found

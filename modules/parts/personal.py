@@ -116,7 +116,10 @@ class Personal(Part):
         return found
 
     def _preference(self, inputs: Inputs) -> Preference:
-        statistics = {who: module(*inputs.counters(who)) for who, module in self.statistics.items()}
+        statistics: dict[str, Tensor] = {}
+        for who, module in self.statistics.items():
+            shown, clicked, examined = inputs.counters(who)  # torch.fx traces no starred argument
+            statistics[who] = module(shown, clicked, examined)
         return self.preference(
             inputs.rows_of_requests(self.intent_names) if self.intent_names else None,
             self._past(inputs, "history", self.intent_names) if self.own else None,

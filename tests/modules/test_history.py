@@ -1,4 +1,5 @@
 import torch
+from past_events import past
 
 from prectr_torchrec.modules import CandidateSlots, EventEmbedding, Events, InterestTower
 
@@ -21,13 +22,16 @@ def interest(lengths: list[int], events: int = 5) -> tuple[InterestTower, dict[s
 
 
 def run(tower: InterestTower, batch: dict[str, torch.Tensor | CandidateSlots]) -> torch.Tensor:
-    history = Events(*(batch[name] for name in ("history", "lengths", "level", "click", "position", "age")))
+    happened = {name: batch[name] for name in ("level", "click", "position", "age")}
+    history = past(batch["history"], batch["lengths"], **happened)  # type: ignore[arg-type]
     return tower(batch["candidate"], batch["slots"], history)
 
 
 def event(*, level: int, click: int, position: int, age: float, predicted: list[float] | None = None) -> Events:
-    happened = (torch.tensor([[value]]) for value in (level, click, position, age))
-    return Events(torch.zeros(1, 1, 0), torch.tensor([1]), *happened, None if predicted is None else torch.tensor([[predicted]]))
+    happened = {"level": level, "click": click, "position": position, "age": age}
+    if predicted is not None:
+        happened["predicted"] = predicted  # type: ignore[assignment]
+    return past(torch.zeros(1, 1, 0), torch.tensor([1]), **{name: torch.tensor([[of]]) for name, of in happened.items()}).events
 
 
 def test_requests_do_not_see_each_other() -> None:
@@ -70,7 +74,8 @@ def test_a_batch_without_event_slots_gives_what_an_empty_history_gives() -> None
     tower, batch = interest([0, 0])
     expected = run(tower, batch)
     torch.testing.assert_close(run(tower, interest([0, 0], events=0)[1]), expected)
-    assert EventEmbedding(4, 3)(Events(torch.zeros(2, 0, 6), torch.zeros(2), *[torch.zeros(2, 0).long()] * 4)).shape == (2, 0, 3)
+    none = dict.fromkeys(("level", "click", "position", "age"), torch.zeros(2, 0, dtype=torch.long))
+    assert EventEmbedding(4, 3)(Events(none, torch.zeros(2))).shape == (2, 0, 3)
 
 
 def test_a_click_and_a_skip_of_the_same_item_differ() -> None:

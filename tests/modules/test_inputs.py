@@ -1,69 +1,109 @@
-"""Batches of others as inputs of PRECTR."""
+"""What rankers read of a batch: features by name, counts, counters, and a batch with something taken out of it."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
 import torch
-from small_run import small_config, write_small_data
+from inputs_by_hand import LEVELS, WIDTHS, inputs_by_hand
+from torch import Tensor
 
-from prectr_torchrec.data.reader.reader import SearchReader
-from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.modules import SearchInputs, search_inputs
-from prectr_torchrec.training.task import build_task
+from prectr_torchrec.modules import Inputs
+from prectr_torchrec.modules.inputs import Whose
 
-NEEDED = ("candidate_request", "query_tokens", "query_index", "title_tokens", "title_index")
-FEW = {
-    "candidate_request": torch.tensor([0, 0, 1]),
-    "query_tokens": torch.tensor([[7], [8]]),
-    "query_index": torch.tensor([0, 1]),
-    "title_tokens": torch.tensor([[7, 9], [8, 0]]),
-    "title_index": torch.tensor([0, 1, 1]),
+OF_PAST = {
+    "own": {"user_events", "user_query_events", "user_shown", "user_clicked", "user_examined"},
+    "peers": {"query_events", *(f"{who}_{what}" for who in ("query", "group") for what in ("shown", "clicked", "examined"))},
 }
+SEQUENCE = {"own": "history", "peers": "peer"}
 
 
-def test_what_is_not_given_stands_for_nothing(tmp_path: Path) -> None:
-    config = small_config()
-    data = write_small_data(tmp_path, config)
-    batch = next(SearchReader(config, data, "test", data / TOKENIZER).epoch(0))
-    names = [name for name in SearchInputs.__annotations__ if not name.startswith(("history_title", "candidate_", *NEEDED))]
-    nothing = {name: torch.zeros_like(getattr(batch, name)) for name in names}
-    nothing |= {"request_weight": batch.request_weight, "relevance": torch.full_like(batch.relevance, torch.nan)}
-    nothing["candidate_predicted"] = torch.zeros_like(batch.candidate_predicted)
-    task = build_task(config, data / TOKENIZER).eval()
-    needed = {name: getattr(batch, name) for name in NEEDED}
-    given = search_inputs(num_levels=4, candidate_weight=batch.candidate_weight, request_weight=batch.request_weight, **needed)
-    looked_up = task.embeddings(batch.request_features, batch.candidate_features)
-    bare = {name: vectors for name, vectors in looked_up[0].items() if not name.startswith(("history_", "peer_"))}
-    past = {name: _none(vectors) for name, vectors in looked_up[0].items() if name not in bare}
-    one = task.objective.prectr(given, {**bare, **past}, looked_up[1])
-    other = task.objective.prectr(dataclasses.replace(batch, **nothing), *looked_up)
-    torch.testing.assert_close(one.click.logit, other.click.logit)
+@pytest.fixture
+def inputs() -> Inputs:
+    torch.manual_seed(0)
+    return inputs_by_hand(3)
 
 
-def _none(vectors: torch.Tensor) -> torch.Tensor:
-    return type(vectors)(vectors.values()[:0], lengths=torch.zeros_like(vectors.lengths()))
+def test_a_candidate_has_its_own_features_and_those_of_its_request(inputs: Inputs) -> None:
+    rows = inputs.rows(["query_id", "item_id"])
+    assert rows.equal(torch.cat([inputs.request["query_id"].repeat_interleave(2, 0), inputs.candidate["item_id"]], dim=1))
+    assert inputs.rows([]).shape == (6, 0)
+    assert inputs.rows_of_requests(["query_id", "user_id"]).shape == (3, 12)
 
 
-def test_what_was_shown_counts_as_examined() -> None:
-    shown = torch.rand(2, 5)
-    batch = search_inputs(num_levels=4, **FEW, user_shown=shown)
-    assert batch.user_examined is shown and batch.query_examined.eq(0).all()
+def test_counts_that_are_not_given_are_zero(inputs: Inputs) -> None:
+    expected = [inputs.request[name] for name in ("user_events", "user_query_events", "query_events")]
+    assert inputs.counts().equal(torch.cat([*expected, torch.tensor([[0.0], [1.0], [2.0]])], dim=1))
+    assert replace(inputs, request={}, sequences={}).counts().equal(torch.zeros(3, 4))
 
 
-def test_the_width_of_the_past_is_that_of_what_is_given() -> None:
-    clicks = torch.tensor([[1, 0, 1], [0, 0, 0]])
-    batch = search_inputs(num_levels=4, **FEW, history_lengths=torch.tensor([3, 0]), history_click=clicks)
-    assert batch.history_level.shape == batch.history_age.shape == (2, 3) and batch.peer_level.shape == (2, 0)
+def test_what_was_shown_counts_as_examined_where_nothing_else_is_known(inputs: Inputs) -> None:
+    request = {name: value for name, value in inputs.request.items() if name != "user_examined"}
+    shown, clicked, examined = replace(inputs, request=request).counters("user")
+    assert examined is shown is inputs.request["user_shown"] and clicked is inputs.request["user_clicked"]
+    assert inputs.counters("group")[2] is inputs.request["group_examined"]
+    assert inputs.counters("item") == tuple(inputs.candidate[name] for name in ("shown", "clicked", "examined"))
 
 
-def test_a_field_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ValueError, match="histroy_lengths: no field of SearchInputs"):
-        search_inputs(num_levels=4, **FEW, histroy_lengths=torch.zeros(2))
+def test_events_are_compared_by_the_named_features_side_by_side(inputs: Inputs) -> None:
+    events = inputs.sequences["history"]
+    past = events.compared_by(["query_id", "item_id"])
+    assert past.events is events
+    assert past.vectors.equal(torch.cat([events.features["query_id"], events.features["item_id"]], dim=2))
 
 
-def test_lengths_alone_do_not_say_how_wide_the_past_is() -> None:
-    with pytest.raises(ValueError, match="peer_lengths: give one of peer_"):
-        search_inputs(num_levels=4, **FEW, peer_lengths=torch.tensor([1, 0]))
+def test_rows_by_level_are_means_where_the_level_is_predicted(inputs: Inputs) -> None:
+    table = torch.randn(LEVELS + 1, 2, 3)
+    events = inputs.sequences["history"]
+    level = events.features["level"]
+    assert events.by_level(table).equal(table[level])
+    predicted = torch.zeros(*level.shape, LEVELS)
+    none = events._replace(features={**events.features, "predicted": predicted[:, :0]})
+    assert none.by_level(table).equal(table[level])
+    predicted[1, 0] = torch.tensor([0.5, 0.0, 0.0, 0.5])
+    rows = events._replace(features={**events.features, "predicted": predicted}).by_level(table)
+    torch.testing.assert_close(rows[1, 0], (table[1] + table[4]) / 2)
+    rows[1, 0] = table[level[1, 0]]
+    torch.testing.assert_close(rows, table[level])
+
+
+def test_hidden_grades_are_hidden_in_all_three_of_their_forms(inputs: Inputs) -> None:
+    rows = torch.tensor([True, True, False, False, False, False])
+    for hidden, other in ((rows, inputs.without_grades(rows)), (torch.ones(6) > 0, inputs.without_grades())):
+        level, relevance, predicted = (other.candidate[name] for name in ("level", "relevance", "predicted"))
+        assert level[hidden].eq(0).all() and relevance[hidden].isnan().all() and predicted[hidden].eq(0).all()
+        kept = {"level": level, "relevance": relevance, "predicted": predicted}
+        for name, value in kept.items():
+            torch.testing.assert_close(value[~hidden], inputs.candidate[name][~hidden], equal_nan=True)
+        unchanged = {name for name, value in other.candidate.items() if value is inputs.candidate[name]}
+        assert unchanged == inputs.candidate.keys() - kept.keys()
+        assert other.sequences is inputs.sequences
+
+
+@pytest.mark.parametrize("whose", get_args(Whose))
+def test_without_a_past_all_else_is_shared(inputs: Inputs, whose: Whose) -> None:
+    other = inputs.without_past(whose)
+    changed = {name for name, value in other.request.items() if value is not inputs.request[name]}
+    assert changed == OF_PAST[whose] and not any(other.request[name].any() for name in changed)
+    for name, events in other.sequences.items():
+        assert events.features is inputs.sequences[name].features
+        assert (events.lengths is inputs.sequences[name].lengths) == (name != SEQUENCE[whose])
+    assert not other.sequences[SEQUENCE[whose]].lengths.any()
+    same = {field.name for field in fields(Inputs)} - {"request", "sequences"}
+    assert all(getattr(other, name) is getattr(inputs, name) for name in same)
+
+
+def test_slots_hold_the_real_candidates_of_each_request(inputs: Inputs) -> None:
+    weight = torch.tensor([1.0, 1, 1, 1, 1, 0])
+    slots = replace(inputs, candidate_weight=weight).slots
+    rows = torch.arange(12.0).view(6, 2)
+    there: Tensor = slots.scatter(rows)
+    assert there.shape == (3, 2, 2) and there[2, 1].eq(0).all()
+    assert slots.gather(there)[:5].equal(rows[:5])
+
+
+def test_an_event_is_compared_with_its_candidate_before_its_request() -> None:
+    widths = WIDTHS._replace(request={**WIDTHS.request, "brand_id": 99})
+    assert widths.compared("brand_id") == WIDTHS.candidate["brand_id"] and widths.compared("query_id") == 6

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from past_events import changed, past
+from torch import Tensor
 
-from prectr_torchrec.modules import CandidateSlots, Events, GaussianPosterior, Taste, TitleBag
+from prectr_torchrec.modules import CandidateSlots, ComparedEvents, GaussianPosterior, Taste, TitleBag
 
 
 def test_nothing_seen_gives_the_prior() -> None:
@@ -55,6 +57,10 @@ def test_title_bag_ignores_padding_and_special_tokens() -> None:
     assert out[2].eq(0).all()
 
 
+def events(vectors: Tensor, lengths: list[int], level: Tensor, click: Tensor, position: Tensor) -> ComparedEvents:
+    return past(vectors, torch.tensor(lengths), level=level, click=click, position=position, age=torch.ones_like(level))
+
+
 def slots(requests: list[int], num_requests: int) -> CandidateSlots:
     return CandidateSlots(torch.tensor(requests), torch.ones(len(requests)), num_requests)
 
@@ -63,10 +69,10 @@ def test_taste_likes_what_was_clicked_and_dislikes_what_was_skipped() -> None:
     torch.manual_seed(0)
     taste = Taste(10, dim=4, num_levels=4)
     kinds = torch.randn(2, 4)
-    events = kinds[torch.tensor([[0, 0, 1, 1]])]
+    vectors = kinds[torch.tensor([[0, 0, 1, 1]])]
     click = torch.tensor([[1, 1, 0, 0]])
     level = torch.full((1, 4), 3)
-    out = taste(kinds, slots([0, 0], 1), Events(events, torch.tensor([4]), level, click, torch.ones_like(level), level))
+    out = taste(kinds, slots([0, 0], 1), events(vectors, [4], level, click, torch.ones_like(level)))
     assert out.mean[0] > 0 > out.mean[1]
 
 
@@ -74,7 +80,7 @@ def test_taste_without_history_says_nothing_for_any_number_of_candidates() -> No
     taste = Taste(10, dim=4, num_levels=4)
     items = taste.title(torch.randint(5, 10, (3, 6)))
     none = torch.zeros(2, 5, dtype=torch.long)
-    out = taste(items, slots([0, 1, 1], 2), Events(torch.randn(2, 5, 4), torch.tensor([0, 0]), none, none, none, none))
+    out = taste(items, slots([0, 1, 1], 2), events(torch.randn(2, 5, 4), [0, 0], none, none, none))
     assert out.mean.eq(0).all() and out.mean.shape == (3,)
     torch.testing.assert_close(out.variance, torch.ones(3))
 
@@ -84,11 +90,12 @@ def test_taste_reads_no_event_beyond_the_length_and_an_ungraded_one_like_any_oth
     taste, vectors, kinds = Taste(10, dim=4, num_levels=4), torch.randn(1, 4, 4), torch.randn(2, 4)
     torch.nn.init.normal_(taste.level_logit)
     level, click, one = torch.tensor([[0, 3, 1, 2]]), torch.tensor([[1, 0, 1, 0]]), torch.ones(1, 4).long()
-    past = Events(vectors, torch.tensor([2]), level, click, one, one)
-    out = taste(kinds, slots([0, 0], 1), past)
-    beyond = past._replace(vectors=torch.cat([vectors[:, :2], vectors[:, 2:] + 9], dim=1), click=torch.tensor([[1, 0, 0, 1]]))
+    own = events(vectors, [2], level, click, one)
+    out = taste(kinds, slots([0, 0], 1), own)
+    beyond = own._replace(vectors=torch.cat([vectors[:, :2], vectors[:, 2:] + 9], dim=1))
+    beyond = changed(beyond, click=torch.tensor([[1, 0, 0, 1]]))
     torch.testing.assert_close(taste(kinds, slots([0, 0], 1), beyond).mean, out.mean)
-    graded = past._replace(level=torch.tensor([[4, 3, 1, 2]]))
+    graded = changed(own, level=torch.tensor([[4, 3, 1, 2]]))
     assert out.mean.isfinite().all() and not torch.allclose(taste(kinds, slots([0, 0], 1), graded).mean, out.mean)
 
 
@@ -97,9 +104,7 @@ def test_every_parameter_of_taste_learns() -> None:
     taste = Taste(10, dim=4, num_levels=4)
     items = taste.title(torch.randint(5, 10, (3, 6)))
     level = torch.randint(0, 5, (2, 5))
-    out = taste(
-        items, slots([0, 1, 1], 2), Events(torch.randn(2, 5, 4), torch.tensor([5, 2]), level, level % 2, level + 1, level)
-    )
+    out = taste(items, slots([0, 1, 1], 2), events(torch.randn(2, 5, 4), [5, 2], level, level % 2, level + 1))
     out.mean.square().sum().backward()
     assert [n for n, p in taste.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
@@ -113,14 +118,13 @@ def test_what_cannot_be_inferred_is_no_number_and_no_failure() -> None:
 
 def test_taste_is_the_posterior_of_its_surplus() -> None:
     torch.manual_seed(0)
-    taste, events, kinds = Taste(10, dim=4, num_levels=4), torch.randn(1, 5, 4), torch.randn(2, 4)
+    taste, vectors, kinds = Taste(10, dim=4, num_levels=4), torch.randn(1, 5, 4), torch.randn(2, 4)
     torch.nn.init.normal_(taste.level_logit)
     torch.nn.init.normal_(taste.position_logit)
     level, click, position = torch.tensor([[1, 4, 0, 2, 3]]), torch.tensor([[1, 0, 1, 0, 1]]), torch.tensor([[0, 1, 3, 99, 2]])
-    slots = CandidateSlots(torch.tensor([0, 0]), torch.ones(2), 1)
-    out = taste(kinds, slots, Events(events, torch.tensor([4]), level, click, position, level))
+    out = taste(kinds, slots([0, 0], 1), events(vectors, [4], level, click, position))
     rate = (taste.level_logit[level] + taste.position_logit[position.clamp(max=10)]).sigmoid()[:, :4]
-    expected = taste.posterior(events[:, :4], click[:, :4] - rate, rate * (1 - rate), kinds.unsqueeze(0))
+    expected = taste.posterior(vectors[:, :4], click[:, :4] - rate, rate * (1 - rate), kinds.unsqueeze(0))
     torch.testing.assert_close(out.mean, expected.mean[0])
     torch.testing.assert_close(out.variance, expected.variance[0])
 

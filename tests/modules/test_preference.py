@@ -1,15 +1,24 @@
 import pytest
 import torch
+from past_events import past
 from torch.nn.functional import softplus
 
-from prectr_torchrec.modules import CandidateSlots, Events, PrecisionGate, RelevanceIncentive, RelevancePreference, load_balance
+from prectr_torchrec.modules import (
+    CandidateSlots,
+    ComparedEvents,
+    PrecisionGate,
+    RelevanceIncentive,
+    RelevancePreference,
+    load_balance,
+)
 
 R, L, C, D = 2, 4, 3, 6
 
 
-def events(lengths: list[int]) -> Events:
-    level = torch.randint(0, 5, (R, L))
-    return Events(torch.randn(R, L, D), torch.tensor(lengths), level, level % 2, level, torch.rand(R, L) * 1e5)
+def events(lengths: list[int]) -> ComparedEvents:
+    level, vectors = torch.randint(0, 5, (R, L)), torch.randn(R, L, D)
+    age = torch.rand(R, L) * 1e5
+    return past(vectors, torch.tensor(lengths), level=level, click=level % 2, position=level, age=age)
 
 
 def preference(**options: object) -> RelevancePreference:
@@ -17,13 +26,13 @@ def preference(**options: object) -> RelevancePreference:
     return RelevancePreference(D, D, 4, **(defaults | options))
 
 
-def run(module: RelevancePreference, own: Events, peers: Events) -> tuple[torch.Tensor, torch.Tensor]:
+def run(module: RelevancePreference, own: ComparedEvents, peers: ComparedEvents) -> tuple[torch.Tensor, torch.Tensor]:
     to_request = torch.tensor([0, 1, 1])
     slots = CandidateSlots(to_request, torch.ones(C), R)
     torch.manual_seed(1)
     intent, items, counts = torch.randn(R, D), torch.randn(C, D), torch.rand(R, 4)
-    own_statistics = torch.rand(R, 5) * (own.lengths > 0).unsqueeze(1)  # counters are zero where there is no event
-    peer_statistics = torch.rand(R, 10) * (peers.lengths > 0).unsqueeze(1)
+    own_statistics = torch.rand(R, 5) * (own.events.lengths > 0).unsqueeze(1)  # counters are zero where there is no event
+    peer_statistics = torch.rand(R, 10) * (peers.events.lengths > 0).unsqueeze(1)
     out = module(intent, own, items, own, peers, slots, to_request, own_statistics, peer_statistics, counts)
     return out.vector, out.weights
 
