@@ -36,11 +36,12 @@ class Events(NamedTuple):
 
 
 class ComparedEvents(NamedTuple):
-    """Past events, and what candidates are compared with them by."""
+    """Past events, and the vectors that candidates are compared with them by."""
 
     events: Events
+    """What happened."""
     vectors: Tensor
-    """(R, L, D)"""
+    """(R, L, D) float, what each event was about."""
 
 
 class Texts(NamedTuple):
@@ -57,10 +58,21 @@ class Texts(NamedTuple):
 class CandidateSlots:
     """Moves candidate rows (C, ...) into per-request slots (R, P, ...) and back.
 
+    P is the number of real candidates of the request that has most of them. Candidate c of request r, the p-th of its real
+    ones, stands in slot (r, p); padding stands in none.
+
     Args:
         candidate_request: (C,) int64, ascending over real candidates; padding rows last.
         candidate_weight: (C,) float32, zero for padding.
         num_requests: R.
+
+    Example::
+
+        request = torch.tensor([0, 0, 1])  # two candidates of the first request, one of the second
+        slots = CandidateSlots(request, torch.ones(3), num_requests=2)
+        rows = torch.randn(3, 4)
+        assert slots.scatter(rows).shape == (2, 2, 4) and slots.scatter(rows)[1, 1].eq(0).all()
+        assert slots.gather(slots.scatter(rows)).equal(rows)
     """
 
     def __init__(self, candidate_request: Tensor, candidate_weight: Tensor, num_requests: int) -> None:
@@ -101,6 +113,19 @@ class Inputs:
         request_weight: (R,) 1, or 0 for padding.
         candidate_request: (C,) int64, ascending: the request of each candidate.
         candidate_weight: (C,) 1, or 0 for padding.
+
+    Example::
+
+        inputs = Inputs(  # R = 2 requests with 2 candidates and 1
+            request={"user_id": torch.randn(2, 8)},
+            candidate={"item_id": torch.randn(3, 8)},
+            sequences={},
+            texts={"query": Texts(torch.tensor([[7, 8], [9, 0]]), rows=torch.tensor([0, 1]))},
+            request_weight=torch.ones(2),
+            candidate_request=torch.tensor([0, 0, 1]),
+            candidate_weight=torch.ones(3),
+        )
+        assert inputs.rows(["item_id", "user_id"]).shape == (3, 16)
     """
 
     request: Mapping[str, Tensor]
@@ -173,8 +198,11 @@ class Widths(NamedTuple):
     """Widths of the looked-up features by name, as `Inputs` has them."""
 
     request: dict[str, int]
+    """Of (R, D) features."""
     candidate: dict[str, int]
+    """Of (C, D) features."""
     sequences: dict[str, dict[str, int]]
+    """Of (R, L, D) features, by sequence."""
 
     def compared(self, name: str) -> int:
         """Of what an event's feature of this name is compared with: the candidate's feature, else its request's."""

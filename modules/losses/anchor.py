@@ -17,9 +17,22 @@ from .base import Label, Loss, weighted_mean
 class Anchor(Loss):
     """Cross-entropy of the relevance tower's level distribution on what the grade says, where there is one.
 
+    See `anchor_loss`. Of a model's findings it reads `text.relevance.log_pi`.
+
     Args:
         level_grades: (K,) the grade that stands for each level: a grade is a distribution over the two levels that it lies
             between. None: a grade is its level.
+
+    Example::
+
+        from types import SimpleNamespace
+
+        relevance = Relevance(hidden=torch.zeros(2, 8), log_pi=torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log())
+        findings = SimpleNamespace(text=SimpleNamespace(relevance=relevance))
+        candidate = {"level": torch.tensor([2, 0])}  # 0: no grade
+        inputs = Inputs({}, candidate, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        loss = Anchor()(Predictions({}, {}, own=findings), inputs, labels={})["anchor"]
+        assert torch.allclose(loss.exp(), torch.tensor(4 / 3))
     """
 
     def __init__(self, level_grades: Sequence[float] | None = None) -> None:

@@ -10,7 +10,21 @@ from .base import Label, Loss
 
 
 class LoadBalance(Loss):
-    """Squared coefficient of variation of the mean loads of the incentive's experts over the rows with a click label."""
+    """Squared coefficient of variation of the mean loads of the incentive's experts over the rows with a click label.
+
+    See `load_balance`. Of a model's findings it reads those of the part `personal`.
+
+    Example::
+
+        from types import SimpleNamespace
+
+        gate = torch.full((2, 3), 1 / 3)  # raise, lower and leave are used alike
+        personal = PersonalFindings(Preference(torch.zeros(2, 8), torch.zeros(2, 3)), Incentive(torch.zeros(2, 4), gate))
+        findings = SimpleNamespace(parts={"personal": personal})
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        labels = {"click": Label(torch.zeros(2), torch.ones(2))}
+        assert LoadBalance()(Predictions({}, {}, own=findings), inputs, labels)["load_balance"] < 1e-6
+    """
 
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
         """`load_balance` in training, where there is an incentive."""

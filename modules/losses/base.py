@@ -14,13 +14,27 @@ class Label(NamedTuple):
     """What is known of each candidate after it was shown."""
 
     value: Tensor
-    """(C,)"""
+    """(C,) float, such as 0 or 1."""
     weight: Tensor
-    """(C,) 0: no label, or padding."""
+    """(C,) float, 1, or 0: no label, or padding."""
 
 
 class Loss(nn.Module):
-    """From predictions and labels to terms of the loss, which the task adds up and weighs together."""
+    """From predictions and labels to terms of the loss, which the task adds up and weighs together.
+
+    Example::
+
+        class Brier(Loss):  # the squared error of the click probability
+            def forward(self, predictions, inputs, labels):
+                error = predictions.logged["click"].log_click.exp() - labels["click"].value
+                return {"brier": weighted_mean(error.square(), labels["click"].weight)}
+
+        log_p = torch.tensor([0.5, 0.5]).log()
+        click = {"click": ClickProbability(log_p, log_p)}
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        labels = {"click": Label(torch.tensor([1.0, 0.0]), torch.ones(2))}
+        assert Brier()(Predictions(click, click), inputs, labels)["brier"].item() == 0.25
+    """
 
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
         """Scalars by name.

@@ -10,10 +10,22 @@ from .base import Label, Loss, weighted_mean
 
 
 class CrossEntropy(Loss):
-    r"""Binary cross-entropy :math:`-(y \log p_1 + (1 - y) \log p_0)`, exact in log space, a mean over the rows with the label.
+    r"""Binary cross-entropy, exact in log space, a mean over the rows with the label.
+
+    With the label :math:`y`, 0 or 1, and the log probabilities :math:`\log p_1` and :math:`\log p_0` that it is 1 and 0, at the
+    logged position: :math:`-(y \log p_1 + (1 - y) \log p_0)`.
 
     Args:
         label: its name.
+
+    Example::
+
+        log_p = torch.tensor([0.5, 0.5]).log()
+        click = {"click": ClickProbability(log_p, log_p)}
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        labels = {"click": Label(torch.tensor([1.0, 0.0]), weight=torch.tensor([1.0, 0.0]))}
+        loss = CrossEntropy()(Predictions(click, click), inputs, labels)["bce"]
+        assert torch.allclose(loss.exp(), torch.tensor(2.0))
     """
 
     def __init__(self, label: str = "click") -> None:

@@ -12,10 +12,21 @@ from .base import Label, Loss, weighted_mean
 
 
 class Consistency(Loss):
-    """Semantic consistency of the click logits by level; see `consistency_loss`.
+    """Semantic consistency of the click logits by level.
+
+    See `consistency_loss`. Of a model's findings it reads `level_logits`.
 
     Args:
         margin: in probability.
+
+    Example::
+
+        from types import SimpleNamespace
+
+        findings = SimpleNamespace(level_logits=torch.tensor([[-2.0, 0.0, 1.0], [-1.0, 0.0, 2.0]]))  # in order
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        labels = {"click": Label(torch.zeros(2), torch.ones(2))}
+        assert Consistency()(Predictions({}, {}, own=findings), inputs, labels)["consistency"] == 0
     """
 
     def __init__(self, margin: float = 0.0) -> None:

@@ -13,15 +13,20 @@ from .anchor import anchor_loss, level_targets
 from .base import Label, Loss, weighted_mean
 
 NegativeKind = Literal["noise", "swap"]
+"""Gaussian noise on the text side, or the title of another request."""
 
 
 class Debias(Loss):
     r"""A relevant row ranks above its copy with a lowered text.
 
-    :math:`\mathrm{mean}[w \cdot \mathrm{clip}(m d - (s(x) - s(\tilde x)), 0, M)]` and the anchor of the copy on the rebuilt
-    level :math:`l - d`, with the score :math:`s` of a row :math:`x` of level :math:`l` and of its copy :math:`\tilde x`, lowered
-    by :math:`d` levels. `w` leaves out rows that themselves score in the batch's lowest quantile, and passes no gradient. The
-    papers name the parts; this form is re-derived here.
+    Let :math:`s(x)` be the ranking logit of a row :math:`x` of level :math:`l`, and :math:`s(\tilde x)` that of its copy, which
+    is lowered by :math:`d` levels. With a margin :math:`m` and an upper bound :math:`M` the terms are
+
+    .. math:: \mathrm{mean}[w \cdot \mathrm{clip}(m d - (s(x) - s(\tilde x)), 0, M)]
+
+    and the anchor of the copy on the rebuilt level :math:`l - d`. The weight :math:`w` leaves out rows that themselves score in
+    the batch's lowest quantile, and passes no gradient. PRECTR-V2 (arXiv 2602.20676) names the parts; this form is re-derived
+    here. Of a model's findings it reads `swapped()` or `noised()`.
 
     Args:
         negatives: the copy has the title of another request (`swap`), or `noise` on the text side.
@@ -30,6 +35,20 @@ class Debias(Loss):
         margin: m, per level of distance, in logits.
         clip: M, upper bound of a row's hinge.
         quantile: rows that themselves score below this quantile of the batch are left out.
+
+    Example::
+
+        from types import SimpleNamespace
+
+        log_p = torch.tensor([0.5, 0.5]).log()
+        click = {"click": ClickProbability(log_p, log_p)}  # logit 0
+        lowered = OtherTexts(torch.full((2, 4), 0.25).log(), torch.tensor([True, True]), logit=torch.tensor([-9.0, -1.0]))
+        findings = SimpleNamespace(swapped=lambda: lowered)
+        candidate = {"level": torch.tensor([4, 4])}
+        inputs = Inputs({}, candidate, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        labels = {"click": Label(torch.zeros(2), torch.ones(2))}
+        terms = Debias("swap", margin=0.5)(Predictions(click, click, own=findings), inputs, labels)
+        assert terms["debias"].item() == 0.25  # the first copy is 9 below, the second 1 where it should be 3 * 0.5
     """
 
     def __init__(
@@ -66,10 +85,19 @@ class Debias(Loss):
 
 
 def lowered_distance(level: Tensor, negatives: NegativeKind, minimum_level: int) -> Tensor:
-    """Levels that each row's lowered copy lies below it: drawn from 1..level - 1, or down to level 1 for swapped titles; (C,)
-    float.
+    """Levels that each row's lowered copy lies below it: drawn from 1..level - 1, or down to level 1 for swapped titles.
 
-    Rows below `minimum_level`, those without a grade among them, have none: 0.
+    Args:
+        level: (C,) int64 in 1..K, 0: no grade.
+        negatives: what the copy has.
+        minimum_level: rows below it, those without a grade among them, have no copy.
+
+    Returns:
+        (C,) float, 0 for rows without a copy.
+
+    Example::
+
+        assert lowered_distance(torch.tensor([0, 2, 3, 4]), "swap", 3).tolist() == [0.0, 0.0, 2.0, 3.0]
     """
     room = (level - 1).clamp(min=0).float()
     drawn = room if negatives == "swap" else (torch.rand_like(room) * room).floor() + 1

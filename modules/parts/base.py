@@ -15,8 +15,11 @@ class ReportedPart(NamedTuple):
     """What predictions, reports and explanations can say of each candidate besides its score."""
 
     meaning: str
+    """In words, for people."""
     width: int = 1
+    """n of (C, n) values; 1: (C,)."""
     signed: bool = False
+    """Whether it speaks for a candidate above 0 and against it below."""
 
 
 class PartOutput(NamedTuple):
@@ -33,13 +36,38 @@ class PartOutput(NamedTuple):
 
 
 class Part(nn.Module):
-    """A module within a ranker: features for its towers, shifts of its logits, and what it reports."""
+    """A module within a ranker: features for its towers, shifts of its logits, and what it reports.
+
+    Attributes:
+        num_features: F, width of its features.
+        reported: what it reports of each candidate, by name.
+
+    Example::
+
+        class Freshness(Part):  # the age of each candidate as a feature of the towers
+            num_features = 1
+
+            def forward(self, inputs, text):
+                return PartOutput(inputs.candidate["age"].log1p())
+
+        inputs = Inputs(
+            {}, {"age": torch.tensor([[0.0], [30.0]])}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2)
+        )
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)  # of a ranker that reads no text
+        assert Freshness()(inputs, text).features.shape == (2, 1)
+    """
 
     num_features: int
     reported: ClassVar[Mapping[str, ReportedPart]] = {}
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
-        """Of every candidate of the batch."""
+        """What the part says of every candidate.
+
+        Args:
+            inputs: of the batch.
+            text: what the relevance side makes of each candidate's query and title.
+        """
         raise NotImplementedError
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

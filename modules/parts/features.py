@@ -18,6 +18,17 @@ class LookedUpFeatures(Part):
 
     Args:
         widths: of the features; those of sequences are for the parts that attend to them.
+
+    Example::
+
+        part = LookedUpFeatures(Widths(request={"user_id": 4}, candidate={"item_id": 8}, sequences={}))
+        inputs = Inputs(
+            {"user_id": torch.randn(1, 4)}, {"item_id": torch.randn(2, 8)}, {}, {},
+            request_weight=torch.ones(1), candidate_request=torch.tensor([0, 0]), candidate_weight=torch.ones(2),
+        )
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)
+        assert part(inputs, text).features.shape == (2, part.num_features) == (2, 12)
     """
 
     def __init__(self, widths: Widths) -> None:
@@ -33,7 +44,22 @@ class LookedUpFeatures(Part):
 
 
 class PastCounts(Part):
-    """How much past there is: of the user, of the user under the query, of others under it, as logarithms."""
+    r"""How much past there is: of the user, of the user under the query, of others under it.
+
+    Of a count :math:`n` the feature is :math:`\tfrac14 \log(1 + n)`, 0 where nothing is counted.
+
+    Example::
+
+        counts = {"user_events": 200.0, "user_query_events": 3.0, "query_events": 0.0}
+        inputs = Inputs(
+            {name: torch.tensor([[count]]) for name, count in counts.items()}, {}, {}, {},
+            request_weight=torch.ones(1), candidate_request=torch.tensor([0, 0]), candidate_weight=torch.ones(2),
+        )
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)
+        features = PastCounts()(inputs, text).features
+        assert features.shape == (2, 3) and features[:, 2].eq(0).all()
+    """
 
     num_features = 3
 
@@ -48,7 +74,14 @@ class TextFeatures(Part):
 
     Args:
         relevance_dim: width of the relevance vector.
-        match_dim: of the match features.
+        match_dim: width of the match features.
+
+    Example::
+
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        relevance = Relevance(hidden=torch.randn(2, 8), log_pi=torch.randn(2, 4).log_softmax(1))
+        text = TextReading(relevance, match=torch.rand(2, 24), pair=torch.randn(2, 32), title=torch.randn(2, 16))
+        assert TextFeatures(8, 24)(inputs, text).features.shape == (2, 32)
     """
 
     def __init__(self, relevance_dim: int, match_dim: int) -> None:
@@ -66,6 +99,13 @@ class TitleFeatures(Part):
     Args:
         title_dim: width of the vector.
         dim: width of the projection.
+
+    Example::
+
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        relevance = Relevance(hidden=torch.randn(2, 8), log_pi=torch.randn(2, 4).log_softmax(1))
+        text = TextReading(relevance, match=torch.rand(2, 24), pair=torch.randn(2, 32), title=torch.randn(2, 16))
+        assert TitleFeatures(16, dim=12)(inputs, text).features.shape == (2, 12)
     """
 
     def __init__(self, title_dim: int, dim: int = 32) -> None:

@@ -15,14 +15,27 @@ from .base import Part, PartOutput
 class KnownGrade(Part):
     r"""A vector of the level, the grade itself, and whether it is missing.
 
-    A known grade :math:`g` of level :math:`k` gives :math:`[e_k; (g - g_{min}) / (g_{max} - g_{min}); 0]`. Predicted levels
-    :math:`\pi` give :math:`[e_0 + \sum_k \pi_k e_k; \sum_k \pi_k (g_k - g_{min}) / (g_{max} - g_{min}); 1]`, with the grade
-    :math:`g_k` that stands for a level: the vector of "no grade" marks a predicted one. Nothing known gives :math:`[e_0; 0; 1]`.
+    Let :math:`e_0..e_K` be learned vectors, of no grade and of the levels :math:`k = 1..K`, :math:`g_k` the grade that stands for
+    a level, and :math:`n(g) = (g - g_{min}) / (g_{max} - g_{min})` a grade's place in the range of grades. A known
+    grade :math:`g` of level :math:`k` gives :math:`[e_k; n(g); 0]`. Predicted levels :math:`\pi` give
+    :math:`[e_0 + \sum_k \pi_k e_k; \sum_k \pi_k n(g_k); 1]`: the vector of no grade marks a predicted one. Nothing known gives
+    :math:`[e_0; 0; 1]`.
 
     Args:
         level_grades: (K,) the grade that stands for each level.
         grade_range: lowest and highest grade.
         dim: width of the vector.
+
+    Example::
+
+        part = KnownGrade([1.0, 2.0, 3.0], (1.0, 3.0))
+        candidate = {  # a grade, and nothing known
+            "relevance": torch.tensor([2.0, torch.nan]), "level": torch.tensor([2, 0]), "predicted": torch.zeros(2, 3)
+        }
+        inputs = Inputs({}, candidate, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)
+        assert part(inputs, text).features[:, 8:].tolist() == [[0.5, 0.0], [0.0, 1.0]]
     """
 
     def __init__(self, level_grades: Sequence[float], grade_range: tuple[float, float], *, dim: int = 8) -> None:

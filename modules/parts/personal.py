@@ -17,17 +17,24 @@ from .preference import GateKind, Preference, RelevancePreference
 from .statistics import LevelStatistics
 
 IncentiveKind = Literal["none", "shared", "per_level"]
+"""No incentive, one value for all levels, or one for each."""
 
 
 class PersonalFindings(NamedTuple):
     """What the personal side finds of each candidate."""
 
     preference: Preference
+    """Vectors (C, dim) and weights (C, 3)."""
     incentive: Incentive | None
+    """Shifts (C, 1) or (C, K) and gates (C, 3), where there is one."""
 
 
 class Personal(Part):
-    """Relevance preference as features, and the relevance incentive as a shift of the logits.
+    r"""Relevance preference as features, and the relevance incentive as a shift of the logits.
+
+    With the preference :math:`r` of `RelevancePreference` and the relevance vector :math:`a`, the towers read :math:`r`, and
+    the incentive :math:`\tau(a, r)` of `RelevanceIncentive` is added to the click logits: the personal side of PRECTR-V2
+    (arXiv 2602.20676).
 
     Own events are compared with the request by the features that they share with requests, such as the query, and with
     candidates by those that they share with candidates; the peers' events by the latter.
@@ -45,6 +52,27 @@ class Personal(Part):
 
     Raises:
         ValueError: neither own nor peers, or these are compared with different features of candidates.
+
+    Example::
+
+        widths = Widths(request={"query_id": 6}, candidate={"item_id": 8}, sequences={"history": {"query_id": 6, "item_id": 8}})
+        part = Personal(widths, num_levels=4, peers=False, relevance_dim=16)
+        happened = {name: torch.tensor([[1, 0]]) for name in ("level", "click", "position", "age")}
+        happened |= {"query_id": torch.randn(1, 2, 6), "item_id": torch.randn(1, 2, 8), "predicted": torch.zeros(1, 0, 4)}
+        inputs = Inputs(
+            request={"query_id": torch.randn(1, 6), "user_shown": torch.rand(1, 5), "user_clicked": torch.rand(1, 5)},
+            candidate={"item_id": torch.randn(2, 8)},
+            sequences={"history": Events(happened, lengths=torch.tensor([1]))},
+            texts={},
+            request_weight=torch.ones(1),
+            candidate_request=torch.tensor([0, 0]),
+            candidate_weight=torch.ones(2),
+        )
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(torch.randn(2, 16), torch.randn(2, 4).log_softmax(1)), none, none, none)
+        output = part(inputs, text)
+        assert output.features.shape == (2, 32) and output.shift.shape == (2, 4)
+        assert output.own.preference.weights.shape == (2, 3)
     """
 
     reported: ClassVar[Mapping[str, ReportedPart]] = {

@@ -14,17 +14,24 @@ from ..layers import perceptron
 from .interest import EventEmbedding
 
 GateKind = Literal["precision", "mlp", "none"]
+"""How a `PrecisionGate` weighs."""
 
 
 class Preference(NamedTuple):
+    """What whoever asks wants of the relevance of C candidates."""
+
     vector: Tensor
-    """(C, dim) `r`."""
+    """(C, dim) float, the preference `r`."""
     weights: Tensor
-    """(C, 3) how much of it is the own history, the peers, the prior."""
+    """(C, 3) float, how much of it is the own history, the peers, the prior; they sum to 1."""
 
 
 class EventAttention(nn.Module):
-    """Masked multi-head target attention whose values are what happened at the events, not what they were about.
+    r"""Masked multi-head target attention whose values are what happened at the events, not what they were about.
+
+    Let :math:`x` be a target (a candidate, or a request), :math:`x_j` the vector of event j, of the same features, and
+    :math:`h_j` its `EventEmbedding`: a `TargetAttention` with target :math:`x`, keys :math:`x_j` and values :math:`h_j`. The
+    masked multi-head target attention over levels and feedback is PRECTR-V2's (arXiv 2602.20676), as its summaries tell.
 
     Args:
         key_dim: width of the vectors that targets and events share.
@@ -32,6 +39,22 @@ class EventAttention(nn.Module):
         dim: width of the output.
         num_heads: heads.
         event_dim: width of the event embedding.
+
+    Example::
+
+        happened = {
+            "level": torch.tensor([[4, 1, 0]]),  # 0: no grade
+            "click": torch.tensor([[1, 0, 0]]),
+            "position": torch.tensor([[1, 2, 0]]),  # 0: not logged
+            "age": torch.tensor([[3600.0, 60.0, 0.0]]),
+            "predicted": torch.zeros(1, 0, 4),
+        }
+        events = Events(happened, lengths=torch.tensor([2]))  # R = 1 request with 2 of L = 3 events
+        past = ComparedEvents(events, vectors=torch.randn(1, 3, 8))
+        attention = EventAttention(key_dim=8, num_levels=4, dim=32, num_heads=2)
+        target = torch.randn(1, 5, 8)  # P = 5 candidates
+        assert attention(target, past).shape == (1, 5, 32)
+        assert attention.weights(target, past).shape == (1, 2, 5, 4)  # (R, H, P, L + 1)
     """
 
     def __init__(self, key_dim: int, num_levels: int, *, dim: int, num_heads: int, event_dim: int = 16) -> None:
@@ -40,26 +63,47 @@ class EventAttention(nn.Module):
         self.attention = TargetAttention(key_dim, key_dim, event_dim, dim=dim, num_heads=num_heads)
 
     def forward(self, target: Tensor, past: ComparedEvents) -> Tensor:
-        """Args: target: (R, P, key_dim). Returns: (R, P, dim); the learned prior where there are no events."""
+        """What happened where a target was asked for.
+
+        Args:
+            target: (R, P, key_dim) float.
+            past: events compared by (R, L, key_dim).
+
+        Returns:
+            (R, P, dim) float; the learned prior where there are no events.
+        """
         return self.attention(target, past.vectors, self.event(past.events), past.events.lengths)
 
     def weights(self, target: Tensor, past: ComparedEvents) -> Tensor:
-        """(R, H, P, L + 1) as of `TargetAttention.weights`."""
+        """The weights behind `forward`, (R, H, P, L + 1) as of `TargetAttention.weights`."""
         return self.attention.weights(target, past.vectors, past.events.lengths)
 
 
 class PrecisionGate(nn.Module):
     r"""Weighs own preference, the peers' and a learned prior.
 
-    `precision`: :math:`r = (k_u r_{own} + k_q r_{peer} + k_0 r_0) / (k_u + k_q + k_0)`, each k the softplus of an MLP on the
-    counts of events behind it, zero without any; the form is re-derived here. `mlp`: softmax weights from an MLP that also
-    sees the vectors.
-    `none`: the plain mean of what is there.
+    Let :math:`r_u` be the preference that the own history tells, :math:`r_q` that of the peers under the query, and :math:`r_0` a
+    learned prior. The preference is :math:`r = (k_u r_u + k_q r_q + k_0 r_0) / (k_u + k_q + k_0)`, with :math:`k_u = 0` without
+    an own past and :math:`k_q = 0` without peers. Otherwise, by kind,
+
+    - `precision`: the k are the softplus of an MLP on the counts of events: a user without a history leans on the peers, a
+      query without peers on the prior. Re-derived here; Kalman-filter attention (arXiv 2010.00985) is the model for it.
+    - `mlp`: the k are the exponentials of an MLP that also sees :math:`r_u` and :math:`r_q`.
+    - `none`: the k are 1, the plain mean of what is there.
 
     Args:
         dim: width of the vectors.
         num_counts: counts, as logarithms.
         kind: the form.
+
+    Example::
+
+        gate = PrecisionGate(dim=8, num_counts=4, kind="precision")
+        own, peers = torch.randn(2, 8), torch.randn(2, 8)
+        there = torch.tensor([[1.0, 1.0], [0.0, 0.0]])  # the second candidate's user and query have no past
+        preference = gate(own, peers, there, counts=torch.rand(2, 4))
+        assert preference.weights[1].tolist() == [0.0, 0.0, 1.0]
+        assert preference.vector[1].equal(gate.prior)
     """
 
     offsets = ("prior",)
@@ -72,7 +116,17 @@ class PrecisionGate(nn.Module):
         self.score = perceptron(in_dim, 16, 3) if kind != "none" else None
 
     def forward(self, own: Tensor, peers: Tensor, there: Tensor, counts: Tensor) -> Preference:
-        """Args: own, peers: (C, dim); there: (C, 2) 0 or 1, whether either has events; counts: (C, num_counts)."""
+        """The preference for each candidate.
+
+        Args:
+            own: (C, dim) float, what the own history tells.
+            peers: (C, dim) float, what that of the peers tells.
+            there: (C, 2) float, 1 or 0: whether either has events.
+            counts: (C, num_counts) float, logarithms of how many.
+
+        Returns:
+            (C, dim) and (C, 3) float.
+        """
         present = torch.cat([there, torch.ones_like(there[:, :1])], dim=1)
         if self.score is None:
             weights = present
@@ -86,18 +140,57 @@ class PrecisionGate(nn.Module):
 
 
 class RelevancePreference(nn.Module):
-    """The preference vector of each candidate: own history by intent and by category, peers under the query, gated.
+    r"""The preference vector of each candidate: own history by intent and by category, peers under the query, gated.
+
+    Let :math:`x_q` be the vector of the request (its query) and :math:`x_i` that of a candidate (item, category, brand),
+    :math:`H` the user's own past events and :math:`G` those of other users under the query, :math:`s_u` the level statistics of
+    the user and :math:`s_q` those of the query and its group. With `EventAttention` :math:`A`, one of each kind, and small MLPs
+    :math:`f`,
+
+    .. math:: r_u = A_{intent}(x_q, H) + A_{category}(x_i, H) + f_u(s_u), \quad r_q = A_{peers}(x_i, G) + f_q(s_q),
+
+    and `PrecisionGate` weighs :math:`r_u`, :math:`r_q` and a prior. Own preference by intent and by category, and mining it
+    across users, are PRECTR-V2's (arXiv 2602.20676); statistics and gate are re-derived here.
 
     Args:
         intent_dim: width of the request vectors that own events are compared by; 0 leaves the intent part out.
         item_dim: width of the item vectors.
         num_levels: K.
-        own, peers: which parts exist.
+        own: whether there is :math:`r_u`.
+        peers: whether there is :math:`r_q`.
         statistics_dim: width of the statistics of the user, and of each of the query and its group.
+        num_counts: width of the counts.
         gate: see `PrecisionGate`.
         dim: width of the preference.
         num_heads: heads.
-        num_counts: width of the counts.
+
+    Example::
+
+        module = RelevancePreference(
+            intent_dim=6, item_dim=8, num_levels=4, own=True, peers=False, statistics_dim=12, num_counts=4, dim=32
+        )
+        happened = {
+            "level": torch.tensor([[4, 1, 0]]),  # 0: no grade
+            "click": torch.tensor([[1, 0, 0]]),
+            "position": torch.tensor([[1, 2, 0]]),  # 0: not logged
+            "age": torch.tensor([[3600.0, 60.0, 0.0]]),
+            "predicted": torch.zeros(1, 0, 4),
+        }
+        events = Events(happened, lengths=torch.tensor([2]))  # R = 1 request with 2 of L = 3 events
+        to_request = torch.tensor([0, 0])  # C = 2 candidates
+        preference = module(
+            intent=torch.randn(1, 6),
+            own_by_intent=ComparedEvents(events, torch.randn(1, 3, 6)),
+            items=torch.randn(2, 8),
+            own_by_item=ComparedEvents(events, torch.randn(1, 3, 8)),
+            peer_events=None,
+            slots=CandidateSlots(to_request, torch.ones(2), num_requests=1),
+            to_request=to_request,
+            own_statistics=torch.randn(1, 12),
+            peer_statistics=None,
+            counts=torch.rand(1, 4),
+        )
+        assert preference.vector.shape == (2, 32) and preference.weights[:, 1].eq(0).all()
     """
 
     def __init__(
@@ -140,13 +233,19 @@ class RelevancePreference(nn.Module):
         """Preference of every candidate.
 
         Args:
-            intent: (R, intent_dim) vectors of the requests.
-            own_by_intent, own_by_item, peer_events: past events with the vectors to compare them by.
-            items: (C, item_dim).
-            slots, to_request: where the candidates belong.
-            own_statistics: (R, statistics_dim).
-            peer_statistics: (R, 2 statistics_dim).
-            counts: (R, num_counts).
+            intent: (R, intent_dim) float, vectors of the requests.
+            own_by_intent: own events, compared by (R, L, intent_dim).
+            items: (C, item_dim) float, vectors of the candidates.
+            own_by_item: own events, compared by (R, L, item_dim).
+            peer_events: those of other users, compared by (R, M, item_dim).
+            slots: where the candidates stand within their requests.
+            to_request: (C,) int64, the request of each candidate.
+            own_statistics: (R, statistics_dim) float, zeros without a past.
+            peer_statistics: (R, 2 statistics_dim) float, of the query and of its group.
+            counts: (R, num_counts) float, logarithms of numbers of events.
+
+        Returns:
+            (C, dim) and (C, 3) float.
         """
         C = items.shape[0]
         own, peers = items.new_zeros(C, self.dim), items.new_zeros(C, self.dim)

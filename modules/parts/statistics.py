@@ -67,12 +67,28 @@ class LevelStatistics(nn.Module):
 
 
 class Counters(Part):
-    """Counters as a part of a ranker.
+    """Counters as a part of a ranker: `LevelStatistics` of each.
 
     Args:
         whose: of `user`, `query`, `group`, `item`.
         num_levels: K; the item's counters are over all levels.
         position_corrected: these expect clicks of what was examined, not of all that was shown.
+
+    Example::
+
+        part = Counters(["user", "item"], num_levels=4)
+        inputs = Inputs(
+            request={"user_shown": torch.rand(1, 5), "user_clicked": torch.rand(1, 5)},
+            candidate={"shown": torch.rand(2, 1), "clicked": torch.rand(2, 1)},
+            sequences={},
+            texts={},
+            request_weight=torch.ones(1),
+            candidate_request=torch.tensor([0, 0]),
+            candidate_weight=torch.ones(2),
+        )
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)
+        assert part(inputs, text).features.shape == (2, part.num_features) == (2, 12 + 4)
     """
 
     def __init__(self, whose: Sequence[str], num_levels: int, *, position_corrected: bool = False) -> None:

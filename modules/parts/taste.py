@@ -15,14 +15,22 @@ from .posterior import GaussianPosterior, Posterior
 
 
 class TitleBag(nn.Module):
-    """A vector of a title as the sum of its tokens' vectors, divided by the root of their number.
+    r"""A vector of a title as the sum of its tokens' vectors, divided by the root of their number.
 
+    Of a title with the words :math:`w_1..w_n`, special tokens not among them, and a learned table :math:`E` it is
+    :math:`n^{-1/2} \sum_i E[w_i]`, 0 without a word: as long for a long title as for a short one while the vectors are random.
     Cheap enough for whole histories, and known for an item that was never shown.
 
     Args:
-        vocab_size: V.
+        vocab_size: V, rows of the table.
         dim: width.
         special_tokens: ids that are no words; 0 is padding.
+
+    Example::
+
+        bag = TitleBag(vocab_size=50, dim=8)
+        titles = bag(torch.tensor([[2, 7, 8, 3], [2, 3, 0, 0]]))  # (N, W)
+        assert titles.shape == (2, 8) and titles[1].eq(0).all()
     """
 
     def __init__(self, vocab_size: int, dim: int, *, special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4)) -> None:
@@ -35,14 +43,27 @@ class TitleBag(nn.Module):
         self.register_buffer("is_word", is_word)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Args: tokens: (N, W) int64. Returns: (N, dim)."""
+        """The vectors of titles.
+
+        Args:
+            tokens: (N, W) int64.
+
+        Returns:
+            (N, dim) float.
+        """
         weight = self.is_word[tokens]
         summed = nn.functional.embedding_bag(tokens, self.token.weight, per_sample_weights=weight, mode="sum")
         return summed * weight.sum(1, keepdim=True).clamp(min=1.0).rsqrt()
 
 
 class Taste(nn.Module):
-    """A user's taste as the Gaussian posterior over the title vectors of the own past.
+    r"""A user's taste as the Gaussian posterior over the title vectors of the own past.
+
+    Let :math:`\phi_j` be the title vector of event j (`TitleBag`), :math:`l_j` its level, :math:`p_j` its position and
+    :math:`c_j` its click. From anybody a click is expected at the rate :math:`e_j = \sigma(\lambda_{l_j} + \rho_{p_j})`, with
+    learned logits of level and position. What was clicked beyond that, :math:`c_j - e_j`, with the information
+    :math:`e_j (1 - e_j)`, makes a `GaussianPosterior`; its mean along a candidate's title vector is the user's taste for it.
+    Re-derived here.
 
     Args:
         vocab_size: of the title tokens.
@@ -50,6 +71,23 @@ class Taste(nn.Module):
         num_levels: K.
         num_positions: positions with an examination of their own; 0 is "not logged".
         special_tokens: ids that are no words; 0 is padding.
+
+    Example::
+
+        taste = Taste(vocab_size=50, dim=8, num_levels=4)
+        happened = {
+            "level": torch.tensor([[4, 1, 0]]),  # 0: no grade
+            "click": torch.tensor([[1, 0, 0]]),
+            "position": torch.tensor([[1, 2, 0]]),  # 0: not logged
+            "age": torch.tensor([[3600.0, 60.0, 0.0]]),
+            "predicted": torch.zeros(1, 0, 4),
+        }
+        events = Events(happened, lengths=torch.tensor([2]))  # R = 1 request with 2 of L = 3 events
+        titles = taste.title(torch.tensor([[7, 8], [9, 5]]))  # of what was clicked, and of what was passed over
+        past = ComparedEvents(events, vectors=titles[[0, 1, 1]].unsqueeze(0))
+        slots = CandidateSlots(torch.tensor([0, 0]), torch.ones(2), num_requests=1)
+        found = taste(titles, slots, past)
+        assert found.mean.shape == (2,) and found.mean[0] > found.mean[1]
     """
 
     offsets = ("level_logit", "position_logit")
@@ -74,12 +112,12 @@ class Taste(nn.Module):
         """The taste for each candidate.
 
         Args:
-            candidates: (C, dim) title vectors.
+            candidates: (C, dim) float, title vectors.
             slots: which request each belongs to.
             past: events compared by (R, L, dim), the vectors of their titles.
 
         Returns:
-            (C,) each; 0 and 1 without history.
+            (C,) float each; 0 and 1 without history.
         """
         events = past.events
         position = events.features["position"].clamp(max=self.num_positions)
@@ -95,6 +133,27 @@ class TitleTaste(Part):
 
     Args:
         taste: the posterior over title vectors.
+
+    Example::
+
+        happened = {name: torch.tensor([[1, 0]]) for name in ("level", "click", "position", "age")}
+        happened["predicted"] = torch.zeros(1, 0, 4)
+        inputs = Inputs(
+            request={},
+            candidate={},
+            sequences={"history": Events(happened, lengths=torch.tensor([1]))},
+            texts={
+                "title": Texts(torch.tensor([[7, 8], [9, 5]]), rows=torch.tensor([0, 1])),
+                "history_title": Texts(torch.tensor([[7, 6]]), rows=torch.tensor([[0, 0]])),
+            },
+            request_weight=torch.ones(1),
+            candidate_request=torch.tensor([0, 0]),
+            candidate_weight=torch.ones(2),
+        )
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)
+        output = TitleTaste(Taste(vocab_size=50, dim=8, num_levels=4))(inputs, text)
+        assert output.shift.shape == (2, 1) and output.features.shape == (2, 2)
     """
 
     num_features = 2

@@ -43,7 +43,31 @@ class Given(NamedTuple):
 
 
 class RankingModel(nn.Module):
-    """From `Inputs` to `Predictions`. It owns no tables."""
+    """From `Inputs` to `Predictions`. It owns no tables.
+
+    Attributes:
+        labels: those that it predicts.
+        reported: what it reports of each candidate, by name.
+        reports_parts: whether it reports in evaluation mode.
+
+    Example::
+
+        class Linear(RankingModel):  # a click logit that is linear in the vectors of item and user
+            def __init__(self, dim):
+                super().__init__()
+                self.logit = torch.nn.Linear(dim, 1)
+
+            def forward(self, inputs):
+                z = self.logit(inputs.rows(["item_id", "user_id"])).squeeze(1)  # (C,)
+                click = ClickProbability(torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z))
+                return Predictions({"click": click}, {"click": click})
+
+        inputs = Inputs(
+            {"user_id": torch.randn(1, 4)}, {"item_id": torch.randn(2, 8)}, {}, {},
+            request_weight=torch.ones(1), candidate_request=torch.tensor([0, 0]), candidate_weight=torch.ones(2),
+        )
+        assert Linear(12)(inputs).ranking["click"].logit.shape == (2,)
+    """
 
     labels: tuple[str, ...] = ("click",)
     reported: Mapping[str, ReportedPart] = {}
@@ -60,7 +84,11 @@ class RankingModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, inputs: Inputs) -> Predictions:
-        """Scores every candidate."""
+        """Scores every candidate.
+
+        Args:
+            inputs: of the batch.
+        """
         raise NotImplementedError
 
     def start_from(self, examination: Sequence[float]) -> None:

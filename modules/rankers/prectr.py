@@ -25,29 +25,36 @@ class OtherTexts(NamedTuple):
     """Each candidate with another text: what the relevance tower says of it, and the score that follows."""
 
     log_pi: Tensor
-    """(C, K)."""
+    """(C, K) float, log probabilities of the levels."""
     foreign: Tensor
     """(C,) bool: the text is truly another one, the row real; where it is not, the other two say nothing."""
     logit: Tensor
-    """(C,) ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
+    """(C,) float, ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
 
 
 class TextEncodings(NamedTuple):
     """Each candidate's query and title, as tokens and as the encoder has them."""
 
     query_tokens: Tensor
+    """(C, W_q) int64."""
     title_tokens: Tensor
+    """(C, W_t) int64."""
     query: Tensor
+    """(C, ...) rows of `TextRelevance.encode`."""
     title: Tensor
+    """(C, ...) rows of `TextRelevance.encode`."""
 
 
 @dataclass
 class PRECTRFindings:
-    """What PRECTR finds on its way to a score."""
+    """What PRECTR finds on its way to a score, for losses and reports of its own; what costs more is computed when asked for."""
 
     model: PRECTR
+    """Whose findings they are."""
     inputs: Inputs
+    """Of what."""
     encodings: TextEncodings
+    """The texts of each candidate."""
     text: TextReading
     """The relevance side's own word, before any known grade."""
     log_pi: Tensor
@@ -87,9 +94,16 @@ class PRECTRFindings:
 class PRECTR(RankingModel):
     r"""One probability from relevance levels and click, with the user's own interest and preferences.
 
-    The relevance side gives :math:`\pi_k = P(l = k | q, i)` from the texts, a click tower over the features of all parts gives
-    the logits :math:`z_k`, to which parts may add; :math:`P(y = 1 | x) = \sum_k \pi_k \sigma(z_k)`, times the examination of the
-    position that was logged. It owns no tables: `Inputs` come in as TorchRec looked them up.
+    PRECTR (arXiv 2503.18395) and PRECTR-V2 (arXiv 2602.20676), of which no code and only summaries were at hand. Of a candidate
+    :math:`x`, item i under query q, let :math:`\pi_k = P(l = k | q, i)` be the probability of relevance level :math:`k = 1..K`,
+    from the texts alone (`TextRelevance`), :math:`f_m(x)` the features and :math:`s_m(x)` the shift of its m-th part, and
+    :math:`\epsilon_p` the examination of the position p that was logged. Then
+
+    .. math:: z = \mathrm{ClickTower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x), \quad
+        P(y = 1 | x, p) = \epsilon_p \sum_k \pi_k \, \sigma(z_k),
+
+    and what ranks is the same with the position held at its reference, :math:`\epsilon = 1`. It owns no tables: `Inputs` come in
+    as TorchRec looked them up.
 
     Args:
         relevance: the text side.
@@ -102,6 +116,29 @@ class PRECTR(RankingModel):
         position: examination by position; None: the position has no part.
         known_grade: `override`: a known grade replaces the predicted distribution; else it is at most a feature (`KnownGrade`).
         swap_share: share of the candidates whose title is swapped where a loss asks for it.
+
+    Example::
+
+        match = TextMatch(idf=torch.full((50,), 2.0), is_number=torch.zeros(50, dtype=torch.bool))
+        relevance = TextRelevance(None, match, [16], num_levels=4)  # match features alone, no encoder
+        widths = Widths(request={"user_id": 8}, candidate={"item_id": 8}, sequences={})
+        parts = {"ids": LookedUpFeatures(widths), "text": TextFeatures(16, match.num_features)}
+        model = PRECTR(relevance, parts, num_levels=4, click_tower=[32], position=Examination(10))
+        inputs = Inputs(  # R = 2 requests with 2 candidates and 1
+            request={"user_id": torch.randn(2, 8)},
+            candidate={"item_id": torch.randn(3, 8), "position": torch.tensor([1, 2, 1])},
+            sequences={},
+            texts={
+                "query": Texts(torch.tensor([[7, 8], [9, 0]]), rows=torch.tensor([0, 1])),
+                "title": Texts(torch.tensor([[7, 5], [8, 6]]), rows=torch.tensor([0, 1, 1])),
+            },
+            request_weight=torch.ones(2),
+            candidate_request=torch.tensor([0, 0, 1]),
+            candidate_weight=torch.ones(3),
+        )
+        predictions = model(inputs)
+        assert predictions.ranking["click"].logit.shape == (3,)
+        assert predictions.own.level_logits.shape == (3, 4)
     """
 
     def __init__(

@@ -9,7 +9,11 @@ from ..layers import hidden_layers
 
 
 class ClickTower(nn.Module):
-    """Click logits, one per relevance level, from everything known of the request and the candidate.
+    r"""Click logits, one per relevance level, from everything known of the request and the candidate.
+
+    With the features :math:`x` of a candidate, optionally crossed layer by layer, :math:`x_{n + 1} = x \odot (W_n V_n x_n + b_n)
+    + x_n` with :math:`x_0 = x` (low-rank DCN-V2, arXiv 2008.13535, as TorchRec has it), the logits are
+    :math:`z = W \, \mathrm{MLP}(x_n) + b`.
 
     Args:
         in_dim: width of the concatenated inputs.
@@ -17,6 +21,11 @@ class ClickTower(nn.Module):
         num_logits: K, or 1 without a mixture.
         cross_layers: layers of TorchRec's low-rank cross network before the hidden layers; 0 for none.
         dropout: on the hidden layers.
+
+    Example::
+
+        tower = ClickTower(24, [32, 16], num_logits=4, cross_layers=2)
+        assert tower(torch.randn(3, 24)).shape == (3, 4)
     """
 
     def __init__(self, in_dim: int, hidden: list[int], num_logits: int, *, cross_layers: int = 0, dropout: float = 0.0) -> None:
@@ -26,7 +35,14 @@ class ClickTower(nn.Module):
         self.head = nn.Linear(hidden[-1], num_logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Args: x: (C, in_dim). Returns: (C, num_logits)."""
+        """The click logits of candidates.
+
+        Args:
+            x: (C, in_dim) float.
+
+        Returns:
+            (C, num_logits) float.
+        """
         if self.cross is not None:
             x = self.cross(x)
         return self.head(self.layers(x))

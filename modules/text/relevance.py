@@ -25,12 +25,13 @@ class TextReading(NamedTuple):
     """What the relevance side makes of each candidate's query and title."""
 
     relevance: Relevance
+    """Relevance vectors (C, H) and log probabilities of the levels (C, K)."""
     match: Tensor
-    """(C, M) hand-made features of text match; M may be 0."""
+    """(C, M) float, hand-made features of text match; M may be 0."""
     pair: Tensor
-    """(C, P) of the encoder; P may be 0."""
+    """(C, P) float, the interaction's vector of the pair; P may be 0."""
     title: Tensor
-    """(C, T) of the title alone; T may be 0."""
+    """(C, T) float, the encoder's vector of the title alone; T may be 0."""
 
 
 class RelevanceTower(nn.Module):
