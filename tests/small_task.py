@@ -14,7 +14,7 @@ from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.modules import Predictions
+from prectr_torchrec.modules import Inputs, Predictions
 from prectr_torchrec.training.task import RankingTask, build_task
 
 
@@ -34,9 +34,13 @@ def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchB
     return list(SearchReader(config, data, split, data / TOKENIZER).epoch(0))
 
 
+def inputs_of(task: RankingTask, batch: SearchBatch) -> Inputs:
+    return to_inputs(batch, *task.embeddings(batch.request_features, batch.candidate_features))
+
+
 def run(task: RankingTask, batch: SearchBatch) -> Predictions:
     """What the ranker says of a batch."""
-    return task.model(to_inputs(batch, *task.embeddings(batch.request_features, batch.candidate_features)))
+    return task.model(inputs_of(task, batch))
 
 
 def outputs_of(task: RankingTask) -> list[Predictions]:

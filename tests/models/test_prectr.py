@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 import torch
 from small_run import small_config, write_small_data
-from small_task import batches, build, run, small
+from small_task import batches, build, inputs_of, outputs_of, run, small
 from torch import nn
 from torchrec.distributed.train_pipeline import Tracer
 
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
-from prectr_torchrec.modules import PRECTROutput, anchor_loss, grade_distributions
+from prectr_torchrec.modules import OtherTexts, anchor_loss, grade_distributions
+from prectr_torchrec.training.task import RankingTask
 
 NGRAMS = {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [8]}
 
@@ -49,7 +50,7 @@ def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, m
     task = build(config, data).train()
     loss, report = task(batches(config, data)[0])
     loss.backward()
-    assert loss.isfinite() and report["logit"].shape == (config.batch.candidates,)
+    assert loss.isfinite() and report.logged["click"].shape == (config.batch.candidates,)
     silent = [n for n, p in task.named_parameters() if p.grad is None]
     assert silent == []
 
@@ -61,9 +62,9 @@ def test_the_text_side_may_read_texts_in_any_way(data: Path, text: dict[str, Any
     task = build(config, data).train()
     loss, report = task(batches(config, data)[0])
     loss.backward()
-    assert loss.isfinite() and report["debias"] >= 0 and report["random_negatives"] > 0
+    assert loss.isfinite() and report.terms["debias"] >= 0 and report.terms["random_negatives"] > 0
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
-    assert (task.objective.prectr.title is None) == (text.get("interaction") == "cross")
+    assert ("title" in task.model.parts) == (text.get("interaction") != "cross")
 
 
 @pytest.mark.parametrize("negatives", ["noise", "swap"])
@@ -73,9 +74,14 @@ def test_debias_reaches_every_parameter_of_the_relevance_side_and_is_off_when_sc
     batch = batches(config, data)[0]
     loss, report = task(batch)
     loss.backward()
-    assert report["debias"] >= 0 and report["lowered_anchor"] > 0
+    assert report.terms["debias"] >= 0 and report.terms["lowered_anchor"] > 0
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
-    assert "debias" not in task.eval()(batch)[1]
+    assert "debias" not in task.eval()(batch)[1].terms
+
+
+def swapped(task: RankingTask, batch: SearchBatch, share: float) -> OtherTexts:
+    task.model.swap_share = share
+    return run(task, batch).own.swapped()
 
 
 @pytest.mark.parametrize("interaction", ["dual", "cross"])
@@ -83,8 +89,7 @@ def test_titles_are_swapped_in_a_share_of_the_rows(data: Path, interaction: str)
     config = small_config(text={"interaction": interaction}, model={"dropout": 0.0})
     task = build(config, data)
     batch = batches(config, data)[0]
-    whole, part = (run(task, batch, swap_titles=share).swapped for share in (1.0, 0.4))
-    assert whole is not None and part is not None
+    whole, part = (swapped(task, batch, share) for share in (1.0, 0.4))
     drawn = part.log_pi.any(1)
     assert drawn.sum() == round(0.4 * len(drawn)) and part.foreign.equal(whole.foreign & drawn)
     torch.testing.assert_close(part.log_pi[drawn], whole.log_pi[drawn])
@@ -95,26 +100,26 @@ def test_the_objective_sets_the_share_of_swapped_titles_and_what_the_anchor_is_o
     config = small_config(objective={"swap_share": 0.4, "anchor_on": "grade"})
     task = build(config, data).train()
     batch = batches(config, data)[0]
-    outputs: list[PRECTROutput] = []
-    task.objective.prectr.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    outputs = outputs_of(task)
     report = task(batch)[1]
-    output = outputs[0]
-    assert output.swapped is not None and output.swapped.log_pi.any(1).sum() == round(0.4 * config.batch.candidates)
+    own = outputs[0].own
+    assert own.swapped().log_pi.any(1).sum() == round(0.4 * config.batch.candidates)
     targets = grade_distributions(batch.relevance, torch.tensor(config.data.levels.grades)).nan_to_num()
-    torch.testing.assert_close(report["anchor"], anchor_loss(output.relevance.log_pi, targets).detach())
+    torch.testing.assert_close(report.terms["anchor"], anchor_loss(own.text.relevance.log_pi, targets).detach())
 
 
 def test_taste_and_preference_follow_the_own_past(data: Path) -> None:
     config = small()
     task = build(config, data)
     batch = next(b for b in batches(config, data) if b.history_lengths.any())
-    before = run(task, batch).personal
-    after = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).personal
+    before = run(task, batch).own.parts
+    after = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).own.parts
     with_history = (batch.history_lengths > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
-    assert before.taste is not None and after.taste is not None and before.preference is not None and after.preference is not None
-    assert not torch.allclose(after.taste.mean[with_history], before.taste.mean[with_history])
-    assert after.taste.mean[~with_history].eq(before.taste.mean[~with_history]).all()
-    assert not torch.allclose(after.preference.vector[with_history], before.preference.vector[with_history])
+    taste, taste_before = after["taste"].mean, before["taste"].mean
+    assert not torch.allclose(taste[with_history], taste_before[with_history])
+    assert taste[~with_history].eq(taste_before[~with_history]).all()
+    preference, preference_before = (found["personal"].preference.vector[with_history] for found in (after, before))
+    assert not torch.allclose(preference, preference_before)
 
 
 def test_padding_changes_no_real_candidate(data: Path) -> None:
@@ -124,10 +129,10 @@ def test_padding_changes_no_real_candidate(data: Path) -> None:
     narrow_batches, wide_batch = batches(config, data), batches(wide, data)[0]
     scores = {}
     for batch in narrow_batches:
-        logit = run(task, batch).reference_click.logit
+        logit = run(task, batch).ranking["click"].logit
         real = batch.candidate_weight > 0
         scores |= dict(zip(keys(batch), logit[real].tolist(), strict=True))
-    logit = run(task, wide_batch).reference_click.logit[wide_batch.candidate_weight > 0].tolist()
+    logit = run(task, wide_batch).ranking["click"].logit[wide_batch.candidate_weight > 0].tolist()
     assert logit == pytest.approx([scores[key] for key in keys(wide_batch)], abs=1e-5)
 
 
@@ -154,11 +159,11 @@ def test_a_batch_of_nothing_but_padding_has_no_loss_and_a_zero_gradient(data: Pa
 def test_position_moves_the_click_but_not_the_ranking_logit(data: Path) -> None:
     config = small()
     task = build(config, data)
-    nn.init.normal_(task.objective.prectr.position.logit)
+    nn.init.normal_(task.model.position.logit)
     batch = batches(config, data)[0]
     moved = dataclasses.replace(batch, position=batch.position + 3)
-    torch.testing.assert_close(run(task, moved).reference_click.logit, run(task, batch).reference_click.logit)
-    assert not torch.allclose(run(task, moved).click.logit, run(task, batch).click.logit)
+    torch.testing.assert_close(run(task, moved).ranking["click"].logit, run(task, batch).ranking["click"].logit)
+    assert not torch.allclose(run(task, moved).logged["click"].logit, run(task, batch).logged["click"].logit)
 
 
 def test_a_known_grade_overrides_the_predicted_level(data: Path) -> None:
@@ -168,7 +173,7 @@ def test_a_known_grade_overrides_the_predicted_level(data: Path) -> None:
     level = batch.level.clone()
     level[:] = 3
     out = run(task, dataclasses.replace(batch, level=level))
-    torch.testing.assert_close(out.reference_click.logit, out.level_logits[:, 2], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(out.ranking["click"].logit, out.own.level_logits[:, 2], atol=1e-3, rtol=1e-3)
 
 
 def test_a_predicted_distribution_replaces_the_towers_where_no_grade_is_known(data: Path) -> None:
@@ -178,25 +183,25 @@ def test_a_predicted_distribution_replaces_the_towers_where_no_grade_is_known(da
     predicted = torch.tensor([0.5, 0.0, 0.25, 0.25]).repeat(len(batch.level), 1) * (batch.level == 0).unsqueeze(1)
     out = run(task, dataclasses.replace(batch, candidate_predicted=predicted))
     blind = batch.level == 0
-    mean = (out.level_logits.sigmoid() * torch.tensor([0.5, 0.0, 0.25, 0.25])).sum(1)
-    torch.testing.assert_close(out.reference_click.logit.sigmoid()[blind], mean[blind], atol=2e-3, rtol=0)
+    mean = (out.own.level_logits.sigmoid() * torch.tensor([0.5, 0.0, 0.25, 0.25])).sum(1)
+    torch.testing.assert_close(out.ranking["click"].logit.sigmoid()[blind], mean[blind], atol=2e-3, rtol=0)
     known = run(task, batch)
-    torch.testing.assert_close(out.reference_click.logit[~blind], known.reference_click.logit[~blind])
-    assert bool(blind.any()) and not torch.allclose(out.level_logits[blind], known.level_logits[blind])
-    torch.testing.assert_close(out.relevance.log_pi, known.relevance.log_pi)
+    torch.testing.assert_close(out.ranking["click"].logit[~blind], known.ranking["click"].logit[~blind])
+    assert bool(blind.any()) and not torch.allclose(out.own.level_logits[blind], known.own.level_logits[blind])
+    torch.testing.assert_close(out.own.text.relevance.log_pi, known.own.text.relevance.log_pi)
 
 
 def test_predicted_levels_of_past_events_are_read(data: Path) -> None:
     config = small()
     task = build(config, data)
     batch = batches(config, data)[0]
-    nn.init.normal_(task.objective.prectr.personal.taste.level_logit)
-    before = run(task, batch).personal
+    nn.init.normal_(task.model.parts["taste"].taste.level_logit)
+    before = run(task, batch).own.parts
     for family in ("history", "peer"):
         predicted = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*getattr(batch, f"{family}_level").shape, 4)
-        after = run(task, dataclasses.replace(batch, **{f"{family}_predicted": predicted})).personal
-        assert not torch.allclose(after.preference.vector, before.preference.vector)
-        assert torch.allclose(after.taste.mean, before.taste.mean) == (family == "peer")
+        after = run(task, dataclasses.replace(batch, **{f"{family}_predicted": predicted})).own.parts
+        assert not torch.allclose(after["personal"].preference.vector, before["personal"].preference.vector)
+        assert torch.allclose(after["taste"].mean, before["taste"].mean) == (family == "peer")
 
 
 def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
@@ -209,7 +214,7 @@ def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
         relevance=torch.full_like(batch.relevance, torch.nan),
         candidate_predicted=torch.full_like(batch.candidate_predicted, 0.25),
     )
-    torch.testing.assert_close(run(task, blind).reference_click.logit, run(task, batch).reference_click.logit)
+    torch.testing.assert_close(run(task, blind).ranking["click"].logit, run(task, batch).ranking["click"].logit)
 
 
 def test_relevance_never_depends_on_user_or_grade(data: Path) -> None:
@@ -219,7 +224,7 @@ def test_relevance_never_depends_on_user_or_grade(data: Path) -> None:
     other = dataclasses.replace(
         batch, level=torch.zeros_like(batch.level), user_shown=batch.user_shown + 5, history_click=1 - batch.history_click
     )
-    torch.testing.assert_close(run(task, other).relevance.log_pi, run(task, batch).relevance.log_pi)
+    torch.testing.assert_close(run(task, other).own.text.relevance.log_pi, run(task, batch).own.text.relevance.log_pi)
 
 
 def test_graded_pairs_without_users_train_the_relevance_tower_alone(data: Path) -> None:
@@ -227,14 +232,30 @@ def test_graded_pairs_without_users_train_the_relevance_tower_alone(data: Path) 
     task = build(config, data).train()
     loss, report = task(batches(config, data, "judgments")[0])
     loss.backward()
-    prectr = task.objective.prectr
-    assert report["bce"] == 0 and report["anchor"] > 0
+    prectr = task.model
+    assert report.terms["bce"] == 0 and report.terms["anchor"] > 0
     assert prectr.relevance.tower.head.weight.grad.abs().sum() > 0
     assert prectr.click_tower.head.weight.grad.eq(0).all()
     assert all(p.grad.eq(0).all() for p in task.embeddings.parameters())
 
 
-def test_towers_and_task_trace_with_fx(data: Path) -> None:
-    task = build(small(), data)
-    graph = Tracer(leaf_modules=["embeddings.sequences", "embeddings.bags", "objective"]).trace(task)
-    assert {n.target for n in graph.nodes if n.op == "call_module"} == {"embeddings.sequences", "embeddings.bags", "objective"}
+def test_what_no_part_reads_may_be_missing(data: Path) -> None:
+    config = small(statistics=[], preference={}, interest=False, known_grade="none")
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    inputs = inputs_of(task, batch)
+    features = ("user_id", "query_id", "user_events", "user_query_events", "query_events")
+    bare = dataclasses.replace(
+        inputs,
+        request={name: inputs.request[name] for name in features},
+        candidate={name: inputs.candidate[name] for name in ("item_id", "brand_id", "title_tokens", "position")},
+        sequences={},
+        texts={name: inputs.texts[name] for name in ("query", "title")},
+    )
+    assert task.model(bare).logged["click"].logit.equal(task.model(inputs).logged["click"].logit)
+
+
+def test_the_task_traces_with_fx_around_ranker_and_losses(data: Path) -> None:
+    task, leaves = build(small(), data), ["embeddings.sequences", "embeddings.bags", "model", "losses"]
+    graph = Tracer(leaf_modules=leaves).trace(task)
+    assert {n.target for n in graph.nodes if n.op == "call_module"} == set(leaves)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from small_run import small_config, write_small_data
-from small_task import batches, build, run, small
+from small_task import batches, build, inputs_of, run, small
 from torch.nn import functional as F
 
-from prectr_torchrec.modules import PersonalSide, PreferenceParts
+from prectr_torchrec.modules import Personal, Widths
 
 
 @pytest.fixture(scope="module")
@@ -23,40 +23,39 @@ def test_a_swapped_title_is_judged_as_if_it_were_the_candidates(data: Path) -> N
     task, batch = build(config, data), batches(config, data)[0]
     count = int(batch.candidate_weight.sum())
     other = (torch.arange(len(batch.level)) + count // 2) % count
-    logged = run(task, batch, swap_titles=1.0)
-    judged = run(task, dataclasses.replace(batch, title_index=batch.title_index[other])).relevance
-    assert logged.swapped is not None
-    torch.testing.assert_close(logged.swapped.log_pi, judged.log_pi)
+    logged = run(task, batch).own
+    judged = run(task, dataclasses.replace(batch, title_index=batch.title_index[other])).own.text.relevance
+    swapped = logged.swapped()
+    torch.testing.assert_close(swapped.log_pi, judged.log_pi)
     click = (judged.log_pi.exp() * logged.level_logits.sigmoid()).sum(1)
-    torch.testing.assert_close(logged.swapped.logit.sigmoid(), click)
+    torch.testing.assert_close(swapped.logit.sigmoid(), click)
     query = batch.query_index[batch.candidate_request]
-    assert logged.swapped.foreign.equal((query != query[other]) & (batch.candidate_weight > 0))
-    one = run(task, dataclasses.replace(batch, query_index=torch.zeros_like(batch.query_index)), swap_titles=1.0).swapped
-    assert one is not None and not one.foreign.any()  # a title under its own query is no negative
+    assert swapped.foreign.equal((query != query[other]) & (batch.candidate_weight > 0))
+    one = run(task, dataclasses.replace(batch, query_index=torch.zeros_like(batch.query_index))).own.swapped()
+    assert not one.foreign.any()  # a title under its own query is no negative
 
 
 def test_noise_is_on_vectors_and_match_features_in_their_own_deviations(data: Path) -> None:
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
     read: list[tuple[torch.Tensor, ...]] = []
-    task.objective.prectr.relevance.register_forward_pre_hook(lambda module, given: read.append(given))
+    task.model.relevance.register_forward_pre_hook(lambda module, given: read.append(given))
     real, scale = batch.candidate_weight > 0, torch.tensor([0.0, 3.0]).repeat(32)
-    run(task, batch, noise=scale)
+    run(task, batch).own.noised(scale)
     for plain, noised in zip(*read, strict=True):
         deviation = plain[real].std(0, unbiased=False)
         moved = ((noised - plain) / deviation)[:, deviation > 1e-4]
         assert moved[scale == 0].eq(0).all() and moved[scale > 0].std().item() == pytest.approx(3.0, rel=0.1)
 
 
-@pytest.mark.parametrize("how", [{"swap_titles": 1.0}, {"noise": torch.ones(64)}], ids=["swap", "noise"])
-def test_the_score_of_a_lowered_copy_moves_the_relevance_tower(data: Path, how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("negatives", ["swap", "noise"])
+def test_the_score_of_a_lowered_copy_moves_the_relevance_tower(data: Path, negatives: str) -> None:
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
-    output = run(task, batch, **how)
-    other = output.swapped or output.noised
-    assert other is not None
+    own = run(task, batch).own
+    other = own.swapped() if negatives == "swap" else own.noised(torch.ones(64))
     other.logit.sum().backward()
-    head = task.objective.prectr.relevance.tower.head.weight.grad
+    head = task.model.relevance.tower.head.weight.grad
     assert head is not None and head.abs().sum() > 0
 
 
@@ -64,34 +63,34 @@ def test_the_score_of_a_lowered_copy_moves_the_relevance_tower(data: Path, how: 
 def test_a_known_grade_leaves_the_towers_levels_unless_it_overrides(data: Path, known_grade: str) -> None:
     config = small(known_grade=known_grade)
     out = run(build(config, data), batches(config, data)[0])
-    mean = (out.relevance.log_pi.exp() * out.level_logits.sigmoid()).sum(1)
-    torch.testing.assert_close(out.reference_click.logit.sigmoid(), mean)
+    mean = (out.own.text.relevance.log_pi.exp() * out.own.level_logits.sigmoid()).sum(1)
+    torch.testing.assert_close(out.ranking["click"].logit.sigmoid(), mean)
 
 
 def test_incentive_and_taste_are_added_to_the_click_logits(data: Path) -> None:
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
     towers: list[torch.Tensor] = []
-    task.objective.prectr.click_tower.register_forward_hook(lambda module, given, out: towers.append(out))
-    out = run(task, batch)
-    assert out.personal.taste is not None and out.personal.incentive is not None
-    shift = out.personal.taste.mean.unsqueeze(1) + out.personal.incentive.tau
-    torch.testing.assert_close(out.level_logits, towers[0] + shift)
-    assert out.personal.taste.mean.any()
+    task.model.click_tower.register_forward_hook(lambda module, given, out: towers.append(out))
+    own = run(task, batch).own
+    taste = own.parts["taste"].mean
+    shift = taste.unsqueeze(1) + own.parts["personal"].incentive.tau
+    torch.testing.assert_close(own.level_logits, towers[0] + shift)
+    assert taste.any()
 
 
 def test_a_sure_prediction_reads_the_vector_of_its_level(data: Path) -> None:
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
-    prectr, none = task.objective.prectr, torch.zeros_like(batch.level)
+    part, none = task.model.parts["grade"], torch.zeros_like(batch.level)
     for level in range(1, 5):
         sure = F.one_hot(none + level - 1, 4).float()
         blind = dataclasses.replace(
             batch, level=none, relevance=torch.full_like(batch.relevance, torch.nan), candidate_predicted=sure
         )
-        vector, grade, missing = prectr._dense(blind)[-3:]
-        torch.testing.assert_close(vector, prectr.level.weight[[0, level]].sum(0).expand_as(vector))
-        torch.testing.assert_close(grade, ((prectr.level_grades[level - 1] - 1) / 2).expand_as(grade))
+        vector, grade, missing = part(inputs_of(task, blind), None).features.split([8, 1, 1], dim=1)
+        torch.testing.assert_close(vector, part.level.weight[[0, level]].sum(0).expand_as(vector))
+        torch.testing.assert_close(grade, ((part.level_grades[level - 1] - 1) / 2).expand_as(grade))
         assert missing.eq(1).all()
 
 
@@ -102,10 +101,9 @@ def test_counters_are_read_in_their_places(data: Path, model: dict[str, Any]) ->
     corrected = not model
     batch = dataclasses.replace(batch, user_examined=batch.user_shown * 0.5, user_clicked=batch.user_shown * 0.25)
     read = []
-    prectr = task.objective.prectr
-    for statistics in (prectr.statistics, prectr.personal.statistics):
-        if "user" in statistics:
-            statistics["user"].register_forward_pre_hook(lambda module, given: read.append(given))
+    parts = task.model.parts
+    for statistics in [parts["statistics"].of, *([parts["personal"].statistics] if corrected else [])]:
+        statistics["user"].register_forward_pre_hook(lambda module, given: read.append(given))
     run(task, batch)
     assert len(read) == 1 + corrected
     for shown, clicked, examined in read:
@@ -114,19 +112,16 @@ def test_counters_are_read_in_their_places(data: Path, model: dict[str, Any]) ->
 
 
 def test_peers_are_compared_feature_by_feature_in_any_order() -> None:
-    parts, dims = PreferenceParts(own=True, peers=True), {"candidate_item": 4, "candidate_brand": 4}
-    history = {"history_item": "candidate_item", "history_brand": "candidate_brand"}
-    peers = {"peer_brand": "candidate_brand", "peer_item": "candidate_item"}
-    side = PersonalSide(parts, dims, history, peers, num_levels=4, mixture=True, relevance_dim=8)
-    assert [peers[event] for event in side.peers_by_item] == side.item_features == list(history.values())
+    widths = Widths({}, {"item": 4, "brand": 4}, {"history": {"item": 4, "brand": 4}, "peer": {"brand": 4, "item": 4}})
+    part = Personal(widths, 4, relevance_dim=8)
+    assert part.peer_names == part.item_names == ["item", "brand"]
 
 
 @pytest.mark.parametrize("part", ["own", "peers"])
 def test_each_candidate_has_a_preference_of_its_own(data: Path, part: str) -> None:
     config = small(preference={part: True})
     task, batch = build(config, data), batches(config, data)[0]
-    found = run(task, batch).personal.preference
-    assert found is not None
+    found = run(task, batch).own.parts["personal"].preference
     past = (batch.history_lengths if part == "own" else batch.peer_lengths)[batch.candidate_request]
     several = [r for r in range(8) if ((batch.candidate_request == r) & (past > 0) & (batch.candidate_weight > 0)).sum() > 1]
     assert several
@@ -141,8 +136,8 @@ def test_a_past_without_counters_is_a_past(data: Path) -> None:
     none = {name: torch.zeros_like(getattr(batch, f"user_{name}")) for name in ("shown", "clicked", "examined")}
     batch = dataclasses.replace(batch, **{f"user_{name}": zeros for name, zeros in none.items()})
     past = (batch.history_lengths > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
-    found = run(task, batch).personal.preference
-    other = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).personal.preference
-    assert found is not None and other is not None and past.any()
+    found = run(task, batch).own.parts["personal"].preference
+    other = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).own.parts["personal"].preference
+    assert past.any()
     assert (found.weights[past, 0] > 0).all()
     assert (found.vector[past] != other.vector[past]).any(1).all()
