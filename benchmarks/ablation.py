@@ -40,15 +40,15 @@ ABLATED = "prectr_v2"
 NO_USER_ID = ("tables.user=null", "features.user_id=null")
 """The user-id table learns strictness too and hides the incentive."""
 ABLATIONS: dict[str, tuple[str, ...]] = {
-    "prectr_v2_debias_noise": ("objective.debias.negatives=noise",),
+    "prectr_v2_debias_noise": ("losses.debias.negatives=noise",),
     "prectr_v2_gate_mlp": ("model.preference.gate=mlp",),
     "prectr_v2_gate_none": ("model.preference.gate=none",),
-    "prectr_v2_no_debias": ("objective.debias.weight=0.0",),
+    "prectr_v2_no_debias": ("losses.debias.weight=0.0",),
     "prectr_v2_no_guards": (
-        "objective.anchor=0.0",
-        "objective.consistency=0.0",
-        "objective.random_negatives=0.0",
-        "objective.debias.weight=0.0",
+        "losses.anchor.weight=0.0",
+        "losses.consistency.weight=0.0",
+        "losses.random_negatives.weight=0.0",
+        "losses.debias.weight=0.0",
     ),
     "prectr_v2_no_incentive": ("model.preference.incentive=none",),
     "prectr_v2_no_own": ("model.preference.own=false",),

@@ -71,7 +71,7 @@ def _build_prectr(config: RunConfig, model: PRECTRConfig, widths: Widths, tokeni
         mixture=model.mixture,
         position=Examination(model.position_count) if model.position_bias else None,
         known_grade=model.known_grade,
-        swap_share=config.objective.swap_share,
+        swap_share=model.swap_share,
     )
 
 

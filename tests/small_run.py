@@ -59,7 +59,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
             "statistics": ["user", "query", "group", "item"],
             "preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8, "dim": 8},
         },
-        "objective": {"random_negatives": 0.1},
+        "losses": {"random_negatives": {"weight": 0.1}},
         "train": {
             "log_every": 5,
             "reference_requests": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class Anchor(Loss):
         super().__init__()
         self.level_grades: Tensor | None
         self.register_buffer("level_grades", None if level_grades is None else torch.tensor(level_grades), persistent=False)
+
+    @classmethod
+    def build(cls, level_grades: list[float], **settings: Any) -> Anchor:
+        """As of `Loss`; `target`: a grade is its `level`, or the `grade`."""
+        return cls(level_grades if settings["target"] == "grade" else None)
 
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
         """`anchor`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -35,6 +35,11 @@ class Loss(nn.Module):
         labels = {"click": Label(torch.tensor([1.0, 0.0]), torch.ones(2))}
         assert Brier()(Predictions(click, click), inputs, labels)["brier"].item() == 0.25
     """
+
+    @classmethod
+    def build(cls, level_grades: list[float], **settings: Any) -> Loss:
+        """The loss with its settings; `level_grades`: (K,) the grade that stands for each level."""
+        return cls(**settings)
 
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
         """Scalars by name.

@@ -12,7 +12,7 @@ import yaml
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.kinds import PRECTRConfig
-from prectr_torchrec.config.objective import ObjectiveConfig
+from prectr_torchrec.config.losses import AnchorLoss, LossesConfig
 from prectr_torchrec.config.run import RunConfig, validate_section
 from prectr_torchrec.evaluation.evaluate import evaluate, write_json
 from prectr_torchrec.evaluation.predictions import HIDDEN, Rows, oracle_columns
@@ -71,7 +71,9 @@ def run_baseline(
     _check(run, samples, scored, oracle)
     splits = ("train", "validation") if refit else ("train",)
     scorer = kind_scorer(samples, splits, config)
-    run_config = RunConfig(name=kind, data=samples.data, objective=ObjectiveConfig(anchor=0), model=PRECTRConfig(mixture=False))
+    run_config = RunConfig(
+        name=kind, data=samples.data, losses=LossesConfig(anchor=AnchorLoss(weight=0)), model=PRECTRConfig(mixture=False)
+    )
     run.mkdir(parents=True, exist_ok=True)
     replace_text(run / CONFIG, dump_config(run_config))
     about = {"kind": kind, "trained_on": splits, "settings": config.model_dump(mode="json")}

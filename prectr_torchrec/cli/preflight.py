@@ -18,8 +18,8 @@ def check_training(config: RunConfig, data: Path) -> None:
         raise ConfigError(f"text.path: there is no folder {config.text.path}")
     if config.train.init_from is not None:
         load_run(Path(config.train.init_from.run))
-    if config.objective.rehearsal.pairs is not None:
-        check_pairs(Path(config.objective.rehearsal.pairs))
+    if config.losses.rehearsal.pairs is not None:
+        check_pairs(Path(config.losses.rehearsal.pairs))
     read_manifest(data, config.data)
 
 

@@ -21,6 +21,12 @@ class RankerSection(Section):
 
     built_of: ClassVar[str]
     """`module:class` below `modules/rankers/`."""
+    losses: ClassVar[dict[str, float]] = {"click": 1.0}
+    """What it learns from, and the weights that are not set."""
+
+    def finds(self) -> frozenset[str]:
+        """What losses can read of it besides probabilities: `levels`, `incentive`."""
+        return frozenset()
 
     def reads(self) -> Reads:
         """What the ranker reads besides looked-up ids."""
@@ -52,6 +58,7 @@ class PRECTRConfig(RankerSection):
     """One probability from relevance levels and click, with the user's own interest and preferences."""
 
     built_of: ClassVar[str] = "prectr:PRECTR"
+    losses: ClassVar[dict[str, float]] = {"click": 1.0, "anchor": 0.3, "consistency": 0.3, "load_balance": 0.01}
     kind: Literal["prectr"] = "prectr"
     cross_layers: int = Field(0, ge=0)
     """Layers of TorchRec's low-rank cross network (DCN) in front of the click tower."""
@@ -78,6 +85,13 @@ class PRECTRConfig(RankerSection):
     relevance_tower: list[int] = [128, 64]
     click_tower: list[int] = [256, 128]
     dropout: float = Field(0.1, ge=0, lt=1)
+    swap_share: float = Field(1.0, gt=0, le=1)
+    """Share of the rows, drawn anew in each step, whose title is swapped where a loss asks for it. An interaction that reads
+    texts together reads these pairs besides those of the log."""
+
+    def finds(self) -> frozenset[str]:
+        """As of `RankerSection`."""
+        return _chosen(levels=True, incentive=self.preference.incentive != "none")
 
     @property
     def position_corrected(self) -> bool:

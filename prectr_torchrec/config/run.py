@@ -14,7 +14,7 @@ from pydantic import ValidationError, model_validator
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
 from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
-from prectr_torchrec.config.objective import ObjectiveConfig
+from prectr_torchrec.config.losses import LossesConfig
 from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
 from prectr_torchrec.config.train import TrainConfig
@@ -32,7 +32,7 @@ class RunConfig(Section):
     """Sample column -> the table its ids are looked up in."""
     communication: CommunicationConfig = CommunicationConfig()
     model: ModelConfig = PRECTRConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    losses: LossesConfig = LossesConfig()
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
 

@@ -47,6 +47,9 @@ class TrainConfig(Section):
     reference_requests: int | None = Field(32, ge=1)
     """Requests of a step, of all ranks together, that the rates of AdamW are stated for: with n times as many they are sqrt(n)
     times as high. null: the rates as they are, whatever the ranks."""
+    hidden_grades: float = Field(0.0, ge=0, lt=1)
+    """Share of the training candidates, drawn anew in each step, whose grade the ranker does not see, so that it learns what to
+    do without one; the losses see it."""
     weight_decay: float = Field(0.01, ge=0)
     taste_weight_decay: float = Field(3.0, ge=0)
     """Of the title tokens' taste vectors: many, each with few clicks to learn from."""

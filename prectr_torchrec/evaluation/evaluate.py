@@ -105,7 +105,7 @@ def evaluate(
         return None
     merge_parts(predictions, split, world_size, config.data.memory)
     measured = measure(predictions, split=split, train=train, oracle=oracle, levels=config.data.levels, memory=config.data.memory)
-    if config.objective.anchor == 0:  # the relevance tower has learned nothing: its figures would say nothing
+    if config.losses.anchor.weight == 0:  # the relevance tower has learned nothing: its figures would say nothing
         measured["relevance"] = {}
     return {"grades": grades, **measured}
 

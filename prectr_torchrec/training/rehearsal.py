@@ -27,7 +27,7 @@ class Rehearsal(Loss):
     PyTorch's generator on the CPU draws. It differs between ranks, and a checkpoint keeps its state: a resumed run draws on.
 
     Args:
-        config: the run; reads `objective.rehearsal`, `text` and `data.levels`.
+        config: the run; reads `losses.rehearsal`, `text` and `data.levels`.
         tokenizer: folder of the run's tokenizer.
         device: where pairs go.
 
@@ -41,7 +41,7 @@ class Rehearsal(Loss):
 
     def __init__(self, config: RunConfig, tokenizer: Path, device: torch.device) -> None:
         super().__init__()
-        settings = config.objective.rehearsal
+        settings = config.losses.rehearsal
         assert settings.pairs is not None
         levels, source, folders = config.data.levels, PairsFile.open(Path(settings.pairs)), [Path(s) for s in settings.scores]
         source.check_levels(levels)
@@ -49,7 +49,7 @@ class Rehearsal(Loss):
         teacher, _ = teacher_targets(pairs, read_teacher_scores(folders, levels=levels, hidden=False))
         seen = ~np.isnan(teacher[:, 0])
         if not seen.any():
-            raise ConfigError(f"objective.rehearsal.scores: {settings.scores} have none of the train pairs of {settings.pairs}")
+            raise ConfigError(f"losses.rehearsal.scores: {settings.scores} have none of the train pairs of {settings.pairs}")
         self._data = PairData(pairs.filter(seen), tokenizer, config.text.query_tokens, config.text.title_tokens, device)
         self._teacher = torch.from_numpy(teacher[seen])
         self.digests = {"pairs": file_digest(source.path), "scores": [file_digest(folder / MANIFEST) for folder in folders]}

@@ -16,7 +16,7 @@ from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, Label, Loss, Predictions, RankingModel, SearchEmbeddings
 from prectr_torchrec.training.freezing import HeldFeatures, freeze_towers, frozen_tables
-from prectr_torchrec.training.objectives import build_losses
+from prectr_torchrec.training.losses import build_losses
 
 torch.fx.wrap("to_inputs")  # one node of the graph that the pipeline traces
 
@@ -126,15 +126,15 @@ def build_task(
     frozen = frozen_tables(config)
     held = HeldFeatures({name for name, feature in config.features.items() if feature.table in frozen}) if frozen else None
     model = build_model(config, tokenizer, kept=kept)
-    losses, weights = build_losses(config.objective, config.model, config.data.levels)
+    losses, weights = build_losses(config.losses, config.model, config.data.levels)
     if rehearsal is not None:
-        losses["rehearsal"], weights["rehearsal"] = rehearsal, config.objective.rehearsal.weight
+        losses["rehearsal"], weights["rehearsal"] = rehearsal, config.losses.rehearsal.weight
     task = RankingTask(
         build_embeddings(config, table_device),
         model,
         Losses(losses, weights),
         held=held,
-        hidden_grades=config.objective.hidden_grades,
+        hidden_grades=config.train.hidden_grades,
     )
     if config.train.freeze:
         freeze_towers(task, config)

@@ -82,7 +82,7 @@ class Trainer:
         check_device(config, process.device.type, process.world_size)  # before anything is written
         check_trainable(config)
         manifest = read_manifest(data, config.data)
-        rehearsal = Rehearsal(config, data / TOKENIZER, process.device) if config.objective.rehearsal.pairs else None
+        rehearsal = Rehearsal(config, data / TOKENIZER, process.device) if config.losses.rehearsal.pairs else None
         self._open_run_directory()
         self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)
         self.checkpoints.use_newest_whole()

@@ -81,7 +81,7 @@ def test_samples_with_longer_histories_do(tmp_path: Path) -> None:
             ["features.peer_item_id.table is not used: model."],
         ),
         ("demo", {"tables.item.buckets": 10}, ["tables.item.buckets is not used: tables.item is not shared out by buckets"]),
-        ("demo", {"objective.debias.weight": 0.0, "objective.debias.margin": 1.0}, ["objective.debias.margin is not used"]),
+        ("demo", {"losses.debias.weight": 0.0, "losses.debias.margin": 1.0}, ["losses.debias.margin is not used"]),
         (
             "demo",
             {"data.raw.items.columns": {"titel": "name"}},

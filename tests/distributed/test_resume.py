@@ -18,7 +18,7 @@ def config_that_draws(data: Path) -> RunConfig:
     """With dropout, and with rehearsal of the pairs beside the data."""
     taught = {"pairs": str(data.parent / "pairs.parquet"), "scores": [str(data.parent / "scores")], "batch_size": 8}
     return small_config(
-        objective={"random_negatives": 0.1, "rehearsal": taught},
+        losses={"random_negatives": {"weight": 0.1}, "rehearsal": taught},
         model={"relevance_tower": [16], "click_tower": [16], "attention_dim": 8, "dropout": 0.2},
         train={"log_every": 4, "checkpoint_every": 3},
     )

@@ -35,10 +35,10 @@ SEGMENTS = {"0": (0,), "1-19": (1, 2), "20-99": (3, 4), "100+": (5, 6)}
 """Users by their past, `build.PAST`."""
 
 
-def run(data, rows=None, oracle=None, train=None, model=None, grades="visible", **objective):
+def run(data, rows=None, oracle=None, train=None, model=None, grades="visible", **losses):
     return evaluate(
         rows if rows is not None else build.scored(),
-        config=RunConfig(name="small", objective=objective, model=model or {}),
+        config=RunConfig(name="small", losses=losses, model=model or {}),
         split=data / "test",
         train=train or data / "train",
         predictions=data.parent / "predictions.parquet",
@@ -393,6 +393,6 @@ def test_the_table_prints_every_part_and_marks_simulated_data(data, tmp_path):
 
 
 def test_a_relevance_tower_that_was_not_trained_is_not_measured(data):
-    found = {"run": "small", **run(data, anchor=0)}
+    found = {"run": "small", **run(data, anchor={"weight": 0})}
     assert found["relevance"] == {}
     assert "relevance tower" not in format_metrics(found)

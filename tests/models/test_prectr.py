@@ -58,7 +58,7 @@ def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, m
 @pytest.mark.parametrize("negatives", ["noise", "swap"])
 @pytest.mark.parametrize("text", [{"interaction": "late"}, {"interaction": "cross"}, {"encoder": NGRAMS}], ids=str)
 def test_the_text_side_may_read_texts_in_any_way(data: Path, text: dict[str, Any], negatives: str) -> None:
-    config = small_config(text=text, objective={"debias": {"weight": 0.5, "negatives": negatives}})
+    config = small_config(text=text, losses={"debias": {"weight": 0.5, "negatives": negatives}})
     task = build(config, data).train()
     loss, report = task(batches(config, data)[0])
     loss.backward()
@@ -69,7 +69,7 @@ def test_the_text_side_may_read_texts_in_any_way(data: Path, text: dict[str, Any
 
 @pytest.mark.parametrize("negatives", ["noise", "swap"])
 def test_debias_reaches_every_parameter_of_the_relevance_side_and_is_off_when_scoring(data: Path, negatives: str) -> None:
-    config = small_config(objective={"debias": {"weight": 0.5, "negatives": negatives}})
+    config = small_config(losses={"debias": {"weight": 0.5, "negatives": negatives}})
     task = build(config, data).train()
     batch = batches(config, data)[0]
     loss, report = task(batch)
@@ -97,7 +97,7 @@ def test_titles_are_swapped_in_a_share_of_the_rows(data: Path, interaction: str)
 
 
 def test_the_objective_sets_the_share_of_swapped_titles_and_what_the_anchor_is_on(data: Path) -> None:
-    config = small_config(objective={"swap_share": 0.4, "anchor_on": "grade"})
+    config = small_config(model={"swap_share": 0.4}, losses={"anchor": {"target": "grade"}})
     task = build(config, data).train()
     batch = batches(config, data)[0]
     outputs = outputs_of(task)

@@ -132,7 +132,7 @@ def test_no_function_takes_a_url_for_a_path(call: Any, tmp_path: Path, monkeypat
         {"data": {"raw": {"items": {"path": "s3://b/x"}}}},
         {"text": {"path": "s3://b/x"}},
         {"distill": {"token_vectors": "s3://b/x"}},
-        {"objective": {"rehearsal": {"pairs": "p", "scores": ["s3://b/x"]}}},
+        {"losses": {"rehearsal": {"pairs": "p", "scores": ["s3://b/x"]}}},
         {"train": {"init_from": {"run": "s3://b/x"}}},
     ],
 )

@@ -43,7 +43,7 @@ def config(rehearsal: dict[str, Any] | None = None, **text: Any) -> RunConfig:
         text={"query_tokens": 5, "title_tokens": 8, **text},
         train=STAGES,
         distill={"teacher_epochs": 1, "grade_epochs": 0},
-        objective={"rehearsal": rehearsal or {}},
+        losses={"rehearsal": rehearsal or {}},
     )
 
 
@@ -146,7 +146,7 @@ def test_rehearsal_holds_the_tower_to_the_teachers_word(root: Path, tmp_path: Pa
 
 
 def test_rehearsal_that_cannot_be_used_is_refused_before_a_run_is_begun(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"objective.rehearsal: .*pairs and scores belong together"):
+    with pytest.raises(ConfigError, match=r"losses.rehearsal: .*pairs and scores belong together"):
         config({"pairs": "pairs.parquet"})
     other = write_pairs(tmp_path / "other.parquet", queries=20).set_column(0, "query_id", pa.array(range(1000, 1160)))
     scores = str(write_teacher_scores(tmp_path / "scores", other))
@@ -156,7 +156,7 @@ def test_rehearsal_that_cannot_be_used_is_refused_before_a_run_is_begun(root: Pa
     with process_group("cpu") as process:
         for made, says in (
             (config(rehearsal(root, pairs=str(tmp_path / "none.parquet"))), "none.parquet: there is no such file"),
-            (config(rehearsal(root, scores=[scores])), "objective.rehearsal.scores: .* have none of the train pairs of"),
+            (config(rehearsal(root, scores=[scores])), "losses.rehearsal.scores: .* have none of the train pairs of"),
             (config(rehearsal(root, pairs=str(tmp_path / "two.parquet"))), "two.parquet was made with boundaries .2.0."),
         ):
             with pytest.raises(ValueError, match=says):

@@ -20,7 +20,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("negatives", ["noise", "swap"])
 def test_the_loss_is_the_weighted_sum_of_its_terms(data: Path, negatives: str) -> None:
-    config = small_config(objective={**WEIGHTS, "consistency_margin": 0.2, "debias": {"weight": 0.6, "negatives": negatives}})
+    losses = {name: {"weight": weight} for name, weight in WEIGHTS.items()}
+    losses["consistency"]["margin"], losses["debias"] = 0.2, {"weight": 0.6, "negatives": negatives}
+    config = small_config(losses=losses)
     task, batch = build(config, data).train(), batches(config, data)[0]
     outputs = outputs_of(task)
     query = batch.query_index.clone()
@@ -39,7 +41,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(data: Path, negatives: str) -
 
 
 def test_the_debias_reads_the_copies_that_its_setting_names(data: Path) -> None:
-    config = small_config(objective={"random_negatives": 0.1, "debias": {"weight": 0.5, "negatives": "noise", "quantile": 0.0}})
+    config = small_config(losses={"debias": {"weight": 0.5, "negatives": "noise", "quantile": 0.0}})
     task, batch = build(config, data).train(), batches(config, data)[0]
     outputs, noises = outputs_of(task), list[Tensor]()
     task.objective.prectr.register_forward_pre_hook(lambda m, a, k: noises.append(k["noise"]), with_kwargs=True)
@@ -72,7 +74,7 @@ def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
 
 
 def test_hidden_grades_are_hidden_from_the_ranker_and_not_from_the_anchor(data: Path) -> None:
-    config = small_config(objective={"hidden_grades": 0.5, "random_negatives": 0.0})
+    config = small_config(train={"hidden_grades": 0.5}, losses={"random_negatives": {"weight": 0.0}})
     task, batch = build(config, data).train(), batches(config, data)[0]
     seen: list[Tensor] = []
     task.objective.prectr.register_forward_pre_hook(lambda m, a: seen.append(a[0].level))

@@ -1,0 +1,34 @@
+"""The losses that a configuration names, and their weights."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.kinds import ModelConfig
+from prectr_torchrec.config.losses import LossesConfig
+from prectr_torchrec.modules import Loss
+from prectr_torchrec.system.errors import ConfigError
+
+
+def build_losses(config: LossesConfig, model: ModelConfig, levels: Levels) -> tuple[dict[str, Loss], dict[str, float]]:
+    """By name, in the order in which they are added up: those with a weight, and those that belong to the kind of ranker.
+
+    Raises:
+        ConfigError: a loss reads what the ranker does not find.
+    """
+    losses: dict[str, Loss] = {}
+    weights: dict[str, float] = {}
+    for name, section in config:
+        weight = model.losses.get(name, 0.0) if section.weight is None else section.weight
+        if not section.built_of or (not weight and name not in model.losses):
+            continue
+        if missing := section.reads - model.finds():
+            if not weight or section.weight is None:
+                continue
+            raise ConfigError(f"losses.{name}: reads {min(missing)}, which model.kind {model.kind!r} as it is set does not find")
+        file, _, kind = section.built_of.partition(":")
+        made: type[Loss] = getattr(import_module(f"prectr_torchrec.modules.losses.{file}"), kind)
+        losses[name] = made.build(levels.grades, **section.model_dump(exclude={"weight"}))
+        weights[name] = weight
+    return losses, weights
