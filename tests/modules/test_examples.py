@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 from dataclasses import is_dataclass
@@ -13,8 +15,22 @@ import pytest
 import torch
 
 from prectr_torchrec import modules
+from prectr_torchrec.modules import losses, rankers
+
+
+def _kinds() -> dict[str, Any]:
+    """What stands in the files of losses and rankers: a new kind of either needs no line in `modules/__init__.py`."""
+    names = [f"{of.__name__}.{file.name}" for of in (losses, rankers) for file in pkgutil.iter_modules(of.__path__)]
+    return {
+        name: value
+        for module in map(importlib.import_module, names)
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+    }
+
 
 PUBLIC: dict[str, Any] = {name: getattr(modules, name) for name in modules.__all__}
+PUBLIC |= {name: value for name, value in _kinds().items() if inspect.isclass(value) or inspect.isfunction(value)}
 CLASSES = {name for name, value in PUBLIC.items() if inspect.isclass(value)}
 RECORDS = {
     name
