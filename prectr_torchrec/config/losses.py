@@ -105,6 +105,12 @@ class RehearsalLoss(LossSection):
         return self
 
 
+class ListwiseLoss(LossSection):
+    """Softmax cross-entropy over the candidates of a request; beside the click's, which keeps probabilities true."""
+
+    built_of: ClassVar[str] = "listwise:Listwise"
+
+
 class LossesConfig(Section):
     """By name, in the order in which they are added up."""
 
@@ -114,6 +120,7 @@ class LossesConfig(Section):
     debias: DebiasLoss = DebiasLoss()
     load_balance: LoadBalanceLoss = LoadBalanceLoss()
     random_negatives: RandomNegativesLoss = RandomNegativesLoss()
+    listwise: ListwiseLoss = ListwiseLoss()
     rehearsal: RehearsalLoss = RehearsalLoss()
 
     def __iter__(self) -> Iterator[tuple[str, LossSection]]:  # type: ignore[override]
