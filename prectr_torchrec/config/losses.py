@@ -111,6 +111,12 @@ class ListwiseLoss(LossSection):
     built_of: ClassVar[str] = "listwise:Listwise"
 
 
+class JRCLoss(LossSection):
+    """The generative half of joint ranking and calibration (JRC), beside the click's cross-entropy."""
+
+    built_of: ClassVar[str] = "jrc:JointRankingCalibration"
+
+
 class LossesConfig(Section):
     """By name, in the order in which they are added up."""
 
@@ -121,6 +127,7 @@ class LossesConfig(Section):
     load_balance: LoadBalanceLoss = LoadBalanceLoss()
     random_negatives: RandomNegativesLoss = RandomNegativesLoss()
     listwise: ListwiseLoss = ListwiseLoss()
+    jrc: JRCLoss = JRCLoss()
     rehearsal: RehearsalLoss = RehearsalLoss()
 
     def __iter__(self) -> Iterator[tuple[str, LossSection]]:  # type: ignore[override]
