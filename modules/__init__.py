@@ -25,7 +25,7 @@ from .parts.preference import EventAttention, GateKind, PrecisionGate, Preferenc
 from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import Taste, TitleBag, TitleTaste
 from .rankers.base import Given, Predictions, RankingModel
-from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
+from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings, TextEncodings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
 from .text.interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
@@ -90,6 +90,7 @@ __all__ = [
     "TargetAttention",
     "Taste",
     "TextEncoder",
+    "TextEncodings",
     "TextFeatures",
     "TextMatch",
     "TextReading",

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import textwrap
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,12 @@ ARGUED = [
     if inspect.isfunction(value) or (name in CLASSES - RECORDS and "__init__" in vars(value))
 ]
 """Functions, and classes with a constructor of their own."""
+
+
+def test_every_public_class_is_exported() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(modules.__file__).parent.rglob("*.py")]
+    defined = {node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+    assert {name for name in defined if not name.startswith("_")} == CLASSES
 
 
 def test_every_public_class_has_an_example() -> None:

@@ -1,4 +1,4 @@
-"""Layers and parts trace with torch.fx, and the graph computes what the module does on batches of any shape."""
+"""Layers and parts trace with torch.fx, and the graph computes what the module does on batches of any shape; one request, too."""
 
 from __future__ import annotations
 
@@ -200,6 +200,19 @@ def test_a_graph_computes_what_its_module_does(name: str) -> None:
         torch.manual_seed(requests)
         given = arguments(requests)
         torch.testing.assert_close(plain(graph(*given)), plain(module(*given)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_batch_of_one_request_without_a_past_is_finite_and_so_are_its_gradients(name: str) -> None:
+    module, arguments, _, method = CASES[name]
+    torch.manual_seed(0)
+    outputs = [x for x in plain(getattr(module, method)(*arguments(1))) if x.is_floating_point()]
+    assert outputs and all(x.isfinite().all() for x in outputs)
+    learned = [x.square().sum() for x in outputs if x.requires_grad]
+    module.zero_grad()
+    if learned:
+        torch.stack(learned).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
 
 
 def test_no_public_module_is_forgotten() -> None:
