@@ -70,9 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--config", action="append", required=True, help="configurations or ablations, the one to compare with first"
-    )
+    parser.add_argument("--config", action="append", required=True, help="or an ablation; the one to compare with first")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--baseline", nargs="+", default=[], choices=["mixed", "trees"], help="beside the configurations")
