@@ -31,6 +31,7 @@ from prectr_torchrec.distributed.launch import _run_ranks
 from prectr_torchrec.distributed.managed import managed_counts
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, sharders
+from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.training.optimizers import apply_table_optimizers
 
@@ -82,11 +83,13 @@ def stream(step: int, arguments: argparse.Namespace, rank: int) -> tuple[np.ndar
 def measure(config: RunConfig, arguments: argparse.Namespace, process: Process) -> dict[str, float] | None:
     """Trains over the whole stream; the figures, on rank 0."""
     torch.manual_seed(arguments.seed + process.rank)
-    embeddings = build_embeddings(config, torch.device("meta"))
+    embeddings = build_embeddings(config.tables, config.features, torch.device("meta"))
     apply_table_optimizers(embeddings, config)
     task = Clicks(embeddings)
-    plan = plan_sharding(task, config, process.device)
-    model = DistributedModelParallel(task, device=process.device, plan=plan, sharders=sharders(config, process.device.type))
+    plan = plan_sharding(task, build_workload(config), process.device)
+    model = DistributedModelParallel(
+        task, device=process.device, plan=plan, sharders=sharders(config.communication, process.device.type)
+    )
     head = torch.optim.AdamW(task.head.parameters(), lr=3e-3)
     logits, clicks, since = [], [], time.perf_counter()
     for step in range(arguments.steps):

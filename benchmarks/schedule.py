@@ -23,6 +23,7 @@ from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.evaluate import evaluate
+from prectr_torchrec.evaluation.predictions import part_columns
 from prectr_torchrec.evaluation.scoring import score
 from prectr_torchrec.training.trainer import Trainer
 
@@ -83,7 +84,8 @@ def measure(config: RunConfig, samples: Path, candidates: Path, oracle: Path, ru
         trainer.train()
         measured = evaluate(
             score(run, candidates, "candidates", "last", process),
-            config=config,
+            settings=config.data,
+            parts=part_columns(config.model),
             split=candidates / "candidates",
             train=samples / "train",
             predictions=run / "predictions-candidates.parquet",

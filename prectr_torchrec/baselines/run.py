@@ -83,13 +83,14 @@ def run_baseline(
         for name, hidden in ((split, False), *[(f"{split}{HIDDEN}", True)] * hide_grades):
             measured = evaluate(
                 scorer.score(folder, split, hide_grades=hidden),
-                config=run_config,
+                settings=run_config.data,
+                parts=(),
+                relevance=False,
                 split=folder.folder / split,
                 train=data / "train",
                 predictions=run / f"predictions-{name}.parquet",
                 oracle=oracle,
                 grades="hidden" if hidden else "visible",
-                parts=(),
             )
             assert measured is not None, "one process is rank 0"
             results.append({"run": kind, "checkpoint": None, **measured})

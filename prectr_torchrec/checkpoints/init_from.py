@@ -13,7 +13,7 @@ from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.checkpoints.names import parameter_name, select
 from prectr_torchrec.checkpoints.resharding import check_loadable
 from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import FeatureConfig
 from prectr_torchrec.config.train import InitFromConfig
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest
 from prectr_torchrec.data.tokens import tokenizer_digest
@@ -22,7 +22,11 @@ from prectr_torchrec.system.errors import ConfigError
 
 
 def init_from(
-    settings: InitFromConfig, model: DistributedModelParallel, config: RunConfig, run: Path, only: Collection[str] | None = None
+    settings: InitFromConfig,
+    model: DistributedModelParallel,
+    features: dict[str, FeatureConfig],
+    run: Path,
+    only: Collection[str] | None = None,
 ) -> None:
     """Loads the weights of chosen tables and towers from another run, on whatever ranks and sharding it had; collective.
 
@@ -50,7 +54,7 @@ def init_from(
     checkpoints.check(path)
     part = {"model": {key: value for key, value in state.items() if parameter_name(key) in chosen}}
     check_loadable(read_metadata(path), part, path)
-    _check_tokens(chosen, config, source, run)
+    _check_tokens(chosen, features, source, run)
     _check_samples(chosen, source, run)
     load_tensors(part, path)
     model.load_state_dict(state)
@@ -72,8 +76,8 @@ def _check_samples(chosen: set[str], source: Path, run: Path) -> None:
         print(f"note: train.init_from: positions are {told}", file=sys.stderr)
 
 
-def _check_tokens(chosen: set[str], config: RunConfig, source: Path, run: Path) -> None:
-    token_tables = {f"tables.{f.table}" for name, f in config.features.items() if name.endswith("_tokens")}
+def _check_tokens(chosen: set[str], features: dict[str, FeatureConfig], source: Path, run: Path) -> None:
+    token_tables = {f"tables.{f.table}" for name, f in features.items() if name.endswith("_tokens")}
     by_token = ("personal.taste.title.", "relevance.match.")
     of_tokens = sorted(n for n in chosen if n in token_tables or ".encoder." in n or n.startswith(by_token))
     if of_tokens and tokenizer_digest(source / TOKENIZER) != tokenizer_digest(run / TOKENIZER):

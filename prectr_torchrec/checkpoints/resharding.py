@@ -14,7 +14,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from prectr_torchrec.checkpoints.names import parameter_name
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.distributed.sharding import Plan
 from prectr_torchrec.system.errors import ConfigError
 
@@ -59,17 +59,17 @@ def saving_ranks(saved: Metadata) -> int:
     return len({name.split(".")[1] for name in saved.state_dict_metadata if name.startswith("random.")})
 
 
-def movable(config: RunConfig, saved: Plan) -> RunConfig:
-    """The configuration with sharding left open as far as the state of the saved plan's tables can be moved."""
-    config = config.model_copy(deep=True)
-    for tables in saved.values():
-        for name, sharding in tables.items():
-            table, by_columns = config.tables[name], sharding["sharding_type"] == "column_wise"
+def movable(tables: dict[str, TableConfig], saved: Plan) -> dict[str, TableConfig]:
+    """The tables with sharding left open as far as the state of the saved plan's can be moved."""
+    moved = {name: table.model_copy() for name, table in tables.items()}
+    for planned in saved.values():
+        for name, sharding in planned.items():
+            table, by_columns = moved[name], sharding["sharding_type"] == "column_wise"
             if table.optimizer == "rowwise_adagrad":
                 table.sharding = [kind for kind in table.sharding if (kind == "column_wise") == by_columns]
                 if by_columns:
                     table.shard_columns = sharding["shards"][0][1]
-    return config
+    return moved
 
 
 def _missing(name: str, saved: Iterable[str]) -> tuple[str, str]:

@@ -239,13 +239,15 @@ def plan(
 
     run = load_and_warn(config, overrides or ())  # before torch is imported
     from prectr_torchrec.distributed import planning
+    from prectr_torchrec.distributed.workload import build_workload
 
     hardware = planning.make_hardware(gpus, gpus_per_host, hbm=hbm, ddr=ddr, ssd=ssd, device=device.value)
-    found = planning.plan_run(run, hardware)
+    workload = build_workload(run)
+    found = planning.plan_run(workload, hardware)
     if found is None:
-        typer.echo(planning.format_misfit(run, hardware))
+        typer.echo(planning.format_misfit(workload, hardware))
         raise typer.Exit(1)
-    typer.echo(planning.format_plan(run, found, hardware))
+    typer.echo(planning.format_plan(workload, found, hardware))
     if save is not None:
         planning.save_plan(found, save)
 

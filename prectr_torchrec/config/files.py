@@ -89,7 +89,7 @@ def written_settings(name: str | Path, overrides: typing.Sequence[str] = ()) -> 
     return written | {key.strip(): yaml.safe_load(value) for key, _, value in (given.partition("=") for given in overrides)}
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: BaseModel) -> str:
     """The resolved configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
 

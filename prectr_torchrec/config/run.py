@@ -15,7 +15,7 @@ from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
 from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
 from prectr_torchrec.config.losses import LossesConfig
-from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig
+from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
 from prectr_torchrec.config.train import TrainConfig
 from prectr_torchrec.system.errors import ConfigError, nearest
@@ -68,8 +68,7 @@ class RunConfig(Section):
 
     def bag_tables(self) -> set[str]:
         """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
-        sequences = {f.table for n, f in self.features.items() if f.sequence or not n.startswith("candidate_")}
-        return set(self.tables) - sequences
+        return bag_tables(self.features)
 
 
 def validate_config(tree: dict[str, Any], source: str) -> RunConfig:

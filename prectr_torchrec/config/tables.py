@@ -110,6 +110,12 @@ class FeatureConfig(Section):
     sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
 
 
+def bag_tables(features: dict[str, FeatureConfig]) -> set[str]:
+    """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
+    sequences = {f.table for n, f in features.items() if f.sequence or not n.startswith("candidate_")}
+    return {feature.table for feature in features.values()} - sequences
+
+
 class CommunicationConfig(Section):
     """How looked-up vectors travel between ranks; the tables and the towers keep their own precision."""
 

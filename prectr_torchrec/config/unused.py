@@ -9,8 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import load_config, written_settings
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import FeatureConfig, TableConfig
 from prectr_torchrec.system.errors import nearest
 
 Rule = tuple[str, Callable[[RunConfig], bool], str]
@@ -67,18 +69,18 @@ def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
         config: the configuration.
         written: the settings that its user wrote, `key.sub` -> value; what a shipped configuration says is not told.
     """
-    found = [*_attributes_without_feature(config), *_columns_of_no_name(config)]
+    found = [*_attributes_without_feature(config.data, config.features, config.pairs.category), *_columns_of_no_name(config.data)]
     given = {key: value for key, value in written.items() if value and value != "none"}  # who switches off means no harm
     for key, default in _settings(config, given).items():
         if default:
             continue
         reasons = [why for pattern, unread, why in RULES if fnmatchcase(key, pattern) and unread(config)]
-        reasons += [*_table_reasons(config, key), *_feature_reasons(config, key)]
+        reasons += [*_table_reasons(config.tables, key), *_feature_reasons(config.features, key)]
         found += [f"{key} is not used: {reasons[0]}"] if reasons else []
     return found
 
 
-def _settings(config: RunConfig, written: dict[str, Any]) -> dict[str, bool]:
+def _settings(config: Section, written: dict[str, Any]) -> dict[str, bool]:
     """The settings that were written, a free dictionary as one -> whether it is what it would be unwritten, as most are in the
     configuration that a run keeps."""
     found: dict[str, bool] = {}
@@ -96,21 +98,20 @@ def _settings(config: RunConfig, written: dict[str, Any]) -> dict[str, bool]:
     return found
 
 
-def _attributes_without_feature(config: RunConfig) -> Iterator[str]:
-    data = config.data
+def _attributes_without_feature(data: DataConfig, features: dict[str, FeatureConfig], category: str) -> Iterator[str]:
     for name in data.item_attributes:
         columns = [f"{family}_{name}" for family in ("candidate", "history", "peer")]
-        if not any(c in config.features for c in columns) and name not in (data.query_group, config.pairs.category):
+        if not any(c in features for c in columns) and name not in (data.query_group, category):
             yield f"data.item_attributes: {name!r} is not used: no feature reads {', '.join(columns)}; add one, with a table"
     for name in data.user_attributes:
         column = f"user_{name.removeprefix('user_')}"
-        if column not in config.features:
+        if column not in features:
             yield f"data.user_attributes: {name!r} is not used: no feature reads {column}; add one, with a table"
 
 
-def _columns_of_no_name(config: RunConfig) -> Iterator[str]:
+def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
     """Names that `data.raw` maps to columns of files, and that are none of ours."""
-    data, event = config.data, ("request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click")
+    event = ("request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click")
     ours: dict[str, tuple[str, ...]] = {
         "impressions": event,
         "items": ("item_id", "title", *data.item_attributes),
@@ -125,9 +126,9 @@ def _columns_of_no_name(config: RunConfig) -> Iterator[str]:
                 yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, columns)}"
 
 
-def _table_reasons(config: RunConfig, key: str) -> Iterator[str]:
+def _table_reasons(tables: dict[str, TableConfig], key: str) -> Iterator[str]:
     section, name, setting = (*key.split("."), "", "", "")[:3]
-    if section != "tables" or (table := config.tables.get(name)) is None:
+    if section != "tables" or (table := tables.get(name)) is None:
         return
     if setting == "managed" and table.ids != "managed":
         yield f"tables.{name}.ids is not 'managed'"
@@ -139,8 +140,8 @@ def _table_reasons(config: RunConfig, key: str) -> Iterator[str]:
         yield f"tables.{name}.dtype is fp32"
 
 
-def _feature_reasons(config: RunConfig, key: str) -> Iterator[str]:
+def _feature_reasons(features: dict[str, FeatureConfig], key: str) -> Iterator[str]:
     section, name, *_ = (*key.split("."), "")
-    if section == "features" and name not in config.features:
+    if section == "features" and name not in features:
         switches = "model.preference.peers is" if name.startswith("peer_") else "model.interest and model.preference.own are"
         yield f"{switches} off"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from torchrec.distributed.planner.types import SharderDataMap, ShardEstimator, ShardingOption, Storage
 
 from prectr_torchrec.config.kernels import KERNELS
-from prectr_torchrec.config.run import RunConfig, TableConfig
-from prectr_torchrec.config.tables import INT8_ROW
+from prectr_torchrec.config.tables import INT8_ROW, TableConfig
+from prectr_torchrec.distributed.workload import Workload
 
 ID_BYTES = 8
 VALUE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1 + 8 / INT8_ROW}
@@ -40,13 +40,6 @@ class Hardware(NamedTuple):
         return Storage(hbm=self.hbm, ddr=self.ddr // self.ranks_per_host, ssd=self.ssd // self.ranks_per_host)
 
 
-class Input(NamedTuple):
-    """A feature's most lookups in a step of one rank: `rows` rows of `length` ids."""
-
-    rows: int
-    length: float
-
-
 class ShardCost(NamedTuple):
     """Bytes of one shard on the rank that holds it, and its work in a step."""
 
@@ -60,16 +53,6 @@ class ShardCost(NamedTuple):
     lookups: float
     communication: float
     """Bytes to and from other ranks: ids, vectors forward, gradients backward."""
-
-
-def table_inputs(config: RunConfig, name: str) -> list[Input]:
-    """The lookups of each feature of a table, as many as the batch shape allows."""
-    R, C = config.batch.requests, config.batch.candidates
-    lengths = {"history": config.data.history_length, "peer": config.data.peer_length, "candidate": C / R}
-    features = [f for f, feature in config.features.items() if feature.table == name]
-    if name in config.bag_tables():
-        return [Input(C, config.text.title_tokens if f == "candidate_title_tokens" else 1) for f in features]
-    return [Input(R, lengths.get(f.split("_")[0], 1)) for f in features]
 
 
 def weight_bytes(table: TableConfig, rows: int, columns: int) -> int:
@@ -91,17 +74,17 @@ def id_bytes(table: TableConfig, rows: int) -> int:
     return 8 * rows * (4 if table.managed.eviction == "distance_lfu" else 3)
 
 
-def shard_cost(config: RunConfig, name: str, size: Sequence[int], *, kernel: str, ranks: int, device: str) -> ShardCost:
+def shard_cost(workload: Workload, name: str, size: Sequence[int], *, kernel: str, ranks: int, device: str) -> ShardCost:
     """The cost of a shard of `size` rows and columns of table `name`, looked up by `ranks` ranks."""
-    table, inputs = config.tables[name], table_inputs(config, name)
+    table, inputs = workload.tables[name], workload.inputs[name]
     rows, columns = size
     weights, state = weight_bytes(table, rows, columns), state_bytes(table, rows, columns)
     lookups = ranks * sum(i.rows * i.length for i in inputs) * rows / table.rows
     # a bag is summed where its rows are: one vector for each row of the batch, from each block of rows
-    vectors = ranks * sum(i.rows for i in inputs) if name in config.bag_tables() else lookups
+    vectors = ranks * sum(i.rows for i in inputs) if workload.is_pooled(name) else lookups
     values = vectors * columns
     away = (ranks - 1) / ranks
-    moved = VALUE_BYTES[config.communication.forward] + VALUE_BYTES[config.communication.backward]
+    moved = VALUE_BYTES[workload.communication.forward] + VALUE_BYTES[workload.communication.backward]
     communication = away * (ID_BYTES * lookups + moved * values)
     buffers = round(2 * ID_BYTES * lookups + 2 * 4 * values)  # two batches of ids in the pipeline; vectors, gradients
     ids = id_bytes(table, rows)
@@ -126,18 +109,18 @@ class StorageEstimator(ShardEstimator):
     """Tells TorchRec's planner the memory of every shard that it considers.
 
     Args:
-        config: tables, features and the batch's shape.
+        workload: tables and lookups.
         hardware: how many ranks look up, and on which device.
     """
 
-    def __init__(self, config: RunConfig, hardware: Hardware) -> None:
-        self._config, self._hardware = config, hardware
+    def __init__(self, workload: Workload, hardware: Hardware) -> None:
+        self._workload, self._hardware = workload, hardware
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         for option in sharding_options:
             for shard in option.shards:
                 shard.storage = shard_cost(
-                    self._config,
+                    self._workload,
                     option.name,
                     shard.size,
                     kernel=option.compute_kernel,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from prectr_torchrec.config.kernels import kernels_where
-from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.tables import INT8_ROW
+from prectr_torchrec.config.tables import INT8_ROW, CommunicationConfig, TableConfig
 from prectr_torchrec.system.errors import ConfigError
 
 
-def check_device(config: RunConfig, device: str, ranks: int) -> None:
-    """Refuses a configuration that cannot run on `ranks` ranks of `device`, `cpu` or `cuda`.
+def check_device(tables: dict[str, TableConfig], communication: CommunicationConfig, device: str, ranks: int) -> None:
+    """Refuses tables and communication that cannot run on `ranks` ranks of `device`, `cpu` or `cuda`.
 
     Raises:
         ConfigError: names every key that asks for too much, and what would be right.
     """
     problems = []
-    for name, table in config.tables.items():
+    for name, table in tables.items():
         if device == "cpu":
             if not table.kernel_facts.cpu:
                 problems.append(f"tables.{name}.kernel: {table.kernel!r} needs CUDA; use {kernels_where(lambda k: k.cpu)}")
@@ -26,10 +25,10 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
         if table.in_buckets and table.buckets % ranks:
             problems.append(f"tables.{name}.buckets: {table.buckets} must be a multiple of the {ranks} ranks")
     for way in ("forward", "backward"):
-        if device == "cpu" and getattr(config.communication, way) == "bf16":
+        if device == "cpu" and getattr(communication, way) == "bf16":
             problems.append(f"communication.{way}: 'bf16' needs CUDA, gloo does not send it; use 'fp16'")
-        if getattr(config.communication, way) == "int8":
-            narrow = {name: table.dim for name, table in config.tables.items() if table.dim % INT8_ROW}
+        if getattr(communication, way) == "int8":
+            narrow = {name: table.dim for name, table in tables.items() if table.dim % INT8_ROW}
             problems += [
                 f"communication.{way}: 'int8' needs widths that are multiples of {INT8_ROW}; tables.{name}.dim is {dim}"
                 for name, dim in narrow.items()
@@ -38,13 +37,13 @@ def check_device(config: RunConfig, device: str, ranks: int) -> None:
         raise ConfigError(f"this job's {ranks} ranks run on {device}: " + "; ".join(problems))
 
 
-def check_trainable(config: RunConfig) -> None:
+def check_trainable(tables: dict[str, TableConfig]) -> None:
     """Refuses what can be planned with, but neither saved nor loaded.
 
     Raises:
         ConfigError: names the table, and what would be right.
     """
-    for name, table in config.tables.items():
+    for name, table in tables.items():
         if not table.kernel_facts.checkpointed:
             cached = kernels_where(lambda k: k.checkpointed and k.cache is not None)
             raise ConfigError(

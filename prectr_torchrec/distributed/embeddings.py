@@ -5,32 +5,34 @@ from __future__ import annotations
 import torch
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy
 
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import FeatureConfig, TableConfig, bag_tables
 from prectr_torchrec.distributed.managed import make_managed
 from prectr_torchrec.modules import SearchEmbeddings
 
 _DTYPES = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
-def build_embeddings(config: RunConfig, device: torch.device | None = None) -> SearchEmbeddings:
-    """The collections of `config.tables`, each table in one of them."""
-    bag_names = config.bag_tables()
-    tables: list[EmbeddingConfig] = []
-    bag_tables: list[EmbeddingBagConfig] = []
-    for name, table in config.tables.items():
+def build_embeddings(
+    tables: dict[str, TableConfig], features: dict[str, FeatureConfig], device: torch.device | None = None
+) -> SearchEmbeddings:
+    """The collections of the tables, each table in one of them."""
+    bag_names = bag_tables(features)
+    sequences: list[EmbeddingConfig] = []
+    bags: list[EmbeddingBagConfig] = []
+    for name, table in tables.items():
         kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
         virtual = table.kernel_facts.virtual
         made = kind(
             name=name,
             num_embeddings=table.rows,
             embedding_dim=table.dim,
-            feature_names=[f for f, feature in config.features.items() if feature.table == name],
+            feature_names=[f for f, feature in features.items() if feature.table == name],
             data_type=_DTYPES[table.dtype],
             use_virtual_table=virtual,
             total_num_buckets=table.buckets if virtual else None,
             virtual_table_eviction_policy=NoEvictionPolicy() if virtual else None,
         )
-        (bag_tables if name in bag_names else tables).append(made)
+        (bags if name in bag_names else sequences).append(made)
     where = device or torch.device("cpu")
-    managed = {name: make_managed(name, table, where) for name, table in config.tables.items() if table.ids == "managed"}
-    return SearchEmbeddings(tables, bag_tables, managed=managed, device=device)
+    managed = {name: make_managed(name, table, where) for name, table in tables.items() if table.ids == "managed"}
+    return SearchEmbeddings(sequences, bags, managed=managed, device=device)

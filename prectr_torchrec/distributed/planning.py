@@ -16,13 +16,13 @@ from torch import nn
 from torchrec.distributed.planner.types import PlannerError
 
 from prectr_torchrec.config.kernels import KERNELS
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.distributed.costs import Hardware, id_bytes, shard_cost, state_bytes, weight_bytes
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.process import quiet_libraries
 from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, plan_to_dict
+from prectr_torchrec.distributed.workload import Workload
 from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.paths import only_local
 
@@ -48,9 +48,9 @@ class Change(NamedTuple):
     """A change of the run or of the machines, tried with the planner."""
 
     what: str
-    config: RunConfig
+    workload: Workload
     settings: list[str]
-    """What `config` changes, as for --set."""
+    """What `workload` changes, as for --set."""
     hardware: Hardware
     plan: Plan | None
     """None: does not fit either."""
@@ -73,30 +73,30 @@ def make_hardware(gpus: int, gpus_per_host: int, *, hbm: str, ddr: str, ssd: str
     return Hardware(gpus, each, memory, parse_bytes(ddr), parse_bytes(ssd), device)
 
 
-def plan_run(config: RunConfig, hardware: Hardware) -> Plan | None:
+def plan_run(workload: Workload, hardware: Hardware) -> Plan | None:
     """The sharding of a run on any hardware, or None if it does not fit; needs neither GPU nor process group.
 
     Raises:
         ValueError: the tables cannot be sharded so on any size of machine; carries the planner's reason.
     """
     quiet_libraries()
-    check_device(config, hardware.device, hardware.ranks)
+    check_device(workload.tables, workload.communication, hardware.device, hardware.ranks)
     # built as `train` builds it, so that the plan names the modules as training does
-    module = nn.ModuleDict({"embeddings": build_embeddings(config, torch.device("meta"))})
+    module = nn.ModuleDict({"embeddings": build_embeddings(workload.tables, workload.features, torch.device("meta"))})
     try:
-        return plan_to_dict(make_plan(module, config, hardware))
+        return plan_to_dict(make_plan(module, workload, hardware))
     except PlannerError:
         return None
     except RuntimeError as error:  # no sharding type and kernel fit together
         raise ValueError(f"no sharding plan: {error}") from None
 
 
-def rank_loads(config: RunConfig, plan: Plan, hardware: Hardware) -> list[RankLoad]:
+def rank_loads(workload: Workload, plan: Plan, hardware: Hardware) -> list[RankLoad]:
     """What a plan puts on each rank."""
     loads = [RankLoad(rank, 0, 0, 0, 0, 0.0, 0.0) for rank in range(hardware.ranks)]
     for name, table in _tables(plan):
         for size, rank in zip(table["shards"], table["ranks"], strict=True):
-            cost = shard_cost(config, name, size, kernel=table["compute_kernel"], ranks=hardware.ranks, device=hardware.device)
+            cost = shard_cost(workload, name, size, kernel=table["compute_kernel"], ranks=hardware.ranks, device=hardware.device)
             tables, storage = cost.weights + cost.state + cost.ids, cost.storage
             own = RankLoad(rank, tables, storage.hbm, storage.ddr, storage.ssd, cost.lookups, cost.communication)
             loads[rank] = RankLoad(rank, *(sum(pair) for pair in zip(loads[rank][1:], own[1:], strict=True)))
@@ -111,29 +111,29 @@ def tightest(loads: list[RankLoad], hardware: Hardware) -> tuple[RankLoad, str, 
     return load, tier, share
 
 
-def find_changes(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
+def find_changes(workload: Workload, hardware: Hardware) -> Iterator[Change]:
     """For a run that does not fit: the least change of each kind that makes it fit, found by planning, those that cost nothing
     first; where no change of a kind does, the largest one, without a plan."""
-    by_size = sorted(config.tables, key=lambda name: -_table_bytes(config, name))
-    wide = [name for name in by_size if config.tables[name].dtype == "fp32"]
-    inside = [name for name in by_size if config.tables[name].kernel_facts.rows == "hbm" and hardware.device == "cuda"]
-    inside = [name for name in inside if config.tables[name].ids == "hashed"]  # managed ids need rows in the device's memory
-    yield from _least("fp16 rows", wide, lambda table: {"dtype": "fp16"}, config, hardware)
-    yield from _moved_rows(inside, config, hardware, trainable=True)
-    yield from _more_hosts(config, hardware)
-    yield from _moved_rows(inside, config, hardware, trainable=False)
+    by_size = sorted(workload.tables, key=lambda name: -_table_bytes(workload, name))
+    wide = [name for name in by_size if workload.tables[name].dtype == "fp32"]
+    inside = [name for name in by_size if workload.tables[name].kernel_facts.rows == "hbm" and hardware.device == "cuda"]
+    inside = [name for name in inside if workload.tables[name].ids == "hashed"]  # managed ids need rows in the device's memory
+    yield from _least("fp16 rows", wide, lambda table: {"dtype": "fp16"}, workload, hardware)
+    yield from _moved_rows(inside, workload, hardware, trainable=True)
+    yield from _more_hosts(workload, hardware)
+    yield from _moved_rows(inside, workload, hardware, trainable=False)
 
 
-def _moved_rows(tables: list[str], config: RunConfig, hardware: Hardware, *, trainable: bool) -> Iterator[Change]:
+def _moved_rows(tables: list[str], workload: Workload, hardware: Hardware, *, trainable: bool) -> Iterator[Change]:
     """Moves rows to each kernel that is a remedy, and `trainable` or not."""
     for kernel, facts in KERNELS.items():
         if not facts.remedy or facts.checkpointed != trainable:
             continue
-        movable = [name for name in tables if not facts.virtual or "row_wise" in config.tables[name].sharding]
+        movable = [name for name in tables if not facts.virtual or "row_wise" in workload.tables[name].sharding]
         what = facts.remedy if trainable else f"{facts.remedy} (to plan with: `train` refuses them)"
         room = hardware._replace(ssd=10**18) if facts.rows == "ssd" and not hardware.ssd else hardware
-        for change in _least(what, movable, partial(_under, kernel, hardware.ranks), config, room):
-            needed = max(load.ssd for load in rank_loads(change.config, change.plan, room)) if change.plan else 0
+        for change in _least(what, movable, partial(_under, kernel, hardware.ranks), workload, room):
+            needed = max(load.ssd for load in rank_loads(change.workload, change.plan, room)) if change.plan else 0
             size = f", {format_bytes(needed * hardware.ranks_per_host)} a host" if needed else ""
             yield change._replace(what=what + size, hardware=room)
 
@@ -147,10 +147,10 @@ def _under(kernel: str, ranks: int, table: TableConfig) -> dict[str, Any]:
 
 
 def _least(
-    what: str, tables: list[str], change: Callable[[TableConfig], dict[str, Any]], config: RunConfig, hardware: Hardware
+    what: str, tables: list[str], change: Callable[[TableConfig], dict[str, Any]], workload: Workload, hardware: Hardware
 ) -> Iterator[Change]:
     """Changes one table after the other, the largest first, until the run fits."""
-    changed = config.model_copy(deep=True)
+    changed = workload._replace(tables={name: table.model_copy() for name, table in workload.tables.items()})
     settings: list[str] = []
     plan = None
     for name in tables:
@@ -165,37 +165,37 @@ def _least(
         yield Change(what, changed, settings, hardware, plan)
 
 
-def _more_hosts(config: RunConfig, hardware: Hardware) -> Iterator[Change]:
+def _more_hosts(workload: Workload, hardware: Hardware) -> Iterator[Change]:
     """The least number of hosts: none below what the bytes of all tables need is worth a try."""
-    total = sum(_table_bytes(config, name) for name in config.tables)
+    total = sum(_table_bytes(workload, name) for name in workload.tables)
     room = hardware.ranks_per_host * _room(hardware)[1]
     hosts = max(int(total // room), hardware.ranks // hardware.ranks_per_host) + 1
-    most = math.gcd(*(table.buckets for table in config.tables.values() if table.in_buckets))  # 0: any number of ranks
+    most = math.gcd(*(table.buckets for table in workload.tables.values() if table.in_buckets))  # 0: any number of ranks
     numbers = (hosts, hosts + 1, hosts + 2, 2 * hosts, 4 * hosts) if most == 0 else range(hosts, most + 1)
     unit, found = "GPUs" if hardware.device == "cuda" else "ranks", None
     for tried in numbers:
         more = hardware._replace(ranks=tried * hardware.ranks_per_host)
         if most % more.ranks == 0:
-            found = Change(f"{more.ranks} {unit} on {tried} hosts", config, [], more, plan_run(config, more))
+            found = Change(f"{more.ranks} {unit} on {tried} hosts", workload, [], more, plan_run(workload, more))
             if found.plan is not None:
                 break
     if found is not None:
         yield found
 
 
-def format_plan(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
+def format_plan(workload: Workload, plan: Plan, hardware: Hardware) -> str:
     """The plan as two tables, one line an embedding table and one line a rank, ranks alike in one line."""
     rows = [["table", "rows", "dim", "dtype", "bytes", "sharding", "kernel", "ranks"]]
     planned = dict(_tables(plan))
-    for name, table in config.tables.items():
+    for name, table in workload.tables.items():
         kind, kernel, ranks = (planned[name][key] for key in ("sharding_type", "compute_kernel", "ranks"))
         shards = [
-            shard_cost(config, name, size, kernel=kernel, ranks=hardware.ranks, device=hardware.device)
+            shard_cost(workload, name, size, kernel=kernel, ranks=hardware.ranks, device=hardware.device)
             for size in planned[name]["shards"]
         ]
         size = format_bytes(sum(shard.weights + shard.state + shard.ids for shard in shards))
         rows.append([name, f"{table.rows:,}", str(table.dim), table.dtype, size, kind, kernel, _ranges(sorted(set(ranks)))])
-    loads = rank_loads(config, plan, hardware)
+    loads = rank_loads(workload, plan, hardware)
     tiers = [tier for tier in ("hbm", "ddr", "ssd") if any(getattr(load, tier) for load in loads)]
     alike: dict[tuple[str, ...], list[int]] = {}
     for load in loads:
@@ -203,28 +203,28 @@ def format_plan(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
         alike.setdefault((*memory, f"{load.lookups:,.0f}", format_bytes(load.communication)), []).append(load.rank)
     lines = [["rank", *map(str.upper, tiers), "lookups/step", "communication/step"]]
     lines += [[_ranges(numbers), *figures] for figures, numbers in alike.items()]
-    return "\n".join([*columns(rows), "", *columns(lines), "", f"tightest: {_tightest(config, plan, hardware)}"])
+    return "\n".join([*columns(rows), "", *columns(lines), "", f"tightest: {_tightest(workload, plan, hardware)}"])
 
 
-def format_misfit(config: RunConfig, hardware: Hardware) -> str:
+def format_misfit(workload: Workload, hardware: Hardware) -> str:
     """What is missing, and the changes that would do, each tried with the planner."""
-    total = sum(_table_bytes(config, name) for name in config.tables)
+    total = sum(_table_bytes(workload, name) for name in workload.tables)
     tier, room = _room(hardware)
     lines = [
         f"does not fit: tables and optimizer state are {format_bytes(total)}; {hardware.ranks} ranks have "
         f"{format_bytes(room * hardware.ranks)} of {tier.upper()} for them. Tried:"
     ]
-    for change in find_changes(config, hardware):
+    for change in find_changes(workload, hardware):
         fits = "does not fit either"
         if change.plan is not None:
-            fits = f"fits ({_tightest(change.config, change.plan, change.hardware)})"
+            fits = f"fits ({_tightest(change.workload, change.plan, change.hardware)})"
         lines.append(f"  {change.what}: {fits}")
         lines += [f"      --set {setting}" for setting in change.settings if change.plan is not None]
     return "\n".join(lines)
 
 
-def _tightest(config: RunConfig, plan: Plan, hardware: Hardware) -> str:
-    load, tier, share = tightest(rank_loads(config, plan, hardware), hardware)
+def _tightest(workload: Workload, plan: Plan, hardware: Hardware) -> str:
+    load, tier, share = tightest(rank_loads(workload, plan, hardware), hardware)
     kept = f" but the {RESERVED_HBM:.0%} kept for towers and activations" if tier == "hbm" else ""
     return f"rank {load.rank} with {share:.0%} of its {tier.upper()}{kept}"
 
@@ -262,8 +262,8 @@ def format_bytes(count: float) -> str:
     raise AssertionError
 
 
-def _table_bytes(config: RunConfig, name: str) -> int:
-    table = config.tables[name]
+def _table_bytes(workload: Workload, name: str) -> int:
+    table = workload.tables[name]
     return weight_bytes(table, table.rows, table.dim) + state_bytes(table, table.rows, table.dim) + id_bytes(table, table.rows)
 
 

@@ -33,11 +33,11 @@ from torchrec.distributed.types import (
     ShardingType,
 )
 
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import INT8_ROW, CommunicationConfig, TableConfig
-from prectr_torchrec.distributed.costs import Hardware, StorageEstimator, table_inputs
+from prectr_torchrec.distributed.costs import Hardware, StorageEstimator
 from prectr_torchrec.distributed.device import check_device
 from prectr_torchrec.distributed.managed import ManagedBagsSharder, ManagedSequencesSharder
+from prectr_torchrec.distributed.workload import Workload
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
@@ -59,10 +59,10 @@ class CpuEmbeddingBagCollectionSharder(EmbeddingBagCollectionSharder):
         return list(dict.fromkeys([*super().sharding_types(compute_device_type), *row_wise]))
 
 
-def sharders(config: RunConfig, device: str) -> list[ModuleSharder[nn.Module]]:
+def sharders(communication: CommunicationConfig, device: str) -> list[ModuleSharder[nn.Module]]:
     """The sharders of all collections. Data-parallel is never among the constraints: the planner must not choose it, since
     such tables ignore an optimizer applied in backward."""
-    codecs = _codecs(config.communication, device)
+    codecs = _codecs(communication, device)
     bags, sequences = CpuEmbeddingBagCollectionSharder(qcomm_codecs_registry=codecs), EmbeddingCollectionSharder(None, codecs)
     return [bags, sequences, ManagedBagsSharder(bags), ManagedSequencesSharder(sequences)]
 
@@ -88,10 +88,10 @@ def sharding_types(table: TableConfig, ranks: int) -> list[str]:
     return [*(kind for kind in table.sharding if "row_wise" not in kind and kind != "table_wise"), "table_wise"]
 
 
-def shard_columns(config: RunConfig, name: str, ranks: int) -> int:
+def shard_columns(table: TableConfig, communication: CommunicationConfig, ranks: int) -> int:
     """Columns of a column-wise shard of a table."""
-    table, unit = config.tables[name], _UNIT
-    if "int8" in (config.communication.forward, config.communication.backward):
+    unit = _UNIT
+    if "int8" in (communication.forward, communication.backward):
         unit = INT8_ROW
     if table.shard_columns is not None:
         return max(unit, table.shard_columns)
@@ -99,18 +99,18 @@ def shard_columns(config: RunConfig, name: str, ranks: int) -> int:
     return table.dim // max(cuts, default=1)
 
 
-def constraints(config: RunConfig, ranks: int) -> dict[str, ParameterConstraints]:
+def constraints(workload: Workload, ranks: int) -> dict[str, ParameterConstraints]:
     """Planner constraints by table."""
     found = {}
-    for name, table in config.tables.items():
-        inputs, kernel = table_inputs(config, name), table.kernel_facts
+    for name, table in workload.tables.items():
+        inputs, kernel = workload.inputs[name], table.kernel_facts
         cache = CacheParams(CacheAlgorithm[table.cache.algorithm.upper()], table.cache.load_factor)
         found[name] = ParameterConstraints(
             sharding_types=sharding_types(table, ranks),
             compute_kernels=[table.kernel],
             pooling_factors=[float(i.length) for i in inputs],
             batch_sizes=[i.rows for i in inputs],
-            min_partition=shard_columns(config, name, ranks),
+            min_partition=shard_columns(table, workload.communication, ranks),
             cache_params=cache if kernel.cache is not None else None,
             stochastic_rounding=table.stochastic_rounding,
             key_value_params=KeyValueParams(ssd_storage_directory=table.cache.ssd_directory) if kernel.store else None,
@@ -119,7 +119,7 @@ def constraints(config: RunConfig, ranks: int) -> dict[str, ParameterConstraints
     return found
 
 
-def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> ShardingPlan:
+def make_plan(module: nn.Module, workload: Workload, hardware: Hardware) -> ShardingPlan:
     """Plans for any hardware; needs neither it nor a process group.
 
     Args:
@@ -137,8 +137,8 @@ def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> Shard
         ddr_cap=storage.ddr,
         ssd_cap=storage.ssd,
     )
-    limits, batch = constraints(config, hardware.ranks), config.batch.requests
-    estimators = [EmbeddingPerfEstimator(topology, limits), StorageEstimator(config, hardware)]
+    limits, batch = constraints(workload, hardware.ranks), workload.requests
+    estimators = [EmbeddingPerfEstimator(topology, limits), StorageEstimator(workload, hardware)]
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch,
@@ -147,10 +147,10 @@ def make_plan(module: nn.Module, config: RunConfig, hardware: Hardware) -> Shard
         storage_reservation=FixedPercentageStorageReservation(RESERVED_HBM),
         stats=[],
     )
-    return planner.plan(module, sharders(config, hardware.device))
+    return planner.plan(module, sharders(workload.communication, hardware.device))
 
 
-def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, plan: Plan | None = None) -> ShardingPlan:
+def plan_sharding(module: nn.Module, workload: Workload, device: torch.device, plan: Plan | None = None) -> ShardingPlan:
     """Plans on rank 0 and sends the outcome to all ranks, a failure too: no rank waits for a plan that never comes.
 
     Args:
@@ -160,12 +160,12 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, pl
         ValueError: the planner found no plan; carries its reason and the tables' constraints.
         ConfigError: `plan` is for other tables, settings or ranks.
     """
-    check_device(config, device.type, dist.get_world_size())
+    check_device(workload.tables, workload.communication, device.type, dist.get_world_size())
     if plan is not None:
-        return plan_from_dict(plan, module, config, here(device))
+        return plan_from_dict(plan, module, workload, here(device))
     outcome: list[Any] = [None]
     if dist.get_rank() == 0:
-        for name, table in config.tables.items():
+        for name, table in workload.tables.items():
             if sharding_types(table, dist.get_world_size()) != list(table.sharding):
                 print(
                     f"note: tables.{name}: {table.rows} rows by rows leave a rank of {dist.get_world_size()} without one, so "
@@ -173,9 +173,9 @@ def plan_sharding(module: nn.Module, config: RunConfig, device: torch.device, pl
                     file=sys.stderr,
                 )
         try:
-            outcome = [make_plan(module, config, here(device))]
+            outcome = [make_plan(module, workload, here(device))]
         except Exception as error:  # sent on: the other ranks wait in the broadcast below
-            tables = ", ".join(f"{n}: {'|'.join(t.sharding)}" for n, t in config.tables.items())
+            tables = ", ".join(f"{n}: {'|'.join(t.sharding)}" for n, t in workload.tables.items())
             found = f"{dist.get_world_size()} ranks on {device.type} with tables.*.sharding {{{tables}}}"
             outcome = [f"no sharding plan for {found}: {error}"]
     dist.broadcast_object_list(outcome, src=0)
@@ -242,7 +242,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: Hardware) -> ShardingPlan:
+def plan_from_dict(plan: Plan, module: nn.Module, workload: Workload, hardware: Hardware) -> ShardingPlan:
     """The plan that `plan_to_dict` made plain, for these ranks.
 
     Args:
@@ -254,12 +254,12 @@ def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: H
     needed = max((rank for tables in plan.values() for table in tables.values() for rank in table["ranks"]), default=-1) + 1
     if needed > hardware.ranks:
         raise ConfigError(f"the plan is for {needed} ranks; here are {hardware.ranks}: make one with --gpus {hardware.ranks}")
-    made = {sharder.module_type: sharder for sharder in sharders(config, hardware.device)}
+    made = {sharder.module_type: sharder for sharder in sharders(workload.communication, hardware.device)}
     found_in = {
         path: part for path, part in module.named_modules() if type(part) in made and not path.endswith("._embedding_module")
     }
     paths = {path: made[type(part)].shardable_parameters(part) for path, part in found_in.items()}
-    limits = constraints(config, hardware.ranks)
+    limits = constraints(workload, hardware.ranks)
     found: dict[str, Any] = {}
     for path, parameters in paths.items():
         planned = plan.get(path, {})
@@ -267,15 +267,18 @@ def plan_from_dict(plan: Plan, module: nn.Module, config: RunConfig, hardware: H
             raise ConfigError(
                 f"the plan of {path} has the tables {sorted(planned)}; the configuration has {sorted(parameters)}: plan again"
             )
-        tables = {name: _sharding(name, planned[name], p.shape, config, limits[name], hardware) for name, p in parameters.items()}
+        tables = {
+            name: _sharding(name, planned[name], p.shape, workload.tables[name], limits[name], hardware)
+            for name, p in parameters.items()
+        }
         found[path] = EmbeddingModuleShardingPlan(tables)
     return ShardingPlan(found)
 
 
 def _sharding(
-    name: str, planned: dict[str, Any], shape: torch.Size, config: RunConfig, limits: ParameterConstraints, hardware: Hardware
+    name: str, planned: dict[str, Any], shape: torch.Size, table: TableConfig, limits: ParameterConstraints, hardware: Hardware
 ) -> ParameterSharding:
-    kind, kernel, sizes, table = planned["sharding_type"], planned["compute_kernel"], planned["shards"], config.tables[name]
+    kind, kernel, sizes = planned["sharding_type"], planned["compute_kernel"], planned["shards"]
     if kind not in (allowed := sharding_types(table, hardware.ranks)) or kernel != table.kernel:
         raise ConfigError(
             f"tables.{name}: the plan has sharding {kind} and kernel {kernel}; the configuration allows "

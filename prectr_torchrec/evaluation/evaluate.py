@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.measures import measure
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with process_group(config.train.device) as process, file_lock(predictions) if process.rank == 0 else nullcontext():
         measured = evaluate(
             score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades),
-            config=config,
+            settings=config.data,
+            parts=p.part_columns(config.model),
+            relevance=config.losses.anchor.weight > 0,
             split=data / split,
             train=train,
             predictions=predictions,
@@ -67,13 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(
     rows: Iterable[p.Rows],
     *,
-    config: RunConfig,
+    settings: DataConfig,
+    parts: Sequence[str],
     split: Path,
     train: Path,
     predictions: Path,
     oracle: Path | None = None,
     grades: Literal["visible", "hidden"] = "visible",
-    parts: Sequence[str] | None = None,
+    relevance: bool = True,
     rank: int = 0,
     world_size: int = 1,
 ) -> dict[str, Any] | None:
@@ -81,13 +84,14 @@ def evaluate(
 
     Args:
         rows: this rank's scored batches (`predictions.Rows`).
-        config: the run's; its levels and its memory bound are used.
+        settings: the run's, for its levels and its memory bound.
+        parts: columns of `predictions.PARTS` that the rows have.
         split: folder of the samples that are scored.
         train: folder of the training samples, to say which graded pairs were trained on; may be missing.
         predictions: the Parquet file to write, on a file system that all ranks see.
         oracle: Parquet with request_id, item_id, probability and optionally exposed, relevance and user_strictness.
         grades: whether what scored the rows could see the candidates' grades; goes into the metrics.
-        parts: columns of `predictions.PARTS` that the rows have; None: those of the run's model.
+        relevance: whether the relevance tower was trained; the figures of one that was not would say nothing, and are left out.
 
     Returns:
         The metrics on rank 0, None on the others.
@@ -99,13 +103,13 @@ def evaluate(
     if rank == 0:
         remove(parts_folder(predictions))
     _barrier(world_size)
-    write_part(_with_progress(rows, rank), predictions, rank, p.part_columns(config.model) if parts is None else parts)
+    write_part(_with_progress(rows, rank), predictions, rank, parts)
     _barrier(world_size)
     if rank != 0:
         return None
-    merge_parts(predictions, split, world_size, config.data.memory)
-    measured = measure(predictions, split=split, train=train, oracle=oracle, levels=config.data.levels, memory=config.data.memory)
-    if config.losses.anchor.weight == 0:  # the relevance tower has learned nothing: its figures would say nothing
+    merge_parts(predictions, split, world_size, settings.memory)
+    measured = measure(predictions, split=split, train=train, oracle=oracle, levels=settings.levels, memory=settings.memory)
+    if not relevance:
         measured["relevance"] = {}
     return {"grades": grades, **measured}
 

@@ -13,7 +13,9 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
+from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import (
@@ -36,11 +38,11 @@ NGRAM = "ngram"
 """The `model_type` of `NgramEncoder`."""
 
 
-def keep_settings(config: RunConfig, tokenizer: Path) -> None:
+def keep_settings(text: TextConfig, tokenizer: Path) -> None:
     """Copies into the tokenizer's folder of a run what it needs of `text.path` besides the weights, so that it can do without."""
-    if config.text.path and config.model.text:
+    if text.path:
         for name in ("config.json", STUDENT):
-            if (source := Path(config.text.path) / name).is_file():
+            if (source := Path(text.path) / name).is_file():
                 shutil.copyfile(source, tokenizer / name)
 
 
@@ -56,13 +58,13 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
         ConfigError: settings that do not fit together, the tokenizer, or what is in `text.path`.
     """
     model, text = config.model, config.text
-    interaction = build_interaction(config, load_tokenizer(tokenizer), tokenizer, kept=kept) if model.text else None
+    interaction = build_interaction(text, load_tokenizer(tokenizer), tokenizer, kept=kept) if model.text else None
     match = build_match(tokenizer, text.stemmer) if model.match else None
     if interaction is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
     relevance = TextRelevance(interaction, match, model.relevance_tower, config.data.levels.count, dropout=model.dropout)
     if text.path and not kept:
-        _start(config, relevance)
+        _start(text, relevance, config.data.levels)
     if text.frozen and not (text.path or config.train.init_from):
         raise ConfigError("text.frozen: the encoder begins from nothing and would stay there; give text.path")
     if text.frozen and interaction is not None:
@@ -70,27 +72,26 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
     return relevance
 
 
-def _start(config: RunConfig, relevance: TextRelevance) -> None:
+def _start(text: TextConfig, relevance: TextRelevance, levels: Levels) -> None:
     """Loads what `text.path` has beside a Hugging Face encoder."""
-    path, whole = Path(str(config.text.path)), config.text.start == "relevance"
+    path, whole = Path(str(text.path)), text.start == "relevance"
     student = read_student(path)
-    if student is not None and (config.model.text or _of_match_alone(student)):
+    if student is not None and (relevance.interaction is not None or _of_match_alone(student)):
         load_relevance(path, relevance, encoder_alone=not whole)
         if whole:
-            check_meaning(student, config)
+            check_meaning(student, text, levels, match=relevance.match is not None)
 
 
-def build_interaction(config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path, *, kept: bool = False) -> Interaction:
+def build_interaction(text: TextConfig, vocabulary: PreTrainedTokenizerFast, source: Path, *, kept: bool = False) -> Interaction:
     """The encoder and how it reads a pair.
 
     Args:
-        config: the run.
+        text: of the configuration.
         vocabulary: the tokenizer.
         source: its folder.
         kept: as of `build_relevance`.
     """
-    text = config.text
-    encoder = _build_encoder(config, vocabulary, source, kept)
+    encoder = _build_encoder(text, vocabulary, source, kept)
     if isinstance(encoder, NgramEncoder):
         if text.interaction != "dual":
             raise ConfigError(f"text.interaction: an encoder of n-grams reads texts apart: dual, not {text.interaction}")
@@ -143,12 +144,10 @@ def build_match(tokenizer: Path, stemmer: str | None) -> TextMatch:
     return TextMatch(idf[stem], is_number, torch.tensor(stem), special_tokens=special_ids(vocabulary))
 
 
-def _build_encoder(
-    config: RunConfig, vocabulary: PreTrainedTokenizerFast, source: Path, kept: bool
-) -> TextEncoder | NgramEncoder:
-    if config.text.path is None:
-        return _fresh_encoder(config.text.encoder, vocabulary, config.text.precision)
-    path = str(source) if kept else config.text.path
+def _build_encoder(text: TextConfig, vocabulary: PreTrainedTokenizerFast, source: Path, kept: bool) -> TextEncoder | NgramEncoder:
+    if text.path is None:
+        return _fresh_encoder(text.encoder, vocabulary, text.precision)
+    path = str(source) if kept else text.path
     if not kept and load_tokenizer(Path(path)).get_vocab() != vocabulary.get_vocab():
         raise ConfigError(
             f"text.path: {path} has another vocabulary than {source}: its encoder would read noise; prepare the samples with "
@@ -158,9 +157,9 @@ def _build_encoder(
     if _of_match_alone(student):
         raise ConfigError(f"text.path: {path} is a student of match features alone; set model.text: false, or give another")
     if student is not None and student["text"]["encoder"]["model_type"] == NGRAM:
-        return _fresh_encoder(student["text"]["encoder"], vocabulary, config.text.precision)  # its weights lie beside the tower's
+        return _fresh_encoder(student["text"]["encoder"], vocabulary, text.precision)  # its weights lie beside the tower's
     build = TextEncoder.from_settings if kept else TextEncoder.from_pretrained
-    return build(path, precision=config.text.precision)
+    return build(path, precision=text.precision)
 
 
 def _of_match_alone(student: dict[str, Any] | None) -> bool:

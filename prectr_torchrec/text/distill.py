@@ -19,8 +19,10 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data import teacher_scores as scores_files
 from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
@@ -73,7 +75,7 @@ def distill(
     given = tokenizer or (Path(config.text.path) if config.text.path else None)
     settings = _settings(config, pairs, teacher_scores, given, process.world_size)
     table = source.read()
-    teacher, hidden = _read_scores(config, table, teacher_scores)
+    teacher, hidden = _read_scores(config.distill.hidden_weight, config.data.levels, table, teacher_scores)
     answer: list[Any] = [_attempt(lambda: claim(out, work, out / MANIFEST, settings)) if process.rank == 0 else None]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], ValueError):
@@ -87,14 +89,16 @@ def distill(
     torch.manual_seed(config.distill.seed)  # the same student on all ranks
     relevance = build_relevance(config, work / "tokenizer")
     if config.distill.token_vectors:
-        start_from_token_vectors(_fresh_encoder(config, relevance), work / "tokenizer", Path(config.distill.token_vectors))
+        start_from_token_vectors(_fresh_encoder(config.text, relevance), work / "tokenizer", Path(config.distill.token_vectors))
     relevance.to(process.device)
-    distiller = Distiller(config, relevance, data, source.level_grades(), teacher, hidden, out, process)
+    distiller = Distiller(
+        config.distill, config.data.levels, relevance, data, source.level_grades(), teacher, hidden, out, process
+    )
     student = distiller.train()
     found = _describe(distiller, pairs, teacher_scores) | {"settings": settings}
     if process.rank == 0:
         shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
-        save_student(out, student, config)
+        save_student(out, student, config.text, config.data.levels, config.model.relevance_tower)
         apply_umask(out)
         once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
         shutil.rmtree(work)
@@ -103,21 +107,22 @@ def distill(
 
 
 def _read_scores(
-    config: RunConfig, pairs: pa.Table, scores: Sequence[Path]
+    hidden_weight: float, levels: Levels, pairs: pa.Table, scores: Sequence[Path]
 ) -> tuple[NDArray[np.float32] | None, NDArray[Any] | None]:
     """What `teacher_targets` gives, or nothing without scores."""
     if not scores:
         return None, None
-    weight = config.distill.hidden_weight
-    scored = read_teacher_scores(scores, levels=config.data.levels, hidden=weight > 0)
-    if weight and "hidden" not in scored.column_names:
-        raise ConfigError(f"distill.hidden_weight: {weight} needs hidden states of one teacher; teach with --hidden, or set 0")
+    scored = read_teacher_scores(scores, levels=levels, hidden=hidden_weight > 0)
+    if hidden_weight and "hidden" not in scored.column_names:
+        raise ConfigError(
+            f"distill.hidden_weight: {hidden_weight} needs hidden states of one teacher; teach with --hidden, or set 0"
+        )
     return teacher_targets(pairs, scored)
 
 
-def _fresh_encoder(config: RunConfig, relevance: TextRelevance) -> TextEncoder:
+def _fresh_encoder(text: TextConfig, relevance: TextRelevance) -> TextEncoder:
     encoder = relevance.interaction.encoder if relevance.interaction is not None else None
-    if not isinstance(encoder, TextEncoder) or config.text.path:
+    if not isinstance(encoder, TextEncoder) or text.path:
         raise ConfigError("distill.token_vectors: for a fresh transformer only; this student starts from text.path or has none")
     return encoder
 

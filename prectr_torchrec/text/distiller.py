@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from prectr_torchrec.checkpoints.safe_reader import load_state
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.text import DistillConfig
 from prectr_torchrec.distributed.process import Process, random_states, set_random_states
 from prectr_torchrec.metrics import relevance_metrics
@@ -95,7 +95,8 @@ class Distiller:
     """Trains a student through its stages on the ranks of the process group, from its checkpoint if there is one.
 
     Args:
-        config: the run; reads `distill` and `data.levels`.
+        config: weights, rates and lengths of the stages.
+        levels: of relevance.
         relevance: the student, the same on all ranks.
         data: the pairs.
         level_grades: (K,) the grade that stands for each level.
@@ -110,7 +111,8 @@ class Distiller:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: DistillConfig,
+        levels: Levels,
         relevance: TextRelevance,
         data: PairData,
         level_grades: NDArray[np.float64],
@@ -119,7 +121,7 @@ class Distiller:
         out: Path,
         process: Process,
     ) -> None:
-        self.settings, self.levels, self.level_grades = config.distill, config.data.levels, level_grades
+        self.settings, self.levels, self.level_grades = config, levels, level_grades
         self.relevance, self.data, self.process, self.out = relevance, data, process, out
         self.teacher, self.hidden = teacher, hidden
         self.graded = ~np.isnan(data.grade)

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typing_extensions import TypedDict
 
+from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.run import RunConfig, validate_config
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.modules import Relevance, TextEncoder, TextRelevance
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.plain_files import read_json
@@ -47,23 +49,31 @@ class _Student(TypedDict):
     relevance_tower: list[int]
 
 
-def save_student(folder: Path, relevance: TextRelevance, config: RunConfig) -> None:
-    """Writes encoder, weights and `student.json` into a folder, where the tokenizer goes too."""
+def save_student(folder: Path, relevance: TextRelevance, settings: TextConfig, levels: Levels, tower: list[int]) -> None:
+    """Writes encoder, weights and `student.json` into a folder, where the tokenizer goes too.
+
+    Args:
+        folder: of the student.
+        relevance: its text side.
+        settings: it was built from.
+        levels: of relevance that it predicts.
+        tower: `model.relevance_tower`.
+    """
     weights = {name: weight.contiguous() for name, weight in relevance.state_dict().items() if not name.startswith(_MATCH)}
     encoder = relevance.interaction.encoder if relevance.interaction is not None else None
     if isinstance(encoder, TextEncoder):
         encoder.model.save_pretrained(str(folder))
         weights = {name: weight for name, weight in weights.items() if not name.startswith(_HUGGING_FACE)}
     save_file(weights, str(folder / WEIGHTS))
-    text = config.text.model_dump(mode="json", exclude={"path", "start", "frozen"})
-    if config.text.path and (began := read_student(Path(config.text.path))) is not None:
+    text = settings.model_dump(mode="json", exclude={"path", "start", "frozen"})
+    if settings.path and (began := read_student(Path(settings.path))) is not None:
         text["encoder"] = began["text"]["encoder"]
     about = {
         "text": text,
-        "levels": config.data.levels.model_dump(mode="json"),
-        "encoder": config.model.text,
-        "match": config.model.match,
-        "relevance_tower": config.model.relevance_tower,
+        "levels": levels.model_dump(mode="json"),
+        "encoder": relevance.interaction is not None,
+        "match": relevance.match is not None,
+        "relevance_tower": tower,
     }
     (folder / STUDENT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
@@ -120,24 +130,26 @@ def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: boo
     relevance.load_state_dict(there, strict=False)
 
 
-def check_meaning(about: dict[str, Any], config: RunConfig) -> None:
+def check_meaning(about: dict[str, Any], text: TextConfig, levels: Levels, *, match: bool) -> None:
     """That a student's levels and match features are those of the configuration.
 
     Args:
         about: of `read_student`.
-        config: that takes the student's relevance tower.
+        text: of the run that takes the student's relevance tower.
+        levels: of that run.
+        match: whether it has match features.
 
     Raises:
         ConfigError: they mean something else; names the setting.
     """
-    boundaries = about["levels"]["boundaries"], config.data.levels.boundaries
+    boundaries = about["levels"]["boundaries"], levels.boundaries
     settings: dict[str, tuple[Any, Any]] = {"data.levels.boundaries": boundaries}
-    if config.model.match:
-        settings["text.stemmer"] = (about["text"]["stemmer"], config.text.stemmer)
+    if match:
+        settings["text.stemmer"] = (about["text"]["stemmer"], text.stemmer)
     for name, (there, here) in settings.items():
         if there != here:
             raise ConfigError(
-                f"text.path: the relevance side of {config.text.path} was made with {name} {there}, and here it is {here}; set "
+                f"text.path: the relevance side of {text.path} was made with {name} {there}, and here it is {here}; set "
                 "the same, or text.start: encoder to take the encoder alone"
             )
 

@@ -130,7 +130,7 @@ def build_task(
     if rehearsal is not None:
         losses["rehearsal"], weights["rehearsal"] = rehearsal, config.losses.rehearsal.weight
     task = RankingTask(
-        build_embeddings(config, table_device),
+        build_embeddings(config.tables, config.features, table_device),
         model,
         Losses(losses, weights),
         held=held,

@@ -34,6 +34,7 @@ from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.distributed.stop import Stopped, StopSignal
+from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.modules import Loss
 from prectr_torchrec.runs.layout import CONFIG, is_unfinished, load_run
 from prectr_torchrec.runs.log import MetricsLog, Throughput
@@ -79,8 +80,8 @@ class Trainer:
     @only_local
     def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: Plan | None = None) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
-        check_device(config, process.device.type, process.world_size)  # before anything is written
-        check_trainable(config)
+        check_device(config.tables, config.communication, process.device.type, process.world_size)  # before anything is written
+        check_trainable(config.tables)
         manifest = read_manifest(data, config.data)
         rehearsal = Rehearsal(config, data / TOKENIZER, process.device) if config.losses.rehearsal.pairs else None
         self._open_run_directory()
@@ -95,7 +96,7 @@ class Trainer:
         if not self.saved:
             self.model.module.model.start_from(manifest["examination"])
         if config.train.init_from is not None and not self.saved:
-            init_from(config.train.init_from, self.model, config, run)
+            init_from(config.train.init_from, self.model, config.features, run)
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}
         if rehearsal is not None:
             self.job["rehearsal"] = rehearsal.digests
@@ -233,7 +234,7 @@ class Trainer:
     def _save(self, validation: ValidationLoss | None = None) -> None:
         flush_managed(self.model)
         check_weights(self.optimizers.dense.params, self.model, f"step {self.position['step']}")
-        self._write({"tables": table_metrics(self.model, self.optimizers, self.config)})
+        self._write({"tables": table_metrics(self.model, self.optimizers, self.config.tables)})
         progress = {"step": self.position["step"], "position": self.position, "job": self.job}
         with self._explained():
             self.checkpoints.save(self.model, self.optimizers, progress, validation)
@@ -251,7 +252,7 @@ class Trainer:
             if saved["world_size"] == self.process.world_size:
                 plan = saved["plan"]
             else:
-                config = movable(config, saved["plan"])
+                config = config.model_copy(update={"tables": movable(config.tables, saved["plan"])})
         return build_sharded(config, self.run, self.process, plan, kept=bool(self.saved), rehearsal=rehearsal)
 
     def _resume(self, saved: dict[str, Any]) -> None:
@@ -302,7 +303,7 @@ class Trainer:
         reset_tables(self.model, self.optimizers, seed, keep=keep)
         if epoch > 0 and self.config.train.init_from is not None:  # afresh is as the run began
             tables = {f"tables.{name}" for name in self.config.tables if name not in keep}
-            init_from(self.config.train.init_from, self.model, self.config, self.run, only=tables)
+            init_from(self.config.train.init_from, self.model, self.config.features, self.run, only=tables)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.log is not None and values:
@@ -348,7 +349,8 @@ class Trainer:
                 remove(self.run / TOKENIZER)
                 with replacing(self.run / TOKENIZER) as tokenizer:
                     shutil.copytree(self.data / TOKENIZER, tokenizer)
-                    keep_settings(self.config, tokenizer)
+                    if self.config.model.text:
+                        keep_settings(self.config.text, tokenizer)
                 with replacing(self.run / SAMPLES) as samples:
                     shutil.copyfile(self.data / SAMPLES, samples)
                 replace_text(written, dump_config(self.config))
@@ -371,8 +373,10 @@ def build_sharded(
     apply_table_optimizers(task.embeddings, config)
     task.model.to(process.device)
     task.losses.to(process.device)
-    sharding = plan_sharding(task, config, process.device, plan)
-    model = DistributedModelParallel(task, device=process.device, plan=sharding, sharders=sharders(config, process.device.type))
+    sharding = plan_sharding(task, build_workload(config), process.device, plan)
+    model = DistributedModelParallel(
+        task, device=process.device, plan=sharding, sharders=sharders(config.communication, process.device.type)
+    )
     hold_managed(model, frozen_tables(config))
     requests = config.batch.requests * process.world_size
     return model, Optimizers(model, config.train, requests), plan_to_dict(sharding)

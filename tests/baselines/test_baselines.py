@@ -20,7 +20,7 @@ from prectr_torchrec.baselines.run import run_baseline
 from prectr_torchrec.baselines.samples import Samples
 from prectr_torchrec.baselines.trees import TreesConfig, TreesScorer
 from prectr_torchrec.config.data import DataConfig, Split
-from prectr_torchrec.config.model import ModelConfig
+from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.prepare.prepare import prepare
@@ -119,9 +119,9 @@ def test_writes_the_predictions_of_evaluate(kind: str, runs: dict[str, Path], lo
     rows = {name: table[name].to_numpy() for name in columns}
     rows |= {name: np.zeros(len(table), np.float32) for name in ("click_probability", "logged_logit")}
     rows |= {"relevance_probabilities": np.full((len(table), 4), 0.25, np.float32)}
-    config = RunConfig(name="model", model=ModelConfig(mixture=False))
+    config = RunConfig(name="model", model=PRECTRConfig(mixture=False))
     path, split = tmp_path / "predictions.parquet", log / "samples" / "test"
-    evaluate([rows], config=config, split=split, train=log / "samples" / "train", predictions=path, parts=())
+    evaluate([rows], settings=config.data, parts=(), split=split, train=log / "samples" / "train", predictions=path)
     assert table.schema.equals(pq.read_schema(path))
     samples = pq.read_table(split)
     assert table["item_id"].to_pylist() == [item for row in samples["candidate_item_id"].to_pylist() for item in row]

@@ -18,6 +18,7 @@ from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.managed import _collections, managed_counts
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, sharders
+from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.training.optimizers import apply_table_optimizers
 from prectr_torchrec.training.trainer import Trainer
 
@@ -77,10 +78,12 @@ def drift(rows: int, times: int) -> None:
     config = drift_config(rows)
     cleared = {"rows": 0, "used": 0}
     with process_group("cpu") as process:
-        embeddings = build_embeddings(config, torch.device("meta"))
+        embeddings = build_embeddings(config.tables, config.features, torch.device("meta"))
         apply_table_optimizers(embeddings, config)
-        plan = plan_sharding(embeddings, config, process.device)
-        model = DistributedModelParallel(embeddings, device=process.device, plan=plan, sharders=sharders(config, "cpu"))
+        plan = plan_sharding(embeddings, build_workload(config), process.device)
+        model = DistributedModelParallel(
+            embeddings, device=process.device, plan=plan, sharders=sharders(config.communication, "cpu")
+        )
         for collection in _collections(model):
             _watch(collection, cleared)
         random = torch.Generator().manual_seed(process.rank)

@@ -13,6 +13,7 @@ from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.process import check_same_devices, process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, read_plan
+from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.training.trainer import Trainer
 
 
@@ -21,7 +22,9 @@ def check_planner_failure() -> None:
     config.tables["item"].sharding = ["table_row_wise"]  # the EmbeddingCollection has no such type
     with process_group("cpu") as process:
         try:
-            plan_sharding(build_embeddings(config, torch.device("meta")), config, process.device)
+            plan_sharding(
+                build_embeddings(config.tables, config.features, torch.device("meta")), build_workload(config), process.device
+            )
         except ValueError as error:
             print(f"rank {dist.get_rank()} heard: {error}")
 
@@ -37,7 +40,11 @@ def check_mixed_devices() -> None:
 def check_plan() -> None:
     config = small_config()
     with process_group("cpu") as process:
-        plan = plan_to_dict(plan_sharding(build_embeddings(config, torch.device("meta")), config, process.device))
+        plan = plan_to_dict(
+            plan_sharding(
+                build_embeddings(config.tables, config.features, torch.device("meta")), build_workload(config), process.device
+            )
+        )
         kinds = {table: sharding["sharding_type"] for module in plan.values() for table, sharding in module.items()}
         print(f"rank {process.rank}: {dict(sorted(kinds.items()))}")
 

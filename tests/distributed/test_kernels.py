@@ -8,11 +8,11 @@ from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.kernels import KERNELS
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.distributed.costs import Hardware
 from prectr_torchrec.distributed.planning import make_hardware, plan_run, rank_loads
 from prectr_torchrec.distributed.sharding import Plan
+from prectr_torchrec.distributed.workload import Workload, build_workload
 from prectr_torchrec.system.errors import ConfigError
 
 ROWS, DIM = 840, 8
@@ -24,19 +24,21 @@ def test_a_table_is_planned_under_its_kernel_and_lies_where_the_row_says(name: s
     for other in config.tables.values():
         other.kernel = "fused"
     config.tables["item"] = TableConfig(rows=ROWS, dim=DIM, kernel=name, sharding=["row_wise"], buckets=840)
-    plan = plan_run(config, hardware)
-    assert plan is not None
+    workload = build_workload(config)
+    plan = plan_run(workload, hardware)
     config.tables["item"].kernel = "fused"
-    before = plan_run(config, hardware)
-    assert before is not None
-    moved = {tier: _sum(config, plan, hardware, tier) - _sum(config, before, hardware, tier) for tier in ("hbm", "ddr", "ssd")}
+    before = plan_run(workload, hardware)
+    assert plan is not None and before is not None
+    moved = {
+        tier: _sum(workload, plan, hardware, tier) - _sum(workload, before, hardware, tier) for tier in ("hbm", "ddr", "ssd")
+    }
     there = KERNELS[name].rows
     assert all((moved[tier] >= ROWS * DIM * 4) == (tier == there) for tier in ("ddr", "ssd")), moved
     assert (moved["hbm"] < 0) == (there != "hbm")
 
 
-def _sum(config: RunConfig, plan: Plan, hardware: Hardware, tier: str) -> int:
-    return sum(getattr(load, tier) for load in rank_loads(config, plan, hardware))
+def _sum(workload: Workload, plan: Plan, hardware: Hardware, tier: str) -> int:
+    return sum(getattr(load, tier) for load in rank_loads(workload, plan, hardware))
 
 
 @pytest.mark.parametrize("name", KERNELS)

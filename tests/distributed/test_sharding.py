@@ -15,6 +15,7 @@ from prectr_torchrec.distributed.costs import Hardware
 from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.planning import plan_run, rank_loads, save_plan
 from prectr_torchrec.distributed.sharding import plan_from_dict, plan_to_dict, read_plan
+from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.main import main
 
@@ -47,23 +48,23 @@ def test_ranks_start_with_rows_of_their_own(tmp_path: Path) -> None:
 
 def test_planned_bytes_are_those_of_the_tensors_that_a_run_with_the_plan_makes(tmp_path: Path) -> None:
     config = planned_config()
-    plan = plan_run(config, GPUS)
+    plan = plan_run(build_workload(config), GPUS)
     assert plan is not None
     save_plan(plan, tmp_path / "plan.json")
     data = write_small_data(tmp_path / "data", config)
     files = {"data": data, "run": tmp_path / "run", "plan": tmp_path / "plan.json"}
     output = run_ranks(2, "distributed.sharding_worker:print_bytes", **files)
     held = [int(count) for _, count in sorted(re.findall(r"rank (\d): (\d+) bytes", output))]
-    assert [load.tables for load in rank_loads(config, plan, GPUS)] == pytest.approx(held, rel=0.02)
+    assert [load.tables for load in rank_loads(build_workload(config), plan, GPUS)] == pytest.approx(held, rel=0.02)
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     config = planned_config()
-    plan = plan_run(config, GPUS)
+    plan = plan_run(build_workload(config), GPUS)
     assert plan is not None
     save_plan(plan, tmp_path / "plan.json")
-    module = torch.nn.ModuleDict({"embeddings": build_embeddings(config, torch.device("meta"))})
-    assert plan_to_dict(plan_from_dict(read_plan(tmp_path / "plan.json"), module, config, GPUS)) == plan
+    module = torch.nn.ModuleDict({"embeddings": build_embeddings(config.tables, config.features, torch.device("meta"))})
+    assert plan_to_dict(plan_from_dict(read_plan(tmp_path / "plan.json"), module, build_workload(config), GPUS)) == plan
 
 
 @pytest.mark.parametrize(
@@ -78,20 +79,20 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 )
 def test_a_plan_for_something_else_is_refused(ranks: int, settings: dict[str, Any], message: str) -> None:
     config = planned_config()
-    plan = plan_run(config, GPUS)
+    plan = plan_run(build_workload(config), GPUS)
     assert plan is not None
     if "name" in settings:
         plan["embeddings.sequences"][settings["name"]] = plan["embeddings.sequences"].pop("item")
     else:
         config.tables["item"] = config.tables["item"].model_copy(update=settings)
-    module = torch.nn.ModuleDict({"embeddings": build_embeddings(config, torch.device("meta"))})
+    module = torch.nn.ModuleDict({"embeddings": build_embeddings(config.tables, config.features, torch.device("meta"))})
     with pytest.raises(ConfigError, match=re.escape(message)):
-        plan_from_dict(plan, module, config, GPUS._replace(ranks=ranks))
+        plan_from_dict(plan, module, build_workload(config), GPUS._replace(ranks=ranks))
 
 
 def test_training_takes_the_plan_and_refuses_one_for_more_ranks(tmp_path: Path) -> None:
     config = planned_config()
-    plan = plan_run(config, GPUS)
+    plan = plan_run(build_workload(config), GPUS)
     assert plan is not None
     save_plan(plan, tmp_path / "plan.json")
     (tmp_path / "small.yaml").write_text(dump_config(config), encoding="utf-8")

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.data.schema import SAMPLE_VERSION
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.evaluate import evaluate
-from prectr_torchrec.evaluation.predictions import Rows
+from prectr_torchrec.evaluation.predictions import Rows, part_columns
 
 REQUESTS = 40
 PAST = (0, 1, 19, 20, 99, 100, 5000)
@@ -111,7 +112,8 @@ def main(data: Path, out: Path) -> None:
     with process_group("cpu") as (rank, world_size, _):
         found = evaluate(
             scored(rank, world_size),
-            config=RunConfig(name="small"),
+            settings=DataConfig(),
+            parts=part_columns(PRECTRConfig()),
             split=data / "test",
             train=data / "train",
             predictions=out / "predictions.parquet",

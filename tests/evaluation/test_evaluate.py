@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prectr_torchrec import metrics as m
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.evaluation.evaluate import evaluate, format_metrics, main, write_json
 from prectr_torchrec.evaluation.parts import against_strictness, effect_by_strictness, rise
-from prectr_torchrec.evaluation.predictions import sample_files
+from prectr_torchrec.evaluation.predictions import part_columns, sample_files
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
 spec = importlib.util.spec_from_file_location("builders_evaluate", BUILDERS)
@@ -35,10 +37,12 @@ SEGMENTS = {"0": (0,), "1-19": (1, 2), "20-99": (3, 4), "100+": (5, 6)}
 """Users by their past, `build.PAST`."""
 
 
-def run(data, rows=None, oracle=None, train=None, model=None, grades="visible", **losses):
+def run(data, rows=None, oracle=None, train=None, model=None, grades="visible", relevance=True):
     return evaluate(
         rows if rows is not None else build.scored(),
-        config=RunConfig(name="small", losses=losses, model=model or {}),
+        settings=DataConfig(),
+        parts=part_columns(PRECTRConfig(**model or {})),
+        relevance=relevance,
         split=data / "test",
         train=train or data / "train",
         predictions=data.parent / "predictions.parquet",
@@ -393,6 +397,6 @@ def test_the_table_prints_every_part_and_marks_simulated_data(data, tmp_path):
 
 
 def test_a_relevance_tower_that_was_not_trained_is_not_measured(data):
-    found = {"run": "small", **run(data, anchor={"weight": 0})}
+    found = {"run": "small", **run(data, relevance=False)}
     assert found["relevance"] == {}
     assert "relevance tower" not in format_metrics(found)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from prectr_torchrec.cli.main import app
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.evaluation.evaluate import evaluate, write_json
+from prectr_torchrec.evaluation.predictions import part_columns
 from prectr_torchrec.evaluation.report import write_report
 
 spec = importlib.util.spec_from_file_location("builders_evaluate", Path(__file__).with_name("builders_evaluate.py"))
@@ -28,7 +29,8 @@ def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = Fa
     rng = np.random.default_rng(len(folder.name))
     found = evaluate(
         build.scored(personal=personal),
-        config=config,
+        settings=config.data,
+        parts=part_columns(config.model),
         split=data / "test",
         train=data / "train",
         predictions=folder / "predictions-test.parquet",
