@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.losses import AnchorLoss, LossesConfig
@@ -71,19 +72,13 @@ def run_baseline(
     _check(run, samples, scored, oracle)
     splits = ("train", "validation") if refit else ("train",)
     scorer = kind_scorer(samples, splits, config)
-    run_config = RunConfig(
-        name=kind, data=samples.data, losses=LossesConfig(anchor=AnchorLoss(weight=0)), model=PRECTRConfig(mixture=False)
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    replace_text(run / CONFIG, dump_config(run_config))
-    about = {"kind": kind, "trained_on": splits, "settings": config.model_dump(mode="json")}
-    replace_text(run / BASELINE, json.dumps(about, indent=1))
+    _write_run(run, kind, samples.data, {"trained_on": splits, "settings": config.model_dump(mode="json")})
     results = []
     for folder, split in scored:
         for name, hidden in ((split, False), *[(f"{split}{HIDDEN}", True)] * hide_grades):
             measured = evaluate(
                 scorer.score(folder, split, hide_grades=hidden),
-                settings=run_config.data,
+                settings=samples.data,
                 parts=(),
                 relevance=False,
                 split=folder.folder / split,
@@ -96,6 +91,14 @@ def run_baseline(
             results.append({"run": kind, "checkpoint": None, **measured})
             write_json(results[-1], run / f"metrics-{name}.json")
     return results
+
+
+def _write_run(run: Path, kind: Kind, data: DataConfig, about: dict[str, Any]) -> None:
+    """What `prectr report` reads of a run beside its measures: no relevance tower was trained, and no levels mixed."""
+    losses, model = LossesConfig(anchor=AnchorLoss(weight=0)), PRECTRConfig(mixture=False)
+    run.mkdir(parents=True, exist_ok=True)
+    replace_text(run / CONFIG, dump_config(RunConfig(name=kind, data=data, losses=losses, model=model)))
+    replace_text(run / BASELINE, json.dumps({"kind": kind, **about}, indent=1))
 
 
 def _load(kind: Kind) -> tuple[type[BaselineConfig], Callable[[Samples, Sequence[str], Any], Scorer]]:

@@ -78,8 +78,8 @@ def _check_samples(chosen: set[str], source: Path, run: Path) -> None:
 
 def _check_tokens(chosen: set[str], features: dict[str, FeatureConfig], source: Path, run: Path) -> None:
     token_tables = {f"tables.{f.table}" for name, f in features.items() if name.endswith("_tokens")}
-    by_token = ("personal.taste.title.", "relevance.match.")
-    of_tokens = sorted(n for n in chosen if n in token_tables or ".encoder." in n or n.startswith(by_token))
+    by_token = (".encoder.", ".taste.title.", "relevance.match.")
+    of_tokens = sorted(n for n in chosen if n in token_tables or any(part in n for part in by_token))
     if of_tokens and tokenizer_digest(source / TOKENIZER) != tokenizer_digest(run / TOKENIZER):
         raise ConfigError(
             f"train.init_from: {of_tokens[0]} has a row for each token, and the tokens of {source} are others; exclude "

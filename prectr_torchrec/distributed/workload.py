@@ -33,14 +33,13 @@ class Workload(NamedTuple):
 
 def build_workload(config: RunConfig) -> Workload:
     """The tables of a run, and as many lookups as its batch shape allows."""
-    inputs = {name: _inputs(config, name) for name in config.tables}
-    return Workload(config.tables, config.features, config.communication, config.batch.requests, inputs)
-
-
-def _inputs(config: RunConfig, name: str) -> list[Input]:
     R, C = config.batch.requests, config.batch.candidates
     lengths = {"history": config.data.history_length, "peer": config.data.peer_length, "candidate": C / R}
-    features = [f for f, feature in config.features.items() if feature.table == name]
-    if name in bag_tables(config.features):
-        return [Input(C, config.text.title_tokens if f == "candidate_title_tokens" else 1) for f in features]
-    return [Input(R, lengths.get(f.split("_")[0], 1)) for f in features]
+    bags, inputs = bag_tables(config.features), dict[str, list[Input]]()
+    for name, feature in config.features.items():
+        if feature.table in bags:
+            lookups = Input(C, config.text.title_tokens if name == "candidate_title_tokens" else 1)
+        else:
+            lookups = Input(R, lengths.get(name.split("_")[0], 1))
+        inputs.setdefault(feature.table, []).append(lookups)
+    return Workload(config.tables, config.features, config.communication, R, inputs)

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades),
             settings=config.data,
             parts=p.part_columns(config.model),
-            relevance=config.losses.anchor.weight > 0,
+            relevance=config.losses.anchor.weight != 0,
             split=data / split,
             train=train,
             predictions=predictions,

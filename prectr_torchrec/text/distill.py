@@ -17,12 +17,13 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.config.text import DistillConfig, TextConfig
 from prectr_torchrec.data import teacher_scores as scores_files
 from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import read_scores_manifest, read_teacher_scores
@@ -73,7 +74,7 @@ def distill(
     work, source = out / "work", PairsFile.open(pairs)
     source.check_levels(config.data.levels)
     given = tokenizer or (Path(config.text.path) if config.text.path else None)
-    settings = _settings(config, pairs, teacher_scores, given, process.world_size)
+    settings = _settings(config.distill, config.text, config.model, pairs, teacher_scores, given, process.world_size)
     table = source.read()
     teacher, hidden = _read_scores(config.distill.hidden_weight, config.data.levels, table, teacher_scores)
     answer: list[Any] = [_attempt(lambda: claim(out, work, out / MANIFEST, settings)) if process.rank == 0 else None]
@@ -166,16 +167,23 @@ def _write_tokenizer(pairs: pa.Table, given: Path | None, vocab_size: int, folde
     write_document_frequency(titles, folder)
 
 
-def _settings(config: RunConfig, pairs: Path, scores: Sequence[Path], tokenizer: Path | None, world_size: int) -> dict[str, Any]:
+def _settings(
+    distill: DistillConfig,
+    text: TextConfig,
+    model: BaseModel,
+    pairs: Path,
+    scores: Sequence[Path],
+    tokenizer: Path | None,
+    world_size: int,
+) -> dict[str, Any]:
     """What the student depends on."""
-    dumped = config.model_dump(mode="json")
-    begins = {"text.path": config.text.path, "distill.token_vectors": config.distill.token_vectors}
+    begins = {"text.path": text.path, "distill.token_vectors": distill.token_vectors}
     for folder in scores:
         read_scores_manifest(folder)
     return {
-        "distill": dumped["distill"],
-        "text": dumped["text"],
-        "model": {name: dumped["model"][name] for name in ("text", "match", "relevance_tower", "dropout")},
+        "distill": distill.model_dump(mode="json"),
+        "text": text.model_dump(mode="json"),
+        "model": model.model_dump(mode="json", include={"text", "match", "relevance_tower", "dropout"}),
         "pairs": file_digest(pairs),
         "teacher_scores": [file_digest(folder / scores_files.MANIFEST) for folder in scores],
         "tokenizer": tokenizer_digest(tokenizer) if tokenizer else None,

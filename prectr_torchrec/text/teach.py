@@ -77,31 +77,33 @@ def teach(
         "hidden": hidden,
         "options": options.model_dump(mode="json"),
         "prompt": load_prompt(prompt).model_dump(mode="json"),
+        **({"teacher": folder_digest(teacher), "pairs": file_digest(pairs)} if process.rank == 0 else {}),
     }
-    agreed: list[Any] = [None, None]
-    if process.rank == 0:
-        settings |= {"teacher": folder_digest(teacher), "pairs": file_digest(pairs)}
-        finished = claim(out, out / "work", out / MANIFEST, settings)
-        agreed = [finished, [shard for shard, name in enumerate(names) if not (out / name).exists()]]
-    dist.broadcast_object_list(agreed)
-    if agreed[0] is not None:
-        return dict(agreed[0])
-    mine = agreed[1][process.rank :: process.world_size]
+    finished, missing = _begin(out, settings, names, process)
+    if finished is not None:
+        return finished
+    mine = missing[process.rank :: process.world_size]
     assert model is not None
     _grade_shards(model, source, {shard: out / names[shard] for shard in mine}, hidden, process)
     dist.barrier()
+    manifest: list[Any] = [None]
     if process.rank == 0:
-        manifest = {
-            "version": SCORES_VERSION,
-            "levels": source.levels.count,
-            **_describe(source, out, names),
-            "settings": settings,
-        }
-        once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
+        about = {"version": SCORES_VERSION, "levels": source.levels.count, **_describe(source, out, names)}
+        manifest = [about | {"settings": settings}]
+        once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest[0], indent=1), encoding="utf-8"))
         shutil.rmtree(out / "work")
-        agreed = [manifest, None]
+    dist.broadcast_object_list(manifest)
+    return dict(manifest[0])
+
+
+def _begin(out: Path, settings: dict[str, Any], names: list[str], process: Process) -> tuple[dict[str, Any] | None, list[int]]:
+    """What is finished there already, or the shards that are missing; the same on all ranks."""
+    agreed: list[Any] = [None, None]
+    if process.rank == 0:
+        finished = claim(out, out / "work", out / MANIFEST, settings)
+        agreed = [finished, [shard for shard, name in enumerate(names) if not (out / name).exists()]]
     dist.broadcast_object_list(agreed)
-    return dict(agreed[0])
+    return agreed[0], agreed[1]
 
 
 def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], hidden: bool, process: Process) -> None:
