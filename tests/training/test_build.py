@@ -5,7 +5,7 @@ import pytest
 from sample_files import write_counted_tokenizer
 from small_run import small_config
 
-from prectr_torchrec.models import build_prectr
+from prectr_torchrec.models import build_model
 from prectr_torchrec.system.errors import ConfigError
 
 
@@ -16,7 +16,7 @@ def tokenizer(tmp_path: Path) -> Path:
 
 def refused(tokenizer: Path, **sections: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        build_prectr(small_config(**sections), tokenizer)
+        build_model(small_config(**sections), tokenizer)
     return str(caught.value)
 
 
@@ -43,7 +43,7 @@ def test_peers_need_a_feature_and_the_historys_whoever_reads_it(tokenizer: Path)
     config = small_config(model={"preference": only_peers})
     del config.features["peer_item_id"]
     with pytest.raises(ConfigError, match=r"model\.preference\.peers: true needs at least one peer_\* feature"):
-        build_prectr(config, tokenizer)
+        build_model(config, tokenizer)
     features = {"peer_brand_id": {"table": "brand", "sequence": "peer"}}
     message = refused(tokenizer, features=features, model={"interest": True, "preference": only_peers})
     assert "peer_* and history_* features must be compared" in message
@@ -53,7 +53,7 @@ def test_own_preference_beside_peers_needs_past_items(tokenizer: Path) -> None:
     config = small_config(model={"interest": False})
     del config.features["history_item_id"]
     with pytest.raises(ConfigError, match=r"model\.preference\.own: beside peer_\* features it needs a history_\*"):
-        build_prectr(config, tokenizer)
+        build_model(config, tokenizer)
 
 
 def test_a_fresh_encoder_is_not_kept_still(tokenizer: Path) -> None:

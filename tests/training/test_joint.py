@@ -65,7 +65,7 @@ def start(root: Path, run: Path, process: Process, **text: Any) -> Trainer:
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    prectr = trainer.model.module.objective.prectr
+    prectr = trainer.model.module.model
     return {n: w.clone() for n, w in prectr.relevance.state_dict().items()}
 
 
@@ -97,7 +97,7 @@ def test_the_table_of_ngrams_is_replicated_and_has_the_encoders_rate(root: Path,
     with process_group("cpu") as process:
         trainer = start(root, tmp_path / "run", process, **KINDS["ngram"])
         assert not any("ngram" in tables for tables in trainer.job["plan"].values())
-        encoder = trainer.model.module.objective.prectr.relevance.interaction.encoder
+        encoder = trainer.model.module.model.relevance.interaction.encoder
         assert isinstance(encoder, NgramEncoder)
         group = next(g for g in trainer.optimizers.dense.param_groups if g["part"] == "encoder")
         assert any(p is encoder.bags.embedding_bags["ngram"].weight for p in group["params"])
@@ -136,7 +136,7 @@ def test_rehearsal_holds_the_tower_to_the_teachers_word(root: Path, tmp_path: Pa
             made.train.stages[0].epochs = 10
             trainer = Trainer(made, root / "data", tmp_path / name, process)
             trainer.train()
-            relevance = trainer.model.module.objective.prectr.relevance.eval()
+            relevance = trainer.model.module.model.relevance.eval()
         torch.manual_seed(0)
         pairs, teacher = Rehearsal(config(rehearsal(root)), root / "data" / TOKENIZER, process.device).draw()
         away[name] = divergence(judge(relevance, pairs).log_pi, teacher, 1.0).item()

@@ -10,6 +10,8 @@ from small_task import batches, build, outputs_of, small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prectr_torchrec.modules import OtherTexts, PRECTRFindings
+
 WEIGHTS = {"anchor": 0.7, "consistency": 1.3, "random_negatives": 0.4, "load_balance": 0.9}
 
 
@@ -29,62 +31,72 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(data: Path, negatives: str) -
     query[:5] = 0
     batch = dataclasses.replace(batch, query_index=query)  # some titles are swapped among requests of one query
     report = task(batch)[1]
+    found = report.terms
     terms = {**WEIGHTS, "debias": 0.6, "lowered_anchor": 0.6}
-    assert {n: v.item() > 0 for n, v in report.items() if n in terms} == dict.fromkeys(terms, True)
-    expected = report["bce"] + sum(weight * report[name] for name, weight in terms.items())
-    torch.testing.assert_close(report["loss"], expected)
-    bce = F.binary_cross_entropy_with_logits(report["logit"], batch.click, batch.click_weight, reduction="sum")
-    torch.testing.assert_close(report["bce"], bce / batch.click_weight.sum())
-    swapped = outputs[0].swapped
-    assert swapped is not None and 0 < swapped.foreign.sum() < batch.candidate_weight.sum()
-    torch.testing.assert_close(report["random_negatives"], -swapped.log_pi[swapped.foreign, 0].mean().detach())
+    assert {n: v.item() > 0 for n, v in found.items() if n in terms} == dict.fromkeys(terms, True)
+    expected = found["bce"] + sum(weight * found[name] for name, weight in terms.items())
+    torch.testing.assert_close(found["loss"], expected)
+    bce = F.binary_cross_entropy_with_logits(report.logged["click"], batch.click, batch.click_weight, reduction="sum")
+    torch.testing.assert_close(found["bce"], bce / batch.click_weight.sum())
+    swapped = outputs[0].own.swapped()
+    assert 0 < swapped.foreign.sum() < batch.candidate_weight.sum()
+    torch.testing.assert_close(found["random_negatives"], -swapped.log_pi[swapped.foreign, 0].mean().detach())
 
 
-def test_the_debias_reads_the_copies_that_its_setting_names(data: Path) -> None:
+def test_the_debias_reads_the_copies_that_its_setting_names(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_config(losses={"debias": {"weight": 0.5, "negatives": "noise", "quantile": 0.0}})
     task, batch = build(config, data).train(), batches(config, data)[0]
-    outputs, noises = outputs_of(task), list[Tensor]()
-    task.objective.prectr.register_forward_pre_hook(lambda m, a, k: noises.append(k["noise"]), with_kwargs=True)
-    report = task(batch)[1]
+    outputs, noised = outputs_of(task), list[tuple[Tensor, OtherTexts]]()
+    with_noise = task.model.with_noise
+
+    def noted(findings: PRECTRFindings, scale: Tensor) -> OtherTexts:
+        noised.append((scale, with_noise(findings, scale)))
+        return noised[-1][1]
+
+    monkeypatch.setattr(task.model, "with_noise", noted)
+    terms = task(batch)[1].terms
     rows = (batch.level >= 3) & (batch.click_weight > 0)
-    (distance,), (out,) = noises, outputs
-    assert distance[batch.level < 3].eq(0).all() and out.noised is not None
-    hinge = (0.5 * distance - (out.reference_click.logit - out.noised.logit)).clamp(0, 3)[rows]
-    torch.testing.assert_close(report["debias"], hinge.mean().detach())
+    ((distance, other),) = noised
+    assert distance[batch.level < 3].eq(0).all()
+    hinge = (0.5 * distance - (outputs[0].ranking["click"].logit - other.logit)).clamp(0, 3)[rows]
+    torch.testing.assert_close(terms["debias"], hinge.mean().detach())
 
 
 def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
     task, batch = build(small(), data), batches(small(), data)[0]
-    nn.init.normal_(task.objective.prectr.position.logit)
-    task.objective.prectr.click_tower.head.bias.data = torch.arange(4) * 0.2
+    nn.init.normal_(task.model.position.logit)
+    task.model.click_tower.head.bias.data = torch.arange(4) * 0.2
     outputs = outputs_of(task)
-    task.objective.effects = True
+    task.model.reports_parts = True
     report = task(batch)[1]
     (out,) = outputs
-    effect, z = out.effect, out.level_logits
-    assert effect is not None
-    for who, by_level in (("own", effect.own), ("peers", effect.peers)):
-        assert report[f"effect_{who}_slope"].equal(by_level[:, 3] - by_level[:, 0]) and by_level.any()
+    for who in ("own", "peers"):
+        by_level = out.own.effect(who)
+        assert report.parts[f"effect_{who}_slope"].equal(by_level[:, 3] - by_level[:, 0]) and by_level.any()
         at_level = by_level.gather(1, (batch.level - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
-        mean = (out.relevance.log_pi.exp() * by_level).sum(1)
-        torch.testing.assert_close(report[f"effect_{who}"], torch.where(batch.level > 0, at_level, mean), atol=1e-5, rtol=1e-4)
-    assert report["levels_in_order"].tolist() == [float(row == sorted(row)) for row in z.tolist()]
-    assert 0 < report["levels_in_order"].mean() < 1
-    assert report["reference_logit"].equal(out.reference_click.logit) and report["logit"].equal(out.click.logit)
+        mean = (out.own.text.relevance.log_pi.exp() * by_level).sum(1)
+        expected = torch.where(batch.level > 0, at_level, mean)
+        torch.testing.assert_close(report.parts[f"effect_{who}"], expected, atol=1e-5, rtol=1e-4)
+    in_order = report.parts["levels_in_order"]
+    assert in_order.tolist() == [float(row == sorted(row)) for row in out.own.level_logits.tolist()]
+    assert 0 < in_order.mean() < 1
+    assert report.ranking["click"].equal(out.ranking["click"].logit)
+    assert report.logged["click"].equal(out.logged["click"].logit)
+    assert not report.ranking["click"].equal(report.logged["click"])
 
 
 def test_hidden_grades_are_hidden_from_the_ranker_and_not_from_the_anchor(data: Path) -> None:
     config = small_config(train={"hidden_grades": 0.5}, losses={"random_negatives": {"weight": 0.0}})
     task, batch = build(config, data).train(), batches(config, data)[0]
     seen: list[Tensor] = []
-    task.objective.prectr.register_forward_pre_hook(lambda m, a: seen.append(a[0].level))
+    task.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].candidate["level"]))
     outputs = outputs_of(task)
     torch.manual_seed(0)
-    anchor = task(batch)[1]["anchor"]
+    anchor = task(batch)[1].terms["anchor"]
     graded = batch.level > 0
     hidden = (seen[0] == 0) & graded
     assert 0.3 < hidden.sum() / graded.sum() < 0.7 and seen[0][graded & ~hidden].equal(batch.level[graded & ~hidden])
-    expected = -outputs[0].relevance.log_pi[graded].gather(1, batch.level[graded, None] - 1).mean()
+    expected = -outputs[0].own.text.relevance.log_pi[graded].gather(1, batch.level[graded, None] - 1).mean()
     torch.testing.assert_close(anchor, expected.detach())
     task.eval()(batch)
     assert seen[1].equal(batch.level)

@@ -53,9 +53,9 @@ def test_graded_pairs_move_the_relevance_side_alone(small: Small) -> None:
     small.model(next(reader.epoch(0)))[0].backward()
     small.optimizers.combined.step()
     moved = {name for name, weight in small.weights().items() if not torch.equal(before[name], weight)}
-    assert moved and all(name.startswith("objective.prectr.relevance.") for name in moved)
+    assert moved and all(name.startswith("model.relevance.") for name in moved)
     groups = {group["part"]: len(group["params"]) for group in small.optimizers.dense.param_groups}
-    of_text = sum(name.startswith("objective.prectr.relevance.") for name, _ in small.model.named_parameters())
+    of_text = sum(name.startswith("model.relevance.") for name, _ in small.model.named_parameters())
     assert groups["relevance"] + groups["encoder"] == of_text and groups["towers"] > 0
 
 
@@ -109,8 +109,8 @@ def test_taste_decays_at_its_own_rate(tmp_path: Path) -> None:
 def test_what_must_travel_has_ten_times_the_rate_of_the_towers_or_its_own(small: Small) -> None:
     names = {id(p): n for n, p in small.model.named_parameters()}
     (group,) = (group for group in small.optimizers.dense.param_groups if group["part"] == "offsets")
-    found = {names[id(p)].split("prectr.")[1] for p in group["params"]}
-    assert {"position.logit", "personal.taste.level_logit", "statistics.item.base_logit"} <= found
+    found = {names[id(p)].split("model.")[1] for p in group["params"]}
+    assert {"position.logit", "parts.taste.taste.level_logit", "parts.statistics.of.item.base_logit"} <= found
     small.optimizers.set_rates(STAGE, 5, 10)
     assert group["lr"] == pytest.approx(0.05)
     small.optimizers.set_rates(STAGE.model_copy(update={"offset_lr": 0.02}), 5, 10)
