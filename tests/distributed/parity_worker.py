@@ -66,7 +66,7 @@ def train_steps(
     source, losses = iter(batches), []
     for step in range(steps):
         optimizers.set_rates(STAGE, step, steps)
-        losses.append(pipeline.progress(source)["loss"])
+        losses.append(pipeline.progress(source).terms["loss"])
     total = torch.stack(losses)
     dist.all_reduce(total)
     return total / dist.get_world_size()
@@ -94,8 +94,8 @@ def _train_unsharded(
     """Plain PyTorch over the mean of the ranks' losses; returns losses and each table's sum of squares by element."""
     tables = {f"embeddings.{n}": p for n, p in task.embeddings.named_parameters()}
     squares = {name: torch.zeros_like(p) for name, p in tables.items()}
-    encoder = [p for n, p in task.objective.named_parameters() if ".encoder." in n]
-    named = {n: p for n, p in task.objective.named_parameters() if ".encoder." not in n}
+    encoder = [p for n, p in task.model.named_parameters() if ".encoder." in n]
+    named = {n: p for n, p in task.model.named_parameters() if ".encoder." not in n}
     offsets = [p for n, p in named.items() if n.endswith(OFFSETS)]
     towers = [p for n, p in named.items() if not n.endswith(OFFSETS)]
     groups = [{"params": towers}, {"params": encoder}, {"params": offsets, "weight_decay": 0.0}]

@@ -27,16 +27,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_data(tmp_path_factory.mktemp("scoring"), small_config(), requests=40)
 
 
-def report_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
+def parts_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
+    """What is reported of each candidate where it is asked for."""
     torch.manual_seed(0)
-    task = build_task(config, data / TOKENIZER).train()
+    task = build_task(config, data / TOKENIZER).eval()
+    task.model.reports_parts = True
     _, report = task(next(SearchReader(config, data, "train", data / TOKENIZER).epoch(0)))
-    assert not any(value.requires_grad for value in report.values())
-    return report
+    assert not any(value.requires_grad for said in report for value in said.values())
+    assert {"relevance_levels", *task.model.reported} == report.parts.keys()
+    return report.parts
 
 
 def test_every_part_is_reported_for_each_candidate(data: Path) -> None:
-    report = report_of(small_config(), data)
+    report = parts_of(small_config(), data)
     shapes = {name: tuple(report[name].shape) for name in ("preference_weights", "taste")}
     assert shapes == {"preference_weights": (64, 3), "taste": (64,)}
     assert set(report["levels_in_order"].tolist()) <= {0.0, 1.0}
@@ -44,9 +47,9 @@ def test_every_part_is_reported_for_each_candidate(data: Path) -> None:
 
 
 def test_parts_that_are_switched_off_are_not_reported(data: Path) -> None:
-    report = report_of(small_config(model={"preference": {}, "mixture": False}), data)
+    report = parts_of(small_config(model={"preference": {}, "mixture": False}), data)
     assert not {"levels_in_order", "preference_weights", "taste"} & report.keys()
-    weighed = report_of(small_config(model={"preference": {"peers": True}}), data)
+    weighed = parts_of(small_config(model={"preference": {"peers": True}}), data)
     assert "preference_weights" in weighed and "taste" not in weighed
 
 
@@ -121,15 +124,15 @@ def test_a_validation_part_of_one_class_is_null_and_chooses_no_best(data: Path, 
     assert "best" not in checkpoint_index(tmp_path / "run")
 
 
-def test_effects_are_reported_where_asked_for_and_never_in_training(data: Path) -> None:
+def test_parts_are_reported_where_asked_for_and_never_in_training(data: Path) -> None:
     effects = {"effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope"}
     task = build_task(small_config(), data / TOKENIZER)
     batch = next(SearchReader(small_config(), data, "train", data / TOKENIZER).epoch(0))
-    assert not effects & task.eval()(batch)[1].keys()
-    task.objective.effects = True
-    report = task.eval()(batch)[1]
-    assert {name: tuple(report[name].shape) for name in effects} == dict.fromkeys(effects, (64,))
-    assert not effects & task.train()(batch)[1].keys()
+    assert task.eval()(batch)[1].parts.keys() == {"relevance_levels"}
+    task.model.reports_parts = True
+    parts = task.eval()(batch)[1].parts
+    assert {name: tuple(parts[name].shape) for name in effects} == dict.fromkeys(effects, (64,))
+    assert task.train()(batch)[1].parts.keys() == {"relevance_levels"}
     single = build_task(small_config(model={"mixture": False}), data / TOKENIZER).eval()
-    single.objective.effects = True
-    assert effects & single(batch)[1].keys() == {"effect_own", "effect_peers"}
+    single.model.reports_parts = True
+    assert effects & single(batch)[1].parts.keys() == {"effect_own", "effect_peers"}
