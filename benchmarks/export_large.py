@@ -32,7 +32,7 @@ from common import describe, simulated_samples
 from prectr_torchrec.checkpoints.manifest import PROGRESS, RUN, describe_files, describe_run, write_manifest
 from prectr_torchrec.checkpoints.saved import SavedTensors
 from prectr_torchrec.config.files import dump_config, load_config
-from prectr_torchrec.runs.layout import CHECKPOINTS, CONFIG, checkpoint_path, load_run
+from prectr_torchrec.runs.layout import CHECKPOINTS, CONFIG, checkpoint_path, load_run, write_checkpoint_index
 from prectr_torchrec.serving.embeddings import Table
 
 WEIGHT = "model.embeddings.sequences.embeddings.item.weight"
@@ -102,7 +102,7 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
     write_manifest(checkpoint, describe_files(checkpoint.iterdir()))
     del table
     numbers.unlink()
-    (large / CHECKPOINTS / "index.json").write_text(json.dumps({"last": "step-1"}), encoding="utf-8")
+    write_checkpoint_index(large, {"last": "step-1"})
 
 
 def compare(large: Path, model: Path) -> None:

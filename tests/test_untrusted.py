@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from prectr_torchrec.config.run import validate_config
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.evaluate import main as evaluate
 from prectr_torchrec.evaluation.explain import explain
-from prectr_torchrec.runs.layout import checkpoint_path, load_run
+from prectr_torchrec.runs.layout import checkpoint_path, load_run, write_checkpoint_index
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.training.trainer import Trainer
 
@@ -149,7 +148,7 @@ def test_a_pickle_in_place_of_a_tensor_is_refused(trained: Path, theirs: Path) -
 
 
 def test_a_checkpoint_of_another_folder_is_refused(trained: Path, theirs: Path) -> None:
-    (theirs / "checkpoints" / "index.json").write_text(json.dumps({"last": "../../../elsewhere"}), encoding="utf-8")
+    write_checkpoint_index(theirs, {"last": "../../../elsewhere"})
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*elsewhere"):
         READERS["evaluate"](theirs, trained / "data")
 

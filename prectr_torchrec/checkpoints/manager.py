@@ -32,8 +32,8 @@ from prectr_torchrec.checkpoints.row_blocks import RowBlockPlanner
 from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
 from prectr_torchrec.checkpoints.staging import HostCopy
 from prectr_torchrec.distributed.process import random_states, set_random_states
-from prectr_torchrec.runs.layout import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path
-from prectr_torchrec.runs.workspace import remove, replace_text
+from prectr_torchrec.runs.layout import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path, write_checkpoint_index
+from prectr_torchrec.runs.workspace import remove
 from prectr_torchrec.system.plain_files import read_json
 
 _T = TypeVar("_T")
@@ -211,7 +211,7 @@ class Checkpoints:
         if index.get("best") in broken:
             del index["best"], index["best_ne"]
             (self.folder / LOWEST).unlink(missing_ok=True)
-        replace_text(self.folder / "index.json", json.dumps(index, indent=1))
+        write_checkpoint_index(self._run, index)
         for name in broken:
             if (self.folder / name).exists():
                 remove(self.folder / f"broken-{name}")
@@ -243,7 +243,7 @@ class Checkpoints:
         index["last"] = name
         if validation is not None and choose_best(self.folder, validation):
             index |= {"best": name, "best_ne": validation.ne}
-        replace_text(self.folder / "index.json", json.dumps(index, indent=1))
+        write_checkpoint_index(self._run, index)
         self._remove_old(index)
 
     def _remove_old(self, index: dict[str, Any]) -> None:

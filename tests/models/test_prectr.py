@@ -96,7 +96,7 @@ def test_titles_are_swapped_in_a_share_of_the_rows(data: Path, interaction: str)
     torch.testing.assert_close(part.logit[drawn], whole.logit[drawn])
 
 
-def test_the_objective_sets_the_share_of_swapped_titles_and_what_the_anchor_is_on(data: Path) -> None:
+def test_the_configuration_sets_the_share_of_swapped_titles_and_what_the_anchor_is_on(data: Path) -> None:
     config = small_config(model={"swap_share": 0.4}, losses={"anchor": {"target": "grade"}})
     task = build(config, data).train()
     batch = batches(config, data)[0]
