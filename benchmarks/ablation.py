@@ -41,8 +41,8 @@ NO_USER_ID = ("tables.user=null", "features.user_id=null")
 """The user-id table learns strictness too and hides the incentive."""
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "prectr_v2_debias_noise": ("losses.debias.negatives=noise",),
-    "prectr_v2_gate_mlp": ("model.preference.gate=mlp",),
-    "prectr_v2_gate_none": ("model.preference.gate=none",),
+    "prectr_v2_gate_mlp": ("model.parts.personal.gate=mlp",),
+    "prectr_v2_gate_none": ("model.parts.personal.gate=none",),
     "prectr_v2_no_debias": ("losses.debias.weight=0.0",),
     "prectr_v2_no_guards": (
         "losses.anchor.weight=0.0",
@@ -50,16 +50,16 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "losses.random_negatives.weight=0.0",
         "losses.debias.weight=0.0",
     ),
-    "prectr_v2_no_incentive": ("model.preference.incentive=none",),
-    "prectr_v2_no_own": ("model.preference.own=false",),
-    "prectr_v2_no_peers": ("model.preference.peers=false",),
-    "prectr_v2_no_taste": ("model.preference.taste=0",),
+    "prectr_v2_no_incentive": ("model.parts.personal.incentive=none",),
+    "prectr_v2_no_own": ("model.parts.personal.own=false",),
+    "prectr_v2_no_peers": ("model.parts.personal.peers=false",),
+    "prectr_v2_no_taste": ("model.parts.taste=null",),
     "prectr_v2_no_user_id": NO_USER_ID,
-    "prectr_v2_no_user_id_no_incentive": (*NO_USER_ID, "model.preference.incentive=none"),
-    "prectr_v2_no_user_id_no_own": (*NO_USER_ID, "model.preference.own=false"),
-    "prectr_v2_no_user_id_no_peers": (*NO_USER_ID, "model.preference.peers=false"),
-    "prectr_v2_no_user_id_no_taste": (*NO_USER_ID, "model.preference.taste=0"),
-    "prectr_v2_shared": ("model.preference.incentive=shared",),
+    "prectr_v2_no_user_id_no_incentive": (*NO_USER_ID, "model.parts.personal.incentive=none"),
+    "prectr_v2_no_user_id_no_own": (*NO_USER_ID, "model.parts.personal.own=false"),
+    "prectr_v2_no_user_id_no_peers": (*NO_USER_ID, "model.parts.personal.peers=false"),
+    "prectr_v2_no_user_id_no_taste": (*NO_USER_ID, "model.parts.taste=null"),
+    "prectr_v2_shared": ("model.parts.personal.incentive=shared",),
 }
 """The overrides of `prectr_v2` that make each ablation of it."""
 

@@ -13,7 +13,7 @@ from .losses.debias import Debias, lowered_distance
 from .losses.distillation import divergence
 from .losses.negatives import RandomNegatives
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
-from .parts.base import Part, PartOutput, ReportedPart
+from .parts.base import Given, Part, PartOutput, ReportedPart
 from .parts.features import LookedUpFeatures, PastCounts, TextFeatures, TitleFeatures
 from .parts.grade import KnownGrade
 from .parts.incentive import Incentive, RelevanceIncentive
@@ -24,7 +24,7 @@ from .parts.posterior import GaussianPosterior, Posterior
 from .parts.preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
 from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import Taste, TitleBag, TitleTaste
-from .rankers.base import Given, Predictions, RankingModel
+from .rankers.base import Predictions, RankingModel
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings, TextEncodings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features

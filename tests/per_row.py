@@ -69,8 +69,7 @@ class RowCollate:
         )
         item_examined: list[float] = []
         predicted: list[list[float]] = []
-        preference = config.model.preference
-        examined = preference.own or preference.peers or "group" in config.model.statistics
+        examined = config.model.position_corrected
         for r, row in enumerate(rows):
             for i, item in enumerate(row["candidate_item_id"]):
                 grade, label = row["candidate_relevance"][i], row["candidate_click"][i]
@@ -109,7 +108,7 @@ class RowCollate:
                 for name in ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
             },
             **self.event_fields(rows, "history", ("click", "position")),
-            **self.event_fields(rows, "peer", ("click", "position", "in_group"), read=config.model.preference.peers),
+            **self.event_fields(rows, "peer", ("click", "position", "in_group"), read="peer" in config.model.reads().sequences),
             **self.history_titles(rows),
             candidate_request=candidate(candidate_request, R - 1, i64),
             candidate_weight=torch.tensor([1.0] * real + [0.0] * rest),
@@ -181,7 +180,7 @@ class RowCollate:
 
     def history_titles(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         width = self.config.text.title_tokens
-        if not self.config.model.preference.taste:
+        if self.config.model.parts.taste is None:
             index = torch.zeros(self.requests, 0, dtype=torch.int64)
             return {"history_title_tokens": torch.zeros(1, width, dtype=torch.int64), "history_title_index": index}
         lists = [self.events(row, "history_title") for row in rows]

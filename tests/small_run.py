@@ -54,10 +54,13 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
         "model": {
             "relevance_tower": [16],
             "click_tower": [16],
-            "attention_dim": 8,
             "dropout": 0.0,
-            "statistics": ["user", "query", "group", "item"],
-            "preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8, "dim": 8},
+            "parts": {
+                "interest": {"dim": 8},
+                "statistics": {"whose": ["user", "query", "group", "item"]},
+                "taste": {"dim": 8},
+                "personal": {"dim": 8},
+            },
         },
         "losses": {"random_negatives": {"weight": 0.1}},
         "train": {
@@ -71,7 +74,10 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
         },
     }
     for section, values in sections.items():
-        tree[section] = {**tree.get(section, {}), **values}
+        given = {**tree.get(section, {}), **values}
+        if "parts" in values and "parts" in tree.get(section, {}):
+            given["parts"] = {**tree[section]["parts"], **values["parts"]}
+        tree[section] = given
     return validate_config(tree, "small_config")
 
 

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from ..inputs import Inputs
-from ..text.relevance import TextReading
+from ..inputs import Inputs, Widths
+from ..text.match import TextMatch
+from ..text.relevance import TextReading, TextRelevance
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is to build a ranker or a part for."""
+
+    widths: Widths
+    """Of the looked-up features."""
+    level_grades: Sequence[float]
+    """(K,) the grade that stands for each level."""
+    grade_range: tuple[float, float]
+    """Lowest and highest grade."""
+    vocab_size: int
+    """Of the texts' tokens."""
+    special_tokens: tuple[int, ...]
+    """Ids of tokens that are no words; 0 is padding."""
+    match: Callable[[], TextMatch]
+    """Makes the features of text match between query and title."""
+    relevance: Callable[[], TextRelevance]
+    """Makes the relevance side."""
+    relevance_dim: int = 0
+    """Width of the relevance vector."""
+    match_dim: int = 0
+    """Width of the match features."""
+    title_dim: int = 0
+    """Width of the encoder's vector of a title."""
+    by_level: bool = False
+    """Whether there is a logit for each level."""
+    position_corrected: bool = False
+    """Whether counters expect clicks of what was examined, not of all that was shown."""
+
+    @property
+    def num_levels(self) -> int:
+        """K."""
+        return len(self.level_grades)
 
 
 class ReportedPart(NamedTuple):
@@ -60,6 +97,15 @@ class Part(nn.Module):
 
     num_features: int
     reported: ClassVar[Mapping[str, ReportedPart]] = {}
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> Part | None:
+        """The part for what there is, with its settings; None where it would have nothing to say.
+
+        Raises:
+            ValueError: they do not fit together.
+        """
+        return cls(**settings)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """What the part says of every candidate.

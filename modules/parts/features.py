@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from ..inputs import Inputs, Widths
 from ..text.relevance import TextReading
-from .base import Part, PartOutput
+from .base import Given, Part, PartOutput
 
 LOG_SCALE = 4
 """Logarithms of counts are divided by it, to lie within about one of zero."""
@@ -35,6 +37,11 @@ class LookedUpFeatures(Part):
         super().__init__()
         self.request, self.candidate = list(widths.request), list(widths.candidate)
         self.num_features = sum(widths.request.values()) + sum(widths.candidate.values())
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> LookedUpFeatures:
+        """As of `Part`."""
+        return cls(given.widths)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, sum of D), those of the request first."""
@@ -88,6 +95,11 @@ class TextFeatures(Part):
         super().__init__()
         self.num_features = relevance_dim + match_dim
 
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> TextFeatures:
+        """As of `Part`."""
+        return cls(given.relevance_dim, given.match_dim)
+
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, relevance_dim + match_dim)."""
         return PartOutput(torch.cat([text.relevance.hidden, text.match], dim=1))
@@ -112,6 +124,11 @@ class TitleFeatures(Part):
         super().__init__()
         self.num_features = dim
         self.project = nn.Linear(title_dim, dim)
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> TitleFeatures | None:
+        """As of `Part`."""
+        return cls(given.title_dim, **settings) if given.title_dim else None
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, dim)."""

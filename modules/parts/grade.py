@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs
 from ..text.relevance import TextReading
-from .base import Part, PartOutput
+from .base import Given, Part, PartOutput
 
 
 class KnownGrade(Part):
@@ -44,6 +45,11 @@ class KnownGrade(Part):
         self.level_grades: Tensor
         self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
         self.level = nn.Embedding(len(level_grades) + 1, dim)
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> KnownGrade:
+        """As of `Part`."""
+        return cls(given.level_grades, given.grade_range, **settings)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, dim + 2)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from ..attention.target import TargetAttention
 from ..inputs import CandidateSlots, ComparedEvents, Events, Inputs
 from ..text.relevance import TextReading
-from .base import Part, PartOutput
+from .base import Given, Part, PartOutput
 
 
 class EventEmbedding(nn.Module):
@@ -156,6 +158,14 @@ class Interest(Part):
         super().__init__()
         self.names, self.num_features = list(widths), dim
         self.tower = InterestTower(sum(widths.values()), num_levels, dim=dim, num_heads=num_heads)
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> Interest:
+        """As of `Part`."""
+        history = given.widths.sequences.get("history", {})
+        if not history:
+            raise ValueError("needs at least one history_* feature, such as history_item_id")
+        return cls({name: given.widths.compared(name) for name in history}, given.num_levels, **settings)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, dim)."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import ComparedEvents, Inputs, Widths
 from ..text.relevance import TextReading
-from .base import Part, PartOutput, ReportedPart
+from .base import Given, Part, PartOutput, ReportedPart
 from .features import LOG_SCALE, PastCounts
 from .incentive import Incentive, RelevanceIncentive
 from .preference import GateKind, Preference, RelevancePreference
@@ -121,6 +121,28 @@ class Personal(Part):
         self.incentive: RelevanceIncentive | None = None
         if incentive != "none":
             self.incentive = RelevanceIncentive(relevance_dim, dim, num_levels if incentive == "per_level" else 1)
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> Personal:
+        """As of `Part`; without levels there is one incentive."""
+        widths, own, peers = given.widths, settings["own"], settings["peers"]
+        history, peer = (widths.sequences.get(name, {}) for name in ("history", "peer"))
+        of_items = {name for name in history if name in widths.candidate}
+        if own and not history:
+            raise ValueError("own: true needs at least one history_* feature, such as history_item_id")
+        if own and peer and not of_items:
+            raise ValueError("own: beside peer_* features it needs a history_* feature of items, such as history_item_id")
+        if peers and not peer:
+            raise ValueError("peers: true needs at least one peer_* feature, such as peer_item_id")
+        if missing := of_items ^ set(peer) if peers and of_items else None:
+            names = ", ".join(f"candidate_{name}" for name in sorted(missing))
+            raise ValueError(
+                f"peers: peer_* and history_* features must be compared with the same candidate_* ones; {names} has one of them "
+                "only"
+            )
+        if settings["incentive"] == "per_level" and not given.by_level:
+            settings["incentive"] = "shared"
+        return cls(widths, given.num_levels, relevance_dim=given.relevance_dim, **settings)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, dim), a shift (C, 1) or (C, K) where there is an incentive, and `PersonalFindings`."""

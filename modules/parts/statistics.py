@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs
 from ..text.relevance import TextReading
-from .base import Part, PartOutput
+from .base import Given, Part, PartOutput
 
 
 class LevelStatistics(nn.Module):
@@ -97,6 +98,11 @@ class Counters(Part):
         of = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in whose}
         self.of = nn.ModuleDict(of)
         self.num_features = sum(statistics.num_features for statistics in of.values())
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> Counters:
+        """As of `Part`."""
+        return cls(num_levels=given.num_levels, position_corrected=given.position_corrected, **settings)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features of each of them side by side."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import CandidateSlots, ComparedEvents, Inputs
 from ..text.relevance import TextReading
-from .base import Part, PartOutput, ReportedPart
+from .base import Given, Part, PartOutput, ReportedPart
 from .posterior import GaussianPosterior, Posterior
 
 
@@ -164,6 +164,12 @@ class TitleTaste(Part):
     def __init__(self, taste: Taste) -> None:
         super().__init__()
         self.taste = taste
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> TitleTaste:
+        """As of `Part`."""
+        taste = Taste(given.vocab_size, num_levels=given.num_levels, special_tokens=given.special_tokens, **settings)
+        return cls(taste)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, 2), a shift (C, 1), and the `Posterior`."""

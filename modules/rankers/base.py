@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
-from ..inputs import Inputs, Widths
+from ..inputs import Inputs
 from ..mixture import ClickProbability
-from ..parts.base import ReportedPart
-from ..text.match import TextMatch
+from ..parts.base import Given, ReportedPart
 from ..text.relevance import TextRelevance
 
 
@@ -27,19 +26,6 @@ class Predictions:
     """(C,) or (C, n) as `RankingModel.reported` names them."""
     own: Any = None
     """The model's own findings, for losses that are its own."""
-
-
-class Given(NamedTuple):
-    """What there is to build a ranker for."""
-
-    widths: Widths
-    """Of the looked-up features."""
-    level_grades: list[float]
-    """(K,) the grade that stands for each level."""
-    grade_range: tuple[float, float]
-    """Lowest and highest grade."""
-    match: Callable[[], TextMatch]
-    """Makes the features of text match between query and title."""
 
 
 class RankingModel(nn.Module):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs, Whose
 from ..mixture import LevelMixture, known_level_log_probabilities
-from ..parts.base import Part, PartOutput, ReportedPart
+from ..parts.base import Given, Part, PartOutput, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextReading, TextRelevance
 from .base import Predictions, RankingModel
 from .towers import ClickTower
 
 _PASTS: dict[Whose, str] = {"own": "the user's own past", "peers": "other users' past under the query and its group"}
-KnownGradeUse = Literal["override", "feature", "none"]
 
 
 class OtherTexts(NamedTuple):
@@ -114,7 +113,7 @@ class PRECTR(RankingModel):
         dropout: on the click tower's hidden layers.
         mixture: False gives a single click logit (the levels then play no part).
         position: examination by position; None: the position has no part.
-        known_grade: `override`: a known grade replaces the predicted distribution; else it is at most a feature (`KnownGrade`).
+        grade_overrides: a known grade replaces the predicted distribution; as a feature it is a part (`KnownGrade`).
         swap_share: share of the candidates whose title is swapped where a loss asks for it.
 
     Example::
@@ -152,11 +151,11 @@ class PRECTR(RankingModel):
         dropout: float = 0.0,
         mixture: bool = True,
         position: Examination | None = None,
-        known_grade: KnownGradeUse = "override",
+        grade_overrides: bool = True,
         swap_share: float = 1.0,
     ) -> None:
         super().__init__()
-        self.use_mixture, self.known_grade, self.swap_share = mixture, known_grade, swap_share
+        self.use_mixture, self.grade_overrides, self.swap_share = mixture, grade_overrides, swap_share
         self.relevance = relevance
         self.mixture = LevelMixture()
         self.parts = nn.ModuleDict(dict(parts))
@@ -165,6 +164,25 @@ class PRECTR(RankingModel):
         logits = num_levels if mixture else 1
         self.click_tower = ClickTower(in_dim, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout)
         self.reported = self._reported()
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> PRECTR:
+        """As of `RankingModel`: the arguments of the class, and `parts`, a builder each, `position_bias` and `position_count`."""
+        builders: Mapping[str, Callable[[Given], Part | None]] = settings.pop("parts")
+        position_bias, position_count = settings.pop("position_bias"), settings.pop("position_count")
+        relevance = given.relevance()
+        given = replace(
+            given,
+            relevance_dim=relevance.tower.head.in_features,
+            match_dim=relevance.match_dim,
+            title_dim=relevance.title_dim,
+            by_level=settings["mixture"],
+        )
+        order = ["features", "counts", "interest", "title", "statistics", "grade", "text", "personal", "taste"]
+        made = {n: p for n in order if n in builders and (p := builders[n](given)) is not None}
+        parts = {name: made[name] for name in builders if name in made}
+        position = Examination(position_count) if position_bias else None
+        return cls(relevance, parts, num_levels=given.num_levels, position=position, **settings)
 
     def start_from(self, examination: Sequence[float]) -> None:
         """As of `RankingModel`."""
@@ -260,7 +278,7 @@ class PRECTR(RankingModel):
     def _level_log_probabilities(self, log_pi: Tensor, inputs: Inputs) -> Tensor:
         if not self.use_mixture:
             return log_pi.new_zeros(log_pi.shape[0], 1)
-        if self.known_grade == "override" and "level" in inputs.candidate:
+        if self.grade_overrides and "level" in inputs.candidate:
             return known_level_log_probabilities(log_pi, inputs.candidate["level"], inputs.candidate.get("predicted"))
         return log_pi
 

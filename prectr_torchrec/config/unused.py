@@ -18,16 +18,10 @@ from prectr_torchrec.system.errors import nearest
 Rule = tuple[str, Callable[[RunConfig], bool], str]
 RULES: tuple[Rule, ...] = (
     (
-        "model.preference.gate",
-        lambda c: not (c.model.preference.own and c.model.preference.peers),
-        "model.preference.own and peers are not both on",
+        "model.parts.personal.gate",
+        lambda c: not (c.model.parts.personal and c.model.parts.personal.own and c.model.parts.personal.peers),
+        "model.parts.personal.own and peers are not both on",
     ),
-    (
-        "model.preference.[dhi]*",
-        lambda c: not (c.model.preference.own or c.model.preference.peers),
-        "model.preference.own and peers are off",
-    ),
-    ("model.attention_*", lambda c: not c.model.interest, "model.interest is off"),
     ("model.position_count", lambda c: not c.model.position_bias, "model.position_bias is off"),
     ("text.encoder", lambda c: not c.model.text, "model.text is off"),
     ("text.encoder", lambda c: c.text.path is not None, "text.path brings its own"),
@@ -44,7 +38,7 @@ RULES: tuple[Rule, ...] = (
         "the weights of losses.random_negatives and losses.debias are 0",
     ),
     ("losses.rehearsal.*", lambda c: c.losses.rehearsal.pairs is None, "losses.rehearsal.pairs is null"),
-    ("losses.load_balance.*", lambda c: c.model.preference.incentive == "none", "model.preference.incentive is 'none'"),
+    ("losses.load_balance.*", lambda c: "incentive" not in c.model.finds(), "no part has an incentive"),
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
     ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
@@ -143,5 +137,4 @@ def _table_reasons(tables: dict[str, TableConfig], key: str) -> Iterator[str]:
 def _feature_reasons(features: dict[str, FeatureConfig], key: str) -> Iterator[str]:
     section, name, *_ = (*key.split("."), "")
     if section == "features" and name not in features:
-        switches = "model.preference.peers is" if name.startswith("peer_") else "model.interest and model.preference.own are"
-        yield f"{switches} off"
+        yield f"no part of the model compares {name.partition('_')[0]} events"

@@ -100,7 +100,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     found = {
         "run": config.name,
         "checkpoint": checkpoint,
-        "known_grade": config.model.known_grade,
+        "grade_overrides": config.model.grade_overrides,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
         **take_apart(config, row, observed),
@@ -154,7 +154,7 @@ def format_explanation(found: Row) -> str:
     table = [_cells(row) for row in found["candidates"]]
     lines += _table(table)
     names = {heading.removesuffix(" 1") for heading in table[0]}
-    known = "; a known or predicted level replaces them" if found["known_grade"] == "override" else ""
+    known = "; a known or predicted level replaces them" if found["grade_overrides"] else ""
     lines += ["", *(f"{name}: {meaning.format(known=known)}" for name, meaning in LEGEND.items() if name in names)]
     for name, title in zip(PAST, ("own history", "other users under the query and its group"), strict=True):
         if name in found:

@@ -84,8 +84,8 @@ def _candidates(config: RunConfig, sample: Row, observed: Observed) -> list[Row]
         if config.model.mixture:
             columns[f"effect_{whose}_by_level"] = own.effect(whose).tolist()
     if "preference_weights" in predictions.parts:
-        preference = config.model.preference
-        there = {"own": preference.own, "peers": preference.peers, "prior": True}
+        personal = config.model.parts.personal
+        there = {"own": personal is not None and personal.own, "peers": personal is not None and personal.peers, "prior": True}
         columns |= {n: w.tolist() for n, w in zip(SIDES, predictions.parts["preference_weights"].T, strict=True) if there[n]}
     if "taste" in own.parts:
         columns |= {"taste": own.parts["taste"].mean.tolist(), "taste_variance": own.parts["taste"].variance.tolist()}

@@ -100,13 +100,13 @@ def part_columns(model: PRECTRConfig) -> list[str]:
     or the peers', changes in the click logit, as a mean over the candidate's own level distribution; its slope: at the highest
     level less at the lowest.
     """
-    preference = model.preference
+    parts = model.parts
     there = {
         "levels_in_order": model.mixture,
         **dict.fromkeys(("effect_own", "effect_peers"), True),
         **dict.fromkeys(("effect_own_slope", "effect_peers_slope"), model.mixture),
-        **dict.fromkeys(WEIGHTS, preference.own or preference.peers),
-        "taste": preference.taste > 0,
+        **dict.fromkeys(WEIGHTS, parts.personal is not None),
+        "taste": parts.taste is not None,
     }
     return [name for name in PARTS if there[name]]
 

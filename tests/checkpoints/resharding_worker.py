@@ -33,8 +33,8 @@ RANKS = (1, 2, 3)
 
 def layout_config(kind: str, optimizer: str) -> RunConfig:
     """Few dense parameters: it is the tables that move. 101 rows on three ranks are uneven; blocks of 4 columns."""
-    preference = {"own": False, "peers": False, "incentive": "none", "taste": 0}
-    model = {"text": False, "interest": False, "mixture": False, "preference": preference, "statistics": ["item"]}
+    parts = {"interest": None, "taste": None, "personal": None, "statistics": {"whose": ["item"]}}
+    model = {"text": False, "mixture": False, "parts": parts}
     tree = small_config("row_wise" if kind == "managed" else kind, model=model).model_dump(mode="json")
     for table in tree["tables"].values():
         table["optimizer"] = optimizer

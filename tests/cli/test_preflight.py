@@ -74,11 +74,11 @@ def test_samples_with_longer_histories_do(tmp_path: Path) -> None:
         ("demo", {}, []),
         ("demo", {"data.item_attributes": ["category_id", "brand_id", "color"]}, ["data.item_attributes: 'color' is not used"]),
         ("demo", {"data.user_attributes": ["city"]}, ["data.user_attributes: 'city' is not used: no feature reads user_city"]),
-        ("demo_dnn", {"model.attention_dim": 8}, ["model.attention_dim is not used: model.interest is off"]),
+        ("demo_dnn", {"losses.load_balance.weight": 0.1}, ["losses.load_balance.weight is not used: no part has an incentive"]),
         (
             "demo_dnn",
             {"features.peer_item_id.table": "item"},
-            ["features.peer_item_id.table is not used: model."],
+            ["features.peer_item_id.table is not used: no part of the model compares peer events"],
         ),
         ("demo", {"tables.item.buckets": 10}, ["tables.item.buckets is not used: tables.item is not shared out by buckets"]),
         ("demo", {"losses.debias.weight": 0.0, "losses.debias.margin": 1.0}, ["losses.debias.margin is not used"]),

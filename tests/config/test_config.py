@@ -120,7 +120,7 @@ def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
 
 
 def test_an_override_that_switches_a_part_on_finds_its_features() -> None:
-    config = load_config("dnn", ("model.interest=true",))
+    config = load_config("dnn", ("model.parts.interest={}",))
     assert {name for name in config.features if name.startswith("history_")}
     assert not {name for name in load_config("dnn", ("train.seed=2",)).features if name.startswith("history_")}
 

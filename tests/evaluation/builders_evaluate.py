@@ -73,7 +73,7 @@ def write(path: Path, columns: dict[str, object]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-PERSONAL = {"preference": {"own": True, "peers": True, "incentive": "per_level", "taste": 8}}
+PERSONAL = {"parts": {"personal": {}, "taste": {"dim": 8}}}
 """`model` of a run that predicts the personal columns."""
 
 

@@ -103,7 +103,7 @@ def test_personal_columns_are_those_of_the_runs_parts(data):
         assert [found[name][place] for place in places] == scored[name].tolist()
     run(data, model={"mixture": False})
     assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain[:-5], "effect_own", "effect_peers"]
-    run(data, build.scored(personal=True), model={"preference": {"peers": True}})
+    run(data, build.scored(personal=True), model={"parts": {"personal": {"own": False, "incentive": "none"}}})
     assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain, "weight_own", "weight_peers", "weight_prior"]
 
 

@@ -41,7 +41,7 @@ def run(data: Path) -> Path:
 @pytest.fixture(scope="module")
 def plain(data: Path) -> Path:
     """A single click logit and no part that is personal."""
-    model = {"mixture": False, "interest": False, "preference": {}}
+    model = {"mixture": False, "parts": {"interest": None, "personal": None, "taste": None}}
     return trained(data.parent / "plain", data, small_config(model=model, train=STAGES))
 
 
@@ -151,7 +151,9 @@ def test_parts_that_the_run_lacks_are_left_out(plain: Path, data: Path, sample: 
 
 
 def test_a_preference_of_the_own_past_alone_is_told_without_peers(data: Path, sample: dict[str, Any]) -> None:
-    config = small_config(model={"interest": False, "preference": {"own": True}}, train=STAGES)
+    config = small_config(
+        model={"parts": {"interest": None, "taste": None, "personal": {"peers": False, "incentive": "none"}}}, train=STAGES
+    )
     found = explain(trained(data.parent / "own", data, config), data, sample["request_id"])
     first = found["candidates"][0]
     assert first["own"] + first["prior"] == pytest.approx(1, abs=1e-5)

@@ -47,9 +47,9 @@ def test_every_part_is_reported_for_each_candidate(data: Path) -> None:
 
 
 def test_parts_that_are_switched_off_are_not_reported(data: Path) -> None:
-    report = parts_of(small_config(model={"preference": {}, "mixture": False}), data)
+    report = parts_of(small_config(model={"parts": {"personal": None, "taste": None}, "mixture": False}), data)
     assert not {"levels_in_order", "preference_weights", "taste"} & report.keys()
-    weighed = parts_of(small_config(model={"preference": {"peers": True}}), data)
+    weighed = parts_of(small_config(model={"parts": {"personal": {"own": False, "incentive": "none"}, "taste": None}}), data)
     assert "preference_weights" in weighed and "taste" not in weighed
 
 

@@ -22,8 +22,8 @@ FAMILY = {"own": "history", "peers": "peer"}
 MODELS: dict[str, dict[str, Any]] = {
     "all parts": {},
     "one logit": {"mixture": False},
-    "shared incentive": {"preference": {"own": True, "peers": True, "incentive": "shared", "gate": "mlp"}},
-    "no personal part": {"preference": {}, "interest": False},
+    "shared incentive": {"parts": {"taste": None, "personal": {"incentive": "shared", "gate": "mlp"}}},
+    "no personal part": {"parts": {"personal": None, "taste": None, "interest": None}},
 }
 
 

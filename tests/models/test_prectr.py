@@ -28,21 +28,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {},
         {"mixture": False},
-        {"interest": False},
+        {"parts": {"interest": None}},
         {"text": False},
         {"match": False},
-        {"statistics": []},
+        {"parts": {"statistics": None}},
         {"position_bias": False},
-        {"known_grade": "feature"},
-        {"known_grade": "none"},
+        {"grade_overrides": False},
+        {"grade_overrides": False, "parts": {"grade": None}},
         {"cross_layers": 2},
-        {"preference": {}},
-        {"preference": {"own": True, "incentive": "shared"}},
-        {"preference": {"peers": True, "incentive": "per_level"}},
-        {"preference": {"own": True, "peers": True, "incentive": "shared", "gate": "mlp"}},
-        {"preference": {"own": True, "peers": True, "incentive": "shared", "gate": "none"}},
-        {"preference": {"taste": 8}, "interest": False},
-        {"preference": {"own": True, "incentive": "per_level"}, "mixture": False},
+        {"parts": {"personal": None, "taste": None}},
+        {"parts": {"taste": None, "personal": {"peers": False, "incentive": "shared"}}},
+        {"parts": {"taste": None, "personal": {"own": False}}},
+        {"parts": {"taste": None, "personal": {"incentive": "shared", "gate": "mlp"}}},
+        {"parts": {"taste": None, "personal": {"incentive": "shared", "gate": "none"}}},
+        {"parts": {"interest": None, "personal": None}},
+        {"parts": {"taste": None, "personal": {"peers": False}}, "mixture": False},
     ],
 )
 def test_every_part_can_be_switched_off_and_every_parameter_learns(data: Path, model: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ def test_predicted_levels_of_past_events_are_read(data: Path) -> None:
 
 
 def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
-    config = small(known_grade="none")
+    config = small(grade_overrides=False, parts={"grade": None})
     task = build(config, data)
     batch = batches(config, data)[0]
     blind = dataclasses.replace(
@@ -240,7 +240,7 @@ def test_graded_pairs_without_users_train_the_relevance_tower_alone(data: Path) 
 
 
 def test_what_no_part_reads_may_be_missing(data: Path) -> None:
-    config = small(statistics=[], preference={}, interest=False, known_grade="none")
+    config = small(parts=dict.fromkeys(("statistics", "personal", "taste", "interest", "grade")), grade_overrides=False)
     task = build(config, data)
     batch = batches(config, data)[0]
     inputs = inputs_of(task, batch)

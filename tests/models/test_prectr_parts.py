@@ -59,9 +59,9 @@ def test_the_score_of_a_lowered_copy_moves_the_relevance_tower(data: Path, negat
     assert head is not None and head.abs().sum() > 0
 
 
-@pytest.mark.parametrize("known_grade", ["feature", "none"])
-def test_a_known_grade_leaves_the_towers_levels_unless_it_overrides(data: Path, known_grade: str) -> None:
-    config = small(known_grade=known_grade)
+@pytest.mark.parametrize("known_grade", [{}, {"parts": {"grade": None}}])
+def test_a_known_grade_leaves_the_towers_levels_unless_it_overrides(data: Path, known_grade: dict[str, Any]) -> None:
+    config = small(grade_overrides=False, **known_grade)
     out = run(build(config, data), batches(config, data)[0])
     mean = (out.own.text.relevance.log_pi.exp() * out.own.level_logits.sigmoid()).sum(1)
     torch.testing.assert_close(out.ranking["click"].logit.sigmoid(), mean)
@@ -94,7 +94,10 @@ def test_a_sure_prediction_reads_the_vector_of_its_level(data: Path) -> None:
         assert missing.eq(1).all()
 
 
-@pytest.mark.parametrize("model", [{}, {"preference": {}, "statistics": ["user", "query", "item"]}], ids=["corrected", "plain"])
+PLAIN = {"parts": {"personal": None, "taste": None, "statistics": {}}}
+
+
+@pytest.mark.parametrize("model", [{}, PLAIN], ids=["corrected", "plain"])
 def test_counters_are_read_in_their_places(data: Path, model: dict[str, Any]) -> None:
     config = small(**model)
     task, batch = build(config, data), batches(config, data)[0]
@@ -119,7 +122,7 @@ def test_peers_are_compared_feature_by_feature_in_any_order() -> None:
 
 @pytest.mark.parametrize("part", ["own", "peers"])
 def test_each_candidate_has_a_preference_of_its_own(data: Path, part: str) -> None:
-    config = small(preference={part: True})
+    config = small(parts={"taste": None, "personal": {"own": part == "own", "peers": part == "peers", "incentive": "none"}})
     task, batch = build(config, data), batches(config, data)[0]
     found = run(task, batch).own.parts["personal"].preference
     past = (batch.history_lengths if part == "own" else batch.peer_lengths)[batch.candidate_request]

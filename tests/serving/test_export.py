@@ -61,7 +61,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "late": {"text": {"interaction": "late", "late_dim": 8}},
     "cross": {"text": {"interaction": "cross"}},
     "ngram": {"text": {"encoder": {"model_type": "ngram", "rows": 50, "embedding_dim": 8, "hidden": [16], "max_n": 2}}},
-    "no text": {"model": {"text": False, "mixture": False, "known_grade": "none", "preference": {}}},
+    "no text": {
+        "model": {
+            "text": False,
+            "mixture": False,
+            "grade_overrides": False,
+            "parts": {"grade": None, "personal": None, "taste": None},
+        }
+    },
 }
 
 

@@ -63,20 +63,20 @@ def _blocks(config: RunConfig, predicted: bool) -> list[_Block]:
         _Block(_C, np.int64, (), ("item_id", "position", "level"), candidate),
         _Block(_C, np.float32, (), ("click", "click_weight", "relevance", "item_shown", "item_clicked"), candidate),
     ]
-    preference = config.model.preference
+    reads = config.model.reads()
     examined = ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
     read = config.model.position_corrected
     blocks += [
         _Block(_R, np.float32, statistics, examined, examined if read else ()),
         _Block(_C, np.float32, (), ("item_examined",), ("candidate_examined",) if read else ()),
     ]
-    peers = (config.data.peer_length if preference.peers else 0,)
+    peers = (config.data.peer_length if "peer" in reads.sequences else 0,)
     integers = ("peer_level", "peer_click", "peer_position", "peer_in_group")
-    columns = ("peer_relevance", *integers[1:]) if preference.peers else ()
+    columns = ("peer_relevance", *integers[1:]) if "peer" in reads.sequences else ()
     blocks += [
         _Block(_R, np.int64, (), ("peer_lengths",), columns),
         _Block(_R, np.int64, peers, integers, columns),
-        _Block(_R, np.float32, peers, ("peer_age",), ("peer_age",) if preference.peers else ()),
+        _Block(_R, np.float32, peers, ("peer_age",), ("peer_age",) if "peer" in reads.sequences else ()),
     ]
     for family, side, events in (("history", _R, history), ("peer", _R, peers), ("candidate", _C, ())):
         read = predicted and 0 not in events
@@ -154,7 +154,7 @@ class BatchBuilder:
             table = config.tables[config.features[TITLE_TOKENS].table]
             rows = tokens.vocabulary_rows(table.id_range)  # -1: special
             self._token_rows = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if table.ids == "managed" else rows
-        self._taste, self._peers = config.model.preference.taste > 0, config.model.preference.peers
+        self._taste, self._peers = "history_title" in config.model.reads().texts, "peer" in config.model.reads().sequences
         self._all_blocks = {known: _blocks(config, known) for known in (False, True)}
         self._not_in_blocks = ["query", "candidate_title", *(["history_title"] if self._taste else []), *plain]
         self._read(predicted)

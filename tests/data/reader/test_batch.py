@@ -29,7 +29,7 @@ CONFIG = validate_config(
             "candidate_item_id": {"table": "item", "sequence": "candidate"},
             "candidate_brand_id": {"table": "brand"},
         },
-        "model": {"preference": {"own": True, "peers": True, "taste": 4}},
+        "model": {"parts": {"personal": {}, "taste": {"dim": 4}}},
     },
     "test",
 )

@@ -27,7 +27,7 @@ from prectr_torchrec.data.schema import TOKENIZER, sample_schema
 REQUESTS = 150
 
 
-def make_config(preference: dict[str, Any] | None = None, statistics: list[str] | None = None, **batch: Any) -> RunConfig:
+def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | None = None, **batch: Any) -> RunConfig:
     table = {"rows": 97, "dim": 4}
     return validate_config(
         {
@@ -46,14 +46,14 @@ def make_config(preference: dict[str, Any] | None = None, statistics: list[str] 
                 "candidate_category_id": {"table": "category", "sequence": "candidate"},
                 "candidate_title_tokens": {"table": "token"},
             },
-            "model": {"preference": preference or {}, "statistics": statistics or ["user"]},
+            "model": {"parts": {"statistics": {"whose": statistics or ["user"]}, **(parts or {})}},
         },
         "test",
     )
 
 
 CONFIG = make_config()
-ALL: dict[str, Any] = {"own": True, "peers": True, "taste": 8}
+ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}}
 PREFERENCE = make_config(ALL)
 
 
@@ -108,9 +108,9 @@ def test_batches_equal_those_built_row_by_row(folder: Path, split: str, shuffle:
         make_config(requests=200, candidates=2000),
         make_config(ALL, requests=1, candidates=9),
         make_config(ALL, requests=200, candidates=2000),
-        make_config({"own": True}),
-        make_config({"peers": True}),
-        make_config({"taste": 4}),
+        make_config({"personal": {"peers": False}}),
+        make_config({"personal": {"own": False}}),
+        make_config({"taste": {"dim": 4}}),
         make_config(statistics=["group"]),
     ],
     ids=[
@@ -152,9 +152,9 @@ NEW = ["history_title", "peer_relevance", "peer_in_group", "user_examined", "gro
     [
         (CONFIG, []),
         (PREFERENCE, NEW),
-        (make_config({"own": True}), NEW[3:]),
-        (make_config({"peers": True}), NEW[1:]),
-        (make_config({"taste": 4}), NEW[:1]),
+        (make_config({"personal": {"peers": False}}), NEW[3:]),
+        (make_config({"personal": {"own": False}}), NEW[1:]),
+        (make_config({"taste": {"dim": 4}}), NEW[:1]),
         (make_config(statistics=["group", "user"]), NEW[3:]),
     ],
     ids=["plain", "preference", "own", "peers", "taste", "group"],
