@@ -205,7 +205,7 @@ def auc_of_ours(trainer: Trainer, data: Path) -> float:
     logits, clicks = [], []
     for batch, report in evaluate_batches(trainer.pipeline, trainer.model, reader, reader.num_batches(0)):
         real = batch.candidate_weight > 0
-        logits.append(report["reference_logit"][real])
+        logits.append(report.ranking["click"][real])
         clicks.append(batch.click[real])
     return float(roc_auc_score(torch.cat(clicks), torch.cat(logits)))
 

@@ -33,6 +33,7 @@ from torchrec.distributed.types import Awaitable
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.modules import InterestTower
 from prectr_torchrec.training.trainer import Trainer
 
 FED, RESIDENT, KEPT = "fed by the reader", "one resident batch", "the first batches, resident"
@@ -127,14 +128,15 @@ class Clock:
 def watch(trainer: Trainer, clock: Clock) -> None:
     """Puts the timers in place, after the first step: the pipeline has rewritten the model by then."""
     task, pipeline = trainer.model.module, trainer.pipeline
-    prectr = task.objective.prectr
+    text = task.model.text_side()
+    attention = next((module for module in task.model.modules() if isinstance(module, InterestTower)), None)
     clock.wrap(pipeline, "start_sparse_data_dist", "input dist")
     clock.wrap(pipeline, "wait_sparse_data_dist", "input dist")
     clock.wrap(task.embeddings, "forward", "lookup and output dist", then=_wait)
     for name, module in {
-        "text encoder": getattr(prectr.relevance.interaction, "encoder", None),
-        "match features": prectr.relevance.match,
-        "attention": prectr.interest,
+        "text encoder": getattr(getattr(text, "interaction", None), "encoder", None),
+        "match features": getattr(text, "match", None),
+        "attention": attention,
     }.items():
         if module is not None:
             clock.wrap(module, "forward", name)
