@@ -10,59 +10,48 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from prectr_torchrec.modules import PRECTR, DualInteraction, PreferenceParts, TextEncoder, TextMatch, TextRelevance, search_inputs
+from prectr_torchrec import modules as m
 
-R, P, L, K, V = 32, 4, 5, 4, 60  # requests, candidates of each, past events of each, levels, vocabulary
+R, P, L, K, V, D = 32, 4, 5, 4, 11, 16  # requests, candidates of each, past events of each, levels, vocabulary, width
 
 
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        features = {"user": ["user"], "item": ["candidate_item", "history_item"]}
-        tables = [EmbeddingConfig(name=n, num_embeddings=500, embedding_dim=16, feature_names=f) for n, f in features.items()]
+        features = {"user": ["user"], "item": ["item", "past_item"]}
+        tables = [EmbeddingConfig(name=n, num_embeddings=500, embedding_dim=D, feature_names=f) for n, f in features.items()]
         self.ids = EmbeddingCollection(tables=tables, device=torch.device("meta"))
-        text = TextEncoder.from_config(model_type="bert", vocab_size=V, hidden_size=48, num_hidden_layers=1)
-        match = TextMatch(torch.ones(V), torch.zeros(V, dtype=torch.bool))  # all words weigh alike, none is a number
-        self.prectr = PRECTR(
-            num_levels=K,
-            request_dims={"user": 16},
-            candidate_dims={"candidate_item": 16},
-            statistics=["user"],
-            click_tower=[32],
-            history={"history_item": "candidate_item"},
-            preference=PreferenceParts(own=True, incentive="per_level"),
-            relevance=TextRelevance(DualInteraction(text), match, [32, 16], K),
-        )
+        text = m.TextEncoder.from_config(model_type="bert", vocab_size=V, hidden_size=48, num_hidden_layers=1)
+        match = m.TextMatch(torch.ones(V), torch.zeros(V, dtype=torch.bool))  # all words weigh alike, none is a number
+        relevance = m.TextRelevance(m.DualInteraction(text), match, [32, 16], K)
+        widths = m.Widths(request={"user": D}, candidate={"item": D}, sequences={"history": {"item": D}})
+        personal = m.Personal(widths, K, peers=False, relevance_dim=16)
+        parts = {"ids": m.LookedUpFeatures(widths), "text": m.TextFeatures(16, match.num_features), "personal": personal}
+        self.prectr = m.PRECTR(relevance, parts, num_levels=K, click_tower=[32])
 
-    def forward(self, ids: KeyedJaggedTensor, fields: dict[str, Tensor], click: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.prectr(search_inputs(num_levels=K, **fields), self.ids(ids), {})
-        bce = -(click * out.click.log_click + (1 - click) * out.click.log_no_click).mean()
-        return bce, nn.functional.nll_loss(out.relevance.log_pi, level - 1)
+    def forward(self, ids: KeyedJaggedTensor, known: dict[str, Tensor], click: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        user, item, past = (found.values() for found in self.ids(ids).values())
+        request = {"user": user, "user_shown": known["shown"], "user_clicked": known["clicked"]}
+        happened = {name: known[name] for name in ("level", "click", "position", "age")}
+        history = m.Events({**happened, "item": past.view(R, L, D)}, lengths=torch.full((R,), L))
+        texts = {"query": m.Texts(known["query"], torch.arange(R)), "title": m.Texts(known["title"], torch.arange(R * P))}
+        whose = torch.arange(R).repeat_interleave(P)
+        out = self.prectr(m.Inputs(request, {"item": item}, {"history": history}, texts, torch.ones(R), whose, torch.ones(R * P)))
+        bce = nn.functional.binary_cross_entropy_with_logits(out.logged["click"].logit, click)
+        return bce, nn.functional.nll_loss(out.parts["relevance_levels"], level - 1)
 
 
 def batch() -> tuple[KeyedJaggedTensor, dict[str, Tensor], Tensor, Tensor]:
     """A title is relevant where it has the query's word; half of the users click what is relevant, the others what is not."""
-    user, items = torch.randint(500, (R,)), torch.randint(500, (R * (P + L),))
-    strict = (user % 2 * 4 - 2).float()
-    query, titles = torch.randint(5, V, (R, 1)), torch.randint(5, V, (R * P, 3))
-    titles[::2, :1] = query.repeat_interleave(P // 2, 0)
-    level = 1 + 3 * (titles == query.repeat_interleave(P, 0)).any(1).long()
-    past, shown = torch.randint(1, K + 1, (R, L)), torch.tensor([0.0, 9, 9, 9, 9]).expand(R, K + 1)
-    fields = {
-        "candidate_request": torch.arange(R).repeat_interleave(P),
-        "query_index": torch.arange(R),
-        "query_tokens": query,
-        "title_index": torch.arange(R * P),
-        "title_tokens": titles,
-        "history_lengths": torch.full((R,), L),
-        "history_level": past,
-        "history_click": ((past - 2.5) * strict.unsqueeze(1) > 0).long(),
-        "user_shown": shown,
-        "user_clicked": torch.binomial(shown, ((torch.arange(K + 1) - 2.5) * strict.unsqueeze(1)).sigmoid()),
-    }
-    lengths, names = torch.tensor([1, P, L]).repeat_interleave(R), ["user", "candidate_item", "history_item"]
-    click = torch.bernoulli(((level - 2.5) * strict.repeat_interleave(P)).sigmoid())
-    return KeyedJaggedTensor(names, torch.cat([user, items]), lengths=lengths), fields, click, level
+    ids, lengths = torch.randint(500, (R * (1 + P + L),)), torch.tensor([1, P, L]).repeat_interleave(R)
+    strict = (ids[:R] % 2 * 4 - 2).float().unsqueeze(1)
+    query, title = torch.randint(5, V, (R, 1)), torch.randint(5, V, (R * P, 3))
+    level = 1 + 3 * (title == query.repeat_interleave(P, 0)).any(1).long()
+    past, shown, zero = torch.randint(1, K + 1, (R, L)), torch.tensor([0.0, 9, 9, 9, 9]).expand(R, K + 1), torch.zeros(R, L)
+    known = {"query": query, "title": title, "shown": shown, "clicked": shown * ((torch.arange(K + 1) - 2.5) * strict).sigmoid()}
+    known |= {"level": past, "click": ((past - 2.5) * strict > 0).long(), "position": zero.long(), "age": zero}
+    click = torch.bernoulli(((level.view(R, P) - 2.5) * strict).sigmoid()).flatten()
+    return KeyedJaggedTensor(["user", "item", "past_item"], ids, lengths=lengths), known, click, level
 
 
 def main(steps: int = 80) -> tuple[nn.Module, list[float]]:

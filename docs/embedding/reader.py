@@ -18,8 +18,8 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
-from prectr_torchrec.modules import LookedUp
 
 
 class Model(nn.Module):
@@ -32,7 +32,7 @@ class Model(nn.Module):
             if (found := [f for f, of in names.items() if of == name])
         ]
         self.ids = EmbeddingCollection(tables=tables, device=torch.device("meta"))
-        self.tower = Tower([f for f in names if not f.startswith("candidate_")], [f for f in names if f.startswith("candidate_")])
+        self.tower = Tower([name.removeprefix("candidate_") for name in names])
 
     def forward(self, batch: SearchBatch) -> tuple[Tensor, Tensor]:
         loss = self.tower(batch, self.ids(batch.request_features))
@@ -40,13 +40,13 @@ class Model(nn.Module):
 
 
 class Tower(nn.Module):
-    def __init__(self, requests: list[str], candidates: list[str]) -> None:
+    def __init__(self, features: list[str]) -> None:
         super().__init__()
-        self.requests, self.candidates = requests, candidates
-        self.layers = nn.Sequential(nn.Linear(16 * len(requests + candidates) + 1, 64), nn.ReLU(), nn.Linear(64, 1))
+        self.features = features
+        self.layers = nn.Sequential(nn.Linear(16 * len(features) + 1, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, batch: SearchBatch, ids: dict[str, JaggedTensor]) -> Tensor:
-        rows = LookedUp(batch, ids, {}, self.requests, self.candidates).rows([*self.requests, *self.candidates])
+        rows = to_inputs(batch, ids, {}).rows(self.features)  # of each candidate, and of its request
         logit = self.layers(torch.cat([rows, batch.position.unsqueeze(1).float().log1p()], dim=1)).squeeze(1)
         loss = nn.functional.binary_cross_entropy_with_logits(logit, batch.click, batch.click_weight, reduction="sum")
         return loss / batch.click_weight.sum().clamp(min=1)  # padding weighs nothing
