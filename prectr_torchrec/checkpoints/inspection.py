@@ -11,10 +11,11 @@ from prectr_torchrec.checkpoints.manifest import PROGRESS, broken_files
 from prectr_torchrec.checkpoints.names import parameter_name
 from prectr_torchrec.checkpoints.resharding import saving_ranks
 from prectr_torchrec.checkpoints.safe_reader import read_metadata
-from prectr_torchrec.distributed.planning import columns, format_bytes
+from prectr_torchrec.distributed.planning import columns
 from prectr_torchrec.runs.layout import checkpoint_index, checkpoint_names, checkpoint_path, load_run
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
+from prectr_torchrec.system.sizes import format_bytes
 
 
 @only_local

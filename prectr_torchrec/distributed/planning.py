@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -25,8 +24,7 @@ from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, 
 from prectr_torchrec.distributed.workload import Workload
 from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.paths import only_local
-
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+from prectr_torchrec.system.sizes import format_bytes, parse_bytes
 
 
 class RankLoad(NamedTuple):
@@ -69,8 +67,8 @@ def make_hardware(gpus: int, gpus_per_host: int, *, hbm: str, ddr: str, ssd: str
     each = min(gpus, gpus_per_host)
     if gpus % each:
         raise ValueError(f"gpus is {gpus}: must be a multiple of gpus-per-host, {gpus_per_host}")
-    memory = parse_bytes(hbm) if device == "cuda" else 0
-    return Hardware(gpus, each, memory, parse_bytes(ddr), parse_bytes(ssd), device)
+    memory = parse_bytes(hbm, "hbm") if device == "cuda" else 0
+    return Hardware(gpus, each, memory, parse_bytes(ddr, "ddr"), parse_bytes(ssd, "ssd"), device)
 
 
 def plan_run(workload: Workload, hardware: Hardware) -> Plan | None:
@@ -239,27 +237,6 @@ def save_plan(plan: Plan, path: Path) -> None:
     """Writes a plan for `prectr train --plan`, written aside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(plan, indent=1))
-
-
-def parse_bytes(text: str) -> int:
-    """`80GB` (10^9) or `80GiB` (2^30) as bytes.
-
-    Raises:
-        ValueError: it is no such size.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].upper() not in _UNITS:
-        raise ValueError(f"{text!r} is no size of memory; write it as 80GB (10^9 bytes), 2TB or 512GiB (2^30)")
-    return round(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def format_bytes(count: float) -> str:
-    """Three digits and a decimal unit."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.3g} {unit}"
-        count /= 1000
-    raise AssertionError
 
 
 def _table_bytes(workload: Workload, name: str) -> int:

@@ -7,16 +7,15 @@ from prectr_torchrec.config.files import load_config
 from prectr_torchrec.distributed.costs import Hardware, shard_cost
 from prectr_torchrec.distributed.planning import (
     find_changes,
-    format_bytes,
     format_misfit,
     format_plan,
     make_hardware,
-    parse_bytes,
     plan_run,
     rank_loads,
     tightest,
 )
 from prectr_torchrec.distributed.workload import build_workload
+from prectr_torchrec.system.sizes import format_bytes
 
 
 def cluster(gpus: int, **sizes: str) -> Hardware:
@@ -67,7 +66,7 @@ def test_half_the_rows_bytes_is_the_first_change_where_it_is_enough() -> None:
     config = small_config("row_wise")
     for table in config.tables.values():
         table.rows, table.dim = 1_000_000, 64
-    changes = find_changes(build_workload(config), make_hardware(2, 2, hbm="700MB", ddr="10GB", ssd="0"))
+    changes = find_changes(build_workload(config), make_hardware(2, 2, hbm="700MB", ddr="10GB", ssd="0GB"))
     first = next(iter(changes))
     assert first.what == "fp16 rows" and first.plan is not None and len(first.settings) < len(config.tables)
 
@@ -120,14 +119,7 @@ def test_columns_are_cut_for_the_ranks_and_counted_with_their_state(dim: int, ra
     assert f"  {format_bytes(4e6 * dim + 4e6 * len(columns))}  " in said
 
 
-def test_sizes_are_read_and_written_in_decimal_units() -> None:
-    assert [parse_bytes(size) for size in ("80GB", "2 TB", "1.5GiB", "7")] == [80 * 10**9, 2 * 10**12, 3 * 2**29, 7]
-    assert [format_bytes(size) for size in (0, 999, 1320e9, 25.2e9)] == ["0 B", "999 B", "1.32 TB", "25.2 GB"]
-
-
-def test_a_wrong_size_or_number_of_gpus_says_what_is_right() -> None:
-    with pytest.raises(ValueError, match="'80 gigs' is no size of memory; write it as 80GB"):
-        parse_bytes("80 gigs")
+def test_a_wrong_number_of_gpus_says_what_is_right() -> None:
     with pytest.raises(ValueError, match="gpus is 12: must be a multiple of gpus-per-host, 8"):
         cluster(12)
 

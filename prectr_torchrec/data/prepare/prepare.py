@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from prectr_torchrec.runs.workspace import claim, digest, once
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
+from prectr_torchrec.system.sizes import parse_bytes
 
 BLOCK = 2**20
 SPLITS = ("train", "validation", "test", "judgments", "candidates")
@@ -268,7 +268,7 @@ class _Job:
 
 def open_database(database: Path, memory: str, spill: Path) -> Connection:
     """DuckDB within half of the memory setting, spilling into a folder; the other half is for what reads from it."""
-    size = memory_bytes(memory)
+    size = parse_bytes(memory, "data.memory")
     threads = max(1, min(os.cpu_count() or 1, size // 2**28))
     options: dict[str, Any] = {"memory_limit": f"{size // 2**21}MiB", "threads": threads, "temp_directory": str(spill)}
     return open_duckdb(str(database), **options)
@@ -317,18 +317,6 @@ def in_train(data: DataConfig, begins: dict[str, int]) -> str:
     least = data.train_minimum_grade
     narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
     return f"timestamp < {begins['validation']}{narrow}"
-
-
-def memory_bytes(memory: str) -> int:
-    """Bytes of a size such as `2GB` or `500 MB`.
-
-    Raises:
-        ValueError: no such size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])i?B\s*", memory, re.IGNORECASE)
-    if not match:
-        raise ValueError(f"data.memory: {memory!r} is no size; write it like 2GB or 500MB")
-    return int(float(match[1]) * 1024 ** (" KMGT".index(match[2].upper())))
 
 
 def _settings(

@@ -19,7 +19,7 @@ from raw_logs import random_log, write_log
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.prepare.prepare import memory_bytes, prepare
+from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.runs import workspace
 
 DATA = DataConfig(history_length=5, peer_length=5, requests_per_shard=30, requests_per_row_group=10)
@@ -178,16 +178,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_equal_settings_have_equal_digests() -> None:
     a = {"x": 1, "y": {"z": [1, 2]}}
     assert workspace.digest(a) == workspace.digest(json.loads(json.dumps(dict(reversed(a.items())))))
-
-
-@pytest.mark.parametrize(("text", "expected"), [("2GB", 2**31), ("500 mb", 500 * 2**20), ("1.5GiB", 3 * 2**29)])
-def test_sizes_are_read(text: str, expected: int) -> None:
-    assert memory_bytes(text) == expected
-
-
-def test_a_size_without_unit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"data.memory: '2000' is no size; write it like 2GB"):
-        memory_bytes("2000")
 
 
 PEAK = """
