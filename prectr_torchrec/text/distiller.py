@@ -29,6 +29,7 @@ from prectr_torchrec.distributed.process import Process, random_states, set_rand
 from prectr_torchrec.metrics import relevance_metrics
 from prectr_torchrec.modules import TextRelevance, divergence, grade_distributions
 from prectr_torchrec.runs.log import MetricsLog, Throughput
+from prectr_torchrec.runs.rates import decay, warmup
 from prectr_torchrec.runs.workspace import replacing
 from prectr_torchrec.text.batches import to_device
 from prectr_torchrec.text.pair_data import PairBatch, PairData
@@ -199,7 +200,9 @@ class Distiller:
         for batch, rows in enumerate(self._order(number, epoch)):
             if batch < start:
                 continue
-            set_rate(optimizer, stage.lr, epoch * batches + batch, stage.epochs * batches, settings.warmup_steps)
+            step, total = epoch * batches + batch, stage.epochs * batches
+            for group in optimizer.param_groups:
+                group["lr"] = stage.lr * warmup(step, total, settings.warmup_steps) * decay(step, total)
             pairs = self.data.batch(rows)
             report = parallel(pairs, self._targets(rows))
             optimizer.zero_grad()
@@ -298,10 +301,3 @@ class Distiller:
             with replacing(self.checkpoint) as temporary:
                 torch.save(state | {"optimizer": optimizer.state_dict()}, temporary)
         dist.barrier()
-
-
-def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total_steps: int, warmup_steps: int) -> None:
-    """Linear warm-up, then linear decay to zero."""
-    warmup = min(1.0, (step + 1) / max(min(warmup_steps, total_steps // 5), 1))
-    for group in optimizer.param_groups:
-        group["lr"] = peak * warmup * (total_steps - step) / total_steps

@@ -32,6 +32,7 @@ from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import from_folder, grade_distributions
+from prectr_torchrec.runs.rates import decay, warmup
 from prectr_torchrec.runs.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
@@ -61,8 +62,8 @@ class TuneConfig(Section):
     """Peak rate of AdamW, with linear warm-up and decay to zero."""
     head_lr: float = Field(1e-3, gt=0)
     """Of the new head."""
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of all steps."""
+    warmup: float = Field(0.05, ge=0, le=0.5)
+    """Share of all steps, a half at most."""
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     max_length: int = Field(128, ge=MIN_LENGTH)
@@ -214,8 +215,7 @@ class _Tuner:
 
     def _train_step(self, rows: NDArray[np.int64]) -> float:
         self.model.train()
-        warmup = self.config.warmup * self.total
-        factor = min((self.step + 1) / (warmup + 1), (self.total - self.step) / (self.total - warmup))
+        factor = warmup(self.step, self.total, round(self.config.warmup * self.total)) * decay(self.step, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         loss = self._loss(self.train, rows)

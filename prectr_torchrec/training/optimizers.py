@@ -16,6 +16,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.train import StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
+from prectr_torchrec.runs.rates import decay, warmup
 from prectr_torchrec.training.schedule import rate_factor
 
 OFFSET_RATE = 10
@@ -72,8 +73,6 @@ class Optimizers:
     def set_rates(self, stage: StageConfig, step: int, total_steps: int) -> None:
         """Sets the rates for the step to come: linear warm-up times, of the dense ones, linear decay; tables keep theirs.
 
-        A warm-up takes half of the stage at most.
-
         In a stage of graded pairs only the relevance side has something to learn from, and only it is moved.
 
         Args:
@@ -81,16 +80,15 @@ class Optimizers:
             step: steps done in this stage.
             total_steps: of this stage.
         """
-        warmup = min(1.0, (step + 1) / max(min(stage.warmup_steps, total_steps // 2), 1))
-        decay = max(total_steps - step, 1) / max(total_steps, 1)
+        risen, left = warmup(step, total_steps, stage.warmup_steps), decay(step, total_steps)
         peak = dict.fromkeys(("towers", "taste", "offsets"), 0.0)
         peak |= {"encoder": stage.encoder_lr, "relevance": stage.relevance_lr or stage.lr}
         if stage.split == "train":
             peak |= {"towers": stage.lr, "taste": stage.lr, "offsets": stage.offset_lr or OFFSET_RATE * stage.lr}
         for group in self.dense.param_groups:
-            group["lr"] = peak[group["part"]] * self.factor * warmup * decay
+            group["lr"] = peak[group["part"]] * self.factor * risen * left
         for group in self.fused.param_groups:
-            group["lr"] = stage.table_lr * warmup
+            group["lr"] = stage.table_lr * risen
         self.fused.step()  # passes the rate on to the kernels; the update itself happens in backward
 
     def restart(self) -> None:

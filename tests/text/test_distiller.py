@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from prectr_torchrec.config.text import DistillConfig
 from prectr_torchrec.modules import DualInteraction, TextRelevance, divergence
 from prectr_torchrec.text.build import build_relevance
-from prectr_torchrec.text.distiller import Distiller, StudentTask, Targets, set_rate
+from prectr_torchrec.text.distiller import Distiller, StudentTask, Targets
 from prectr_torchrec.text.pair_data import PairBatch, PairData
 from prectr_torchrec.text.student import judge, predict
 
@@ -90,11 +90,3 @@ def test_the_loss_of_a_stage_is_the_weighted_sum_of_its_terms() -> None:
     task = StudentTask(relevance, config, teaching=False)
     expected = F.cross_entropy(out.log_pi, grade) + 0.4 * of_teacher
     torch.testing.assert_close(task(PAIRS, targets)["loss"], expected)
-
-
-def test_rates_of_a_stage_rise_and_fall_to_nothing() -> None:
-    optimizer, rates = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), []
-    for step in range(20):
-        set_rate(optimizer, 0.5, step, 20, 100)  # a warm-up takes a fifth of the stage at most
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.5 * min(1, (n + 1) / 4) * (20 - n) / 20 for n in range(20)])
