@@ -13,6 +13,17 @@ from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sam
 from prectr_torchrec.data.tokenizer import write_document_frequency
 
 
+ENCODER = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     """All parts of PRECTR in small. `sharding`: the type of every table; None: one type each."""
     kinds = [sharding] * 3 if sharding else ["row_wise", "table_wise", "column_wise"]
@@ -23,15 +34,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
         "text": {
             "query_tokens": 5,
             "title_tokens": 8,
-            "encoder": {
-                "model_type": "bert",
-                "hidden_size": 16,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "intermediate_size": 16,
-                "hidden_dropout_prob": 0.0,
-                "attention_probs_dropout_prob": 0.0,
-            },
+            "encoder": ENCODER,
         },
         "batch": {"requests": 8, "candidates": 64, "shuffle_row_groups": 2},
         "tables": {
