@@ -12,7 +12,6 @@ from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_settings
 from prectr_torchrec.data.tokenizer import write_document_frequency
 
-
 ENCODER = {
     "model_type": "bert",
     "hidden_size": 16,
