@@ -23,6 +23,18 @@ ENCODER = {
 }
 
 
+FEATURES = {
+    "user_id": {"table": "user"},
+    "query_id": {"table": "query"},
+    "history_query_id": {"table": "query", "sequence": "history"},
+    "candidate_item_id": {"table": "item", "sequence": "candidate"},
+    "history_item_id": {"table": "item", "sequence": "history"},
+    "peer_item_id": {"table": "item", "sequence": "peer"},
+    "candidate_brand_id": {"table": "brand"},
+    "candidate_title_tokens": {"table": "title_token"},
+}
+
+
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     """All parts of PRECTR in small. `sharding`: the type of every table; None: one type each."""
     kinds = [sharding] * 3 if sharding else ["row_wise", "table_wise", "column_wise"]
@@ -43,16 +55,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
             "title_token": {**table, "sharding": [kinds[0]]},
             "brand": {**table, "sharding": [kinds[2]]},
         },
-        "features": {
-            "user_id": {"table": "user"},
-            "query_id": {"table": "query"},
-            "history_query_id": {"table": "query", "sequence": "history"},
-            "candidate_item_id": {"table": "item", "sequence": "candidate"},
-            "history_item_id": {"table": "item", "sequence": "history"},
-            "peer_item_id": {"table": "item", "sequence": "peer"},
-            "candidate_brand_id": {"table": "brand"},
-            "candidate_title_tokens": {"table": "title_token"},
-        },
+        "features": FEATURES,
         "model": {
             "relevance_tower": [16],
             "click_tower": [16],

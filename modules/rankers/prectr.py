@@ -178,9 +178,7 @@ class PRECTR(RankingModel):
             title_dim=relevance.title_dim,
             by_level=settings["mixture"],
         )
-        order = ["features", "counts", "interest", "title", "statistics", "grade", "text", "personal", "taste"]
-        made = {n: p for n in order if n in builders and (p := builders[n](given)) is not None}
-        parts = {name: made[name] for name in builders if name in made}
+        parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
         position = Examination(position_count) if position_bias else None
         return cls(relevance, parts, num_levels=given.num_levels, position=position, **settings)
 
