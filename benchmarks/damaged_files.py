@@ -77,7 +77,7 @@ def _epoch(folder: Path) -> str:
     reader = SearchReader(small_config(), folder / "data", "train", folder / "data" / TOKENIZER)
     digest = hashlib.sha256()
     for batch in reader.epoch(0):
-        for tensor in (batch.item_id, batch.relevance, batch.click, batch.title_tokens, batch.request_features.values()):
+        for tensor in (*batch.packed.values(), *batch.texts.values(), batch.request_features.values()):
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
     return digest.hexdigest()
 

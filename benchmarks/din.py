@@ -53,12 +53,10 @@ OURS = {"ours, 64": (64, False), "ours, 256": (256, False), "ours, 256, ids": (2
 """Requests a batch, and whether on the ids alone."""
 TEXTS = ("candidate_title_tokens", "title_token")
 BESIDES = (
-    "query_tokens",
-    "title_tokens",
     "user_events",
     "user_query_events",
     "query_events",
-    "position",
+    "candidate_position",
     "history_level",
     "history_click",
     "history_position",
@@ -125,7 +123,8 @@ class IdsAlone:
 
     def epoch(self, epoch: int, start: int = 0, num_batches: int | None = None) -> Iterator[SearchBatch]:
         for batch in self._reader.epoch(epoch, start, num_batches):
-            yield replace(batch, **{name: torch.zeros_like(getattr(batch, name)) for name in BESIDES})
+            blank = batch.replaced(**{name: torch.zeros_like(batch[name]) for name in BESIDES if name in batch})
+            yield replace(blank, texts={name: torch.zeros_like(tokens) for name, tokens in batch.texts.items()})
 
 
 class CandidateRows:
@@ -144,7 +143,7 @@ class CandidateRows:
                     width = config.data.history_length if name.startswith("history_") else 1
                     values = JaggedTensor(values, lengths=features[name].lengths()).to_padded_dense(width)[request].squeeze(1)
                 parts.append(values)
-            clicks.append(batch.click[real])
+            clicks.append(batch["candidate_click"][real])
             self.num_requests += int(batch.request_weight.sum())
         self.ids, self.clicks = {name: torch.cat(parts) for name, parts in ids.items()}, torch.cat(clicks)
 
@@ -206,7 +205,7 @@ def auc_of_ours(trainer: Trainer, data: Path) -> float:
     for batch, report in evaluate_batches(trainer.pipeline, trainer.model, reader, reader.num_batches(0)):
         real = batch.candidate_weight > 0
         logits.append(report.ranking["click"][real])
-        clicks.append(batch.click[real])
+        clicks.append(batch["candidate_click"][real])
     return float(roc_auc_score(torch.cat(clicks), torch.cat(logits)))
 
 

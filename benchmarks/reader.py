@@ -69,8 +69,8 @@ def compare(config: RunConfig, folder: Path, runs: int) -> None:
     candidates = sum(pq.read_table(path, columns=["num_candidates"])["num_candidates"].to_numpy().sum() for path in paths)
     requests = sum(pq.read_metadata(path).num_rows for path in paths)
     rows = RowDataset(paths, columns, config.batch.requests, config.batch.candidates)
-    collate = RowCollate(config, folder / TOKENIZER, config.batch.requests, config.batch.candidates)
-    part = sum(int(batch.candidate_weight.sum()) for batch in map(collate, islice(rows, ROW_BATCHES)))
+    collate = RowCollate(config, folder / TOKENIZER, config.batch.requests, config.batch.candidates, columns=columns)
+    part = sum(int(batch.views["candidate_weight"].sum()) for batch in map(collate, islice(rows, ROW_BATCHES)))
 
     fresh = [new_reader() for _ in range(runs + 1)]
 

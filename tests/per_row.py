@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import torch
@@ -14,7 +14,19 @@ from torch.utils.data import IterableDataset
 from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.data.reader.batch import SearchBatch
+from prectr_torchrec.data.column_kinds import (
+    Counter,
+    Distribution,
+    Flag,
+    Grade,
+    Id,
+    Label,
+    Number,
+    Position,
+    Text,
+    Whole,
+)
+from prectr_torchrec.data.columns import Column, sample_columns
 
 MASK = 2**64 - 1
 
@@ -48,85 +60,125 @@ class RowDataset(IterableDataset[list[dict[str, Any]]]):
             yield batch
 
 
-class RowCollate:
-    """Rows -> `SearchBatch`; `predicted`: the rows have predicted levels."""
+class RowBatch(NamedTuple):
+    """What a `SearchBatch` is to hold; views that no ranker of the configuration reads may be among them."""
 
-    def __init__(self, config: RunConfig, tokenizer: Path, requests: int, candidates: int, predicted: bool = False) -> None:
+    request_features: KeyedJaggedTensor
+    candidate_features: KeyedJaggedTensor
+    views: dict[str, torch.Tensor]
+    texts: dict[str, torch.Tensor]
+
+
+class RowCollate:
+    """Rows -> `RowBatch`; `predicted`: the rows have predicted levels; `columns`: the only ones that they have."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        tokenizer: Path,
+        requests: int,
+        candidates: int,
+        *,
+        predicted: bool = False,
+        columns: Sequence[str] | None = None,
+    ) -> None:
         self.config, self.requests, self.candidates, self.predicted = config, requests, candidates, predicted
         self.tokenizer = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
         self.special = {0, *(i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)}
+        self.columns = [column for column in sample_columns(config.data) if columns is None or column.name in columns]
 
-    def __call__(self, rows: list[dict[str, Any]]) -> SearchBatch:
-        config, R, C = self.config, self.requests, self.candidates
-        padding = R - len(rows)
-        queries = list(dict.fromkeys(row["query"] for row in rows)) or [""]
+    def __call__(self, rows: list[dict[str, Any]]) -> RowBatch:
+        R, C, views = self.requests, self.candidates, {}
+        counts = [len(row["candidate_item_id"]) for row in rows]
+        real = sum(counts)
+        views["request_weight"] = torch.tensor([1.0] * len(rows) + [0.0] * (R - len(rows)))
+        views["candidate_weight"] = torch.tensor([1.0] * real + [0.0] * (C - real))
+        owners = [r for r, count in enumerate(counts) for _ in range(count)]
+        views["candidate_request"] = torch.tensor(owners + [R - 1] * (C - real))
+        for family in ("history", "peer"):
+            if any(column.of == family for column in self.columns):
+                lengths = [len(self.events(row, f"{family}_item_id")) for row in rows]
+                views[f"{family}_lengths"] = torch.tensor(lengths + [0] * (R - len(rows)))
+        texts = {}
+        for column in self.columns:
+            if isinstance(column.kind, Text):
+                name = column.name if column.of == "history" else column.key
+                texts[name], views[f"{column.name}_index"] = self.text(column, rows)
+            else:
+                views |= self.views(column, rows)
         titles = list(dict.fromkeys(title for row in rows for title in row["candidate_title"])) or [""]
-        query_tokens, title_tokens = self.tokens(queries, config.text.query_tokens), self.tokens(titles, config.text.title_tokens)
-        query_row, title_row = ({text: i for i, text in enumerate(texts)} for texts in (queries, titles))
-        statistics = [0.0] * (config.data.levels.count + 1)
-        candidate_request, item_id, position, click, click_weight, relevance, level, shown, clicked, title_index = (
-            [] for _ in range(10)
-        )
-        item_examined: list[float] = []
-        predicted: list[list[float]] = []
-        examined = config.model.position_corrected
-        for r, row in enumerate(rows):
-            for i, item in enumerate(row["candidate_item_id"]):
-                grade, label = row["candidate_relevance"][i], row["candidate_click"][i]
-                candidate_request.append(r)
-                item_id.append(item)
-                position.append(row["candidate_position"][i])
-                click.append(float(label or 0))
-                click_weight.append(float(label is not None))
-                relevance.append(math.nan if grade is None else grade)
-                level.append(self.level(grade))
-                shown.append(row["candidate_shown"][i])
-                clicked.append(row["candidate_clicked"][i])
-                predicted.append(self.probabilities(row["candidate_predicted"][i] if self.predicted else 0))
-                item_examined.append(row["candidate_examined"][i] if examined else 0.0)
-                title_index.append(title_row[row["candidate_title"][i]])
-        real = len(item_id)
-        rest = C - real
+        tokens = self.tokens(titles, self.config.text.title_tokens)
+        bags = self.candidate_features(rows, dict(zip(titles, tokens, strict=True)))
+        return RowBatch(self.request_features(rows), bags, views, texts)
 
-        def request(name: str, fill: Any, dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor([row[name] for row in rows] + [fill] * padding, dtype=dtype)
+    def views(self, column: Column, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The views of a column, each cell by itself."""
+        grades = [row.get(f"{column.of}_relevance") for row in rows]
+        found = {}
+        for key, (fill, dtype, of_cell) in self.cells(column).items():
+            if column.of == "request":
+                values = [of_cell(row[column.name], None) for row in rows]
+                values += [fill] * (self.requests - len(rows))
+            elif column.of == "candidate":
+                pairs = [zip(row[column.name], given, strict=True) for row, given in zip(rows, grades, strict=True)]
+                values = [of_cell(cell, grade) for pair in pairs for cell, grade in pair]
+                values += [fill] * (self.candidates - len(values))
+            else:
+                width = self.width(column.of) if self.predicted or column.key != "predicted" else 0
+                fill = 0 if fill == [0.0] else fill
+                values = []
+                for row in rows if width else []:
+                    events = zip(self.events(row, column.name), self.events(row, f"{column.of}_relevance"), strict=True)
+                    cells = [of_cell(cell, grade) for cell, grade in events]
+                    cells = [cell[0] if fill == 0 and isinstance(cell, list) else cell for cell in cells]
+                    values.append(cells + [fill] * (width - len(cells)))
+                values += [[fill] * width] * (self.requests - len(values))
+                if not width:
+                    shape = (self.requests, 0, len(fill)) if isinstance(fill, list) else (self.requests, 0)
+                    found[f"{column.of}_{key}"] = torch.zeros(shape, dtype=dtype)
+                    continue
+            found[key if column.of == "request" else f"{column.of}_{key}"] = torch.tensor(values, dtype=dtype)
+        return found
 
-        def candidate(values: list[Any], fill: Any, dtype: torch.dtype) -> torch.Tensor:
-            return torch.tensor(values + [fill] * rest, dtype=dtype)
+    def cells(self, column: Column) -> dict[str, tuple[Any, torch.dtype, Callable[[Any, Any], Any]]]:
+        """View -> padding, dtype, and what it makes of a cell, beside its grade."""
+        f32, i64, K = torch.float32, torch.int64, self.config.data.levels.count
+        key = column.key
+        match column.kind:
+            case Label():
+                weight = (0.0, f32, lambda cell, _: float(cell is not None))
+                return {key: (0.0, f32, lambda cell, _: float(cell or 0)), f"{key}_weight": weight}
+            case Id() | Position() | Flag():
+                return {key: (-1 if key == "request_id" else 0, i64, lambda cell, _: cell)}
+            case Whole() | Number():
+                return {key: ([0.0], f32, lambda cell, _: [float(cell)])}
+            case Counter():
+                return {key: ([0.0] * (K + 1), f32, lambda cell, _: cell)}
+            case Grade():
+                level = (0, i64, lambda cell, _: self.level(cell))
+                return {key: (math.nan, f32, lambda cell, _: math.nan if cell is None else cell), "level": level}
+            case Distribution():
+                return {key: ([0.0] * K, f32, lambda cell, grade: self.probabilities(0 if grade is not None else cell))}
+        raise AssertionError(column.kind)
 
-        f32, i64 = torch.float32, torch.int64
-        return SearchBatch(
-            request_features=self.request_features(rows),
-            candidate_features=self.candidate_features(rows, dict(zip(titles, title_tokens, strict=True))),
-            request_id=request("request_id", -1, i64),
-            request_weight=torch.tensor([1.0] * len(rows) + [0.0] * padding),
-            user_id=request("user_id", 0, i64),
-            **{name: request(name, 0, f32) for name in ("user_events", "user_query_events", "query_events")},
-            **{name: request(name, statistics, f32) for name in ("user_shown", "user_clicked", "query_shown", "query_clicked")},
-            **{
-                name: request(name, statistics, f32) if examined else torch.zeros(R, len(statistics))
-                for name in ("user_examined", "query_examined", "group_shown", "group_clicked", "group_examined")
-            },
-            **self.event_fields(rows, "history", ("click", "position")),
-            **self.event_fields(rows, "peer", ("click", "position", "in_group"), read="peer" in config.model.reads().sequences),
-            **self.history_titles(rows),
-            candidate_request=candidate(candidate_request, R - 1, i64),
-            candidate_weight=torch.tensor([1.0] * real + [0.0] * rest),
-            item_id=candidate(item_id, 0, i64),
-            position=candidate(position, 0, i64),
-            click=candidate(click, 0, f32),
-            click_weight=candidate(click_weight, 0, f32),
-            relevance=candidate(relevance, math.nan, f32),
-            level=candidate(level, 0, i64),
-            candidate_predicted=candidate(predicted, self.probabilities(0), f32),
-            item_shown=candidate(shown, 0, f32),
-            item_clicked=candidate(clicked, 0, f32),
-            item_examined=candidate(item_examined, 0, f32),
-            query_tokens=torch.tensor(query_tokens),
-            title_tokens=torch.tensor(title_tokens),
-            query_index=torch.tensor([query_row[row["query"]] for row in rows] + [0] * padding),
-            title_index=candidate(title_index, 0, i64),
-        )
+    def text(self, column: Column, rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens of the distinct texts of a column, and which of them each row, candidate or event has."""
+        width = self.config.text.query_tokens if column.key == "query" else self.config.text.title_tokens
+        lists = [self.events(row, column.name) if column.listed else [row[column.name]] for row in rows]
+        distinct = list(dict.fromkeys(text for texts in lists for text in texts)) or [""]
+        place = {text: i for i, text in enumerate(distinct)}
+        index = [[place[text] for text in texts] for texts in lists]
+        if column.of == "history":
+            padded = [of_row + [0] * (self.width("history") - len(of_row)) for of_row in index]
+            padded += [[0] * self.width("history")] * (self.requests - len(rows))
+            places = torch.tensor(padded, dtype=torch.int64).reshape(self.requests, -1)
+        else:
+            flat, size = [i for of_row in index for i in of_row], self.candidates if column.listed else self.requests
+            places = torch.tensor(flat + [0] * (size - len(flat)))
+        return torch.tensor(self.tokens(distinct, width)), places
+
+    def width(self, family: str) -> int:
+        return {"history": self.config.data.history_length, "peer": self.config.data.peer_length}[family]
 
     def tokens(self, texts: list[str], width: int) -> list[list[int]]:
         self.tokenizer.enable_truncation(width)
@@ -139,55 +191,14 @@ class RowCollate:
         return 1 + sum(grade > boundary + 1e-6 for boundary in self.config.data.levels.boundaries)
 
     def probabilities(self, packed: int) -> list[float]:
-        return [(packed >> 8 * k & 255) / 128 for k in range(self.config.data.levels.count)]
+        return [(packed >> 8 * k & 255) / 128 * self.predicted for k in range(self.config.data.levels.count)]
 
     def events(self, row: dict[str, Any], name: str) -> list[Any]:
-        """The events of a list column that are kept."""
-        limit = {"history": self.config.data.history_length, "peer": self.config.data.peer_length}[name.split("_")[0]]
+        """The events of a list column that are kept, or all candidates."""
+        if name.startswith("candidate_"):
+            return list(row[name])
+        limit = self.width(name.split("_")[0])
         return row[name][-limit:] if limit else []
-
-    def dense(self, lists: list[list[Any]], width: int, dtype: torch.dtype) -> torch.Tensor:
-        """(R, width)."""
-        padded = [[*values, *([0] * (width - len(values)))] for values in [*lists, *([[]] * (self.requests - len(lists)))]]
-        return torch.tensor(padded, dtype=dtype).reshape(self.requests, width)
-
-    def event_fields(
-        self,
-        rows: list[dict[str, Any]],
-        family: str,
-        integers: tuple[str, ...],
-        read: bool = True,
-    ) -> dict[str, torch.Tensor]:
-        """`<family>_lengths`, `_level`, `_age` and those named; without columns where they are not read."""
-        if not read:
-            none = {f"{family}_{name}": torch.zeros(self.requests, 0, dtype=torch.int64) for name in (*integers, "level")}
-            lengths = torch.zeros(self.requests, dtype=torch.int64)
-            none[f"{family}_predicted"] = torch.zeros(self.requests, 0, self.config.data.levels.count)
-            return none | {f"{family}_age": torch.zeros(self.requests, 0), f"{family}_lengths": lengths}
-        width = self.config.data.history_length if family == "history" else self.config.data.peer_length
-        levels = [[self.level(grade) for grade in self.events(row, f"{family}_relevance")] for row in rows]
-        fields = {"level": self.dense(levels, width, torch.int64)}
-        for name in (*integers, "age"):
-            lists = [self.events(row, f"{family}_{name}") for row in rows]
-            fields[name] = self.dense(lists, width, torch.float32 if name == "age" else torch.int64)
-        K = self.config.data.levels.count
-        fields["predicted"] = torch.zeros(self.requests, width if self.predicted else 0, K)
-        for r, row in enumerate(rows if self.predicted else []):
-            for i, packed in enumerate(self.events(row, f"{family}_predicted")):
-                fields["predicted"][r, i] = torch.tensor(self.probabilities(packed))
-        fields["lengths"] = torch.tensor([len(x) for x in levels] + [0] * (self.requests - len(rows)), dtype=torch.int64)
-        return {f"{family}_{name}": tensor for name, tensor in fields.items()}
-
-    def history_titles(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        width = self.config.text.title_tokens
-        if self.config.model.parts.taste is None:
-            index = torch.zeros(self.requests, 0, dtype=torch.int64)
-            return {"history_title_tokens": torch.zeros(1, width, dtype=torch.int64), "history_title_index": index}
-        lists = [self.events(row, "history_title") for row in rows]
-        titles = list(dict.fromkeys(title for kept in lists for title in kept)) or [""]
-        place = {title: i for i, title in enumerate(titles)}
-        index = self.dense([[place[title] for title in kept] for kept in lists], self.config.data.history_length, torch.int64)
-        return {"history_title_tokens": torch.tensor(self.tokens(titles, width)), "history_title_index": index}
 
     def bag(self, tokens: list[int], rows: int) -> list[int]:
         return [token % rows for token in tokens if token not in self.special]

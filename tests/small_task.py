@@ -11,7 +11,6 @@ from torch import nn
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.modules import Inputs, Predictions
@@ -35,7 +34,7 @@ def batches(config: RunConfig, data: Path, split: str = "train") -> list[SearchB
 
 
 def inputs_of(task: RankingTask, batch: SearchBatch) -> Inputs:
-    return to_inputs(batch, *task.embeddings(batch.request_features, batch.candidate_features))
+    return batch.inputs(*task.embeddings(batch.request_features, batch.candidate_features))
 
 
 def run(task: RankingTask, batch: SearchBatch) -> Predictions:

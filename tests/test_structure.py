@@ -47,7 +47,6 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "prectr_torchrec/data/prepare/prepare.py: prepare",
     "prectr_torchrec/data/simulate/simulate.py: simulate",
-    "tests/per_row.py: __call__",
     "tests/sample_files.py: _rows",
 }
 """Those that are longer today, to be split."""

@@ -18,7 +18,6 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 
 
@@ -46,10 +45,12 @@ class Tower(nn.Module):
         self.layers = nn.Sequential(nn.Linear(16 * len(features) + 1, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, batch: SearchBatch, ids: dict[str, JaggedTensor]) -> Tensor:
-        rows = to_inputs(batch, ids, {}).rows(self.features)  # of each candidate, and of its request
-        logit = self.layers(torch.cat([rows, batch.position.unsqueeze(1).float().log1p()], dim=1)).squeeze(1)
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, batch.click, batch.click_weight, reduction="sum")
-        return loss / batch.click_weight.sum().clamp(min=1)  # padding weighs nothing
+        inputs, (click, weight) = batch.inputs(ids, {}), batch.labels()["click"]
+        position = inputs.candidate["position"].unsqueeze(1).float().log1p()
+        rows = inputs.rows(self.features)  # of each candidate, and of its request
+        logit = self.layers(torch.cat([rows, position], dim=1)).squeeze(1)
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, click, weight, reduction="sum")
+        return loss / weight.sum().clamp(min=1)  # padding weighs nothing
 
 
 def main(data: Path, epochs: int = 6) -> tuple[nn.Module, list[float]]:

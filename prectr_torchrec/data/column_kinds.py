@@ -27,7 +27,7 @@ class View(NamedTuple):
     """A value as it stands in a batch.
 
     Attributes:
-        shape: of one row's value; () for a number.
+        shape: of one row's value; (1,) for a feature that is a number, () for what is no feature by itself.
         fill: of padding rows.
     """
 
@@ -70,13 +70,18 @@ class Kind(ABC):
         """The values (n, ...) of all chunks in NumPy, or `Texts`."""
         return _joined([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Other columns of the same list that `batched` looks at."""
+        return ()
+
     def views(self, key: str) -> dict[str, View]:
         """What a batch may have of a column that is called `key` in its list, by name."""
         return {}
 
-    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The values (n, ...) of all views; `beside`: flat values of the same list, those of the column itself among them."""
-        return dict.fromkeys(self.views(key), beside[key])
+    def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The values (n, ...) of all views; `flat`: flat values of the column, and of those `beside` it, by key."""
+        return dict.fromkeys(self.views(key), flat[key])
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Number(Kind):
         return number(0, json.MOST, f"a number in 0..{json.MOST}")
 
     def views(self, key: str) -> dict[str, View]:
-        return {key: View(np.float32)}
+        return {key: View(np.float32, (1,))}
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class Whole(Kind):
         return whole_number(self.low, self.high, f"a whole number in {self.low}..{self.high}")
 
     def views(self, key: str) -> dict[str, View]:
-        return {key: View(np.float32)}
+        return {key: View(np.float32, (1,))}
 
 
 @dataclass(frozen=True)
@@ -199,8 +204,8 @@ class Label(Flag):
     def views(self, key: str) -> dict[str, View]:
         return {key: View(np.float32), f"{key}_weight": View(np.float32)}
 
-    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {key: beside[key] == 1, f"{key}_weight": beside[key] != UNLABELLED}
+    def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {key: flat[key] == 1, f"{key}_weight": flat[key] != UNLABELLED}
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,8 @@ class Grade(Kind):
     def views(self, key: str) -> dict[str, View]:
         return {key: View(np.float32, fill=np.nan), "level": View(np.int64)}
 
-    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {key: beside[key], "level": grade_levels(beside[key], self.levels.boundaries)}
+    def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {key: flat[key], "level": grade_levels(flat[key], self.levels.boundaries)}
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,10 @@ class Distribution(Kind):
 
     num_levels: int
     unless: str
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        return (self.unless,)
 
     @property
     def arrow(self) -> pa.DataType:
@@ -248,9 +257,9 @@ class Distribution(Kind):
     def views(self, key: str) -> dict[str, View]:
         return {key: View(np.float32, (self.num_levels,))}
 
-    def batched(self, key: str, beside: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        graded = ~np.isnan(beside[self.unless])
-        return {key: unpack_levels(np.where(graded, 0, beside[key]), self.num_levels)}
+    def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        graded = ~np.isnan(flat[self.unless])
+        return {key: unpack_levels(np.where(graded, 0, flat[key]), self.num_levels)}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
-from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
@@ -94,7 +93,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         here = batch.to(process.device)
         task = model.eval().module
         with torch.no_grad():
-            inputs = to_inputs(here, *task.embeddings(here.request_features, here.candidate_features))
+            inputs = here.inputs(*task.embeddings(here.request_features, here.candidate_features))
             observed = observe(task.model, inputs)
     row = sample.to_pylist()[0]
     found = {

@@ -74,18 +74,18 @@ def _rows(batch: SearchBatch, report: StepReport) -> dict[str, NDArray[Any]]:
     batch = batch.to(torch.device("cpu"))
     real = batch.candidate_weight > 0
     request = batch.candidate_request
-    click = batch.click.masked_fill(batch.click_weight == 0, torch.nan)
+    click, weight = batch.labels()["click"]
     columns: dict[str, Tensor] = {
-        "request_id": batch.request_id[request],
-        "item_id": batch.item_id,
-        "user_id": batch.user_id[request],
+        "request_id": batch["request_id"][request],
+        "item_id": batch["candidate_item_id"],
+        "user_id": batch["user_id"][request],
         "click_probability": report.ranking["click"].sigmoid(),
         "logit": report.ranking["click"],
         "logged_logit": report.logged["click"],
         "relevance_probabilities": report.parts["relevance_levels"].exp(),
-        "relevance": batch.relevance,
-        "click": click,
-        "position": batch.position,
+        "relevance": batch["candidate_relevance"],
+        "click": click.masked_fill(weight == 0, torch.nan),
+        "position": batch["candidate_position"],
         **{name: report.parts[name] for name in set(PARTS) - set(WEIGHTS) if name in report.parts},
     }
     if "preference_weights" in report.parts:

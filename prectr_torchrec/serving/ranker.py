@@ -25,7 +25,6 @@ from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
-from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.evaluation.explanation import observe, rows_of, take_apart
 from prectr_torchrec.models import build_model
@@ -264,7 +263,7 @@ class Ranker:
         return [self._building, *([self.titles.lock] if self.titles is not None else [])]
 
     def _inputs(self, batch: SearchBatch) -> Inputs:
-        inputs = to_inputs(batch, *self._embeddings(batch.request_features, batch.candidate_features))
+        inputs = batch.inputs(*self._embeddings(batch.request_features, batch.candidate_features))
         if self.titles is None:
             return inputs
         title = inputs.texts["title"]

@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.data.reader.inputs import to_inputs
 from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, Label, Loss, Predictions, RankingModel, SearchEmbeddings
 from prectr_torchrec.training.freezing import HeldFeatures, freeze_towers, frozen_tables
 from prectr_torchrec.training.losses import build_losses
-
-torch.fx.wrap("to_inputs")  # one node of the graph that the pipeline traces
 
 
 class StepReport(NamedTuple):
@@ -96,7 +93,7 @@ class RankingTask(nn.Module):
         sequences, bags = self.embeddings(batch.request_features, batch.candidate_features)
         if self.held is not None:
             sequences, bags = self.held(sequences, bags)
-        inputs = to_inputs(batch, sequences, bags)
+        inputs = batch.inputs(sequences, bags)
         seen = _with_hidden_grades(inputs, self.hidden_grades) if self.training and self.hidden_grades else inputs
         return self.losses(self.model(seen), inputs, batch.labels())
 

@@ -45,8 +45,9 @@ class ValidationMetrics:
             logged: (C,) logits at the logged positions.
             reference: (C,) logits with the position held at its reference.
         """
-        real = (batch.click_weight > 0).cpu()
-        columns = (batch.request_id.cpu()[batch.candidate_request.cpu()], batch.click, logged, reference)
+        click, weight = batch.labels()["click"]
+        real = (weight > 0).cpu()
+        columns = (batch["request_id"].cpu()[batch.candidate_request.cpu()], click, logged, reference)
         self._rows.append(tuple(column.cpu()[real].numpy() for column in columns))
 
     def compute(self) -> Validation:

@@ -43,13 +43,10 @@ def trained(data: Path, **model: Any) -> Any:
 
 def blank(batch: SearchBatch, whose: Whose, rows: Tensor | None = None) -> SearchBatch:
     """The batch with that past of these requests, or of all, as the samples of a newcomer have it: every field zero."""
-    names = [field.name for field in dataclasses.fields(batch)]
-    events = [name for name in names if name.startswith(f"{FAMILY[whose]}_") and "tokens" not in name]
+    events = [name for name in batch.layout.places if name.startswith(f"{FAMILY[whose]}_")]
     keep = torch.zeros(len(batch.request_weight)) if rows is None else 1 - rows.float()
-    fields = {name: getattr(batch, name) for name in (*FIELDS[whose], *events)}
-    return dataclasses.replace(
-        batch, **{n: value * keep.view(-1, *[1] * (value.ndim - 1)).to(value.dtype) for n, value in fields.items()}
-    )
+    fields = {name: batch[name] for name in (*FIELDS[whose], *events) if name in batch}
+    return batch.replaced(**{n: value * keep.view(-1, *[1] * (value.ndim - 1)).to(value.dtype) for n, value in fields.items()})
 
 
 @pytest.mark.parametrize("whose", PASTS)
@@ -70,7 +67,9 @@ def test_the_effect_is_zero_to_the_last_bit_where_there_is_no_past(data: Path, m
     task = trained(data, **model)
     batch = batches(small(**model), data)[0]
     newcomers = torch.arange(len(batch.request_weight)) % 2 == 0
-    ungraded = dataclasses.replace(batch, level=batch.level * 0, relevance=batch.relevance * torch.nan)
+    ungraded = batch.replaced(
+        candidate_level=batch["candidate_level"] * 0, candidate_relevance=batch["candidate_relevance"] * torch.nan
+    )
     for some in (blank(batch, whose, newcomers), blank(ungraded, whose, newcomers)):
         effect = run(task, some).own.effect(whose)
         of_newcomers = newcomers[batch.candidate_request]
@@ -83,7 +82,7 @@ def test_a_batch_of_one_newcomer_has_no_effect_at_all(data: Path, candidates: in
     task = trained(data)
     alone = config.model_copy(update={"batch": config.batch.model_copy(update={"requests": 1, "candidates": 9})})
     batch = blank(blank(batches(alone, data)[0], "own"), "peers")
-    batch = dataclasses.replace(batch, candidate_weight=(torch.arange(9) < candidates).float())
+    batch = batch.replaced(candidate_weight=(torch.arange(9) < candidates).float())
     own = run(task, batch).own
     assert own.effect("own").eq(0).all() and own.effect("peers").eq(0).all()
     assert own.parts["personal"].incentive.tau.eq(0).all()
@@ -94,7 +93,7 @@ def test_the_incentive_is_zero_where_neither_past_is_and_only_there(data: Path) 
     newcomers = torch.arange(len(batch.request_weight)) % 2 == 0
     incentive = run(task, blank(blank(batch, "own", newcomers), "peers", newcomers)).own.parts["personal"].incentive
     of_newcomers = newcomers[batch.candidate_request]
-    past = (batch.user_shown.any(1) | batch.query_shown.any(1))[batch.candidate_request] & (batch.candidate_weight > 0)
+    past = (batch["user_shown"].any(1) | batch["query_shown"].any(1))[batch.candidate_request] & (batch.candidate_weight > 0)
     assert incentive.tau[of_newcomers].eq(0).all() and incentive.tau[~of_newcomers & past].ne(0).any(1).all()
 
 

@@ -104,17 +104,17 @@ def test_the_configuration_sets_the_share_of_swapped_titles_and_what_the_anchor_
     report = task(batch)[1]
     own = outputs[0].own
     assert own.swapped().log_pi.any(1).sum() == round(0.4 * config.batch.candidates)
-    targets = grade_distributions(batch.relevance, torch.tensor(config.data.levels.grades)).nan_to_num()
+    targets = grade_distributions(batch["candidate_relevance"], torch.tensor(config.data.levels.grades)).nan_to_num()
     torch.testing.assert_close(report.terms["anchor"], anchor_loss(own.text.relevance.log_pi, targets).detach())
 
 
 def test_taste_and_preference_follow_the_own_past(data: Path) -> None:
     config = small()
     task = build(config, data)
-    batch = next(b for b in batches(config, data) if b.history_lengths.any())
+    batch = next(b for b in batches(config, data) if b["history_lengths"].any())
     before = run(task, batch).own.parts
-    after = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).own.parts
-    with_history = (batch.history_lengths > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
+    after = run(task, batch.replaced(history_click=1 - batch["history_click"])).own.parts
+    with_history = (batch["history_lengths"] > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
     taste, taste_before = after["taste"].mean, before["taste"].mean
     assert not torch.allclose(taste[with_history], taste_before[with_history])
     assert taste[~with_history].eq(taste_before[~with_history]).all()
@@ -139,9 +139,10 @@ def test_padding_changes_no_real_candidate(data: Path) -> None:
 def keys(batch: SearchBatch) -> list[tuple[int, int, int]]:
     """Request, item and place of each real candidate."""
     real = batch.candidate_weight > 0
-    request = batch.request_id[batch.candidate_request][real].tolist()
+    request = batch["request_id"][batch.candidate_request][real].tolist()
     return [
-        (r, i, request[:place].count(r)) for place, (r, i) in enumerate(zip(request, batch.item_id[real].tolist(), strict=True))
+        (r, i, request[:place].count(r))
+        for place, (r, i) in enumerate(zip(request, batch["candidate_item_id"][real].tolist(), strict=True))
     ]
 
 
@@ -161,7 +162,7 @@ def test_position_moves_the_click_but_not_the_ranking_logit(data: Path) -> None:
     task = build(config, data)
     nn.init.normal_(task.model.position.logit)
     batch = batches(config, data)[0]
-    moved = dataclasses.replace(batch, position=batch.position + 3)
+    moved = batch.replaced(candidate_position=batch["candidate_position"] + 3)
     torch.testing.assert_close(run(task, moved).ranking["click"].logit, run(task, batch).ranking["click"].logit)
     assert not torch.allclose(run(task, moved).logged["click"].logit, run(task, batch).logged["click"].logit)
 
@@ -170,9 +171,9 @@ def test_a_known_grade_overrides_the_predicted_level(data: Path) -> None:
     config = small()
     task = build(config, data)
     batch = batches(config, data)[0]
-    level = batch.level.clone()
+    level = batch["candidate_level"].clone()
     level[:] = 3
-    out = run(task, dataclasses.replace(batch, level=level))
+    out = run(task, batch.replaced(candidate_level=level))
     torch.testing.assert_close(out.ranking["click"].logit, out.own.level_logits[:, 2], atol=1e-3, rtol=1e-3)
 
 
@@ -180,9 +181,9 @@ def test_a_predicted_distribution_replaces_the_towers_where_no_grade_is_known(da
     config = small()
     task = build(config, data)
     batch = batches(config, data)[0]
-    predicted = torch.tensor([0.5, 0.0, 0.25, 0.25]).repeat(len(batch.level), 1) * (batch.level == 0).unsqueeze(1)
-    out = run(task, dataclasses.replace(batch, candidate_predicted=predicted))
-    blind = batch.level == 0
+    blind = batch["candidate_level"] == 0
+    predicted = torch.tensor([0.5, 0.0, 0.25, 0.25]) * blind.unsqueeze(1)
+    out = run(task, batch.replaced(candidate_predicted=predicted))
     mean = (out.own.level_logits.sigmoid() * torch.tensor([0.5, 0.0, 0.25, 0.25])).sum(1)
     torch.testing.assert_close(out.ranking["click"].logit.sigmoid()[blind], mean[blind], atol=2e-3, rtol=0)
     known = run(task, batch)
@@ -196,10 +197,13 @@ def test_predicted_levels_of_past_events_are_read(data: Path) -> None:
     task = build(config, data)
     batch = batches(config, data)[0]
     nn.init.normal_(task.model.parts["taste"].taste.level_logit)
-    before = run(task, batch).own.parts
+    inputs = inputs_of(task, batch)
+    before = task.model(inputs).own.parts
     for family in ("history", "peer"):
-        predicted = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*getattr(batch, f"{family}_level").shape, 4)
-        after = run(task, dataclasses.replace(batch, **{f"{family}_predicted": predicted})).own.parts
+        events = inputs.sequences[family]
+        predicted = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*events.features["level"].shape, 4)
+        known = events._replace(features={**events.features, "predicted": predicted})
+        after = task.model(dataclasses.replace(inputs, sequences={**inputs.sequences, family: known})).own.parts
         assert not torch.allclose(after["personal"].preference.vector, before["personal"].preference.vector)
         assert torch.allclose(after["taste"].mean, before["taste"].mean) == (family == "peer")
 
@@ -208,11 +212,10 @@ def test_without_known_grades_the_score_does_not_read_them(data: Path) -> None:
     config = small(grade_overrides=False, parts={"grade": None})
     task = build(config, data)
     batch = batches(config, data)[0]
-    blind = dataclasses.replace(
-        batch,
-        level=torch.zeros_like(batch.level),
-        relevance=torch.full_like(batch.relevance, torch.nan),
-        candidate_predicted=torch.full_like(batch.candidate_predicted, 0.25),
+    blind = batch.replaced(
+        candidate_level=torch.zeros_like(batch["candidate_level"]),
+        candidate_relevance=torch.full_like(batch["candidate_relevance"], torch.nan),
+        candidate_predicted=torch.full_like(batch["candidate_predicted"], 0.25),
     )
     torch.testing.assert_close(run(task, blind).ranking["click"].logit, run(task, batch).ranking["click"].logit)
 
@@ -221,8 +224,10 @@ def test_relevance_never_depends_on_user_or_grade(data: Path) -> None:
     config = small()
     task = build(config, data)
     batch = batches(config, data)[0]
-    other = dataclasses.replace(
-        batch, level=torch.zeros_like(batch.level), user_shown=batch.user_shown + 5, history_click=1 - batch.history_click
+    other = batch.replaced(
+        candidate_level=torch.zeros_like(batch["candidate_level"]),
+        user_shown=batch["user_shown"] + 5,
+        history_click=1 - batch["history_click"],
     )
     torch.testing.assert_close(run(task, other).own.text.relevance.log_pi, run(task, batch).own.text.relevance.log_pi)
 

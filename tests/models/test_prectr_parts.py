@@ -1,6 +1,5 @@
 """Each part of PRECTR reads what it should, in its place, and reaches the score with its sign."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,16 @@ def test_a_swapped_title_is_judged_as_if_it_were_the_candidates(data: Path) -> N
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
     count = int(batch.candidate_weight.sum())
-    other = (torch.arange(len(batch.level)) + count // 2) % count
+    other = (torch.arange(len(batch["candidate_level"])) + count // 2) % count
     logged = run(task, batch).own
-    judged = run(task, dataclasses.replace(batch, title_index=batch.title_index[other])).own.text.relevance
+    judged = run(task, batch.replaced(candidate_title_index=batch["candidate_title_index"][other])).own.text.relevance
     swapped = logged.swapped()
     torch.testing.assert_close(swapped.log_pi, judged.log_pi)
     click = (judged.log_pi.exp() * logged.level_logits.sigmoid()).sum(1)
     torch.testing.assert_close(swapped.logit.sigmoid(), click)
-    query = batch.query_index[batch.candidate_request]
+    query = batch["query_index"][batch.candidate_request]
     assert swapped.foreign.equal((query != query[other]) & (batch.candidate_weight > 0))
-    one = run(task, dataclasses.replace(batch, query_index=torch.zeros_like(batch.query_index))).own.swapped()
+    one = run(task, batch.replaced(query_index=torch.zeros_like(batch["query_index"]))).own.swapped()
     assert not one.foreign.any()  # a title under its own query is no negative
 
 
@@ -82,11 +81,13 @@ def test_incentive_and_taste_are_added_to_the_click_logits(data: Path) -> None:
 def test_a_sure_prediction_reads_the_vector_of_its_level(data: Path) -> None:
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
-    part, none = task.model.parts["grade"], torch.zeros_like(batch.level)
+    part, none = task.model.parts["grade"], torch.zeros_like(batch["candidate_level"])
     for level in range(1, 5):
         sure = F.one_hot(none + level - 1, 4).float()
-        blind = dataclasses.replace(
-            batch, level=none, relevance=torch.full_like(batch.relevance, torch.nan), candidate_predicted=sure
+        blind = batch.replaced(
+            candidate_level=none,
+            candidate_relevance=torch.full_like(batch["candidate_relevance"], torch.nan),
+            candidate_predicted=sure,
         )
         vector, grade, missing = part(inputs_of(task, blind), None).features.split([8, 1, 1], dim=1)
         torch.testing.assert_close(vector, part.level.weight[[0, level]].sum(0).expand_as(vector))
@@ -102,7 +103,8 @@ def test_counters_are_read_in_their_places(data: Path, model: dict[str, Any]) ->
     config = small(**model)
     task, batch = build(config, data), batches(config, data)[0]
     corrected = not model
-    batch = dataclasses.replace(batch, user_examined=batch.user_shown * 0.5, user_clicked=batch.user_shown * 0.25)
+    told = {"user_examined": 0.5, "user_clicked": 0.25}
+    batch = batch.replaced(**{name: batch["user_shown"] * share for name, share in told.items() if name in batch})
     read = []
     parts = task.model.parts
     for statistics in [parts["statistics"].of, *([parts["personal"].statistics] if corrected else [])]:
@@ -110,8 +112,8 @@ def test_counters_are_read_in_their_places(data: Path, model: dict[str, Any]) ->
     run(task, batch)
     assert len(read) == 1 + corrected
     for shown, clicked, examined in read:
-        assert shown is batch.user_shown and clicked is batch.user_clicked
-        assert examined is (batch.user_examined if corrected else batch.user_shown)
+        assert shown.equal(batch["user_shown"]) and clicked.equal(batch["user_clicked"])
+        assert examined.equal(batch["user_examined"] if corrected else batch["user_shown"])
 
 
 def test_peers_are_compared_feature_by_feature_in_any_order() -> None:
@@ -125,7 +127,7 @@ def test_each_candidate_has_a_preference_of_its_own(data: Path, part: str) -> No
     config = small(parts={"taste": None, "personal": {"own": part == "own", "peers": part == "peers", "incentive": "none"}})
     task, batch = build(config, data), batches(config, data)[0]
     found = run(task, batch).own.parts["personal"].preference
-    past = (batch.history_lengths if part == "own" else batch.peer_lengths)[batch.candidate_request]
+    past = (batch["history_lengths"] if part == "own" else batch["peer_lengths"])[batch.candidate_request]
     several = [r for r in range(8) if ((batch.candidate_request == r) & (past > 0) & (batch.candidate_weight > 0)).sum() > 1]
     assert several
     for r in several:
@@ -136,11 +138,11 @@ def test_each_candidate_has_a_preference_of_its_own(data: Path, part: str) -> No
 def test_a_past_without_counters_is_a_past(data: Path) -> None:
     config = small()
     task, batch = build(config, data), batches(config, data)[0]
-    none = {name: torch.zeros_like(getattr(batch, f"user_{name}")) for name in ("shown", "clicked", "examined")}
-    batch = dataclasses.replace(batch, **{f"user_{name}": zeros for name, zeros in none.items()})
-    past = (batch.history_lengths > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
+    none = {name: torch.zeros_like(batch[f"user_{name}"]) for name in ("shown", "clicked", "examined")}
+    batch = batch.replaced(**{f"user_{name}": zeros for name, zeros in none.items()})
+    past = (batch["history_lengths"] > 0)[batch.candidate_request] & (batch.candidate_weight > 0)
     found = run(task, batch).own.parts["personal"].preference
-    other = run(task, dataclasses.replace(batch, history_click=1 - batch.history_click)).own.parts["personal"].preference
+    other = run(task, batch.replaced(history_click=1 - batch["history_click"])).own.parts["personal"].preference
     assert past.any()
     assert (found.weights[past, 0] > 0).all()
     assert (found.vector[past] != other.vector[past]).any(1).all()

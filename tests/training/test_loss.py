@@ -1,6 +1,5 @@
 """The loss of a batch, and what is reported beside it, rebuilt from what the towers gave."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -27,17 +26,19 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(data: Path, negatives: str) -
     config = small_config(losses=losses)
     task, batch = build(config, data).train(), batches(config, data)[0]
     outputs = outputs_of(task)
-    query = batch.query_index.clone()
+    query = batch["query_index"].clone()
     query[:5] = 0
-    batch = dataclasses.replace(batch, query_index=query)  # some titles are swapped among requests of one query
+    batch = batch.replaced(query_index=query)  # some titles are swapped among requests of one query
     report = task(batch)[1]
     found = report.terms
     terms = {**WEIGHTS, "debias": 0.6, "lowered_anchor": 0.6}
     assert {n: v.item() > 0 for n, v in found.items() if n in terms} == dict.fromkeys(terms, True)
     expected = found["bce"] + sum(weight * found[name] for name, weight in terms.items())
     torch.testing.assert_close(found["loss"], expected)
-    bce = F.binary_cross_entropy_with_logits(report.logged["click"], batch.click, batch.click_weight, reduction="sum")
-    torch.testing.assert_close(found["bce"], bce / batch.click_weight.sum())
+    bce = F.binary_cross_entropy_with_logits(
+        report.logged["click"], batch["candidate_click"], batch["candidate_click_weight"], reduction="sum"
+    )
+    torch.testing.assert_close(found["bce"], bce / batch["candidate_click_weight"].sum())
     swapped = outputs[0].own.swapped()
     assert 0 < swapped.foreign.sum() < batch.candidate_weight.sum()
     torch.testing.assert_close(found["random_negatives"], -swapped.log_pi[swapped.foreign, 0].mean().detach())
@@ -55,9 +56,9 @@ def test_the_debias_reads_the_copies_that_its_setting_names(data: Path, monkeypa
 
     monkeypatch.setattr(task.model, "with_noise", noted)
     terms = task(batch)[1].terms
-    rows = (batch.level >= 3) & (batch.click_weight > 0)
+    rows = (batch["candidate_level"] >= 3) & (batch["candidate_click_weight"] > 0)
     ((distance, other),) = noised
-    assert distance[batch.level < 3].eq(0).all()
+    assert distance[batch["candidate_level"] < 3].eq(0).all()
     hinge = (0.5 * distance - (outputs[0].ranking["click"].logit - other.logit)).clamp(0, 3)[rows]
     torch.testing.assert_close(terms["debias"], hinge.mean().detach())
 
@@ -73,9 +74,9 @@ def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
     for who in ("own", "peers"):
         by_level = out.own.effect(who)
         assert report.parts[f"effect_{who}_slope"].equal(by_level[:, 3] - by_level[:, 0]) and by_level.any()
-        at_level = by_level.gather(1, (batch.level - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
+        at_level = by_level.gather(1, (batch["candidate_level"] - 1).clamp(min=0).unsqueeze(1)).squeeze(1)
         mean = (out.own.text.relevance.log_pi.exp() * by_level).sum(1)
-        expected = torch.where(batch.level > 0, at_level, mean)
+        expected = torch.where(batch["candidate_level"] > 0, at_level, mean)
         torch.testing.assert_close(report.parts[f"effect_{who}"], expected, atol=1e-5, rtol=1e-4)
     in_order = report.parts["levels_in_order"]
     assert in_order.tolist() == [float(row == sorted(row)) for row in out.own.level_logits.tolist()]
@@ -93,10 +94,10 @@ def test_hidden_grades_are_hidden_from_the_ranker_and_not_from_the_anchor(data: 
     outputs = outputs_of(task)
     torch.manual_seed(0)
     anchor = task(batch)[1].terms["anchor"]
-    graded = batch.level > 0
+    graded = batch["candidate_level"] > 0
     hidden = (seen[0] == 0) & graded
-    assert 0.3 < hidden.sum() / graded.sum() < 0.7 and seen[0][graded & ~hidden].equal(batch.level[graded & ~hidden])
-    expected = -outputs[0].own.text.relevance.log_pi[graded].gather(1, batch.level[graded, None] - 1).mean()
+    assert 0.3 < hidden.sum() / graded.sum() < 0.7 and seen[0][graded & ~hidden].equal(batch["candidate_level"][graded & ~hidden])
+    expected = -outputs[0].own.text.relevance.log_pi[graded].gather(1, batch["candidate_level"][graded, None] - 1).mean()
     torch.testing.assert_close(anchor, expected.detach())
     task.eval()(batch)
-    assert seen[1].equal(batch.level)
+    assert seen[1].equal(batch["candidate_level"])

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +13,21 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.modules import Label
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
 
 REQUESTS = 240
+
+
+class Labelled(dict[str, torch.Tensor]):
+    """What validation reads of a batch, by name."""
+
+    @property
+    def candidate_request(self) -> torch.Tensor:
+        return self["candidate_request"]
+
+    def labels(self) -> dict[str, Label]:
+        return {"click": Label(self["click"], self["click_weight"])}
 
 
 def batches(rank: int = 0, world_size: int = 1, one_class: bool = False):
@@ -30,7 +41,7 @@ def batches(rank: int = 0, world_size: int = 1, one_class: bool = False):
         logit = rng.integers(-3, 4, len(request)).astype(np.float32)  # few values: ties
         click = (rng.random(len(request)) < 1 / (1 + np.exp(-logit))).astype(np.float32) * (not one_class)
         columns = {"click_weight": weight, "click": click, "candidate_request": request, "request_id": start + np.arange(4)}
-        batch = SimpleNamespace(**{name: torch.from_numpy(column) for name, column in columns.items()})
+        batch = Labelled({name: torch.from_numpy(column) for name, column in columns.items()})
         yield batch, torch.from_numpy(logit - 0.5), torch.from_numpy(logit + 0.25 * click)
 
 
@@ -45,8 +56,8 @@ def rows(one_class: bool = False) -> tuple[np.ndarray, ...]:
     """request, click, probability at the logged position and score of all labelled rows."""
     parts = []
     for batch, logged, reference in batches(one_class=one_class):
-        real = batch.click_weight > 0
-        columns = (batch.request_id[batch.candidate_request], batch.click, logged.sigmoid(), reference.sigmoid())
+        real = batch["click_weight"] > 0
+        columns = (batch["request_id"][batch.candidate_request], batch["click"], logged.sigmoid(), reference.sigmoid())
         parts.append([column[real].numpy() for column in columns])
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
@@ -106,7 +117,7 @@ def test_a_batch_without_labels_counts_nothing() -> None:
     with process_group("cpu"):
         metrics = ValidationMetrics(torch.device("cpu"))
         for labelled, logit in ((0.0, [5.0, 5.0]), (1.0, [1.0, -1.0])):
-            batch = SimpleNamespace(
+            batch = Labelled(
                 click_weight=torch.full((2,), labelled),
                 click=torch.tensor([1.0, 0.0]),
                 candidate_request=torch.zeros(2).long(),

@@ -2,149 +2,156 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchrec import KeyedJaggedTensor
+from torch.nn import functional as F
+from torchrec import JaggedTensor, KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from prectr_torchrec.data.reader.layout import Layout
+from prectr_torchrec.modules.inputs import Events, Inputs, Texts
 from prectr_torchrec.modules.losses.base import Label
 
 
-@dataclass
+@dataclass(eq=False)
 class SearchBatch(Pipelineable):
     """R requests with C candidates between them; both are constant over batches, padding has weight zero.
 
-    Letters: R requests, C candidates, K levels, Q distinct queries, T distinct titles, W tokens, L and M events.
     Padding requests are empty rows at the end; padding candidates come last, belong to request R - 1 and have weight zero.
-    Padded events are zero with level 0; `history_lengths` and `peer_lengths` say how many are real.
-    What the model does not read is not read from the samples: counters are zero then, and events and texts have no columns.
+    `batch[name]` is a view of the packed tensors: a column of samples by its name, `history_level` and `candidate_level` of
+    grades, and
+
+    - `request_weight` (R,) and `candidate_weight` (C,) float32, 1 or 0 for padding; `candidate_request` (C,) int64, its row;
+    - `request_id` (R,) int64, -1 for padding, `user_id` (R,) and `candidate_item_id` (C,) int64, as the samples have them;
+    - `candidate_click` and `candidate_click_weight` (C,) float32, 0 without a label, and alike for any label;
+    - `history_lengths` and `peer_lengths` (R,) int64, how many events are real; what lies beyond is zero, with level 0;
+    - `query_index` (R,), `candidate_title_index` (C,) and `history_title_index` (R, L) int64, into the texts.
+
+    What the ranker does not read is not there. Shapes are those of `Inputs`: a number is (R, 1), (C, 1) or, of events, (R, L).
+
+    Example::
+
+        for batch in reader.epoch(0):
+            clicks, weight = batch["candidate_click"], batch["candidate_click_weight"]  # (C,)
     """
 
     request_features: KeyedJaggedTensor
     """Stride R: table rows of request-level ids and of the `history_*`, `peer_*` and `candidate_*` sequences."""
     candidate_features: KeyedJaggedTensor
     """Stride C: table rows of candidate-level bags; padding rows have length zero."""
-    request_id: Tensor
-    """(R,) int64; -1 for padding."""
-    request_weight: Tensor
-    """(R,) float32, 1 or 0."""
-    user_id: Tensor
-    """(R,) int64, raw id."""
-    user_events: Tensor
-    """(R,) float32: the user's strictly past impressions."""
-    user_query_events: Tensor
-    """(R,) float32."""
-    query_events: Tensor
-    """(R,) float32: other users' strictly past impressions under the query."""
-    user_shown: Tensor
-    """(R, K + 1) float32, index 0: without a grade."""
-    user_clicked: Tensor
-    """(R, K + 1) float32."""
-    query_shown: Tensor
-    """(R, K + 1) float32, own events left out."""
-    query_clicked: Tensor
-    """(R, K + 1) float32."""
-    user_examined: Tensor
-    """(R, K + 1) float32: `user_shown`, each event weighted by the examination of its position. Zero, as the other
-    `*_examined` and `group_*` are, unless preference of own or peers or the statistics of the group are on."""
-    query_examined: Tensor
-    """(R, K + 1) float32."""
-    group_shown: Tensor
-    """(R, K + 1) float32: events under the queries of the query's group, own ones left out; zero without a group."""
-    group_clicked: Tensor
-    """(R, K + 1) float32."""
-    group_examined: Tensor
-    """(R, K + 1) float32."""
-    history_lengths: Tensor
-    """(R,) int64."""
-    history_level: Tensor
-    """(R, L) int64 in 0..K, oldest first, left-aligned."""
-    history_click: Tensor
-    """(R, L) int64, 0 or 1."""
-    history_position: Tensor
-    """(R, L) int64, 0: not logged."""
-    history_age: Tensor
-    """(R, L) float32 seconds."""
-    history_predicted: Tensor
-    """(R, L, K) float32: probabilities of the levels of events without a grade, zero where none is predicted; (R, 0, K) where
-    the samples have no predictions."""
-    history_title_tokens: Tensor
-    """(T2, W_t) int64 token ids of the distinct titles of the history, 0: padding; one row of zeros without taste vectors."""
-    history_title_index: Tensor
-    """(R, L) int64 into history_title_tokens, 0 where there is no event; (R, 0) without taste vectors."""
-    peer_lengths: Tensor
-    """(R,) int64; 0 without preference of peers, all other `peer_*` are (R, 0) then."""
-    peer_level: Tensor
-    """(R, M) int64 in 0..K, oldest first within the group and within the query, left-aligned."""
-    peer_click: Tensor
-    """(R, M) int64, 0 or 1."""
-    peer_position: Tensor
-    """(R, M) int64, 0: not logged."""
-    peer_in_group: Tensor
-    """(R, M) int64, 1: under another query of the query's group; these come first."""
-    peer_age: Tensor
-    """(R, M) float32 seconds."""
-    peer_predicted: Tensor
-    """(R, M, K) float32, or (R, 0, K), as `history_predicted`."""
-    candidate_request: Tensor
-    """(C,) int64: the row of the request that a candidate belongs to."""
-    candidate_weight: Tensor
-    """(C,) float32, 1 or 0."""
-    item_id: Tensor
-    """(C,) int64, raw id."""
-    position: Tensor
-    """(C,) int64, 0: not logged."""
-    click: Tensor
-    """(C,) float32; 0 where there is no label."""
-    click_weight: Tensor
-    """(C,) float32: 1 for a real candidate with a click label, else 0."""
-    relevance: Tensor
-    """(C,) float32 raw grade, NaN where there is none."""
-    level: Tensor
-    """(C,) int64 in 0..K, 0: no grade."""
-    candidate_predicted: Tensor
-    """(C, K) float32: probabilities of the levels where there is no grade, zero where none is predicted."""
-    item_shown: Tensor
-    """(C,) float32: the item's strictly past impressions."""
-    item_clicked: Tensor
-    """(C,) float32."""
-    item_examined: Tensor
-    """(C,) float32: `item_shown`, each event weighted by the examination of its position."""
-    query_tokens: Tensor
-    """(Q, W_q) int64 token ids of the distinct queries, 0: padding."""
-    title_tokens: Tensor
-    """(T, W_t) int64 token ids of the distinct titles, 0: padding."""
-    query_index: Tensor
-    """(R,) int64 into query_tokens."""
-    title_index: Tensor
-    """(C,) int64 into title_tokens."""
+    packed: dict[str, Tensor]
+    """`int64` and `float32`: all other values, end to end."""
+    texts: dict[str, Tensor]
+    """`query`, `title` and `history_title` -> (T, W) int64 token ids of the distinct texts, 0: padding."""
+    layout: Layout
+    """Where the views lie; one object for all batches of a reader."""
 
-    def without_grades(self, rows: Tensor | None = None) -> SearchBatch:
-        """As if candidates had no grade, given or predicted, as most have none when a ranker serves; the past keeps its grades.
+    def __getitem__(self, name: str) -> Tensor:
+        view: Tensor = self.layout.places[name].view(self.packed, *self._rows())[0]
+        return view
 
-        Args:
-            rows: (C,) bool, whose grade is hidden; None: of all.
-        """
-        hidden = torch.ones_like(self.level, dtype=torch.bool) if rows is None else rows
-        return replace(
-            self,
-            relevance=self.relevance.masked_fill(hidden, torch.nan),
-            level=self.level.masked_fill(hidden, 0),
-            candidate_predicted=self.candidate_predicted.masked_fill(hidden.unsqueeze(1), 0.0),
-        )
+    def __contains__(self, name: object) -> bool:
+        return name in self.layout.places
+
+    @property
+    def request_weight(self) -> Tensor:
+        return self["request_weight"]
+
+    @property
+    def candidate_weight(self) -> Tensor:
+        return self["candidate_weight"]
+
+    @property
+    def candidate_request(self) -> Tensor:
+        return self["candidate_request"]
 
     def labels(self) -> dict[str, Label]:
-        """By name; `click`."""
-        return {"click": Label(self.click, self.click_weight)}
+        """What is to be learned of candidates, by name: `click`."""
+        return {key: Label(self[f"candidate_{key}"], self[f"candidate_{key}_weight"]) for key in self.layout.labels}
+
+    def replaced(self, **views: Tensor) -> SearchBatch:
+        """The same batch, but with other values in some views; the packed tensors of these are copied."""
+        changed = {self.layout.places[name].dtype for name in views}
+        other = replace(self, packed={key: t.clone() if key in changed else t for key, t in self.packed.items()})
+        for name, values in views.items():
+            other[name].copy_(values)
+        return other
+
+    def without_grades(self) -> SearchBatch:
+        """As if candidates had no grade, given or predicted, as most have none where a ranker serves; the past keeps its own."""
+        grades = {name: torch.zeros_like(self[name]) for name in ("candidate_level", "candidate_predicted")}
+        return self.replaced(candidate_relevance=torch.full_like(self["candidate_relevance"], torch.nan), **grades)
+
+    def inputs(self, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]) -> Inputs:
+        """What a ranker reads.
+
+        Args:
+            sequences: jagged vectors of stride R by feature: of requests, of `history_*`, `peer_*` and `candidate_*`.
+            bags: (C, D) pooled vectors by `candidate_*` feature.
+
+        Raises:
+            ValueError: a request has several values of a feature.
+        """
+        R, C = self._rows()
+        found: dict[str, dict[str, Tensor]] = {"request": {}, "candidate": {}, "history": {}, "peer": {}}
+        for block in self.layout.blocks:
+            if block.feature:
+                found[block.of].update(zip(block.keys, block.place.view(self.packed, R, C).unbind(0), strict=True))
+        for name, jagged in sequences.items():
+            family, _, stem = name.partition("_")
+            if family in ("history", "peer"):
+                found[family][stem] = jagged.to_padded_dense(found[family]["level"].shape[1]).float()
+            elif family == "candidate":
+                found[family][stem] = _padded(jagged.values(), C)
+            else:
+                found["request"][name] = _one_a_request(name, jagged, R)
+        found["candidate"] |= {name.removeprefix("candidate_"): _padded(rows, C) for name, rows in bags.items()}
+        past = {name: Events(found[name], self[f"{name}_lengths"]) for name in ("history", "peer") if found[name]}
+        texts = {name: Texts(tokens, self[self.layout.texts[name]]) for name, tokens in self.texts.items()}
+        weights = self.request_weight, self.candidate_request, self.candidate_weight
+        return Inputs(found["request"], found["candidate"], past, texts, *weights)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> SearchBatch:
-        return SearchBatch(*(getattr(self, f.name).to(device=device, non_blocking=non_blocking) for f in fields(self)))
+        return SearchBatch(
+            self.request_features.to(device=device, non_blocking=non_blocking),
+            self.candidate_features.to(device=device, non_blocking=non_blocking),
+            {name: tensor.to(device=device, non_blocking=non_blocking) for name, tensor in self.packed.items()},
+            {name: tensor.to(device=device, non_blocking=non_blocking) for name, tensor in self.texts.items()},
+            self.layout,
+        )
 
     def record_stream(self, stream: torch.Stream) -> None:
-        for f in fields(self):
-            getattr(self, f.name).record_stream(stream)
+        for moved in (self.request_features, self.candidate_features, *self.packed.values(), *self.texts.values()):
+            moved.record_stream(stream)
 
     def pin_memory(self) -> SearchBatch:
-        return SearchBatch(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return SearchBatch(
+            self.request_features.pin_memory(),
+            self.candidate_features.pin_memory(),
+            {name: tensor.pin_memory() for name, tensor in self.packed.items()},
+            {name: tensor.pin_memory() for name, tensor in self.texts.items()},
+            self.layout,
+        )
+
+    def _rows(self) -> tuple[int, int]:
+        """R and C."""
+        return self.request_features.stride(), self.candidate_features.stride()
+
+
+def _padded(rows: Tensor, count: int) -> Tensor:
+    return F.pad(rows.float(), (0, 0, 0, count - rows.shape[0]))
+
+
+def _one_a_request(name: str, jagged: JaggedTensor, requests: int) -> Tensor:
+    """(R, D) vectors of a request-level feature, zero for padding."""
+    lengths = jagged.lengths()
+    several = jagged.values().shape[0] > requests
+    if type(lengths) is Tensor and lengths.device.type == "cpu":  # elsewhere the host would have to wait for the answer
+        several = several or int(lengths.max()) > 1
+    if several:
+        raise ValueError(
+            f"feature {name!r}: a request has several values of it, and one is expected; there is no pooling of them"
+        )
+    return jagged.to_padded_dense(1).view(requests, -1).float()

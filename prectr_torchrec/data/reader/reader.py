@@ -18,7 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.column_kinds import Text
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.assemble import BatchArrays, BatchBuilder, Piece, PreparedRows
 from prectr_torchrec.data.reader.batch import SearchBatch
@@ -29,10 +31,8 @@ from prectr_torchrec.data.reader.watchdog import watched_items
 from prectr_torchrec.data.schema import PREDICTED_KEY, sample_schema
 from prectr_torchrec.system.orphans import die_with_parent
 
-_TEXTS = ["query", "candidate_title.list.element", "history_title.list.element"]
 
-
-class SearchReader(IterableDataset[SearchBatch]):
+class SearchReader:
     """The batches of one rank, epoch after epoch.
 
     Every request of the split is in exactly one batch of one rank, whatever the numbers of ranks and workers. Which one is
@@ -47,6 +47,7 @@ class SearchReader(IterableDataset[SearchBatch]):
             files' order is kept.
         seed: of the shuffle, the same on all ranks.
         candidates: C in place of `batch.candidates`.
+        reads: what the ranker reads besides the features; None: what the ranker of `config.model` does.
 
     Raises:
         ValueError: a missing or empty split, a file that cannot be used, a request that does not fit into a batch.
@@ -71,6 +72,7 @@ class SearchReader(IterableDataset[SearchBatch]):
         shuffle: bool = False,
         seed: int = 0,
         candidates: int | None = None,
+        reads: Reads | None = None,
     ) -> None:
         assert 0 <= rank < world_size
         self._batch = config.batch.model_copy(update={"candidates": candidates} if candidates else {})
@@ -85,12 +87,14 @@ class SearchReader(IterableDataset[SearchBatch]):
             Path(tokenizer),
             self._batch.requests,
             self._batch.candidates,
+            reads=reads,
             predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
         )
+        texts = (column for column in self._builder.columns if isinstance(column.kind, Text))
+        self._texts = [f"{column.name}.list.element" if column.listed else column.name for column in texts]
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
         self._plans: dict[tuple[int, int], Plan] = {}
         self._earlier: dict[int, Sequence[Sequence[int]]] = {}
-        self._position = (0, 0)
         self._workers: _Workers | None = None
 
     @property
@@ -115,12 +119,10 @@ class SearchReader(IterableDataset[SearchBatch]):
             num_batches: number of the epoch's batches, the skipped ones included; padded with empty ones up to it.
         """
         remaining = (self.num_batches(epoch) if num_batches is None else num_batches) - start
-        self._position = (epoch, start)
         batches = self._from_workers(epoch, start) if self._batch.workers else self._read(epoch, self._rank, start)
         empty = (self._builder.build_arrays([]) for _ in repeat(None))
         wanted = watched_items(islice(chain(batches, empty), max(remaining, 0)), self._timeout, self._whereabouts)
-        for done, arrays in enumerate(wanted, start + 1):
-            self._position = (epoch, done)
+        for arrays in wanted:
             batch = self._builder.to_batch(arrays)
             yield batch.pin_memory() if torch.cuda.is_initialized() else batch
 
@@ -131,20 +133,6 @@ class SearchReader(IterableDataset[SearchBatch]):
             return []
         worker, done = turns_after(batch, [plan.num_batches for plan in plans])[0]
         return rows_of_batch(plans[worker], done)
-
-    def __iter__(self) -> Iterator[SearchBatch]:
-        """The rest of the epoch of `state_dict`; then stands at the beginning of the next."""
-        epoch, start = self._position
-        yield from self.epoch(epoch, start)
-        self._position = (epoch + 1, 0)
-
-    def state_dict(self) -> dict[str, int]:
-        """`epoch` and the number of its batches handed out so far."""
-        return {"epoch": self._position[0], "batch": self._position[1]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes `iter` continue after the batches handed out when the state was taken, with as many ranks and workers."""
-        self._position = (state["epoch"], state["batch"])
 
     def go_on_after(self, epoch: int, earlier: Sequence[Sequence[int]]) -> None:
         """Deals out anew what other numbers of ranks left of an epoch; to be called before it is read.
@@ -247,7 +235,7 @@ class SearchReader(IterableDataset[SearchBatch]):
     def _open(self, path: Path) -> pq.ParquetFile:
         """The files of the last windows stay open: a footer is slow to parse."""
         if path not in self._files:
-            self._files[path] = open_parquet(path, read_dictionary=_TEXTS)
+            self._files[path] = open_parquet(path, read_dictionary=self._texts)
             if len(self._files) > 2 * self._batch.shuffle_row_groups:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(path)

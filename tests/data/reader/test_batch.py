@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from sample_files import write_samples
-from torchrec import KeyedJaggedTensor
+from torchrec import JaggedTensor, KeyedJaggedTensor
 
 from prectr_torchrec.config.run import validate_config
 from prectr_torchrec.data.columns import COUNTS
@@ -51,18 +50,16 @@ def batch(request: pytest.FixtureRequest, tmp_path: Path) -> SearchBatch:
 
 
 def tensors(batch: SearchBatch) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        jagged = isinstance(value, KeyedJaggedTensor)
-        found |= (
-            {f"{field.name}.values": value.values(), f"{field.name}.lengths": value.lengths()} if jagged else {field.name: value}
-        )
-    return found
+    """All that moves with a batch."""
+    jagged = {"request_features": batch.request_features, "candidate_features": batch.candidate_features}
+    found = {f"{name}.values": ids.values() for name, ids in jagged.items()}
+    found |= {f"{name}.lengths": ids.lengths() for name, ids in jagged.items()}
+    return {**found, **batch.packed, **batch.texts}
 
 
 def assert_same(found: SearchBatch, expected: SearchBatch) -> None:
     torch.testing.assert_close(tensors(found), tensors(expected), rtol=0, atol=0, equal_nan=True)
+    assert found.layout == expected.layout
     for name in ("request_features", "candidate_features"):
         assert getattr(found, name).keys() == getattr(expected, name).keys()
         assert getattr(found, name).stride() == getattr(expected, name).stride()
@@ -85,43 +82,89 @@ def test_a_batch_survives_pickling(batch: SearchBatch) -> None:
 
 def test_shapes_are_the_documented_ones(batch: SearchBatch) -> None:
     R, C, K, L, M = 4, 12, 4, 3, 2
-    Q, T = len(batch.query_tokens), len(batch.title_tokens)
-    requests = ("request_id", "request_weight", "user_id", "user_events", "user_query_events", "query_events", "history_lengths")
-    expected = {name: (R,) for name in (*requests, "query_index")}
-    expected |= {f"{who}_{what}": (R, K + 1) for who in ("user", "query", "group") for what in COUNTS}
-    expected |= {f"history_{name}": (R, L) for name in ("level", "click", "position", "age")}
-    expected |= {
-        "history_title_tokens": (len(batch.history_title_tokens), 5),
-        "history_title_index": (R, L),
-        "peer_lengths": (R,),
+    expected: dict[str, tuple[int, ...]] = {
+        name: (R,) for name in ("request_id", "request_weight", "user_id", "history_lengths", "peer_lengths", "query_index")
     }
-    expected |= {f"peer_{name}": (R, M) for name in ("level", "click", "position", "in_group", "age")}
-    expected |= {"query_tokens": (Q, 4), "title_tokens": (T, 5)}
-    expected |= {"history_predicted": (R, 0, K), "peer_predicted": (R, 0, K), "candidate_predicted": (C, K)}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors(batch).items() if "features" not in name}
-    assert {name: shape for name, shape in found.items() if name in expected} == expected
-    assert {shape for name, shape in found.items() if name not in expected} == {(C,)}
+    expected |= {name: (R, 1) for name in ("user_events", "user_query_events", "query_events")}
+    expected |= {f"{who}_{what}": (R, K + 1) for who in ("user", "query", "group") for what in COUNTS}
+    for family, events in (("history", L), ("peer", M)):
+        expected |= {f"{family}_{name}": (R, events) for name in ("level", "click", "position", "age")}
+        expected[f"{family}_predicted"] = (R, 0, K)  # the samples have none
+    expected["history_title_index"] = (R, L)
+    of_candidates = ("item_id", "request", "weight", "position", "click", "click_weight", "relevance", "level", "title_index")
+    expected |= {f"candidate_{name}": (C,) for name in of_candidates}
+    expected |= {f"candidate_{name}": (C, 1) for name in COUNTS}
+    expected["candidate_predicted"] = (C, K)
+    assert {name: tuple(batch[name].shape) for name in batch.layout.places} == expected
+    assert {name: tokens.shape[1] for name, tokens in batch.texts.items()} == {"query": 4, "title": 5, "history_title": 5}
+    assert all(len(tokens) for tokens in batch.texts.values())
     assert batch.request_features.stride() == R and batch.candidate_features.stride() == C
-    assert Q >= 1 and T >= 1
+
+
+def test_views_share_the_packed_memory_and_cover_it(batch: SearchBatch) -> None:
+    for dtype, packed in batch.packed.items():
+        views = [batch[name] for name, place in batch.layout.places.items() if place.dtype == dtype]
+        assert sum(view.numel() for view in views) == packed.numel()
+        assert all(view.untyped_storage().data_ptr() == packed.untyped_storage().data_ptr() for view in views)
+
+
+def test_another_value_of_a_view_leaves_the_batch_and_its_other_views(batch: SearchBatch) -> None:
+    other = batch.replaced(user_shown=batch["user_shown"] + 1)
+    changed = {name for name in batch.layout.places if not torch.equal(other[name].nan_to_num(-7), batch[name].nan_to_num(-7))}
+    assert changed == {"user_shown"} and other.packed["int64"] is batch.packed["int64"]
+
+
+def test_without_grades_candidates_have_none_and_the_past_keeps_its_own(batch: SearchBatch) -> None:
+    blind = batch.without_grades()
+    assert blind["candidate_relevance"].isnan().all() and not blind["candidate_level"].any()
+    assert blind["history_level"].equal(batch["history_level"]) and blind["candidate_click"].equal(batch["candidate_click"])
+
+
+def looked_up(ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
+    """Each id as a vector that is it twice."""
+    return {
+        name: JaggedTensor(jagged.values().float().unsqueeze(1).expand(-1, 2), lengths=jagged.lengths())
+        for name, jagged in ids.to_dict().items()
+    }
+
+
+def test_inputs_have_the_views_and_the_looked_up_ids(batch: SearchBatch) -> None:
+    bags = {"candidate_brand_id": torch.ones(12, 4)}
+    inputs = batch.inputs(looked_up(batch.request_features), bags)
+    assert inputs.request["user_examined"].equal(batch["user_examined"])
+    assert inputs.candidate["level"].equal(batch["candidate_level"]) and inputs.candidate["brand_id"].shape == (12, 4)
+    assert inputs.candidate["item_id"].shape == (12, 2)
+    history = inputs.sequences["history"]
+    assert history.lengths.equal(batch["history_lengths"]) and history.features["age"].equal(batch["history_age"])
+    assert history.features["item_id"].shape == (4, 3, 2) and inputs.sequences["peer"].features["item_id"].shape == (4, 2, 2)
+    assert inputs.texts["title"].tokens is batch.texts["title"]
+    assert inputs.candidate_weight.equal(batch.candidate_weight)
+
+
+@pytest.mark.parametrize("lengths", [[2, 0, 1, 1], [2, 1, 1, 1]], ids=["with a gap", "one too many"])
+def test_several_values_of_a_request_are_refused_by_the_features_name(batch: SearchBatch, lengths: list[int]) -> None:
+    several = JaggedTensor(torch.ones(sum(lengths), 2), lengths=torch.tensor(lengths))
+    with pytest.raises(ValueError, match="feature 'user_city': a request has several values of it"):
+        batch.inputs({**looked_up(batch.request_features), "user_city": several}, {})
 
 
 def test_padding_comes_last_and_weighs_nothing(batch: SearchBatch) -> None:
     requests, candidates = int(batch.request_weight.sum()), int(batch.candidate_weight.sum())
     assert batch.request_weight.tolist() == [1] * requests + [0] * (4 - requests)
     assert batch.candidate_weight.tolist() == [1] * candidates + [0] * (12 - candidates)
-    assert batch.click_weight[candidates:].sum() == 0 and batch.click[candidates:].sum() == 0
-    assert batch.request_id[requests:].tolist() == [-1] * (4 - requests)
+    assert batch["candidate_click_weight"][candidates:].sum() == 0 and batch["candidate_click"][candidates:].sum() == 0
+    assert batch["request_id"][requests:].tolist() == [-1] * (4 - requests)
     assert batch.candidate_request[candidates:].tolist() == [3] * (12 - candidates)
-    assert batch.relevance[candidates:].isnan().all() and batch.level[candidates:].sum() == 0
-    assert batch.history_lengths[requests:].sum() == batch.peer_lengths[requests:].sum() == 0
-    assert batch.query_index[requests:].sum() == 0 and batch.title_index[candidates:].sum() == 0
+    assert batch["candidate_relevance"][candidates:].isnan().all() and batch["candidate_level"][candidates:].sum() == 0
+    assert batch["history_lengths"][requests:].sum() == batch["peer_lengths"][requests:].sum() == 0
+    assert batch["query_index"][requests:].sum() == 0 and batch["candidate_title_index"][candidates:].sum() == 0
 
 
 def test_jagged_lengths_agree_with_the_dense_fields(batch: SearchBatch) -> None:
     by_key = batch.request_features.to_dict()
     counts = torch.bincount(batch.candidate_request[batch.candidate_weight > 0], minlength=4)
-    assert torch.equal(by_key["history_item_id"].lengths(), batch.history_lengths)
-    assert torch.equal(by_key["peer_item_id"].lengths(), batch.peer_lengths)
+    assert torch.equal(by_key["history_item_id"].lengths(), batch["history_lengths"])
+    assert torch.equal(by_key["peer_item_id"].lengths(), batch["peer_lengths"])
     assert torch.equal(by_key["candidate_item_id"].lengths(), counts)
     assert torch.equal(batch.candidate_features.lengths(), batch.candidate_weight.long())
 
@@ -129,7 +172,11 @@ def test_jagged_lengths_agree_with_the_dense_fields(batch: SearchBatch) -> None:
 def test_unlabelled_candidates_have_no_click_weight(tmp_path: Path) -> None:
     batch = read(tmp_path, "candidates", 4)[0]
     assert batch.candidate_weight.sum() > 0
-    assert batch.click_weight.sum() == 0 and batch.level.sum() == 0 and batch.relevance.isnan().all()
+    assert (
+        batch["candidate_click_weight"].sum() == 0
+        and batch["candidate_level"].sum() == 0
+        and batch["candidate_relevance"].isnan().all()
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory and streams need a GPU")

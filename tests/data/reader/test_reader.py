@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from per_row import RowCollate
+from per_row import RowBatch, RowCollate
 from ranks import run_ranks
 from sample_files import write_samples
-from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.data.reader.batch import SearchBatch
@@ -71,7 +69,7 @@ def make_reader(folder: Path, config: RunConfig = CONFIG, split: str = "train", 
 
 
 def requests_of(batch: SearchBatch) -> list[int]:
-    return batch.request_id[batch.request_weight > 0].tolist()
+    return batch["request_id"][batch.request_weight > 0].tolist()
 
 
 def sample_rows(folder: Path, split: str = "train") -> dict[int, dict[str, Any]]:
@@ -80,14 +78,25 @@ def sample_rows(folder: Path, split: str = "train") -> dict[int, dict[str, Any]]
 
 
 def assert_equal(batch: SearchBatch, expected: SearchBatch) -> None:
-    for field in fields(SearchBatch):
-        found, wanted = getattr(batch, field.name), getattr(expected, field.name)
-        if isinstance(wanted, KeyedJaggedTensor):
-            assert found.keys() == wanted.keys() and found.stride() == wanted.stride(), field.name
-            assert torch.equal(found.values(), wanted.values()) and torch.equal(found.lengths(), wanted.lengths()), field.name
-        else:
-            assert found.dtype == wanted.dtype and found.shape == wanted.shape, field.name
-            assert torch.equal(found.nan_to_num(-7), wanted.nan_to_num(-7)), field.name
+    """That two batches of readers are the same."""
+    assert batch.layout == expected.layout
+    views = {name: expected[name] for name in expected.layout.places}
+    assert_holds(batch, RowBatch(expected.request_features, expected.candidate_features, views, expected.texts))
+
+
+def assert_holds(batch: SearchBatch, expected: RowBatch) -> None:
+    for found, wanted in zip(
+        (batch.request_features, batch.candidate_features),
+        (expected.request_features, expected.candidate_features),
+        strict=True,
+    ):
+        assert found.keys() == wanted.keys() and found.stride() == wanted.stride()
+        assert torch.equal(found.values(), wanted.values()) and torch.equal(found.lengths(), wanted.lengths())
+    tensors = {name: batch[name] for name in batch.layout.places}
+    for name, found in [*tensors.items(), *batch.texts.items()]:
+        wanted = expected.texts[name] if name in batch.texts else expected.views[name]
+        assert found.dtype == wanted.dtype and found.shape == wanted.shape, name
+        assert torch.equal(found.nan_to_num(-7), wanted.nan_to_num(-7)), name
 
 
 @pytest.mark.parametrize("config", [CONFIG, PREFERENCE], ids=["plain", "preference"])
@@ -95,7 +104,7 @@ def assert_equal(batch: SearchBatch, expected: SearchBatch) -> None:
 def test_batches_equal_those_built_row_by_row(folder: Path, split: str, shuffle: bool, config: RunConfig) -> None:
     rows, collate = sample_rows(folder, split), RowCollate(config, folder / TOKENIZER, 8, 40)
     for batch in make_reader(folder, config, split=split, shuffle=shuffle).epoch(0):
-        assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
+        assert_holds(batch, collate([rows[request] for request in requests_of(batch)]))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +140,7 @@ def test_batches_equal_those_built_row_by_row_in_special_shapes(folder: Path, co
     rows = sample_rows(folder)
     collate = RowCollate(config, folder / TOKENIZER, config.batch.requests, config.batch.candidates)
     for batch in make_reader(folder, config, shuffle=True).epoch(0):
-        assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
+        assert_holds(batch, collate([rows[request] for request in requests_of(batch)]))
 
 
 @pytest.mark.parametrize("config", [CONFIG, PREFERENCE], ids=["plain", "preference"])
@@ -139,12 +148,12 @@ def test_batches_of_samples_with_predicted_levels_equal_those_built_row_by_row(t
     write_samples(tmp_path, CONFIG.data, requests=60, predicted=True)
     rows, collate = sample_rows(tmp_path), RowCollate(config, tmp_path / TOKENIZER, 8, 40, predicted=True)
     for batch in make_reader(tmp_path, config, shuffle=True).epoch(0):
-        assert_equal(batch, collate([rows[request] for request in requests_of(batch)]))
-        chance = batch.candidate_predicted.sum(1)
-        assert set(chance.tolist()) == {0.0, 1.0} and not chance[batch.level > 0].any()
+        assert_holds(batch, collate([rows[request] for request in requests_of(batch)]))
+        chance = batch["candidate_predicted"].sum(1)
+        assert set(chance.tolist()) == {0.0, 1.0} and not chance[batch["candidate_level"] > 0].any()
 
 
-NEW = ["history_title", "peer_relevance", "peer_in_group", "user_examined", "group_shown", "candidate_examined"]
+NEW = ["user_examined", "group_shown", "peer_relevance", "history_title"]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +161,10 @@ NEW = ["history_title", "peer_relevance", "peer_in_group", "user_examined", "gro
     [
         (CONFIG, []),
         (PREFERENCE, NEW),
-        (make_config({"personal": {"peers": False}}), NEW[3:]),
-        (make_config({"personal": {"own": False}}), NEW[1:]),
-        (make_config({"taste": {"dim": 4}}), NEW[:1]),
-        (make_config(statistics=["group", "user"]), NEW[3:]),
+        (make_config({"personal": {"peers": False}}), ["user_examined"]),
+        (make_config({"personal": {"own": False}}), ["user_examined", "group_shown", "peer_relevance"]),
+        (make_config({"taste": {"dim": 4}}), ["history_title"]),
+        (make_config(statistics=["group", "user"]), ["user_examined", "group_shown"]),
     ],
     ids=["plain", "preference", "own", "peers", "taste", "group"],
 )
@@ -168,8 +177,8 @@ def test_the_title_of_an_event_is_the_one_that_its_index_points_to(folder: Path)
     for batch in make_reader(folder, PREFERENCE, shuffle=True).epoch(0):
         for row, request in enumerate(requests_of(batch)):
             titles = rows[request]["history_title"]
-            index = batch.history_title_index[row]
-            assert batch.history_title_tokens[index[: len(titles)]].tolist() == tokens(titles, 6)
+            index = batch["history_title_index"][row]
+            assert batch.texts["history_title"][index[: len(titles)]].tolist() == tokens(titles, 6)
             assert not index[len(titles) :].any()
 
 
@@ -239,28 +248,6 @@ def test_reading_draws_nothing_from_the_models_random_numbers(folder: Path, work
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_state_counts_batches_handed_out(folder: Path) -> None:
-    reader = make_reader(folder, shuffle=True)
-    assert reader.state_dict() == {"epoch": 0, "batch": 0}
-    batches = reader.epoch(2)
-    for _ in range(3):
-        next(batches)
-    assert reader.state_dict() == {"epoch": 2, "batch": 3}
-
-
-def test_a_loaded_state_goes_on_where_it_was_taken_then_with_the_next_epoch(folder: Path) -> None:
-    first, second = make_reader(folder, shuffle=True), make_reader(folder, shuffle=True)
-    batches = first.epoch(0)
-    for _ in range(4):
-        next(batches)
-    second.load_state_dict(first.state_dict())
-    for expected, batch in zip(batches, second, strict=True):
-        assert_equal(batch, expected)
-    assert second.state_dict() == {"epoch": 1, "batch": 0}
-    for expected, batch in zip(first.epoch(1), second, strict=True):
-        assert_equal(batch, expected)
-
-
 def test_skipped_windows_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = make_reader(folder, shuffle=True)
     loaded = []
@@ -277,20 +264,20 @@ def test_a_dry_rank_feeds_empty_batches(folder: Path, config: RunConfig) -> None
     assert len(batches) == reader.num_batches(0) + 2
     collate = RowCollate(config, folder / TOKENIZER, 8, 40)
     for batch in batches[-2:]:
-        assert_equal(batch, collate([]))
-    assert reader.state_dict()["batch"] == len(batches)
+        assert_holds(batch, collate([]))
 
 
 def test_an_empty_batch_still_has_one_text_of_each_kind(folder: Path) -> None:
     reader_end = make_reader(folder).num_batches(0)
     (batch,) = make_reader(folder).epoch(0, reader_end, reader_end + 1)
-    assert batch.query_tokens.tolist() == [[2, 0, 0, 0]] and batch.title_tokens.tolist() == [[2, 0, 0, 0, 0, 0]]
+    assert batch.texts["query"].tolist() == [[2, 0, 0, 0]] and batch.texts["title"].tolist() == [[2, 0, 0, 0, 0, 0]]
     assert batch.request_weight.sum() == 0 and batch.candidate_weight.sum() == 0
 
 
 def test_a_forgetful_token_cache_changes_no_batch(folder: Path) -> None:
     forgetful, reader = make_reader(folder, PREFERENCE, shuffle=True), make_reader(folder, PREFERENCE, shuffle=True)
-    forgetful._builder._titles._capacity = forgetful._builder._queries._capacity = 1
+    for cache in forgetful._builder._caches.values():
+        cache._capacity = 1
     for batch, expected in zip(forgetful.epoch(0), reader.epoch(0), strict=True):
         assert_equal(batch, expected)
 
@@ -335,7 +322,7 @@ def test_a_request_that_fits_into_no_batch_is_named(folder: Path) -> None:
 
 def test_the_candidates_argument_replaces_the_configurations(folder: Path) -> None:
     batch = next(make_reader(folder, make_config(candidates=3), candidates=50).epoch(0))
-    assert batch.click.shape == (50,)
+    assert batch["candidate_click"].shape == (50,)
 
 
 def test_a_missing_split_is_named_with_those_there(folder: Path) -> None:
@@ -387,8 +374,8 @@ def test_nulls_where_none_may_be_are_named(tmp_path: Path) -> None:
 
 
 def test_lists_of_unequal_lengths_are_named(tmp_path: Path) -> None:
-    rewrite(tmp_path, lambda table: replace_column(table, "candidate_shown", [[1.0]] * table.num_rows))
-    with pytest.raises(ValueError, match=r"part-00000.parquet.*: lists of column 'candidate_shown' differ in length"):
+    rewrite(tmp_path, lambda table: replace_column(table, "candidate_position", [[1]] * table.num_rows))
+    with pytest.raises(ValueError, match=r"part-00000.parquet.*: lists of column 'candidate_position' differ in length"):
         list(make_reader(tmp_path).epoch(0))
 
 
