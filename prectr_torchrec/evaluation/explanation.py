@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +33,9 @@ class Observed(NamedTuple):
 
 def observe(model: RankingModel, inputs: Inputs) -> Observed:
     """Scores the inputs of one request, and asks for its attention and its reported parts."""
-    was, model.reports_parts = model.reports_parts, True
-    try:
-        predictions = model(inputs)
-    finally:
-        model.reports_parts = was
+    reporting = copy(model)  # the same weights; threads that share the model keep their own switch
+    reporting.reports_parts = True
+    predictions = reporting(inputs)
     return Observed(inputs, predictions, {name: w[0].mean((0, 1)).cpu() for name, w in model.attention(inputs).items()})
 
 
