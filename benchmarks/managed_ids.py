@@ -26,11 +26,11 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.hashing import mix64, table_rows
 from prectr_torchrec.distributed.costs import id_bytes, state_bytes, weight_bytes
-from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.launch import _run_ranks
 from prectr_torchrec.distributed.managed import managed_counts
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, sharders
+from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.training.optimizers import apply_table_optimizers

@@ -50,6 +50,8 @@ LONG_FUNCTIONS = {
     "tests/sample_files.py: _rows",
 }
 """Those that are longer today, to be split."""
+SAME_NAMES = {"embeddings", "features", "inputs", "layout", "main", "metrics", "posterior", "samples"}
+"""Of files that do different things, to be renamed."""
 MOST_TAKE_THE_WHOLE_CONFIGURATION = 32
 """To be lowered to 14: what loads a configuration, what builds at the top of a command, and the command line."""
 
@@ -182,6 +184,16 @@ def test_files_and_functions_are_short() -> None:
     }
     assert files == LONG_FILES, "split what is new here; take off the list what is short now"
     assert functions == LONG_FUNCTIONS, "split what is new here; take off the list what is short now"
+
+
+def test_a_name_is_that_of_one_file() -> None:
+    """`base.py` says in each folder what its other files build on; a section in `config/` is named like what it configures."""
+    modules: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if path.name not in ("__init__.py", "base.py") and _folder(module) != "config":
+            modules.setdefault(path.stem, set()).add(module)
+    found = {name: where for name, where in modules.items() if len(where) > 1}
+    assert found.keys() <= SAME_NAMES, found
 
 
 def test_the_formatter_is_obeyed() -> None:

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from prectr_torchrec.checkpoints.names import parameter_name
 from prectr_torchrec.config.tables import TableConfig
-from prectr_torchrec.distributed.sharding import Plan
+from prectr_torchrec.distributed.sharding import PlainShardingPlan
 from prectr_torchrec.system.errors import ConfigError
 
 _SORTED_IDS = "_mch_sorted_raw_ids"
@@ -59,7 +59,7 @@ def saving_ranks(saved: Metadata) -> int:
     return len({name.split(".")[1] for name in saved.state_dict_metadata if name.startswith("random.")})
 
 
-def movable(tables: dict[str, TableConfig], saved: Plan) -> dict[str, TableConfig]:
+def movable(tables: dict[str, TableConfig], saved: PlainShardingPlan) -> dict[str, TableConfig]:
     """The tables with sharding left open as far as the state of the saved plan's can be moved."""
     moved = {name: table.model_copy() for name, table in tables.items()}
     for planned in saved.values():

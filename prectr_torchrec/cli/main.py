@@ -10,7 +10,7 @@ import typer
 
 from prectr_torchrec.cli import checkpoint as cli_checkpoint
 from prectr_torchrec.cli import serve as cli_serve
-from prectr_torchrec.cli.paths import LocalPaths
+from prectr_torchrec.cli.local_paths import LocalPaths
 from prectr_torchrec.system.doctor import check_versions, quiet_deprecations
 from prectr_torchrec.system.failures import run_command
 from prectr_torchrec.system.locks import check_free

@@ -10,7 +10,7 @@ from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.kernels import KERNELS, Kernel, KernelName, kernels_where
 
 ShardingName = Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+CommunicationPrecision = Literal["fp32", "fp16", "bf16", "int8"]
 MANAGED_IDS = 2**62
 """Range of the ids of managed tables: two ids of 10^9 meet with a chance of one in ten."""
 INT8_ROW = 32
@@ -119,8 +119,8 @@ def bag_tables(features: dict[str, FeatureConfig]) -> set[str]:
 class CommunicationConfig(Section):
     """How looked-up vectors travel between ranks; the tables and the towers keep their own precision."""
 
-    forward: Precision = "fp32"
+    forward: CommunicationPrecision = "fp32"
     """Of the vectors. `bf16` needs CUDA. `int8` needs tables of a width that is a multiple of 32, and lets the sums of row-wise
     bags travel as fp16."""
-    backward: Precision = "fp32"
+    backward: CommunicationPrecision = "fp32"
     """Of their gradients; as above."""

@@ -18,9 +18,9 @@ from prectr_torchrec.config.kernels import KERNELS
 from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.distributed.costs import Hardware, id_bytes, shard_cost, state_bytes, weight_bytes
 from prectr_torchrec.distributed.device import check_device
-from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.distributed.sharding import RESERVED_HBM, Plan, make_plan, plan_to_dict
+from prectr_torchrec.distributed.sharding import RESERVED_HBM, PlainShardingPlan, make_plan, plan_to_dict
+from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.distributed.workload import Workload
 from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.paths import only_local
@@ -50,7 +50,7 @@ class Change(NamedTuple):
     settings: list[str]
     """What `workload` changes, as for --set."""
     hardware: Hardware
-    plan: Plan | None
+    plan: PlainShardingPlan | None
     """None: does not fit either."""
 
 
@@ -71,7 +71,7 @@ def make_hardware(gpus: int, gpus_per_host: int, *, hbm: str, ddr: str, ssd: str
     return Hardware(gpus, each, memory, parse_bytes(ddr, "ddr"), parse_bytes(ssd, "ssd"), device)
 
 
-def plan_run(workload: Workload, hardware: Hardware) -> Plan | None:
+def plan_run(workload: Workload, hardware: Hardware) -> PlainShardingPlan | None:
     """The sharding of a run on any hardware, or None if it does not fit; needs neither GPU nor process group.
 
     Raises:
@@ -89,7 +89,7 @@ def plan_run(workload: Workload, hardware: Hardware) -> Plan | None:
         raise ValueError(f"no sharding plan: {error}") from None
 
 
-def rank_loads(workload: Workload, plan: Plan, hardware: Hardware) -> list[RankLoad]:
+def rank_loads(workload: Workload, plan: PlainShardingPlan, hardware: Hardware) -> list[RankLoad]:
     """What a plan puts on each rank."""
     loads = [RankLoad(rank, 0, 0, 0, 0, 0.0, 0.0) for rank in range(hardware.ranks)]
     for name, table in _tables(plan):
@@ -181,7 +181,7 @@ def _more_hosts(workload: Workload, hardware: Hardware) -> Iterator[Change]:
         yield found
 
 
-def format_plan(workload: Workload, plan: Plan, hardware: Hardware) -> str:
+def format_plan(workload: Workload, plan: PlainShardingPlan, hardware: Hardware) -> str:
     """The plan as two tables, one line an embedding table and one line a rank, ranks alike in one line."""
     rows = [["table", "rows", "dim", "dtype", "bytes", "sharding", "kernel", "ranks"]]
     planned = dict(_tables(plan))
@@ -221,7 +221,7 @@ def format_misfit(workload: Workload, hardware: Hardware) -> str:
     return "\n".join(lines)
 
 
-def _tightest(workload: Workload, plan: Plan, hardware: Hardware) -> str:
+def _tightest(workload: Workload, plan: PlainShardingPlan, hardware: Hardware) -> str:
     load, tier, share = tightest(rank_loads(workload, plan, hardware), hardware)
     kept = f" but the {RESERVED_HBM:.0%} kept for towers and activations" if tier == "hbm" else ""
     return f"rank {load.rank} with {share:.0%} of its {tier.upper()}{kept}"
@@ -233,7 +233,7 @@ def _room(hardware: Hardware) -> tuple[str, float]:
 
 
 @only_local
-def save_plan(plan: Plan, path: Path) -> None:
+def save_plan(plan: PlainShardingPlan, path: Path) -> None:
     """Writes a plan for `prectr train --plan`, written aside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(plan, indent=1))
@@ -244,7 +244,7 @@ def _table_bytes(workload: Workload, name: str) -> int:
     return weight_bytes(table, table.rows, table.dim) + state_bytes(table, table.rows, table.dim) + id_bytes(table, table.rows)
 
 
-def _tables(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
+def _tables(plan: PlainShardingPlan) -> list[tuple[str, dict[str, Any]]]:
     return [(name, table) for tables in plan.values() for name, table in tables.items()]
 
 

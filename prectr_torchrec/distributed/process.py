@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from transformers.utils import logging as transformers_logging
 
-from prectr_torchrec.distributed.lost import lost_ranks_named
+from prectr_torchrec.distributed.lost_ranks import lost_ranks_named
 from prectr_torchrec.system.doctor import quiet_deprecations
 from prectr_torchrec.system.failures import MISTAKE, describe, exit_code
 from prectr_torchrec.system.job_environment import STORE, environment

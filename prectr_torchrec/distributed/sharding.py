@@ -42,7 +42,7 @@ from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
 
-Plan = dict[str, dict[str, dict[str, Any]]]
+PlainShardingPlan = dict[str, dict[str, dict[str, Any]]]
 """A sharding plan as plain values: module -> table -> `sharding_type`, `compute_kernel`, `ranks`, `shards` (rows, columns)."""
 
 _UNIT = 4
@@ -150,7 +150,9 @@ def make_plan(module: nn.Module, workload: Workload, hardware: Hardware) -> Shar
     return planner.plan(module, sharders(workload.communication, hardware.device))
 
 
-def plan_sharding(module: nn.Module, workload: Workload, device: torch.device, plan: Plan | None = None) -> ShardingPlan:
+def plan_sharding(
+    module: nn.Module, workload: Workload, device: torch.device, plan: PlainShardingPlan | None = None
+) -> ShardingPlan:
     """Plans on rank 0 and sends the outcome to all ranks, a failure too: no rank waits for a plan that never comes.
 
     Args:
@@ -208,7 +210,7 @@ def here(device: torch.device) -> Hardware:
     return Hardware(ranks, local, hbm, memory, device=device.type)
 
 
-def plan_to_dict(plan: ShardingPlan) -> Plan:
+def plan_to_dict(plan: ShardingPlan) -> PlainShardingPlan:
     """A plan as plain values."""
     return {
         path: {
@@ -225,14 +227,14 @@ def plan_to_dict(plan: ShardingPlan) -> Plan:
 
 
 @only_local
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> PlainShardingPlan:
     """A plan from the file that `prectr plan --save` or a run wrote.
 
     Raises:
         ConfigError: the file is no plan.
     """
     try:
-        plan: Plan = read_json(path, Plan)
+        plan: PlainShardingPlan = read_json(path, PlainShardingPlan)
     except ValueError as error:
         raise ConfigError(f"{error}: no sharding plan; write one with `prectr plan --save`") from None
     keys = {"sharding_type", "compute_kernel", "ranks", "shards"}
@@ -242,7 +244,7 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def plan_from_dict(plan: Plan, module: nn.Module, workload: Workload, hardware: Hardware) -> ShardingPlan:
+def plan_from_dict(plan: PlainShardingPlan, module: nn.Module, workload: Workload, hardware: Hardware) -> ShardingPlan:
     """The plan that `plan_to_dict` made plain, for these ranks.
 
     Args:

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import MANAGED_IDS
 
-Precision = Literal["fp32", "fp16", "int8"]
+RowPrecision = Literal["fp32", "fp16", "int8"]
 INT8_EXTRA = 8
 """Bytes at the end of an int8 row: its scale and its offset, fp32 each."""
 WEIGHT, IDS, ROWS, SHARED = "weight", "ids", "rows", "shared"
@@ -36,7 +36,7 @@ class _Header(TypedDict):
     data_offsets: tuple[NonNegativeInt, NonNegativeInt]
 
 
-def write_table(path: Path, pieces: Iterable[Tensor], rows: int, dim: int, precision: Precision) -> None:
+def write_table(path: Path, pieces: Iterable[Tensor], rows: int, dim: int, precision: RowPrecision) -> None:
     """Writes a table as a safetensors file with one tensor, `weight`: (rows, dim) fp32 or fp16, or (rows, dim + 8) uint8.
 
     Args:

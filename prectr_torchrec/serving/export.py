@@ -31,7 +31,7 @@ from prectr_torchrec.runs.layout import checkpoint_path, load_run
 from prectr_torchrec.runs.workspace import once
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.digests import describe, is_sealed, sealed
-from prectr_torchrec.serving.embeddings import Precision, write_ids, write_table
+from prectr_torchrec.serving.embeddings import RowPrecision, write_ids, write_table
 from prectr_torchrec.serving.request import RequestSchema
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file
@@ -147,7 +147,7 @@ def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
 def _write_table(
     folder: Path, name: str, source: str, saved: SavedTensors, config: RunConfig, quantize: Literal["fp16", "int8"] | None
 ) -> dict[str, Any]:
-    trained: Precision = "fp16" if saved.dtype(source) == torch.float16 else "fp32"
+    trained: RowPrecision = "fp16" if saved.dtype(source) == torch.float16 else "fp32"
     table, precision = config.tables[name], quantize or trained
     path = folder / TABLES / f"{name}.safetensors"
     write_table(path, saved.pieces(source), table.rows, table.dim, precision)

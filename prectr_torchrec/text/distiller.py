@@ -28,7 +28,7 @@ from prectr_torchrec.config.text import DistillConfig
 from prectr_torchrec.distributed.process import Process, random_states, set_random_states
 from prectr_torchrec.metrics import relevance_metrics
 from prectr_torchrec.modules import TextRelevance, divergence, grade_distributions
-from prectr_torchrec.runs.log import MetricsLog, Throughput
+from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput
 from prectr_torchrec.runs.rates import decay, warmup
 from prectr_torchrec.runs.workspace import replacing
 from prectr_torchrec.text.batches import to_device

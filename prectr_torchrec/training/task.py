@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.distributed.embeddings import build_embeddings
+from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, Label, Loss, Predictions, RankingModel, SearchEmbeddings
 from prectr_torchrec.training.freezing import HeldFeatures, freeze_towers, frozen_tables

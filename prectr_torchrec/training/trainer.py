@@ -32,12 +32,12 @@ from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest
 from prectr_torchrec.distributed.device import check_device, check_trainable
 from prectr_torchrec.distributed.managed import flush_managed, hold_managed
 from prectr_torchrec.distributed.process import Process
-from prectr_torchrec.distributed.sharding import Plan, plan_sharding, plan_to_dict, sharders
+from prectr_torchrec.distributed.sharding import PlainShardingPlan, plan_sharding, plan_to_dict, sharders
 from prectr_torchrec.distributed.stop import Stopped, StopSignal
 from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.modules import Loss
 from prectr_torchrec.runs.layout import CONFIG, is_unfinished, load_run
-from prectr_torchrec.runs.log import MetricsLog, Throughput
+from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput
 from prectr_torchrec.runs.workspace import remove, replace_text, replacing
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import only_local
@@ -78,7 +78,7 @@ class Trainer:
     """
 
     @only_local
-    def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: Plan | None = None) -> None:
+    def __init__(self, config: RunConfig, data: Path, run: Path, process: Process, plan: PlainShardingPlan | None = None) -> None:
         self.config, self.data, self.run, self.process = config, data, run, process
         check_device(config.tables, config.communication, process.device.type, process.world_size)  # before anything is written
         check_trainable(config.tables)
@@ -245,7 +245,9 @@ class Trainer:
 
         return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), size)
 
-    def _build(self, plan: Plan | None, rehearsal: Rehearsal | None) -> tuple[DistributedModelParallel, Optimizers, Plan]:
+    def _build(
+        self, plan: PlainShardingPlan | None, rehearsal: Rehearsal | None
+    ) -> tuple[DistributedModelParallel, Optimizers, PlainShardingPlan]:
         """By the plan given, else by that of the run as far as its ranks and its state allow."""
         config, saved = self.config, self.saved.get("job")
         if saved and plan is None:
@@ -363,8 +365,14 @@ class Trainer:
 
 
 def build_sharded(
-    config: RunConfig, run: Path, process: Process, plan: Plan | None = None, *, kept: bool = True, rehearsal: Loss | None = None
-) -> tuple[DistributedModelParallel, Optimizers, Plan]:
+    config: RunConfig,
+    run: Path,
+    process: Process,
+    plan: PlainShardingPlan | None = None,
+    *,
+    kept: bool = True,
+    rehearsal: Loss | None = None,
+) -> tuple[DistributedModelParallel, Optimizers, PlainShardingPlan]:
     """Plans, where no plan is given, shards and builds the model and its optimizers; collective.
 
     `kept`: a checkpoint of the run will be loaded. `rehearsal`: as of `build_task`.

@@ -19,7 +19,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.checkpoints.disk import SaveError
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.distributed.lost import LostRanks, lost_ranks_named
+from prectr_torchrec.distributed.lost_ranks import LostRanks, lost_ranks_named
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.distributed.stop import Stopped
 from prectr_torchrec.training.trainer import Trainer

@@ -14,10 +14,10 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import MANAGED_IDS
 from prectr_torchrec.data.hashing import table_rows
-from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.managed import _collections, managed_counts
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, sharders
+from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.training.optimizers import apply_table_optimizers
 from prectr_torchrec.training.trainer import Trainer

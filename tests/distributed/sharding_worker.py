@@ -10,9 +10,9 @@ from small_run import small_config
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.process import check_same_devices, process_group
 from prectr_torchrec.distributed.sharding import plan_sharding, plan_to_dict, read_plan
+from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.training.trainer import Trainer
 

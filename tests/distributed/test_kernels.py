@@ -11,7 +11,7 @@ from prectr_torchrec.config.kernels import KERNELS
 from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.distributed.costs import Hardware
 from prectr_torchrec.distributed.planning import make_hardware, plan_run, rank_loads
-from prectr_torchrec.distributed.sharding import Plan
+from prectr_torchrec.distributed.sharding import PlainShardingPlan
 from prectr_torchrec.distributed.workload import Workload, build_workload
 from prectr_torchrec.system.errors import ConfigError
 
@@ -37,7 +37,7 @@ def test_a_table_is_planned_under_its_kernel_and_lies_where_the_row_says(name: s
     assert (moved["hbm"] < 0) == (there != "hbm")
 
 
-def _sum(workload: Workload, plan: Plan, hardware: Hardware, tier: str) -> int:
+def _sum(workload: Workload, plan: PlainShardingPlan, hardware: Hardware, tier: str) -> int:
     return sum(getattr(load, tier) for load in rank_loads(workload, plan, hardware))
 
 

@@ -12,9 +12,9 @@ from small_run import small_config, write_small_data
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.distributed import sharding
 from prectr_torchrec.distributed.costs import Hardware
-from prectr_torchrec.distributed.embeddings import build_embeddings
 from prectr_torchrec.distributed.planning import plan_run, rank_loads, save_plan
 from prectr_torchrec.distributed.sharding import plan_from_dict, plan_to_dict, read_plan
+from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.main import main

@@ -64,7 +64,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """One reader's share of an epoch: its windows in sequence, and where each batch begins in the rows of all of them."""
 
     windows: tuple[Window, ...]
@@ -122,7 +122,7 @@ def plan_epoch(
     row_groups_per_window: int,
     seed: tuple[int, int] | None,
     earlier: Sequence[Sequence[int]] = (),
-) -> Plan:
+) -> EpochPlan:
     """Plans what reader `part` of `parts` does in one epoch.
 
     Row groups are put in order, and each reader takes an equal run of the rows (two readers may share a row group), so that
@@ -145,12 +145,12 @@ def plan_epoch(
     return _plan_batches(share(part, parts), **limits)
 
 
-def _plan_batches(windows: Iterable[Window], max_requests: int, max_candidates: int) -> Plan:
+def _plan_batches(windows: Iterable[Window], max_requests: int, max_candidates: int) -> EpochPlan:
     windows = tuple(windows)
     counts = [window.num_candidates for window in windows]
     window_starts = np.cumsum([0] + [len(c) for c in counts])
     batch_starts = cut_batches(np.concatenate(counts) if counts else np.zeros(0, np.int32), max_requests, max_candidates)
-    return Plan(windows, window_starts, batch_starts)
+    return EpochPlan(windows, window_starts, batch_starts)
 
 
 def _windows(

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from prectr_torchrec.data.reader.epoch_plan import Plan
+from prectr_torchrec.data.reader.epoch_plan import EpochPlan
 
 SampleRow = tuple[Path, int]
 """A sample file and a row of it."""
 
 
-def rows_of_batch(plan: Plan, batch: int) -> list[SampleRow]:
+def rows_of_batch(plan: EpochPlan, batch: int) -> list[SampleRow]:
     """File and row of each request of a plan's batch, in the batch's order."""
     begin, end = plan.batch_starts[batch : batch + 2].tolist()
     rows: list[SampleRow] = []

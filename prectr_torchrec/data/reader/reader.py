@@ -24,7 +24,7 @@ from prectr_torchrec.data.column_kinds import Text
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.assemble import BatchArrays, BatchBuilder, Piece, PreparedRows
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.data.reader.epoch_plan import Plan, RowGroup, Window, list_row_groups, plan_epoch, turns_after
+from prectr_torchrec.data.reader.epoch_plan import EpochPlan, RowGroup, Window, list_row_groups, plan_epoch, turns_after
 from prectr_torchrec.data.reader.flat import to_columns
 from prectr_torchrec.data.reader.origin import SampleRow, rows_of_batch
 from prectr_torchrec.data.reader.watchdog import watched_items
@@ -93,7 +93,7 @@ class SearchReader:
         texts = (column for column in self._builder.columns if isinstance(column.kind, Text))
         self._texts = [f"{column.name}.list.element" if column.listed else column.name for column in texts]
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int], EpochPlan] = {}
         self._earlier: dict[int, Sequence[Sequence[int]]] = {}
         self._workers: _Workers | None = None
 
@@ -160,14 +160,14 @@ class SearchReader:
         each = max(1, self._batch.workers)
         return range(self._rank * each, (self._rank + 1) * each)
 
-    def _plan(self, epoch: int, part: int) -> Plan:
+    def _plan(self, epoch: int, part: int) -> EpochPlan:
         if any(planned != epoch for planned, _ in self._plans):
             self._plans.clear()
         if (epoch, part) not in self._plans:
             self._plans[epoch, part] = self._plan_of(epoch, part, self._world_size * max(1, self._batch.workers))
         return self._plans[epoch, part]
 
-    def _plan_of(self, epoch: int, part: int, parts: int) -> Plan:
+    def _plan_of(self, epoch: int, part: int, parts: int) -> EpochPlan:
         return plan_epoch(
             self._row_groups,
             part=part,

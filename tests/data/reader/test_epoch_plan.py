@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from prectr_torchrec.data.reader.epoch_plan import Plan, RowGroup, cut_batches, plan_epoch, turns_after
+from prectr_torchrec.data.reader.epoch_plan import EpochPlan, RowGroup, cut_batches, plan_epoch, turns_after
 
 
 def make_row_groups(sizes: list[int]) -> list[RowGroup]:
@@ -19,7 +19,7 @@ def make_plan(
     parts: int = 1,
     seed: tuple[int, int] | None = (0, 0),
     earlier: list[list[int]] | None = None,
-) -> Plan:
+) -> EpochPlan:
     return plan_epoch(
         row_groups,
         part=part,
@@ -32,7 +32,7 @@ def make_plan(
     )
 
 
-def rows_of(plan: Plan) -> list[int]:
+def rows_of(plan: EpochPlan) -> list[int]:
     """Rows of the file in the plan's order."""
     found: list[int] = []
     for window in plan.windows:
