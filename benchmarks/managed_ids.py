@@ -84,7 +84,7 @@ def measure(config: RunConfig, arguments: argparse.Namespace, process: Process) 
     """Trains over the whole stream; the figures, on rank 0."""
     torch.manual_seed(arguments.seed + process.rank)
     embeddings = build_embeddings(config.tables, config.features, torch.device("meta"))
-    apply_table_optimizers(embeddings, config)
+    apply_table_optimizers(embeddings, config.tables, config.train.stages)
     task = Clicks(embeddings)
     plan = plan_sharding(task, build_workload(config), process.device)
     model = DistributedModelParallel(

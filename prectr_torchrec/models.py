@@ -11,6 +11,7 @@ from typing import Any
 from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.parts import PartSection
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import FeatureConfig, TableConfig
 from prectr_torchrec.data.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import Given, Part, RankingModel, Widths
@@ -31,7 +32,7 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> Ra
     """
     settings, levels, vocabulary = config.model, config.data.levels, load_tokenizer(tokenizer)
     given = Given(
-        widths=feature_widths(config),
+        widths=feature_widths(config.tables, config.features),
         level_grades=levels.grades,
         grade_range=(levels.grade_min, levels.grade_max),
         vocab_size=vocabulary_size(vocabulary.get_vocab()),
@@ -51,24 +52,24 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> Ra
         raise ConfigError(f"model: {error}") from error
 
 
-def feature_widths(config: RunConfig) -> Widths:
+def feature_widths(tables: dict[str, TableConfig], features: dict[str, FeatureConfig]) -> Widths:
     """Widths of the features by the names that `Inputs` has them under.
 
     Raises:
         ConfigError: an event's feature has none of its name and width to be compared with.
     """
     widths = Widths({}, {}, {"history": {}, "peer": {}})
-    for name, feature in config.features.items():
+    for name, feature in features.items():
         family, _, stem = name.partition("_")
-        dim = config.tables[feature.table].dim
+        dim = tables[feature.table].dim
         if family in widths.sequences:
             widths.sequences[family][stem] = dim
         elif family == "candidate":
             widths.candidate[stem] = dim
         else:
             widths.request[name] = dim
-    for family, features in widths.sequences.items():
-        for name, dim in features.items():
+    for family, compared in widths.sequences.items():
+        for name, dim in compared.items():
             _check_compared(f"{family}_{name}", name, dim, widths)
     return widths
 

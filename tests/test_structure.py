@@ -52,7 +52,7 @@ LONG_FUNCTIONS = {
 """Those that are longer today, to be split."""
 SAME_NAMES = {"embeddings", "features", "inputs", "layout", "main", "metrics", "posterior", "samples"}
 """Of files that do different things, to be renamed."""
-MOST_TAKE_THE_WHOLE_CONFIGURATION = 32
+MOST_TAKE_THE_WHOLE_CONFIGURATION = 18
 """To be lowered to 14: what loads a configuration, what builds at the top of a command, and the command line."""
 
 

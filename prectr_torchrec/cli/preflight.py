@@ -13,7 +13,7 @@ from prectr_torchrec.system.errors import ConfigError
 
 def check_training(config: RunConfig, data: Path) -> None:
     """Raises ValueError or FileNotFoundError where the samples or what the configuration names is not there or does not fit."""
-    check_features(config)
+    check_features(config.data, config.features)
     if config.text.path is not None and not Path(config.text.path).is_dir():
         raise ConfigError(f"text.path: there is no folder {config.text.path}")
     if config.train.init_from is not None:

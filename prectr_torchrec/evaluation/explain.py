@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
-from prectr_torchrec.config.data import BatchConfig
+from prectr_torchrec.config.data import BatchConfig, DataConfig
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
@@ -83,7 +83,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     read_manifest(data, config.data)
     check_findings(data, run, load_manifest(run))
     ids = LogIds.of_split(data / split)
-    sample = find_request(config, ids, split, request_id)
+    sample = find_request(config.data, ids, split, request_id)
     with process_group(config.train.device) as process:
         checkpoints = Checkpoints(run)
         checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
@@ -112,14 +112,14 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     return found
 
 
-def find_request(config: RunConfig, ids: LogIds, split: str, request_id: int | str) -> pa.Table:
+def find_request(data: DataConfig, ids: LogIds, split: str, request_id: int | str) -> pa.Table:
     """The sample of a request, one row; `request_id` as the log writes it.
 
     Raises:
         ValueError: no such split, or no such request in it.
     """
     example, wanted = None, ids.parse("request_id", request_id)
-    for group in list_row_groups(ids.folder, split, sample_schema(config.data), np.iinfo(np.int32).max):
+    for group in list_row_groups(ids.folder, split, sample_schema(data), np.iinfo(np.int32).max):
         with readable(group.path), open_parquet(group.path) as file:
             requests = file.read_row_group(group.index, columns=["request_id"])["request_id"].to_numpy()
             found = np.flatnonzero(requests == wanted)

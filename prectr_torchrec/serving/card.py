@@ -6,14 +6,13 @@ from typing import Any
 
 import yaml
 
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.evaluation.measures_text import PAIRS
 
 PROBABILITY = ("normalized_entropy", "log_loss", "calibration")
 BY_POSITION = ("rows", "clicks", "predicted", "observed", "calibration")
 
 
-def model_card(config: RunConfig, about: dict[str, Any]) -> str:
+def model_card(about: dict[str, Any], *, encoder: bool) -> str:
     """`README.md` of an exported folder, with the front matter that the Hugging Face hub reads."""
     tags = ["search-ranking", "click-prediction", "relevance", "torchrec"]
     head = {"library_name": "prectr-torchrec", "pipeline_tag": "text-ranking", "tags": tags}
@@ -21,10 +20,10 @@ def model_card(config: RunConfig, about: dict[str, Any]) -> str:
         "---",
         yaml.safe_dump(head, sort_keys=False).strip(),
         "---",
-        f"# {config.name}",
+        f"# {about['run']}",
         "",
         "A search ranker: the probability that a user clicks a candidate, made of relevance levels and the click at each level.",
-        f"Exported from checkpoint `{about['checkpoint']}` of the run `{config.name}`.",
+        f"Exported from checkpoint `{about['checkpoint']}` of the run `{about['run']}`.",
         "",
         "    from prectr_torchrec import Ranker",
         "",
@@ -33,7 +32,7 @@ def model_card(config: RunConfig, about: dict[str, Any]) -> str:
         "",
         "From a hub, `THIS FOLDER` is what `huggingface_hub.snapshot_download` returns.",
         "`schema.json` says what a request may hold. `text/` is a tokenizer"
-        + (" and an encoder" if config.model.text else "")
+        + (" and an encoder" if encoder else "")
         + " in Hugging Face layout.",
         "",
         "## Tables",

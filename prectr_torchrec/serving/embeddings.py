@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torchrec import JaggedTensor, KeyedJaggedTensor
 from typing_extensions import TypedDict
 
-from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.config.tables import MANAGED_IDS
+from prectr_torchrec.config.tables import MANAGED_IDS, FeatureConfig, bag_tables
 
 RowPrecision = Literal["fp32", "fp16", "int8"]
 INT8_EXTRA = 8
@@ -165,16 +164,16 @@ class ServedEmbeddings(nn.Module):
     """What `SearchEmbeddings` gives, from exported tables and without TorchRec's distributed machinery.
 
     Args:
-        config: of the run.
+        features: of the run.
         tables: by name.
     """
 
-    def __init__(self, config: RunConfig, tables: dict[str, Table]) -> None:
+    def __init__(self, features: dict[str, FeatureConfig], tables: dict[str, Table]) -> None:
         super().__init__()
-        bags = config.bag_tables()
+        bags = bag_tables(features)
         self._tables = tables
-        self._sequences = {name: f.table for name, f in config.features.items() if f.table not in bags}
-        self._bags = {name: f.table for name, f in config.features.items() if f.table in bags}
+        self._sequences = {name: f.table for name, f in features.items() if f.table not in bags}
+        self._bags = {name: f.table for name, f in features.items() if f.table in bags}
 
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor

@@ -23,6 +23,7 @@ from prectr_torchrec.checkpoints.manifest import broken_files
 from prectr_torchrec.checkpoints.saved import SavedTensors
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.models import build_model
@@ -75,7 +76,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     if broken := broken_files(folder):
         raise ValueError("; ".join(broken))
     saved = SavedTensors(folder)
-    tables = {name: _source(name, saved, config) for name in config.tables}
+    tables = {name: _source(name, saved, table) for name, table in config.tables.items()}
     measured = sorted(path.stem for path in run.glob("metrics-*.json"))
     about: dict[str, Any] = {
         "version": EXPORT_VERSION,
@@ -91,7 +92,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         (partial / TABLES).mkdir()
         about["tables"] = {}
         for name, source in tables.items():
-            about["tables"][name] = _write_table(partial, name, source, saved, config, quantize)
+            about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
         with quiet_transformers():
             served = _write_towers(partial, run, config, saved)
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
@@ -99,7 +100,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
         _write_json(partial / ABOUT, sealed(about))
         with made_of(*(run / f"{name}.json" for name in measured)):
-            card = model_card(served, about)
+            card = model_card(about, encoder=bool(served.model.text))
         (partial / "README.md").write_text(card, encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -125,13 +126,12 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
+def _source(name: str, saved: SavedTensors, table: TableConfig) -> str:
     """The name of a table's rows in the checkpoint.
 
     Raises:
         ConfigError: they are not plain rows.
     """
-    table = config.tables[name]
     if table.ids == "managed" and table.managed.algorithm != "sorted":
         raise ConfigError(f"tables.{name}.managed.algorithm: {table.managed.algorithm!r} cannot be exported; 'sorted' can")
     found = [key for key in saved.names(_EMBEDDINGS) if key.endswith(f".{name}.weight")]
@@ -145,11 +145,10 @@ def _source(name: str, saved: SavedTensors, config: RunConfig) -> str:
 
 
 def _write_table(
-    folder: Path, name: str, source: str, saved: SavedTensors, config: RunConfig, quantize: Literal["fp16", "int8"] | None
+    folder: Path, name: str, source: str, saved: SavedTensors, table: TableConfig, quantize: Literal["fp16", "int8"] | None
 ) -> dict[str, Any]:
     trained: RowPrecision = "fp16" if saved.dtype(source) == torch.float16 else "fp32"
-    table, precision = config.tables[name], quantize or trained
-    path = folder / TABLES / f"{name}.safetensors"
+    precision, path = quantize or trained, folder / TABLES / f"{name}.safetensors"
     write_table(path, saved.pieces(source), table.rows, table.dim, precision)
     if table.ids == "managed":
         (ids,) = (key for key in saved.names(_EMBEDDINGS) if key.endswith(f"_modules.{name}.{_SORTED_IDS}"))

@@ -164,7 +164,7 @@ class Ranker:
         }
         for name, table in tables.items():
             check_table(folder / TABLES / f"{name}.safetensors", table.weight)
-        ranker = cls(config, model, ServedEmbeddings(config, tables), folder / TEXT, None, about.get("id_kinds"))
+        ranker = cls(config, model, ServedEmbeddings(config.features, tables), folder / TEXT, None, about.get("id_kinds"))
         check_scores(ranker, folder)
         if title_vectors and (encode := encoder_of_titles(model)) is not None:
             ranker.titles = TitleVectors(encode, title_vectors)

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torchrec import JaggedTensor
 
 from prectr_torchrec.checkpoints.names import parameter_name, select
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.system.errors import ConfigError
 
 
-def frozen_tables(config: RunConfig) -> set[str]:
-    """The tables that `train.freeze` names."""
-    return {name for name in config.tables if any(fnmatchcase(f"tables.{name}", pattern) for pattern in config.train.freeze)}
+def frozen_tables(tables: Iterable[str], freeze: list[str]) -> set[str]:
+    """Those of the tables that `train.freeze` names."""
+    return {name for name in tables if any(fnmatchcase(f"tables.{name}", pattern) for pattern in freeze)}
 
 
-def freeze_towers(task: nn.Module, config: RunConfig) -> None:
+def freeze_towers(task: nn.Module, freeze: list[str]) -> None:
     """Takes what `train.freeze` names out of the towers' optimizer; to be called before sharding.
 
     Raises:
         ConfigError: a pattern matches nothing, or nothing of the towers is left to train.
     """
     parameters = dict(task.named_parameters())
-    frozen = select(map(parameter_name, parameters), config.train.freeze, (), "train.freeze")
+    frozen = select(map(parameter_name, parameters), freeze, (), "train.freeze")
     for key, parameter in parameters.items():
         if parameter_name(key) in frozen and not key.startswith("embeddings."):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for key, parameter in parameters.items() if not key.startswith("embeddings.")):
-        raise ConfigError(f"train.freeze: {config.train.freeze} leaves no parameter of the towers to train")
+        raise ConfigError(f"train.freeze: {freeze} leaves no parameter of the towers to train")
 
 
 class HeldFeatures(nn.Module):

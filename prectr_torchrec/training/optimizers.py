@@ -13,7 +13,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.config.train import StageConfig, TrainConfig
 from prectr_torchrec.modules import SearchEmbeddings
 from prectr_torchrec.runs.rates import decay, warmup
@@ -23,14 +23,14 @@ OFFSET_RATE = 10
 """Of `lr`, where `offset_lr` is null."""
 
 
-def apply_table_optimizers(embeddings: SearchEmbeddings, config: RunConfig) -> None:
+def apply_table_optimizers(embeddings: SearchEmbeddings, tables: dict[str, TableConfig], stages: list[StageConfig]) -> None:
     """To be called before sharding: each table updates itself in backward, by the optimizer that `tables.*.optimizer` names."""
-    rate = config.train.stages[0].table_lr if config.train.stages else 0.01
+    rate = stages[0].table_lr if stages else 0.01
     for name, parameter in embeddings.named_parameters():
         if not parameter.requires_grad:  # the ids of a managed table
             continue
         table = name.split(".")[-2]  # sequences.embeddings.<table>.weight
-        optimizer = RowWiseAdagrad if config.tables[table].optimizer == "rowwise_adagrad" else torch.optim.Adagrad
+        optimizer = RowWiseAdagrad if tables[table].optimizer == "rowwise_adagrad" else torch.optim.Adagrad
         apply_optimizer_in_backward(optimizer, [parameter], {"lr": rate, "eps": 1e-8})
 
 

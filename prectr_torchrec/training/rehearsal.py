@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.losses import RehearsalLoss
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.teacher_scores import MANIFEST, read_teacher_scores
 from prectr_torchrec.modules import Inputs, Label, Loss, Predictions, divergence
@@ -27,7 +29,9 @@ class Rehearsal(Loss):
     PyTorch's generator on the CPU draws. It differs between ranks, and a checkpoint keeps its state: a resumed run draws on.
 
     Args:
-        config: the run; reads `losses.rehearsal`, `text` and `data.levels`.
+        settings: `losses.rehearsal`, with pairs.
+        text: lengths of the texts.
+        levels: of relevance.
         tokenizer: folder of the run's tokenizer.
         device: where pairs go.
 
@@ -39,18 +43,17 @@ class Rehearsal(Loss):
         digests: SHA-256 of what it draws from; of scores, that of their manifest.
     """
 
-    def __init__(self, config: RunConfig, tokenizer: Path, device: torch.device) -> None:
+    def __init__(self, settings: RehearsalLoss, text: TextConfig, levels: Levels, tokenizer: Path, device: torch.device) -> None:
         super().__init__()
-        settings = config.losses.rehearsal
         assert settings.pairs is not None
-        levels, source, folders = config.data.levels, PairsFile.open(Path(settings.pairs)), [Path(s) for s in settings.scores]
+        source, folders = PairsFile.open(Path(settings.pairs)), [Path(s) for s in settings.scores]
         source.check_levels(levels)
         pairs = source.read(split="train")
         teacher, _ = teacher_targets(pairs, read_teacher_scores(folders, levels=levels, hidden=False))
         seen = ~np.isnan(teacher[:, 0])
         if not seen.any():
             raise ConfigError(f"losses.rehearsal.scores: {settings.scores} have none of the train pairs of {settings.pairs}")
-        self._data = PairData(pairs.filter(seen), tokenizer, config.text.query_tokens, config.text.title_tokens, device)
+        self._data = PairData(pairs.filter(seen), tokenizer, text.query_tokens, text.title_tokens, device)
         self._teacher = torch.from_numpy(teacher[seen])
         self.digests = {"pairs": file_digest(source.path), "scores": [file_digest(folder / MANIFEST) for folder in folders]}
         self._batch_size, self._device, self._temperature = settings.batch_size, device, settings.temperature

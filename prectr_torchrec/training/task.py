@@ -120,7 +120,7 @@ def build_task(
         kept: as of `text.build.build_relevance`.
         rehearsal: a loss with data of its own, which training brings and scoring has no use for.
     """
-    frozen = frozen_tables(config)
+    frozen = frozen_tables(config.tables, config.train.freeze)
     held = HeldFeatures({name for name, feature in config.features.items() if feature.table in frozen}) if frozen else None
     model = build_model(config, tokenizer, kept=kept)
     losses, weights = build_losses(config.losses, config.model, config.data.levels)
@@ -134,5 +134,5 @@ def build_task(
         hidden_grades=config.train.hidden_grades,
     )
     if config.train.freeze:
-        freeze_towers(task, config)
+        freeze_towers(task, config.train.freeze)
     return task

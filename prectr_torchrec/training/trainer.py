@@ -83,7 +83,7 @@ class Trainer:
         check_device(config.tables, config.communication, process.device.type, process.world_size)  # before anything is written
         check_trainable(config.tables)
         manifest = read_manifest(data, config.data)
-        rehearsal = Rehearsal(config, data / TOKENIZER, process.device) if config.losses.rehearsal.pairs else None
+        rehearsal = self._rehearsal()
         self._open_run_directory()
         self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)
         self.checkpoints.use_newest_whole()
@@ -301,7 +301,7 @@ class Trainer:
 
     def _reset_tables(self, epoch: int) -> None:
         seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
-        keep = frozen_tables(self.config) if epoch > 0 else ()
+        keep = frozen_tables(self.config.tables, self.config.train.freeze) if epoch > 0 else ()
         reset_tables(self.model, self.optimizers, seed, keep=keep)
         if epoch > 0 and self.config.train.init_from is not None:  # afresh is as the run began
             tables = {f"tables.{name}" for name in self.config.tables if name not in keep}
@@ -336,6 +336,12 @@ class Trainer:
         if not has and self.process.rank == 0:
             print(f"note: stage {stage.split!r} is left out: {self.data} has no such split", file=sys.stderr)
         return has and stage.epochs != 0
+
+    def _rehearsal(self) -> Rehearsal | None:
+        settings = self.config.losses.rehearsal
+        if settings.pairs is None:
+            return None
+        return Rehearsal(settings, self.config.text, self.config.data.levels, self.data / TOKENIZER, self.process.device)
 
     def _open_run_directory(self) -> None:
         if self.process.rank == 0:
@@ -378,14 +384,14 @@ def build_sharded(
     `kept`: a checkpoint of the run will be loaded. `rehearsal`: as of `build_task`.
     """
     task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"), kept=kept, rehearsal=rehearsal)
-    apply_table_optimizers(task.embeddings, config)
+    apply_table_optimizers(task.embeddings, config.tables, config.train.stages)
     task.model.to(process.device)
     task.losses.to(process.device)
     sharding = plan_sharding(task, build_workload(config), process.device, plan)
     model = DistributedModelParallel(
         task, device=process.device, plan=sharding, sharders=sharders(config.communication, process.device.type)
     )
-    hold_managed(model, frozen_tables(config))
+    hold_managed(model, frozen_tables(config.tables, config.train.freeze))
     requests = config.batch.requests * process.world_size
     return model, Optimizers(model, config.train, requests), plan_to_dict(sharding)
 

@@ -79,7 +79,7 @@ def drift(rows: int, times: int) -> None:
     cleared = {"rows": 0, "used": 0}
     with process_group("cpu") as process:
         embeddings = build_embeddings(config.tables, config.features, torch.device("meta"))
-        apply_table_optimizers(embeddings, config)
+        apply_table_optimizers(embeddings, config.tables, config.train.stages)
         plan = plan_sharding(embeddings, build_workload(config), process.device)
         model = DistributedModelParallel(
             embeddings, device=process.device, plan=plan, sharders=sharders(config.communication, "cpu")

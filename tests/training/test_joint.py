@@ -107,6 +107,10 @@ def rehearsal(root: Path, **settings: Any) -> dict[str, Any]:
     return {"pairs": str(root / "pairs.parquet"), "scores": [str(root / "scores")], **settings}
 
 
+def rehearse(run: RunConfig, root: Path) -> Rehearsal:
+    return Rehearsal(run.losses.rehearsal, run.text, run.data.levels, root / "data" / TOKENIZER, torch.device("cpu"))
+
+
 def test_rehearsal_draws_the_train_queries_scored_pairs_with_what_the_teacher_says_of_them(root: Path, tmp_path: Path) -> None:
     table = write_pairs(tmp_path / "pairs.parquet", queries=20)
     train = [row for row in table.to_pylist() if row["split"] == "train"]
@@ -115,7 +119,7 @@ def test_rehearsal_draws_the_train_queries_scored_pairs_with_what_the_teacher_sa
     scores = read_teacher_scores([write_teacher_scores(tmp_path / "scores", table.filter(keep))])
     said = dict(zip(scores["item_id"].to_pylist(), probabilities(scores), strict=True))
     settings = rehearsal(tmp_path, batch_size=64)
-    source = Rehearsal(config(settings), root / "data" / TOKENIZER, torch.device("cpu"))
+    source = rehearse(config(settings), root)
     decode = load_tokenizer(root / "data" / TOKENIZER).batch_decode
     torch.manual_seed(0)
     found = set()
@@ -138,7 +142,7 @@ def test_rehearsal_holds_the_tower_to_the_teachers_word(root: Path, tmp_path: Pa
             trainer.train()
             relevance = trainer.model.module.model.relevance.eval()
         torch.manual_seed(0)
-        pairs, teacher = Rehearsal(config(rehearsal(root)), root / "data" / TOKENIZER, process.device).draw()
+        pairs, teacher = rehearse(config(rehearsal(root)), root).draw()
         away[name] = divergence(judge(relevance, pairs).log_pi, teacher, 1.0).item()
     assert away["with"] < 0.7 * away["without"]
     logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

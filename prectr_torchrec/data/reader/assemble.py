@@ -88,7 +88,7 @@ class BatchBuilder:
         predicted: bool = False,
         texts: int = 1_000_000,
     ) -> None:
-        check_features(config)
+        check_features(config.data, config.features)
         self._max_requests, self._max_candidates = max_requests, max_candidates
         tokens = TextTokenizer(tokenizer, texts)
         self._caches = {
