@@ -107,7 +107,7 @@ class RowCollate:
             else:
                 views |= self.views(column, rows)
         titles = list(dict.fromkeys(title for row in rows for title in row["candidate_title"])) or [""]
-        tokens = self.tokens(titles, self.config.text.title_tokens)
+        tokens = texts["title"].tolist()
         bags = self.candidate_features(rows, dict(zip(titles, tokens, strict=True)))
         return RowBatch(self.request_features(rows), bags, views, texts)
 
@@ -125,12 +125,10 @@ class RowCollate:
                 values += [fill] * (self.candidates - len(values))
             else:
                 width = self.width(column.of) if self.predicted or column.key != "predicted" else 0
-                fill = 0 if fill == [0.0] else fill
                 values = []
                 for row in rows if width else []:
                     events = zip(self.events(row, column.name), self.events(row, f"{column.of}_relevance"), strict=True)
                     cells = [of_cell(cell, grade) for cell, grade in events]
-                    cells = [cell[0] if fill == 0 and isinstance(cell, list) else cell for cell in cells]
                     values.append(cells + [fill] * (width - len(cells)))
                 values += [[fill] * width] * (self.requests - len(values))
                 if not width:
@@ -148,8 +146,12 @@ class RowCollate:
             case Label():
                 weight = (0.0, f32, lambda cell, _: float(cell is not None))
                 return {key: (0.0, f32, lambda cell, _: float(cell or 0)), f"{key}_weight": weight}
+            case Id() if column.name not in ("request_id", "user_id", "candidate_item_id"):
+                return {}  # looked up, and no view
             case Id() | Position() | Flag():
                 return {key: (-1 if key == "request_id" else 0, i64, lambda cell, _: cell)}
+            case Whole() | Number() if column.of in ("history", "peer"):
+                return {key: (0.0, f32, lambda cell, _: cell)}
             case Whole() | Number():
                 return {key: ([0.0], f32, lambda cell, _: [float(cell)])}
             case Counter():
