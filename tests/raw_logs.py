@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.hashing import hash_id
+from prectr_torchrec.data.raw.tables import load_tables, open_sources
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, scores_schema
 
 Row = dict[str, Any]
@@ -214,3 +217,21 @@ def _group(query: Any, judgments: list[Row], items: Any) -> int:
         if row["query_id"] == query and category:
             counts[category] = counts.get(category, 0) + 1
     return min(counts, key=lambda c: (-counts[c], c)) if counts else 0
+
+
+def small_log() -> Raw:
+    return random_log(requests=12)
+
+
+def load(folder: Path, **settings: Any) -> tuple[duckdb.DuckDBPyConnection, dict[str, Any]]:
+    """The tables of a log and the report on it."""
+    con = duckdb.connect()
+    data = DataConfig(**settings)
+    return con, load_tables(con, data, open_sources(con, data, folder))
+
+
+def recast(file: Path, column: str, convert: Callable[[pa.ChunkedArray], Any]) -> None:
+    """Writes a Parquet file anew with another column."""
+    table = pq.read_table(file, partitioning=None)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, column, convert(table[column])), file)

@@ -115,16 +115,29 @@ def _rows(
         counts = rng.integers(0, length + 1, requests) * ((user % 5 > 0) & (not graded_pairs))
         events = _events(rng, prefix, data, int(counts.sum()), titles, queries)
         columns |= {name: _lists(values, counts) for name, values in events.items()}
+    candidates = _candidates(rng, data, split, num_candidates, titles)
+    columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
+    schema = sample_schema(data)
+    arrays = [pa.array(columns[f.name]) if isinstance(columns[f.name], np.ndarray) else columns[f.name] for f in schema]
+    arrays = [a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
+    assert schema.metadata and VERSION_KEY in schema.metadata
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _candidates(
+    rng: np.random.Generator, data: DataConfig, split: str, num_candidates: np.ndarray, titles: np.ndarray
+) -> dict[str, object]:
     total = int(num_candidates.sum())
     grade = rng.choice([1.0, 1.67, 2.33, 3.0, np.nan], total, p=[0.2, 0.2, 0.2, 0.24, 0.16])
     position = np.arange(total) - np.repeat(np.cumsum(num_candidates) - num_candidates, num_candidates) + 1
-    item = (np.repeat(rng.zipf(1.3, requests), num_candidates) + 13 * position) % items  # no item twice in a request
+    first = np.repeat(rng.zipf(1.3, len(num_candidates)), num_candidates)
+    item = (first + 13 * position) % len(titles)  # no item twice in a request
     chance = np.nan_to_num(grade, nan=2.0) / 4 / np.sqrt(position)
-    candidates: dict[str, object] = {
+    return {
         "candidate_item_id": item * 15485863 + 1,
         "candidate_title": titles[item],
         **{f"candidate_{a}": item % (11 + i) for i, a in enumerate(data.item_attributes)},
-        "candidate_position": np.where(graded_pairs, 0, position),
+        "candidate_position": np.where(split == "judgments", 0, position),
         "candidate_click": pa.array(rng.random(total) < chance).cast(pa.int8())
         if split not in ("judgments", "candidates")
         else pa.nulls(total, pa.int8()),
@@ -134,12 +147,6 @@ def _rows(
         "candidate_clicked": rng.poisson(1, total),
         "candidate_examined": rng.poisson(4, total) * 0.75,
     }
-    columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
-    schema = sample_schema(data)
-    arrays = [pa.array(columns[f.name]) if isinstance(columns[f.name], np.ndarray) else columns[f.name] for f in schema]
-    arrays = [a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
-    assert schema.metadata and VERSION_KEY in schema.metadata
-    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _events(

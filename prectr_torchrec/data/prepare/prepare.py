@@ -30,7 +30,7 @@ from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare.events import write_columns, write_order
 from prectr_torchrec.data.prepare.examination import estimate_examination
-from prectr_torchrec.data.prepare.samples import Log, Requests, build_rows
+from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.raw.files import given_files
 from prectr_torchrec.data.raw.predicted import find_scores
@@ -102,13 +102,9 @@ def prepare(
     steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 10)
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
-    log = Log.open(job.work)
-    with tqdm(
-        disable=None if progress else True, unit=" requests", total=sum(split["requests"] for split in report["splits"].values())
-    ) as bar:
-        for name, split in report["splits"].items():
-            bar.set_description(f"writing {name}")
-            split["files"] = job.write_split(log, name, bar)
+    splits = report["splits"]
+    with tqdm(disable=None if progress else True, unit=" requests", total=sum(s["requests"] for s in splits.values())) as bar:
+        job.write(splits, bar)
     manifest = {"version": SAMPLE_VERSION, "digest": digest(settings), **report, "settings": settings}
     once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
     shutil.rmtree(job.work)
@@ -175,7 +171,14 @@ class _Job:
             "splits": described,
         }
 
-    def write_split(self, log: Log, name: str, bar: tqdm) -> list[str]:
+    def write(self, splits: dict[str, dict[str, Any]], bar: tqdm) -> None:
+        """Writes the shards of all splits and notes their names as `files`."""
+        log = Log.open(self.work)
+        for name, split in splits.items():
+            bar.set_description(f"writing {name}")
+            split["files"] = self._write_split(log, name, bar)
+
+    def _write_split(self, log: Log, name: str, bar: tqdm) -> list[str]:
         """Writes the shards that are not there yet and returns all their names."""
         requests, folder = Requests.open(self.work / name), self.out / name
         names: list[str] = []

@@ -21,7 +21,7 @@ from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.features import TITLE_TOKENS, check_features
 from prectr_torchrec.data.reader.flat import Columns
-from prectr_torchrec.data.reader.layout import Block, Entry, Layout, entry_blocks, make_layout
+from prectr_torchrec.data.reader.packing import Block, Entry, Layout, entry_blocks, make_layout
 from prectr_torchrec.data.reader.reads import SEQUENCES, batch_entries, text_columns
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
 

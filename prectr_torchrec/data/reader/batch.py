@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchrec import JaggedTensor, KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from prectr_torchrec.data.reader.layout import Layout
+from prectr_torchrec.data.reader.packing import Layout
 from prectr_torchrec.modules.inputs import Events, Inputs, Texts
 from prectr_torchrec.modules.losses.base import Label
 

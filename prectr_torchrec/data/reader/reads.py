@@ -9,7 +9,7 @@ import numpy as np
 from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.data.column_kinds import Label, Text, View
 from prectr_torchrec.data.columns import LISTS, Column, Of
-from prectr_torchrec.data.reader.layout import Entry
+from prectr_torchrec.data.reader.packing import Entry
 
 SEQUENCES: tuple[Of, ...] = LISTS[:2]
 HAPPENED = ("level", "click", "position", "age", "predicted")

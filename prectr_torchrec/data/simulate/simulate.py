@@ -123,24 +123,26 @@ def simulate(
     probability = attraction(catalogue, effects, log, multipliers)
     examination = np.maximum(log.position, 1.0) ** (-0.5 * position)
     click = (log.position > 0) & (streams[3].random(probability.shape) < examination * probability)
-
     test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
     ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
     judged = streams[4].random(catalogue.grades.shape) < 0.9
     unseen = np.broadcast_to(np.arange(queries)[:, None] >= _searched(queries), judged.shape)
     tables = {
         "raw/impressions": _impressions(catalogue, log, click, ids),
-        "raw/items": {
-            "item_id": ids.item,
-            "title": catalogue.titles,
-            "category_id": catalogue.item_attributes[:, 0] + 1,
-            "brand_id": catalogue.item_attributes[:, 5] + 1,
-        },
+        "raw/items": _items(catalogue, ids),
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
         "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
         "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
         "eval/oracle": _oracle(catalogue, effects, log, probability, ids, test_from),
     }
+    settings = {"seed": seed, **sizes, **multipliers, "position": position}
+    return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
+
+
+def _write_tables(
+    out: Path, tables: dict[str, dict[str, Any]], settings: dict[str, float], *, clicks: int, test_from: int
+) -> dict[str, Any]:
+    """Writes all files, `meta.json` last; returns that."""
     for name, columns in tables.items():
         _write(columns, out / f"{name}.parquet")
     note = "Simulated search log: users, exposure, clicks, titles and grades are all generated. eval/ is for measuring only.\n"
@@ -148,8 +150,8 @@ def simulate(
     counts = {name.split("/")[1]: len(next(iter(columns.values()))) for name, columns in tables.items()}
     meta = {
         "simulated": True,
-        "settings": {"seed": seed, **sizes, **multipliers, "position": position},
-        "counts": {**counts, "clicks": int(click.sum())},
+        "settings": settings,
+        "counts": {**counts, "clicks": clicks},
         "test_from_timestamp": test_from,
     }
     (out / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
@@ -220,6 +222,11 @@ def _draw_searches(rng: np.random.Generator, queries: int, time: Floats) -> Ints
 def _searched(queries: int) -> int:
     """How many of the queries are ever searched: all but the last tenth."""
     return queries - queries // 10
+
+
+def _items(catalogue: Catalogue, ids: Ids) -> dict[str, Any]:
+    category, brand = (catalogue.item_attributes[:, place] + 1 for place in (0, 5))
+    return {"item_id": ids.item, "title": catalogue.titles, "category_id": category, "brand_id": brand}
 
 
 def _impressions(catalogue: Catalogue, log: Requests, click: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
