@@ -3,10 +3,10 @@
 from .attention.target import TargetAttention
 from .embeddings import SearchEmbeddings
 from .hugging_face import from_folder, max_tokens
-from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Texts, Widths
+from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Label, Texts, Widths
 from .losses.anchor import Anchor, anchor_loss, level_targets
 from .losses.balance import LoadBalance, load_balance
-from .losses.base import Label, Loss, weighted_mean
+from .losses.base import Loss, weighted_mean
 from .losses.click import CrossEntropy
 from .losses.consistency import Consistency, consistency_loss
 from .losses.debias import Debias, lowered_distance

@@ -194,6 +194,15 @@ class Inputs:
         return replace(self, request=request, sequences=sequences)
 
 
+class Label(NamedTuple):
+    """What is known of each candidate after it was shown."""
+
+    value: Tensor
+    """(C,) float, such as 0 or 1."""
+    weight: Tensor
+    """(C,) float, 1, or 0: no label, or padding."""
+
+
 class Widths(NamedTuple):
     """Widths of the looked-up features by name, as `Inputs` has them."""
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..inputs import Inputs
+from ..inputs import Label as Label
 from ..rankers.base import Predictions
-
-
-class Label(NamedTuple):
-    """What is known of each candidate after it was shown."""
-
-    value: Tensor
-    """(C,) float, such as 0 or 1."""
-    weight: Tensor
-    """(C,) float, 1, or 0: no label, or padding."""
 
 
 class Loss(nn.Module):

@@ -11,8 +11,7 @@ from torchrec import JaggedTensor, KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 from prectr_torchrec.data.reader.packing import Layout
-from prectr_torchrec.modules.inputs import Events, Inputs, Texts
-from prectr_torchrec.modules.losses.base import Label
+from prectr_torchrec.modules.inputs import Events, Inputs, Label, Texts
 
 
 @dataclass(eq=False)
