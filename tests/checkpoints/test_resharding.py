@@ -57,6 +57,6 @@ def test_a_plan_for_other_ranks_keeps_to_sharding_that_the_state_can_be_moved_to
     left = movable(
         config.tables, {"embeddings": {name: {"sharding_type": kind, "shards": [[101, 8]]} for name, kind in kinds.items()}}
     )
-    assert left.tables["item"].sharding == ["row_wise", "table_wise"]
-    assert (left.tables["query"].sharding, left.tables["query"].shard_columns) == (["column_wise"], 8)
-    assert left.tables["user"].sharding == config.tables["item"].sharding == ["row_wise", "table_wise", "column_wise"]
+    assert left["item"].sharding == ["row_wise", "table_wise"]
+    assert (left["query"].sharding, left["query"].shard_columns) == (["column_wise"], 8)
+    assert left["user"].sharding == config.tables["item"].sharding == ["row_wise", "table_wise", "column_wise"]
