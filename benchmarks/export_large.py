@@ -35,7 +35,7 @@ from prectr_torchrec.config.files import dump_config, load_config
 from prectr_torchrec.runs.layout import CHECKPOINTS, CONFIG, checkpoint_path, load_run, write_checkpoint_index
 from prectr_torchrec.serving.embeddings import Table
 
-WEIGHT = "model.embeddings.sequences.embeddings.item.weight"
+WEIGHT = "model.embeddings.sequences.{dim}.embeddings.item.weight"
 CANDIDATES, EVENTS = 100, 50
 
 
@@ -87,8 +87,9 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
     shutil.copytree(run, large, ignore=shutil.ignore_patterns(CHECKPOINTS))
     config.tables["item"].rows = rows
     (large / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    weight = WEIGHT.format(dim=config.tables["item"].dim)
     state: dict[str, Any] = dict(SavedTensors(checkpoint_path(run, "last")).load(""))
-    state = {name: tensor for name, tensor in state.items() if name.startswith("model.") and name != WEIGHT}
+    state = {name: tensor for name, tensor in state.items() if name.startswith("model.") and name != weight}
     dim, numbers = config.tables["item"].dim, large / "numbers"
     table = torch.from_file(str(numbers), shared=True, size=rows * dim, dtype=torch.float32).view(rows, dim)
     for start in range(0, rows, 2**20):
@@ -96,7 +97,7 @@ def enlarge(run: Path, large: Path, rows: int) -> None:
         piece.copy_(torch.randn(len(piece), dim, generator=torch.Generator().manual_seed(start)) * 0.05)
     (large / CHECKPOINTS).mkdir()
     checkpoint = large / CHECKPOINTS / "step-1"
-    dcp.save({**state, WEIGHT: table}, checkpoint_id=checkpoint, no_dist=True)
+    dcp.save({**state, weight: table}, checkpoint_id=checkpoint, no_dist=True)
     shutil.copy(checkpoint_path(run, "last") / PROGRESS, checkpoint)
     (checkpoint / RUN).write_text(json.dumps(describe_run(large)), encoding="utf-8")
     write_manifest(checkpoint, describe_files(checkpoint.iterdir()))
@@ -110,7 +111,9 @@ def compare(large: Path, model: Path) -> None:
     config = load_run(large)
     table = Table(model / "tables" / "item.safetensors", None, 0, (config.tables["item"].rows, config.tables["item"].dim))
     worst, start = 0.0, 0
-    for number, piece in enumerate(SavedTensors(checkpoint_path(large, "best")).pieces(WEIGHT)):
+    for number, piece in enumerate(
+        SavedTensors(checkpoint_path(large, "best")).pieces(WEIGHT.format(dim=config.tables["item"].dim))
+    ):
         if number % 50 == 0:
             rows = torch.randint(len(piece), (1000,))
             worst = max(worst, float((table(start + rows) - piece[rows]).abs().max()))

@@ -1,8 +1,8 @@
-"""Sparse lookups: one EmbeddingCollection over requests and sequences, one EmbeddingBagCollection over candidates."""
+"""Sparse lookups: an EmbeddingCollection a width over requests and sequences, EmbeddingBagCollections over both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,13 +17,16 @@ class SearchEmbeddings(nn.Module):
     """Looks up a batch of R requests with C candidates between them: what belongs to a request once, not once a candidate.
 
     A feature of a request is a jagged list of ids with stride R: one id, the events of its history, or its candidates one
-    after another. Its vectors stay apart, one an id. A bag belongs to a candidate, has stride C, and its vectors are summed.
+    after another. Its vectors stay apart, one an id. A bag belongs to a candidate, with stride C, or to a request, with stride R,
+    and its vectors are pooled: summed or averaged, each times its weight where the table's bags have weights.
 
     Kept apart from the towers so that TorchRec's pipelines trace it: this module is all they have to see of the model.
 
     Args:
-        tables: tables of request features, in a TorchRec `EmbeddingCollection`; all of one width, as TorchRec asks.
-        bag_tables: tables of bags, in a TorchRec `EmbeddingBagCollection`.
+        tables: tables of request features, in a TorchRec `EmbeddingCollection` for each width.
+        bag_tables: tables of bags of candidates, in a TorchRec `EmbeddingBagCollection`.
+        request_bag_tables: tables of bags of requests, in another.
+        weighted: names of the tables whose bags have weights, which lie in collections of their own.
         managed: by table, what gives raw ids rows of their own; these tables have collections of their own, since TorchRec's
             collections manage all of their tables or none.
         device: `meta` leaves the memory to the sharder.
@@ -49,27 +52,22 @@ class SearchEmbeddings(nn.Module):
         tables: list[EmbeddingConfig],
         bag_tables: list[EmbeddingBagConfig],
         *,
+        request_bag_tables: Sequence[EmbeddingBagConfig] = (),
+        weighted: Collection[str] = (),
         managed: Mapping[str, ManagedCollisionModule] | None = None,
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        of = managed or {}
-        plain, raw = [t for t in tables if t.name not in of], [t for t in tables if t.name in of]
-        plain_bags, raw_bags = [t for t in bag_tables if t.name not in of], [t for t in bag_tables if t.name in of]
-        self.sequences = EmbeddingCollection(tables=plain, device=device) if plain else None
-        self.bags = EmbeddingBagCollection(tables=plain_bags, device=device) if plain_bags else None
-
-        def ids(of_tables: list[Any]) -> ManagedCollisionCollection:
-            return ManagedCollisionCollection({t.name: of[t.name] for t in of_tables}, of_tables)
-
-        self.managed_sequences: ManagedCollisionEmbeddingCollection | None = None
-        self.managed_bags: ManagedCollisionEmbeddingBagCollection | None = None
-        if raw:
-            whole = EmbeddingCollection(tables=raw, device=device)
-            self.managed_sequences = ManagedCollisionEmbeddingCollection(whole, ids(raw))
-        if raw_bags:
-            whole_bags = EmbeddingBagCollection(tables=raw_bags, device=device)
-            self.managed_bags = ManagedCollisionEmbeddingBagCollection(whole_bags, ids(raw_bags))
+        by_width: dict[str, list[EmbeddingConfig]] = {}
+        for table in tables:
+            by_width.setdefault(f"{'managed_' if table.name in (managed or {}) else ''}{table.embedding_dim}", []).append(table)
+        self.sequences = nn.ModuleDict({name: _sequences(of, managed or {}, device) for name, of in by_width.items()})
+        by_kind: dict[str, list[EmbeddingBagConfig]] = {}
+        for stride, bags in (("candidate", bag_tables), ("request", request_bag_tables)):
+            for bag in bags:
+                kind = "_".join(["managed"] * (bag.name in (managed or {})) + ["weighted"] * (bag.name in weighted) + [stride])
+                by_kind.setdefault(kind, []).append(bag)
+        self.bags = nn.ModuleDict({name: _bags(name, of, managed or {}, device) for name, of in by_kind.items()})
 
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor
@@ -77,21 +75,44 @@ class SearchEmbeddings(nn.Module):
         """Looks up every feature that has a table.
 
         Args:
-            request_features: of stride R, int64 ids.
-            candidate_features: of stride C, int64 ids.
+            request_features: of stride R, int64 ids, with weights where bags of requests have these.
+            candidate_features: of stride C, alike.
 
         Returns:
-            The jagged vectors, (ids, dim), of each request feature, and the summed vectors, (C, dim), of each bag.
+            The jagged vectors, (ids, dim), of each request feature that is no bag, and the pooled vectors, (C, dim) or (R, dim),
+            of each bag.
         """
-        sequences = self.sequences(request_features) if self.sequences is not None else {}
-        bags = self.bags(candidate_features).to_dict() if self.bags is not None else {}
-        if self.managed_sequences is not None:
-            sequences = _joined(sequences, self.managed_sequences(request_features)[0])
-        if self.managed_bags is not None:
-            bags = _joined(bags, self.managed_bags(candidate_features)[0].to_dict())
-        return sequences, bags
+        found = [lookup(request_features) for lookup in self.sequences.values()]
+        of = {name: request_features if name.endswith("request") else candidate_features for name in self.bags}
+        pooled = [lookup(of[name]) for name, lookup in self.bags.items()]  # all under way before the first is waited for
+        return _joined(found), _joined_bags(pooled)
+
+
+def _sequences(tables: list[EmbeddingConfig], managed: Mapping[str, ManagedCollisionModule], device: Any) -> nn.Module:
+    whole = EmbeddingCollection(tables=tables, device=device)
+    if tables[0].name not in managed:
+        return whole
+    return ManagedCollisionEmbeddingCollection(whole, _ids(tables, managed))
+
+
+def _bags(name: str, tables: list[EmbeddingBagConfig], managed: Mapping[str, ManagedCollisionModule], device: Any) -> nn.Module:
+    whole = EmbeddingBagCollection(tables=tables, is_weighted="weighted" in name, device=device)
+    if not name.startswith("managed"):
+        return whole
+    return ManagedCollisionEmbeddingBagCollection(whole, _ids(tables, managed))
+
+
+def _ids(tables: list[Any], managed: Mapping[str, ManagedCollisionModule]) -> ManagedCollisionCollection:
+    return ManagedCollisionCollection({t.name: managed[t.name] for t in tables}, tables)
+
+
+# What looks at what was found stands in functions of their own, which torch.fx leaves whole. Managed collections give the ids
+# that they made beside the vectors.
+@torch.fx.wrap
+def _joined(found: list[Any]) -> dict[str, JaggedTensor]:
+    return {name: vectors for each in found for name, vectors in (each[0] if isinstance(each, tuple) else each).items()}
 
 
 @torch.fx.wrap
-def _joined(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    return {**one, **other}
+def _joined_bags(found: list[Any]) -> dict[str, Tensor]:
+    return {name: pooled for each in found for name, pooled in (each[0] if isinstance(each, tuple) else each).to_dict().items()}

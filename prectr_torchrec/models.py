@@ -62,7 +62,7 @@ def feature_widths(tables: dict[str, TableConfig], features: dict[str, FeatureCo
     for name, feature in features.items():
         family, _, stem = name.partition("_")
         dim = tables[feature.table].dim
-        if family in widths.sequences:
+        if family in widths.sequences and not feature.pooling:
             widths.sequences[family][stem] = dim
         elif family == "candidate":
             widths.candidate[stem] = dim

@@ -1,4 +1,6 @@
-"""A small run over generated samples: tables of every sharding type, all parts of the model on, a step in milliseconds."""
+"""A small run over generated samples: tables of every sharding type and several widths, bags of requests and of candidates, all
+parts of the model on, a step in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,7 @@ FEATURES = {
     "peer_item_id": {"table": "item", "sequence": "peer"},
     "candidate_brand_id": {"table": "brand"},
     "candidate_title_tokens": {"table": "title_token"},
+    "history_brands": {"table": "past_brand", "column": "history_brand_id", "pooling": "mean"},
 }
 
 
@@ -50,10 +53,11 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
         "batch": {"requests": 8, "candidates": 64, "shuffle_row_groups": 2},
         "tables": {
             "item": {**table, "sharding": [kinds[0]]},
-            "user": {**table, "sharding": [kinds[1]]},
+            "user": {**table, "dim": 4, "sharding": [kinds[1]]},
             "query": {**table, "sharding": [kinds[2]]},
             "title_token": {**table, "sharding": [kinds[0]]},
             "brand": {**table, "sharding": [kinds[2]]},
+            "past_brand": {**table, "dim": 12, "sharding": [kinds[0]]},
         },
         "features": FEATURES,
         "model": {

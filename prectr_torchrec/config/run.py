@@ -15,7 +15,7 @@ from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
 from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
 from prectr_torchrec.config.losses import LossesConfig
-from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables
+from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables, check_pooling
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
 from prectr_torchrec.config.train import TrainConfig
 from prectr_torchrec.system.errors import ConfigError, nearest
@@ -29,7 +29,7 @@ class RunConfig(Section):
     batch: BatchConfig = BatchConfig()
     tables: dict[str, TableConfig] = {}
     features: dict[str, FeatureConfig] = {}
-    """Sample column -> the table its ids are looked up in."""
+    """Feature, which is a sample column where `column` says nothing else -> the table its ids are looked up in."""
     communication: CommunicationConfig = CommunicationConfig()
     model: ModelConfig = PRECTRConfig()
     losses: LossesConfig = LossesConfig()
@@ -39,7 +39,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
         unread = tuple(f"{name}_" for name in {"history", "peer"} - self.model.compared_sequences())
-        self.features = {n: f for n, f in self.features.items() if not n.startswith(unread)}
+        self.features = {n: f for n, f in self.features.items() if f.pooling or not n.startswith(unread)}
         for name, feature in self.features.items():
             if feature.table not in self.tables:
                 hint = nearest(feature.table, self.tables)
@@ -51,15 +51,7 @@ class RunConfig(Section):
                 raise ValueError(f"tables: {name!r} becomes the name of files; of letters, digits, `_` and `-` it can be made")
             if not any(f.table == name for f in self.features.values()):
                 raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
-        for ids in ("hashed", "managed"):
-            looked_up = sorted(set(self.tables) - self.bag_tables(), reverse=True)
-            widths = {self.tables[name].dim: name for name in looked_up if self.tables[name].ids == ids}
-            if len(widths) > 1:
-                said = " and ".join(f"tables.{name}.dim is {dim}" for dim, name in widths.items())
-                raise ValueError(
-                    f"{said}: {ids} tables of requests, histories, peers and candidates' sequences lie in one "
-                    "EmbeddingCollection and have one dim; only tables that candidate_* bags alone use may differ"
-                )
+        check_pooling(self.features)
         return self
 
     def multi_probe_tables(self) -> set[str]:
@@ -67,7 +59,7 @@ class RunConfig(Section):
         return {n for n, table in self.tables.items() if table.ids == "managed" and table.managed.algorithm == "multi_probe"}
 
     def bag_tables(self) -> set[str]:
-        """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
+        """Tables of an EmbeddingBagCollection."""
         return bag_tables(self.features)
 
 

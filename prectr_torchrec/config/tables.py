@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -103,17 +103,43 @@ class TableConfig(Section):
         return self
 
 
+Pooling = Literal["sum", "mean"]
+
+
 class FeatureConfig(Section):
     table: str
+    column: str | None = None
+    """Of samples, with the prefix of the feature's name; null: the name is the column's. A column may have several features."""
     sequence: Literal["history", "peer", "candidate"] | None = None
     """The list that this feature belongs to; must agree with the column's prefix. `candidate_*` features whose table has no
     sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
+    pooling: Pooling | None = None
+    """One vector of all ids, of a candidate or, for `history_*`, `peer_*` and others, of a request; null: `sum` for what goes
+    through the EmbeddingBagCollection, and for the rest a vector an id."""
 
 
 def bag_tables(features: dict[str, FeatureConfig]) -> set[str]:
-    """Tables of the EmbeddingBagCollection: those that only candidate-level bags use."""
-    sequences = {f.table for n, f in features.items() if f.sequence or not n.startswith("candidate_")}
-    return {feature.table for feature in features.values()} - sequences
+    """Tables of an EmbeddingBagCollection: those with pooled features, and those that only candidates use."""
+    apart = {f.table for n, f in features.items() if not f.pooling and (f.sequence or not n.startswith("candidate_"))}
+    pooled = {feature.table for feature in features.values() if feature.pooling}
+    return pooled | {feature.table for feature in features.values()} - apart
+
+
+def check_pooling(features: dict[str, FeatureConfig]) -> None:
+    """That each table lies in one collection: a vector an id, or bags of one pooling, all of requests or all of candidates.
+
+    Raises:
+        ValueError: it does not.
+    """
+    bags, seen = bag_tables(features), dict[str, tuple[str, tuple[Any, ...]]]()
+    for name, feature in features.items():
+        of = "candidates" if name.startswith("candidate_") else "requests"
+        apart = not feature.pooling and (feature.sequence or of == "requests")
+        how = ("a vector an id",) if apart else (feature.pooling or "sum", f"of {of}")
+        other, before = seen.setdefault(feature.table, (name, how))
+        if feature.table in bags and before != how:
+            said = f"{' '.join(before)} for {other} and {' '.join(how)} for {name}"
+            raise ValueError(f"tables.{feature.table} would be looked up as {said}; give each a table of its own")
 
 
 class CommunicationConfig(Section):

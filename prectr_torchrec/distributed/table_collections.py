@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy, PoolingType
 
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig, bag_tables
 from prectr_torchrec.distributed.managed import make_managed
@@ -18,21 +21,27 @@ def build_embeddings(
     """The collections of the tables, each table in one of them."""
     bag_names = bag_tables(features)
     sequences: list[EmbeddingConfig] = []
-    bags: list[EmbeddingBagConfig] = []
+    bags: dict[str, list[EmbeddingBagConfig]] = {"candidate": [], "request": []}
     for name, table in tables.items():
-        kind = EmbeddingBagConfig if name in bag_names else EmbeddingConfig
+        named = {f: feature for f, feature in features.items() if feature.table == name}
+        kind: Any = partial(EmbeddingBagConfig, pooling=_pooling(named)) if name in bag_names else EmbeddingConfig
         virtual = table.kernel_facts.virtual
         made = kind(
             name=name,
             num_embeddings=table.rows,
             embedding_dim=table.dim,
-            feature_names=[f for f, feature in features.items() if feature.table == name],
+            feature_names=list(named),
             data_type=_DTYPES[table.dtype],
             use_virtual_table=virtual,
             total_num_buckets=table.buckets if virtual else None,
             virtual_table_eviction_policy=NoEvictionPolicy() if virtual else None,
         )
-        (bags if name in bag_names else sequences).append(made)
+        of = "candidate" if all(feature.startswith("candidate_") for feature in named) else "request"
+        (bags[of] if name in bag_names else sequences).append(made)
     where = device or torch.device("cpu")
     managed = {name: make_managed(name, table, where) for name, table in tables.items() if table.ids == "managed"}
-    return SearchEmbeddings(sequences, bags, managed=managed, device=device)
+    return SearchEmbeddings(sequences, bags["candidate"], request_bag_tables=bags["request"], managed=managed, device=device)
+
+
+def _pooling(features: dict[str, FeatureConfig]) -> PoolingType:
+    return PoolingType.MEAN if any(feature.pooling == "mean" for feature in features.values()) else PoolingType.SUM

@@ -37,8 +37,8 @@ def build_workload(config: RunConfig) -> Workload:
     lengths = {"history": config.data.history_length, "peer": config.data.peer_length, "candidate": C / R}
     bags, inputs = bag_tables(config.features), dict[str, list[Input]]()
     for name, feature in config.features.items():
-        if feature.table in bags:
-            lookups = Input(C, config.text.title_tokens if name == "candidate_title_tokens" else 1)
+        if feature.table in bags and name.startswith("candidate_"):
+            lookups = Input(C, config.text.title_tokens if (feature.column or name) == "candidate_title_tokens" else 1)
         else:
             lookups = Input(R, lengths.get(name.split("_")[0], 1))
         inputs.setdefault(feature.table, []).append(lookups)

@@ -173,21 +173,22 @@ class ServedEmbeddings(nn.Module):
         bags = bag_tables(features)
         self._tables = tables
         self._sequences = {name: f.table for name, f in features.items() if f.table not in bags}
-        self._bags = {name: f.table for name, f in features.items() if f.table in bags}
+        self._bags = {name: f for name, f in features.items() if f.table in bags}
 
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor
     ) -> tuple[dict[str, JaggedTensor], dict[str, Tensor]]:
-        """Returns the jagged vectors of each request feature (stride R) and the pooled (C, dim) of each candidate bag."""
+        """As of `SearchEmbeddings`."""
         sequences, bags = {}, {}
         for name, table in self._sequences.items():
             ids = request_features[name]
             sequences[name] = JaggedTensor(self._tables[table](ids.values()), lengths=ids.lengths())
-        for name, table in self._bags.items():
-            ids = candidate_features[name]
-            vectors, lengths = self._tables[table](ids.values()), ids.lengths()
+        for name, feature in self._bags.items():
+            ids = (candidate_features if name.startswith("candidate_") else request_features)[name]
+            vectors, lengths = self._tables[feature.table](ids.values()), ids.lengths()
             bag = torch.arange(len(lengths)).repeat_interleave(lengths)
-            bags[name] = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add_(0, bag, vectors)
+            pooled = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add_(0, bag, vectors)
+            bags[name] = pooled / lengths.clamp(min=1).unsqueeze(1) if feature.pooling == "mean" else pooled
         return sequences, bags
 
 

@@ -211,5 +211,5 @@ def assert_same_owners(
     for of_rank in here:
         for table, owners in of_rank.items():
             joined.setdefault(table, {}).update(owners)
-    assert len(joined) == 5 and all(len(owners) > 5 for owners in joined.values())
+    assert len(joined) == 6 and all(len(owners) > 5 for owners in joined.values())
     assert joined == saved

@@ -115,7 +115,7 @@ def test_a_saved_plan_reaches_the_training(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(launch, "launch", lambda program, args, nproc, **how: launched.append(args))
     saved = str(tmp_path / "plans" / "two.json")
     assert CliRunner().invoke(app, ["plan", "--config", "demo", "--gpus", "2", "--save", saved]).exit_code == 0
-    assert read_plan(Path(saved)).keys() == {"embeddings.sequences", "embeddings.bags"}
+    assert read_plan(Path(saved)).keys() == {"embeddings.sequences.16", "embeddings.bags.candidate"}
     write_small_manifest(tmp_path, load_config("demo"))
     options = ["--config", "demo", "--data", str(tmp_path), "--run", "r", "--plan", saved]
     assert CliRunner().invoke(app, ["train", *options]).exit_code == 0

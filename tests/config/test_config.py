@@ -150,12 +150,29 @@ def test_tables_split_into_bags_and_sequences(tmp_path: Path) -> None:
     assert config.bag_tables() == {"brand"}
 
 
-def test_tables_of_one_collection_have_one_width() -> None:
-    message = error("prectr_v2", "tables.item.dim=64")
-    assert "tables.brand.dim is 16 and tables.item.dim is 64: hashed tables" in message
-    assert load_config("prectr_v2", ("tables.title_token.dim=32",)).tables["title_token"].dim == 32
-    managed = ("tables.item.ids=managed", "tables.item.rows=840", "tables.item.sharding=[row_wise]")
-    assert load_config("prectr_v2", ("tables.item.dim=64", *managed)).tables["item"].dim == 64
+def test_tables_have_any_width() -> None:
+    assert load_config("prectr_v2", ("tables.user.dim=64",)).tables["user"].dim == 64
+
+
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        (
+            ["features.history_titles={table: item, column: history_item_id, pooling: mean}"],
+            "tables.item would be looked up as a vector an id for candidate_item_id and mean of requests for history_titles",
+        ),
+        (
+            ["features.candidate_brands={table: title_token, column: candidate_brand_id, pooling: mean}"],
+            "tables.title_token would be looked up as sum of candidates for candidate_title_tokens and mean of candidates for",
+        ),
+        (
+            ["features.history_brands={table: title_token, column: history_brand_id, pooling: sum}"],
+            "tables.title_token would be looked up as sum of candidates for candidate_title_tokens and sum of requests for",
+        ),
+    ],
+)
+def test_a_table_is_looked_up_in_one_way(features: list[str], said: str) -> None:
+    assert said in error("prectr_v2", *features)
 
 
 def test_without_interest_the_history_features_are_left_out() -> None:

@@ -24,7 +24,14 @@ GPUS = Hardware(ranks=2, ranks_per_host=2, hbm=10**9, ddr=10**10)
 
 def test_the_plan_follows_each_tables_constraint_on_all_ranks() -> None:
     output = run_ranks(2, "distributed.sharding_worker:check_plan")
-    kinds = {"brand": "column_wise", "item": "row_wise", "query": "column_wise", "title_token": "row_wise", "user": "table_wise"}
+    kinds = {
+        "brand": "column_wise",
+        "item": "row_wise",
+        "past_brand": "row_wise",
+        "query": "column_wise",
+        "title_token": "row_wise",
+        "user": "table_wise",
+    }
     assert [f"rank {rank}: {kinds}" in output for rank in (0, 1)] == [True, True]
 
 
@@ -43,7 +50,7 @@ def test_hosts_with_and_without_gpus_make_no_job() -> None:
 def test_ranks_start_with_rows_of_their_own(tmp_path: Path) -> None:
     data = write_small_data(tmp_path / "data", small_config("row_wise"))
     output = run_ranks(2, "distributed.sharding_worker:check_first_rows", data=data, run=tmp_path / "run")
-    assert "rank 0: 5 tables, 0 equal numbers" in output
+    assert "rank 0: 6 tables, 0 equal numbers" in output
 
 
 def test_planned_bytes_are_those_of_the_tensors_that_a_run_with_the_plan_makes(tmp_path: Path) -> None:
@@ -74,7 +81,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
         (3, {}, "tables.item: the plan is for 2 ranks; here are 3"),
         (2, {"rows": 5}, "tables.item: the plan has 20001 rows x 8; the configuration has 5 x 8"),
         (2, {"kernel": "fused_uvm"}, "tables.item: the plan has sharding row_wise and kernel fused; the configuration allows"),
-        (2, {"name": "things"}, "the plan of embeddings.sequences has the tables"),
+        (2, {"name": "things"}, "the plan of embeddings.sequences.8 has the tables"),
     ],
 )
 def test_a_plan_for_something_else_is_refused(ranks: int, settings: dict[str, Any], message: str) -> None:
@@ -82,7 +89,7 @@ def test_a_plan_for_something_else_is_refused(ranks: int, settings: dict[str, An
     plan = plan_run(build_workload(config), GPUS)
     assert plan is not None
     if "name" in settings:
-        plan["embeddings.sequences"][settings["name"]] = plan["embeddings.sequences"].pop("item")
+        plan["embeddings.sequences.8"][settings["name"]] = plan["embeddings.sequences.8"].pop("item")
     else:
         config.tables["item"] = config.tables["item"].model_copy(update=settings)
     module = torch.nn.ModuleDict({"embeddings": build_embeddings(config.tables, config.features, torch.device("meta"))})

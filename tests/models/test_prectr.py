@@ -249,7 +249,7 @@ def test_what_no_part_reads_may_be_missing(data: Path) -> None:
     task = build(config, data)
     batch = batches(config, data)[0]
     inputs = inputs_of(task, batch)
-    features = ("user_id", "query_id", "user_events", "user_query_events", "query_events")
+    features = ("user_id", "query_id", "history_brands", "user_events", "user_query_events", "query_events")
     bare = dataclasses.replace(
         inputs,
         request={name: inputs.request[name] for name in features},
@@ -261,6 +261,8 @@ def test_what_no_part_reads_may_be_missing(data: Path) -> None:
 
 
 def test_the_task_traces_with_fx_around_ranker_and_losses(data: Path) -> None:
-    task, leaves = build(small(), data), ["embeddings.sequences", "embeddings.bags", "model", "losses"]
+    task = build(small(), data)
+    leaves = [f"embeddings.{name}" for name in ("sequences.4", "sequences.8", "bags.candidate", "bags.request")]
+    leaves += ["model", "losses"]
     graph = Tracer(leaf_modules=leaves).trace(task)
     assert {n.target for n in graph.nodes if n.op == "call_module"} == set(leaves)

@@ -95,19 +95,22 @@ class BatchBuilder:
             "query": TokenCache(tokens, config.text.query_tokens, texts),
             "title": TokenCache(tokens, config.text.title_tokens, texts),
         }
-        bags = config.bag_tables()
+        of_candidates = [name for name in config.features if name.startswith("candidate_")]
+        bags = [name for name in of_candidates if config.features[name].table in config.bag_tables()]
+        self._columns = {name: feature.column or name for name, feature in config.features.items()}
         self._tables = {name: config.tables[feature.table].id_range for name, feature in config.features.items()}
-        self._bag_features = [name for name, f in config.features.items() if f.table in bags]
-        self._request_features = [name for name, f in config.features.items() if f.table not in bags]
+        self._bag_features, self._request_features = bags, [name for name in config.features if name not in bags]
         self._families = {name: family_of(name) for name in self._request_features}
-        if TITLE_TOKENS in self._tables:
-            table = config.tables[config.features[TITLE_TOKENS].table]
+        self._token_rows: dict[str, NDArray[np.int64]] = {}
+        for name in (name for name, column in self._columns.items() if column == TITLE_TOKENS):
+            table = config.tables[config.features[name].table]
             rows = tokens.vocabulary_rows(table.id_range)  # -1: special
-            self._token_rows = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if table.ids == "managed" else rows
+            managed = table.ids == "managed"
+            self._token_rows[name] = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if managed else rows
         self.limits = {"history": config.data.history_length, "peer": config.data.peer_length}
         """Events kept of a row by family, for `to_columns`."""
         reads = config.model.reads() if reads is None else reads
-        reads = reads._replace(texts=reads.texts | ({"title"} if TITLE_TOKENS in self._tables else set()))
+        reads = reads._replace(texts=reads.texts | ({"title"} if self._token_rows else set()))
         self._made_of = {known: self._plan(sample_columns(config.data), reads, known) for known in (False, True)}
         self._use(predicted)
 
@@ -124,7 +127,7 @@ class BatchBuilder:
     def _plan(self, columns: list[Column], reads: Reads, predicted: bool) -> MadeOf:
         """What batches are made of, by what the ranker reads, the features, and whether there are predicted levels."""
         named = {column.name: column for column in columns}
-        plain = [name for name in self._tables if name != TITLE_TOKENS]
+        plain = list(dict.fromkeys(column for column in self._columns.values() if column != TITLE_TOKENS))
         families = [f for f in SEQUENCES if f in reads.sequences or any(family_of(name) == f for name in plain)]
         entries = entry_blocks(batch_entries(columns, reads, families, predicted=predicted))
         texts = text_columns(columns, reads)
@@ -162,7 +165,11 @@ class BatchBuilder:
                 else:
                     place[:] = found.reshape(place.shape)
             blocks.append(values)
-        ids = {name: table_rows(columns.values[name], rows) for name, rows in self._tables.items() if name in columns.values}
+        ids = {
+            name: table_rows(columns.values[column], self._tables[name])
+            for name, column in self._columns.items()
+            if column != TITLE_TOKENS
+        }
         texts = {name: columns.texts[column.name] for name, column in self._texts.items()}
         prepared = PreparedRows(columns.num_rows, blocks, ids, columns.offsets, texts, {})
         self._tokenise(prepared)
@@ -257,8 +264,10 @@ class BatchBuilder:
         values: list[NDArray[np.int64]] = []
         lengths = np.zeros((len(self._bag_features), self._max_candidates), dtype=np.int64)
         for row, name in enumerate(self._bag_features):
-            if name == TITLE_TOKENS:
-                ids = self._token_rows[arrays["title"][views["candidate_title_index"][:num_candidates]]]  # (candidates, tokens)
+            if name in self._token_rows:
+                ids = self._token_rows[name][
+                    arrays["title"][views["candidate_title_index"][:num_candidates]]
+                ]  # (candidates, tokens)
                 lengths[row, :num_candidates] = (ids >= 0).sum(1)
                 values.append(ids[ids >= 0])
             else:

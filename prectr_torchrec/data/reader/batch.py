@@ -88,7 +88,7 @@ class SearchBatch(Pipelineable):
 
         Args:
             sequences: jagged vectors of stride R by feature: of requests, of `history_*`, `peer_*` and `candidate_*`.
-            bags: (C, D) pooled vectors by `candidate_*` feature.
+            bags: pooled vectors, (C, D) by `candidate_*` feature and (R, D) by other ones.
 
         Raises:
             ValueError: a request has several values of a feature.
@@ -106,7 +106,11 @@ class SearchBatch(Pipelineable):
                 found[family][stem] = _padded(jagged.values(), C)
             else:
                 found["request"][name] = _one_a_request(name, jagged, R)
-        found["candidate"] |= {name.removeprefix("candidate_"): _padded(rows, C) for name, rows in bags.items()}
+        for name, rows in bags.items():
+            if name.startswith("candidate_"):
+                found["candidate"][name.removeprefix("candidate_")] = _padded(rows, C)
+            else:
+                found["request"][name] = rows.float()
         past = {name: Events(found[name], self[f"{name}_lengths"]) for name in ("history", "peer") if found[name]}
         texts = {name: Texts(tokens, self[self.layout.texts[name]]) for name, tokens in self.texts.items()}
         weights = self.request_weight, self.candidate_request, self.candidate_weight

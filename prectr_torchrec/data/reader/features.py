@@ -5,7 +5,7 @@ from __future__ import annotations
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.tables import FeatureConfig, bag_tables
 from prectr_torchrec.data.column_kinds import Id
-from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.columns import family_of, sample_columns
 from prectr_torchrec.system.errors import nearest
 
 TITLE_TOKENS = "candidate_title_tokens"
@@ -17,9 +17,13 @@ def check_features(data: DataConfig, features: dict[str, FeatureConfig]) -> None
     kinds = {column.name: column.kind for column in sample_columns(data)}
     valid = [*(name for name, kind in kinds.items() if isinstance(kind, Id) and kind.looked_up), TITLE_TOKENS]
     for name, feature in features.items():
-        if name in kinds and name not in valid:
-            raise ValueError(f"features.{name}: this sample column holds no ids (valid: {', '.join(valid)})")
-        if name not in valid:
-            raise ValueError(f"features.{name}: no sample column of ids has this name{nearest(name, valid)}")
-        if name == TITLE_TOKENS and feature.table not in bag_tables(features):
+        column = feature.column or name
+        where = f"features.{name}" if column == name else f"features.{name}.column: {column}"
+        if column in kinds and column not in valid:
+            raise ValueError(f"{where}: this sample column holds no ids (valid: {', '.join(valid)})")
+        if column not in valid:
+            raise ValueError(f"{where}: no sample column of ids has this name{nearest(column, valid)}")
+        if family_of(name) != family_of(column):
+            raise ValueError(f"{where}: the feature's name must begin as the column's does")
+        if column == TITLE_TOKENS and feature.table not in bag_tables(features):
             raise ValueError(f"features.{name}: table {feature.table!r} also serves sequences or requests; give it its own")
