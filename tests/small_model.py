@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from prectr_torchrec.checkpoints.stateful import Parts, RandomStates
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
@@ -41,6 +42,10 @@ class Small:
         for value in self.model.state_dict().values():
             for part in [s.tensor for s in value.local_shards()] if isinstance(value, ShardedTensor) else [value]:
                 part.fill_(1)
+
+    @property
+    def parts(self) -> Parts:
+        return {"model": self.model, "optimizer": self.optimizers, "random": RandomStates(torch.device("cpu"))}
 
     def weights(self) -> dict[str, Tensor]:
         return copies(self.model.state_dict())

@@ -8,13 +8,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
-from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer
 
 from prectr_torchrec.checkpoints.best import LOWEST, ValidationLoss, choose_best
 from prectr_torchrec.checkpoints.checksums import ChecksumWriter
@@ -31,7 +29,7 @@ from prectr_torchrec.checkpoints.resharding import check_loadable, saving_ranks
 from prectr_torchrec.checkpoints.row_blocks import RowBlockPlanner
 from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
 from prectr_torchrec.checkpoints.staging import HostCopy
-from prectr_torchrec.distributed.process import random_states, set_random_states
+from prectr_torchrec.checkpoints.stateful import Lazy, Parts
 from prectr_torchrec.runs.layout import CHECKPOINTS, checkpoint_index, checkpoint_names, checkpoint_path, write_checkpoint_index
 from prectr_torchrec.runs.workspace import remove
 from prectr_torchrec.system.plain_files import read_json
@@ -39,21 +37,10 @@ from prectr_torchrec.system.plain_files import read_json
 _T = TypeVar("_T")
 
 
-class SavedOptimizers(Protocol):
-    """The optimizers of a model, as far as they are saved with it."""
-
-    @property
-    def combined(self) -> CombinedOptimizer:
-        """All of them."""
-
-    def init_state(self) -> None:
-        """Makes the state that a first step would, for a checkpoint to be loaded into."""
-
-
 class Checkpoints:
     """The folder `checkpoints/` of a run.
 
-    Each checkpoint is a folder of Distributed Checkpoint files (model, both optimizers, random states) with
+    Each checkpoint is a folder of Distributed Checkpoint files (the parts of a job that have a state) with
     `progress.json` (schedule and data position), `run.json` and `files.json` (size and checksum of the run's files and its own).
     It is renamed to its final name when it is complete on all ranks, so that a killed save is never taken for one. `index.json`
     names the last and the best.
@@ -84,14 +71,14 @@ class Checkpoints:
 
     def save(
         self,
-        model: DistributedModelParallel,
-        optimizers: SavedOptimizers,
+        parts: Parts,
         progress: dict[str, Any],
         validation: ValidationLoss | None = None,
     ) -> None:
         """Saves on all ranks; collective. In the background one save is under way at a time: the next one waits for it.
 
         Args:
+            parts: what is saved.
             progress: plain values; `progress["step"]` names the checkpoint.
             validation: where it was measured after this step; the best checkpoint is chosen by it (`best`).
 
@@ -106,7 +93,7 @@ class Checkpoints:
                 remove(left)
             temporary.mkdir(parents=True)
         dist.barrier()
-        state, writer = _state(model, optimizers), ChecksumWriter(temporary)
+        state, writer = _state(parts), ChecksumWriter(temporary)
         position = json.dumps(progress, indent=1)  # now: it moves on while the files are written
 
         def publish(group: dist.ProcessGroup | None) -> None:
@@ -150,14 +137,14 @@ class Checkpoints:
             raise ValueError(f"{self._run}: no checkpoint can be read: {problems}; restore the files or start another --run")
         dist.barrier()
 
-    def load(self, which: str, model: DistributedModelParallel, optimizers: SavedOptimizers | None) -> None:
-        """Loads into a sharded model, on as many ranks as saved it or others; collective.
+    def load(self, which: str, parts: Parts) -> None:
+        """Loads into sharded parts, on as many ranks as saved them or others; collective.
 
         Random states go on where they were on as many ranks of the same kind of device only.
 
         Args:
             which: as of `runs.checkpoint_path`.
-            optimizers: None: only the weights.
+            parts: `model`, and what else of the checkpoint is wanted.
 
         Raises:
             ValueError: a file is truncated, corrupt or missing; names it.
@@ -166,18 +153,16 @@ class Checkpoints:
         path = self.path(which)
         self.check(path)
         saved = read_metadata(path)
-        check_loadable(saved, _state(model, optimizers), path)
-        if optimizers is not None:
-            optimizers.init_state()
-        state = _state(model, optimizers)
+        check_loadable(saved, _state(parts), path)
+        for part in parts.values():
+            if isinstance(part, Lazy):
+                part.init_state()
+        state = _state(parts)
         if "random" in state and not _has_random_states(saved, state["random"]):
             del state["random"]
         load_tensors(state, path)
-        model.load_state_dict(state["model"])
-        if optimizers is not None:
-            optimizers.combined.load_state_dict(state["optimizer"])
-        if "random" in state:
-            set_random_states(state["random"][str(dist.get_rank())])
+        for name, loaded in state.items():
+            parts[name].load_state_dict(loaded)
 
     def check(self, path: Path) -> None:
         """Compares the files of a checkpoint with its manifest; collective.
@@ -302,9 +287,5 @@ def _has_random_states(saved: Metadata, random: dict[str, dict[str, Any]]) -> bo
     return saving_ranks(saved) == dist.get_world_size() and wanted <= saved.state_dict_metadata.keys()
 
 
-def _state(model: DistributedModelParallel, optimizers: SavedOptimizers | None) -> dict[str, Any]:
-    state: dict[str, Any] = {"model": model.state_dict()}
-    if optimizers is not None:
-        random = {str(dist.get_rank()): random_states(model.device)}
-        state |= {"optimizer": optimizers.combined.state_dict(), "random": random}
-    return state
+def _state(parts: Parts) -> dict[str, Any]:
+    return {name: part.state_dict() for name, part in parts.items()}

@@ -89,7 +89,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
         batch = build_batch(config, sample, run / TOKENIZER)
         model, _, _ = build_sharded(config, run, process)
-        checkpoints.load(checkpoint, model, None)
+        checkpoints.load(checkpoint, {"model": model})
         here = batch.to(process.device)
         task = model.eval().module
         with torch.no_grad():

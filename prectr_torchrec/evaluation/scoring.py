@@ -53,7 +53,7 @@ def score(
     checkpoints = Checkpoints(run)
     checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
     model, optimizers, _ = build_sharded(config, run, process)
-    checkpoints.load(checkpoint, model, None)
+    checkpoints.load(checkpoint, {"model": model})
     model.module.model.reports_parts = True
     reader = SearchReader(
         config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -96,6 +97,14 @@ class Optimizers:
         for state in self.dense.state.values():
             for moment in state.values():
                 moment.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all optimizers."""
+        return dict(self.combined.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        """Takes what `state_dict` gave."""
+        self.combined.load_state_dict(state_dict)
 
     def init_state(self) -> None:
         """Makes the lazily built state exist, so that a checkpoint has something to load into."""

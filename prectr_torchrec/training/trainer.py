@@ -22,6 +22,7 @@ from prectr_torchrec.checkpoints.disk import explained_save, num_bytes
 from prectr_torchrec.checkpoints.init_from import init_from
 from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.checkpoints.resharding import movable
+from prectr_torchrec.checkpoints.stateful import Parts, RandomStates
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.train import StageConfig
@@ -92,6 +93,7 @@ class Trainer:
             check_findings(data, run, load_manifest(run))
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
         self.model, self.optimizers, used = self._build(plan, rehearsal)
+        self.parts: Parts = {"model": self.model, "optimizer": self.optimizers, "random": RandomStates(process.device)}
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         if not self.saved:
             self.model.module.model.start_from(manifest["examination"])
@@ -237,11 +239,11 @@ class Trainer:
         self._write({"tables": table_metrics(self.model, self.optimizers, self.config.tables)})
         progress = {"step": self.position["step"], "position": self.position, "job": self.job}
         with self._explained():
-            self.checkpoints.save(self.model, self.optimizers, progress, validation)
+            self.checkpoints.save(self.parts, progress, validation)
 
     def _explained(self) -> AbstractContextManager[None]:
         def size() -> int:
-            return num_bytes({"model": self.model.state_dict(), "optimizer": self.optimizers.combined.state_dict()})
+            return num_bytes({name: part.state_dict() for name, part in self.parts.items()})
 
         return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), size)
 
@@ -260,7 +262,7 @@ class Trainer:
     def _resume(self, saved: dict[str, Any]) -> None:
         """Goes on from the last checkpoint; on other ranks, with what the earlier ones left of the epoch."""
         self._check_same_job(saved["job"])
-        self.checkpoints.load("last", self.model, self.optimizers)
+        self.checkpoints.load("last", self.parts)
         self.position |= saved["position"]
         ranks, here = saved["job"]["world_size"], self.process.world_size
         stage, epoch, batch = (self.position[of] for of in ("stage", "epoch", "batch"))

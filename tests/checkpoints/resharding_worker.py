@@ -17,6 +17,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.checkpoints.stateful import RandomStates
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
@@ -84,7 +85,7 @@ def save(folder: Path, data: Path, kind: str, optimizer: str, process: Process) 
         give_rows(model, layout_config(kind, optimizer), data, process)
         torch.save(owned(model, optimizers), folder / f"ids_{optimizer}_{process.world_size}_{process.rank}.pt")
     run = folder / f"{kind}_{optimizer}_{process.world_size}"
-    Checkpoints(run).save(model, optimizers, {"step": 1})
+    Checkpoints(run).save({"model": model, "optimizer": optimizers, "random": RandomStates(process.device)}, {"step": 1})
 
 
 def load_all(folder: Path, data: Path, kind: str, optimizer: str, process: Process) -> dict[str, str]:
@@ -96,12 +97,12 @@ def load_all(folder: Path, data: Path, kind: str, optimizer: str, process: Proce
             checkpoints = Checkpoints(folder / f"{saved_kind}_{optimizer}_{ranks}")
             pair = f"{optimizer} {saved_kind}@{ranks} {kind}@{process.world_size}"
             try:
-                checkpoints.load("last", model, optimizers)
+                checkpoints.load("last", {"model": model, "optimizer": optimizers, "random": RandomStates(process.device)})
             except ConfigError as error:
                 assert untouched(model, optimizers), f"{pair}: refused, and yet something was read"
                 outcomes[pair] = str(error)
                 try:
-                    checkpoints.load("last", model, None)
+                    checkpoints.load("last", {"model": model})
                 except ConfigError as weights_error:
                     outcomes[f"weights {pair}"] = str(weights_error)
                 else:

@@ -20,7 +20,7 @@ def test_an_epoch_that_two_ranks_began_is_ended_by_one_and_not_begun_again(tmp_p
         began.optimizers.init_state()
         began.position.update(step=7, epoch=1, batch=2)  # 2 x 2 batches of 8 requests: one is left
         progress = {"step": 7, "position": began.position, "job": {**began.job, "world_size": 2}}
-        began.checkpoints.save(began.model, began.optimizers, progress)
+        began.checkpoints.save(began.parts, progress)
         tables = {name: value for name, value in copies(began.model.state_dict()).items() if name.startswith("embeddings.")}
 
         goes_on = Trainer(config, data, run, process)
