@@ -25,6 +25,7 @@ from small_readers import (
     sample_rows,
 )
 
+from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.origin import format_rows
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
@@ -102,6 +103,16 @@ NEW = ["user_examined", "group_shown", "peer_relevance", "history_title"]
 )
 def test_columns_that_the_model_does_not_use_are_not_read(folder: Path, config: RunConfig, read: list[str]) -> None:
     assert [name for name in NEW if name in make_reader(folder, config).columns] == read
+
+
+def test_a_batch_has_what_is_asked_for_and_what_learning_needs_and_no_more(folder: Path) -> None:
+    config = CONFIG.model_copy(update={"features": {}, "tables": {}})
+    reads = Reads(request=frozenset({"user_shown"}), candidate=frozenset({"shown"}), texts=frozenset({"query"}))
+    batch = next(make_reader(folder, config, reads=reads).epoch(0))
+    needed = ("item_id", "request", "weight", "click", "click_weight", "position", "relevance", "level", "predicted")
+    asked = {"user_shown", "candidate_shown", "query_index"}
+    assert set(batch.layout.places) == {"request_id", "user_id", "request_weight", *(f"candidate_{n}" for n in needed), *asked}
+    assert list(batch.texts) == ["query"] and not batch.inputs({}, {}).sequences
 
 
 def test_the_title_of_an_event_is_the_one_that_its_index_points_to(folder: Path) -> None:
