@@ -23,7 +23,7 @@ from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.evaluate import evaluate
-from prectr_torchrec.evaluation.predictions import part_columns
+from prectr_torchrec.evaluation.part_columns import part_columns
 from prectr_torchrec.evaluation.scoring import score
 from prectr_torchrec.training.trainer import Trainer
 
@@ -82,10 +82,11 @@ def measure(config: RunConfig, samples: Path, candidates: Path, oracle: Path, ru
     with process_group("cpu") as process:
         trainer = Trainer(config, samples, run, process)
         trainer.train()
+        scored = score(run, candidates, "candidates", "last", process)
         measured = evaluate(
-            score(run, candidates, "candidates", "last", process),
+            scored.rows,
             settings=config.data,
-            parts=part_columns(config.model),
+            parts=part_columns(scored.reported),
             split=candidates / "candidates",
             train=samples / "train",
             predictions=run / "predictions-candidates.parquet",

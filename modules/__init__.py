@@ -13,8 +13,8 @@ from .losses.debias import Debias, lowered_distance
 from .losses.distillation import divergence
 from .losses.negatives import RandomNegatives
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
-from .parts.base import Given, Part, PartOutput, ReportedPart
-from .parts.features import LookedUpFeatures, PastCounts, TextFeatures, TitleFeatures
+from .parts.base import Attention, Given, Part, PartOutput, ReportedPart
+from .parts.features import LookedUpFeatures, MatchFeatures, PastCounts, TextFeatures, TitleFeatures
 from .parts.grade import KnownGrade
 from .parts.incentive import Incentive, RelevanceIncentive
 from .parts.interest import EventEmbedding, Interest, InterestTower
@@ -35,6 +35,7 @@ from .text.relevance import Relevance, RelevanceTower, TextReading, TextRelevanc
 __all__ = [
     "PRECTR",
     "Anchor",
+    "Attention",
     "CandidateSlots",
     "ClickProbability",
     "ClickTower",
@@ -65,6 +66,7 @@ __all__ = [
     "LoadBalance",
     "LookedUpFeatures",
     "Loss",
+    "MatchFeatures",
     "NgramEncoder",
     "OtherTexts",
     "PRECTRFindings",

@@ -8,7 +8,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.parts import PartSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig
@@ -42,8 +41,8 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> Ra
         position_corrected=settings.position_corrected,
     )
     arguments = settings.model_dump(exclude=set(settings.elsewhere))
-    if isinstance(settings, PRECTRConfig):
-        arguments["parts"] = {name: _part_builder(name, part) for name, part in settings.parts.chosen()}
+    if parts := {name: _part_builder(name, part) for name, part in settings.parts.chosen()}:
+        arguments["parts"] = parts
     try:
         return _located("rankers", settings.built_of).build(given, **arguments)
     except ConfigError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -57,6 +57,26 @@ class ReportedPart(NamedTuple):
     """n of (C, n) values; 1: (C,)."""
     signed: bool = False
     """Whether it speaks for a candidate above 0 and against it below."""
+    names: tuple[str, ...] = ()
+    """Of the n values, where each stands for something of its own."""
+    where: Literal["everywhere", "predictions", "explanations"] = "everywhere"
+    """Whether files of predictions tell it, explanations of single requests, or both."""
+
+
+class Attention(NamedTuple):
+    """What the P candidates of each request attend to among its L events, by H heads."""
+
+    sequence: str
+    """Whose events: `history`, `peer`."""
+    weights: Tensor
+    """(R, H, P, L)."""
+    nothing: Tensor | None = None
+    """(R, H, P) weight of nothing that fits, where there is such a thing."""
+
+    @classmethod
+    def with_prior(cls, sequence: str, weights: Tensor) -> Attention:
+        """Of weights (R, H, P, L + 1) that have the prior's in front."""
+        return cls(sequence, weights[..., 1:], weights[..., 0])
 
 
 class PartOutput(NamedTuple):
@@ -120,7 +140,6 @@ class Part(nn.Module):
         """Parameters with a rate and a decay of their own, by the group's name."""
         return {}
 
-    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What candidates attend to, by name: (R, H, P, L + 1) weights of H heads, P candidates of a request and its events, the
-        first of nothing that fits."""
+    def attention(self, inputs: Inputs) -> dict[str, Attention]:
+        """What candidates attend to, by name."""
         return {}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..inputs import Inputs, Widths
+from ..text.match import TextMatch
 from ..text.relevance import TextReading
 from .base import Given, Part, PartOutput
 
@@ -103,6 +104,40 @@ class TextFeatures(Part):
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, relevance_dim + match_dim)."""
         return PartOutput(torch.cat([text.relevance.hidden, text.match], dim=1))
+
+
+class MatchFeatures(Part):
+    """How the words of query and title meet, for rankers without a relevance side, which would have read them.
+
+    Args:
+        match: makes the features.
+
+    Example::
+
+        match = TextMatch(idf=torch.full((50,), 2.0), is_number=torch.zeros(50, dtype=torch.bool))
+        texts = {
+            "query": Texts(tokens=torch.tensor([[7, 8]]), rows=torch.tensor([0])),
+            "title": Texts(tokens=torch.tensor([[9, 7, 8], [9, 5, 0]]), rows=torch.tensor([0, 1])),
+        }
+        inputs = Inputs({}, {}, {}, texts, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
+        none = torch.zeros(2, 0)
+        text = TextReading(Relevance(none, none), none, none, none)
+        assert MatchFeatures(match)(inputs, text).features.shape == (2, match.num_features)
+    """
+
+    def __init__(self, match: TextMatch) -> None:
+        super().__init__()
+        self.match, self.num_features = match, match.num_features
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> MatchFeatures:
+        """As of `Part`."""
+        return cls(given.match())
+
+    def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
+        """Features (C, match.num_features)."""
+        query, title = inputs.texts["query"], inputs.texts["title"]
+        return PartOutput(self.match(query.tokens[query.rows[inputs.candidate_request]], title.tokens[title.rows]))
 
 
 class TitleFeatures(Part):

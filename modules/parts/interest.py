@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..attention.target import TargetAttention
 from ..inputs import CandidateSlots, ComparedEvents, Events, Inputs
 from ..text.relevance import TextReading
-from .base import Given, Part, PartOutput
+from .base import Attention, Given, Part, PartOutput
 
 
 class EventEmbedding(nn.Module):
@@ -151,7 +151,7 @@ class Interest(Part):
         text = TextReading(Relevance(none, none), none, none, none)
         part = Interest({"item_id": 8}, num_levels=4, dim=32)
         assert part(inputs, text).features.shape == (2, 32)
-        assert part.attention(inputs)["interest"].shape == (1, 2, 2, 3)  # (R, H, P, L + 1)
+        assert part.attention(inputs)["interest"].weights.shape == (1, 2, 2, 2)  # (R, H, P, L)
     """
 
     def __init__(self, widths: dict[str, int], num_levels: int, *, dim: int = 32, num_heads: int = 2) -> None:
@@ -171,9 +171,9 @@ class Interest(Part):
         """Features (C, dim)."""
         return PartOutput(self.tower(*self._read(inputs)))
 
-    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
-        """`interest` (R, H, P, L + 1)."""
-        return {"interest": self.tower.weights(*self._read(inputs))}
+    def attention(self, inputs: Inputs) -> dict[str, Attention]:
+        """`interest`, to the own history."""
+        return {"interest": Attention.with_prior("history", self.tower.weights(*self._read(inputs)))}
 
     def _read(self, inputs: Inputs) -> tuple[Tensor, CandidateSlots, ComparedEvents]:
         return inputs.rows(self.names), inputs.slots, inputs.sequences["history"].compared_by(self.names)

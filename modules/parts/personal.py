@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..inputs import ComparedEvents, Inputs, Widths
 from ..text.relevance import TextReading
-from .base import Given, Part, PartOutput, ReportedPart
+from .base import Attention, Given, Part, PartOutput, ReportedPart
 from .features import LOG_SCALE, PastCounts
 from .incentive import Incentive, RelevanceIncentive
 from .preference import GateKind, Preference, RelevancePreference
@@ -76,7 +76,11 @@ class Personal(Part):
     """
 
     reported: ClassVar[Mapping[str, ReportedPart]] = {
-        "preference_weights": ReportedPart("weights of own history, peers and prior in the relevance preference", width=3)
+        "preference_weights": ReportedPart(
+            "weights of own history, peers and prior in the relevance preference",
+            width=3,
+            names=("weight_own", "weight_peers", "weight_prior"),
+        )
     }
 
     def __init__(
@@ -153,16 +157,17 @@ class Personal(Part):
         incentive = self.incentive(text.relevance.hidden, preference.vector, self.preference.gate.prior)
         return PartOutput(preference.vector, incentive.tau, report, PersonalFindings(preference, incentive))
 
-    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
-        """`intent` (R, H, 1, L + 1), `category` and `peers` (R, H, P, L + 1), as far as there are these."""
+    def attention(self, inputs: Inputs) -> dict[str, Attention]:
+        """`intent`, of the request as a whole (P = 1), `category` and `peers`, as far as there are these."""
         module, found = self.preference, {}
         targets = inputs.slots.scatter(inputs.rows(self.item_names))
         if module.intent is not None and (past := self._past(inputs, "history", self.intent_names)) is not None:
-            found["intent"] = module.intent.weights(inputs.rows_of_requests(self.intent_names).unsqueeze(1), past)
+            target = inputs.rows_of_requests(self.intent_names).unsqueeze(1)
+            found["intent"] = Attention.with_prior("history", module.intent.weights(target, past))
         if module.category is not None and (past := self._past(inputs, "history", self.history_names)) is not None:
-            found["category"] = module.category.weights(targets, past)
+            found["category"] = Attention.with_prior("history", module.category.weights(targets, past))
         if module.peers is not None and (past := self._past(inputs, "peer", self.peer_names)) is not None:
-            found["peers"] = module.peers.weights(targets, past)
+            found["peers"] = Attention.with_prior("peer", module.peers.weights(targets, past))
         return found
 
     def _preference(self, inputs: Inputs) -> Preference:

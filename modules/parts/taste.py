@@ -158,7 +158,8 @@ class TitleTaste(Part):
 
     num_features = 2
     reported: ClassVar[Mapping[str, ReportedPart]] = {
-        "taste": ReportedPart("what the titles of the own past say for this one, in logits", signed=True)
+        "taste": ReportedPart("what the titles of the own past say for this one, in logits", signed=True),
+        "taste_variance": ReportedPart("share of the taste's variance that the own past leaves open", where="explanations"),
     }
 
     def __init__(self, taste: Taste) -> None:
@@ -178,7 +179,8 @@ class TitleTaste(Part):
         titles = self.taste.title(title.tokens)[title.rows]
         found = self.taste(titles, inputs.slots, ComparedEvents(inputs.sequences["history"], vectors))
         mean, variance = found.mean.unsqueeze(1), found.variance.unsqueeze(1)
-        return PartOutput(torch.cat([mean, variance], dim=1), mean, {"taste": found.mean}, found)
+        report = {"taste": found.mean, "taste_variance": found.variance}
+        return PartOutput(torch.cat([mean, variance], dim=1), mean, report, found)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """`taste`: the vectors of the title tokens, many, each with few clicks to learn from."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..inputs import Inputs
 from ..mixture import ClickProbability
-from ..parts.base import Given, ReportedPart
+from ..parts.base import Attention, Given, ReportedPart
 from ..text.relevance import TextRelevance
 
 
@@ -92,6 +92,6 @@ class RankingModel(nn.Module):
         """Parameters with rates of their own by the group's name: `encoder`, `relevance`, `taste`; all others are `towers`."""
         return {}
 
-    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
+    def attention(self, inputs: Inputs) -> dict[str, Attention]:
         """As of `Part.attention`."""
         return {}

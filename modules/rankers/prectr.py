@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..inputs import Inputs, Whose
 from ..mixture import LevelMixture, known_level_log_probabilities
-from ..parts.base import Given, Part, PartOutput, ReportedPart
+from ..parts.base import Attention, Given, Part, PartOutput, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextReading, TextRelevance
 from .base import Predictions, RankingModel
@@ -163,7 +163,7 @@ class PRECTR(RankingModel):
         in_dim = sum(part.num_features for part in parts.values())
         logits = num_levels if mixture else 1
         self.click_tower = ClickTower(in_dim, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout)
-        self.reported = self._reported()
+        self.reported = self._reported(num_levels)
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> PRECTR:
@@ -210,14 +210,14 @@ class PRECTR(RankingModel):
         own = {name: output.own for name, output in outputs.items() if output.own is not None}
         reported = {name: value for output in outputs.values() for name, value in output.report.items()}
         findings = PRECTRFindings(self, inputs, encodings, text, log_pi, z, own)
-        parts = {"relevance_levels": text.relevance.log_pi}
+        parts = {} if self.training else {"relevance_probabilities": text.relevance.log_pi.exp()}
         if self.reports_parts and not self.training:
             parts |= self._report(findings) | reported
         return Predictions({"click": ranking}, {"click": logged}, parts, findings)
 
-    def attention(self, inputs: Inputs) -> dict[str, Tensor]:
+    def attention(self, inputs: Inputs) -> dict[str, Attention]:
         """As of `RankingModel`."""
-        found: dict[str, Tensor] = {}
+        found: dict[str, Attention] = {}
         for part in self._all_parts():
             found |= part.attention(inputs)
         return found
@@ -286,25 +286,35 @@ class PRECTR(RankingModel):
         logit = self.mixture(log_pi, z).logit if self.use_mixture else z.squeeze(1)
         return OtherTexts(log_pi, foreign, logit)
 
-    def _reported(self) -> dict[str, ReportedPart]:
-        found: dict[str, ReportedPart] = {}
+    def _reported(self, num_levels: int) -> dict[str, ReportedPart]:
+        overridden = "; a known or predicted level replaces them" if self.grade_overrides and self.use_mixture else ""
+        meaning = f"the relevance tower's own probabilities of the levels, from the lowest up{overridden}"
+        found = {"relevance_probabilities": ReportedPart(meaning, width=num_levels)}
         if self.use_mixture:
-            found["levels_in_order"] = ReportedPart("1 where no level clicks less than the one below it")
+            meaning = "1 where no level clicks less than the one below it"
+            found["levels_in_order"] = ReportedPart(meaning, where="predictions")
+            meaning = "click probability at each level"
+            found["click_by_level"] = ReportedPart(meaning, width=num_levels, where="explanations")
         for whose, past in _PASTS.items():
-            found[f"effect_{whose}"] = ReportedPart(f"what {past} changes in the click logit, a mean over levels", signed=True)
+            meaning = f"what {past} changes in the click logit, a mean over levels; 0 without that past"
+            found[f"effect_{whose}"] = ReportedPart(meaning, signed=True)
             if self.use_mixture:
+                meaning = f"what {past} changes in the click logit at each level"
+                found[f"effect_{whose}_by_level"] = ReportedPart(meaning, num_levels, signed=True, where="explanations")
                 meaning = f"what {past} changes at the highest level less at the lowest"
-                found[f"effect_{whose}_slope"] = ReportedPart(meaning, signed=True)
+                found[f"effect_{whose}_slope"] = ReportedPart(meaning, signed=True, where="predictions")
         return found | {name: what for part in self._all_parts() for name, what in part.reported.items()}
 
     def _report(self, findings: PRECTRFindings) -> dict[str, Tensor]:
         z = findings.level_logits
-        found = {"levels_in_order": (z[:, 1:] >= z[:, :-1]).all(1).float()} if self.use_mixture else {}
+        found: dict[str, Tensor] = {}
+        if self.use_mixture:
+            found |= {"levels_in_order": (z[:, 1:] >= z[:, :-1]).all(1).float(), "click_by_level": z.sigmoid()}
         for whose in _PASTS:
             effect = findings.effect(whose)
             found[f"effect_{whose}"] = findings.mean_over_levels(effect)
             if self.use_mixture:
-                found[f"effect_{whose}_slope"] = effect[:, -1] - effect[:, 0]
+                found |= {f"effect_{whose}_by_level": effect, f"effect_{whose}_slope": effect[:, -1] - effect[:, 0]}
         return found
 
 

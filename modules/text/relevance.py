@@ -33,6 +33,12 @@ class TextReading(NamedTuple):
     title: Tensor
     """(C, T) float, the encoder's vector of the title alone; T may be 0."""
 
+    @classmethod
+    def of_nothing(cls, rows: Tensor) -> TextReading:
+        """For C rows of a ranker without a relevance side: no features, no levels."""
+        none = _nothing(rows)
+        return cls(Relevance(none, none), none, none, none)
+
 
 class RelevanceTower(nn.Module):
     r"""Level probabilities of a (query, item) pair from text alone: what it says of a pair holds for any user.

@@ -75,14 +75,13 @@ def read_impressions(
     return Impressions({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, list(places))
 
 
-def to_rows(values: dict[str, Array], logit: Array, logged_logit: Array, levels: int) -> Rows:
-    """Scored candidates as `prectr evaluate` writes them; a baseline has no relevance tower, so its levels are NaN.
+def to_rows(values: dict[str, Array], logit: Array, logged_logit: Array) -> Rows:
+    """Scored candidates as `prectr evaluate` writes them.
 
     Args:
         values: request_id, user_id, candidate_item_id, candidate_relevance and candidate_click, (n,) each.
         logit: (n,) at the reference position.
         logged_logit: (n,) at the logged position.
-        levels: K.
     """
     click = values["candidate_click"]
     return {
@@ -91,7 +90,6 @@ def to_rows(values: dict[str, Array], logit: Array, logged_logit: Array, levels:
         "user_id": values["user_id"],
         "click_probability": np.exp(-np.logaddexp(0, -logit)).astype(np.float32),
         "logged_logit": logged_logit.astype(np.float32),
-        "relevance_probabilities": np.full((len(click), levels), np.nan, np.float32),
         "relevance": values["candidate_relevance"],
         "click": np.where(click == UNLABELLED, np.nan, click).astype(np.float32),
     }

@@ -55,7 +55,7 @@ class MixedScorer:
         logit = logit + (user * x).sum(axis=1)
         bias = self.model.position_bias.detach().double().numpy()
         logged = logit + bias[pairs.position.numpy()]
-        yield to_rows(rows.values, logit + bias[REFERENCE], logged, samples.data.levels.count)
+        yield to_rows(rows.values, logit + bias[REFERENCE], logged)
 
     def posterior(self, samples: Samples, split: str) -> UserPosterior:
         """Users by what was shown to them in the folder that is trained on, and in the scored split where that is another one."""

@@ -12,8 +12,6 @@ import yaml
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config
-from prectr_torchrec.config.kinds import PRECTRConfig
-from prectr_torchrec.config.losses import AnchorLoss, LossesConfig
 from prectr_torchrec.config.run import RunConfig, validate_section
 from prectr_torchrec.evaluation.evaluate import evaluate, write_json
 from prectr_torchrec.evaluation.predictions import HIDDEN, Rows, oracle_columns
@@ -79,8 +77,6 @@ def run_baseline(
             measured = evaluate(
                 scorer.score(folder, split, hide_grades=hidden),
                 settings=samples.data,
-                parts=(),
-                relevance=False,
                 split=folder.folder / split,
                 train=data / "train",
                 predictions=run / f"predictions-{name}.parquet",
@@ -94,10 +90,9 @@ def run_baseline(
 
 
 def _write_run(run: Path, kind: Kind, data: DataConfig, about: dict[str, Any]) -> None:
-    """What `prectr report` reads of a run beside its measures: no relevance tower was trained, and no levels mixed."""
-    losses, model = LossesConfig(anchor=AnchorLoss(weight=0)), PRECTRConfig(mixture=False)
+    """What `prectr report` reads of a run beside its measures."""
     run.mkdir(parents=True, exist_ok=True)
-    replace_text(run / CONFIG, dump_config(RunConfig(name=kind, data=data, losses=losses, model=model)))
+    replace_text(run / CONFIG, dump_config(RunConfig(name=kind, data=data)))
     replace_text(run / BASELINE, json.dumps({"kind": kind, **about}, indent=1))
 
 

@@ -85,7 +85,7 @@ class TreesScorer:
             matrix[:, self.names.index("position")] = REFERENCE
             request = candidate_requests(columns)
             ids = {name: columns.values[name][request] for name in ("request_id", "user_id")}
-            yield to_rows(columns.values | ids, self._predict(matrix), logged, samples.data.levels.count)
+            yield to_rows(columns.values | ids, self._predict(matrix), logged)
 
     def _predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(self.booster.predict(matrix, raw_score=True), dtype=np.float64)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from prectr_torchrec.config.base import Section
-from prectr_torchrec.config.parts import PartsConfig
+from prectr_torchrec.config.parts import Parts, PartsConfig
 from prectr_torchrec.config.reads import Reads
 
 
@@ -21,25 +21,33 @@ class RankerSection(Section):
     """`module:class` below `modules/rankers/`."""
     losses: ClassVar[dict[str, float]] = {"click": 1.0}
     """What it learns from, and the weights that are not set."""
-    elsewhere: ClassVar[frozenset[str]] = frozenset({"kind"})
-    """Settings that are not the class's own."""
+    elsewhere: ClassVar[frozenset[str]] = frozenset({"kind", "parts"})
+    """Settings that are not the class's own: `parts` come to it as what builds them."""
+    kind: str
+    parts: Parts = Parts()
+    """What its tower reads."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it has the text encoder of the section `text`."""
+        return False
 
     def finds(self) -> frozenset[str]:
         """What losses can read of it besides probabilities: `levels`, `incentive`."""
-        return frozenset()
+        return self.parts.finds()
 
     def reads(self) -> Reads:
         """What the ranker reads besides looked-up ids."""
-        raise NotImplementedError
+        return self.parts.reads()
 
     def compared_sequences(self) -> frozenset[str]:
         """Sequences whose looked-up ids are read."""
-        return self.reads().sequences
+        return self.parts.compares()
 
     @property
     def position_corrected(self) -> bool:
         """Whether counters are read with the examination of their positions; else the samples' `*_examined` stay unread."""
-        return False
+        return self.parts.position_corrected
 
 
 class PRECTRConfig(RankerSection):
@@ -71,23 +79,19 @@ class PRECTRConfig(RankerSection):
     """Share of the rows, drawn anew in each step, whose title is swapped where a loss asks for it. An interaction that reads
     texts together reads these pairs besides those of the log."""
 
+    @property
+    def encodes(self) -> bool:
+        """As of `RankerSection`."""
+        return self.text
+
     def finds(self) -> frozenset[str]:
         """As of `RankerSection`."""
-        return self.parts.finds() | {"levels"}
+        return super().finds() | {"levels"}
 
     def reads(self) -> Reads:
         """As of `RankerSection`."""
-        read = self.parts.reads()
+        read = super().reads()
         return read._replace(texts=read.texts | {"query", "title"})
-
-    def compared_sequences(self) -> frozenset[str]:
-        """As of `RankerSection`."""
-        return self.parts.compares()
-
-    @property
-    def position_corrected(self) -> bool:
-        """As of `RankerSection`."""
-        return self.parts.position_corrected
 
 
 def _kind(section: Any) -> str:

@@ -1,7 +1,7 @@
-"""The parts of PRECTR: what each can be told, what it reads, and which class it is built of.
+"""The parts of rankers: what each can be told, what it reads, and which class it is built of.
 
-A part is a section here, a field of `PartsConfig`, and a class in `modules/parts/`: the section's fields are the keyword
-arguments of the class's `build`.
+A part is a section here, a field of `PartsConfig`, which has those of PRECTR, or of the parts of another kind of ranker, and a
+class in `modules/parts/`: the section's fields are the keyword arguments of the class's `build`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class PartSection(Section):
     def compares(self) -> frozenset[str]:
         """Sequences whose looked-up ids it compares with candidates or requests."""
         return frozenset()
+
+    @property
+    def position_corrected(self) -> bool:
+        """Whether it wants counters to be read with the examination of their positions."""
+        return False
 
 
 class FeaturesPart(PartSection):
@@ -81,6 +86,11 @@ class StatisticsPart(PartSection):
         item = found.pop("item", frozenset())
         return Reads(request=frozenset().union(*found.values()), candidate=item)
 
+    @property
+    def position_corrected(self) -> bool:
+        """As of `PartSection`."""
+        return "group" in self.whose
+
 
 class GradePart(PartSection):
     """A known grade as features."""
@@ -94,6 +104,16 @@ class TextPart(PartSection):
     """The relevance vector and the match features."""
 
     built_of: ClassVar[str] = "features:TextFeatures"
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        return Reads(texts=frozenset({"query", "title"}))
+
+
+class MatchPart(PartSection):
+    """Hand-made features of text match between query and title, of rankers without a relevance side."""
+
+    built_of: ClassVar[str] = "features:MatchFeatures"
 
     def reads(self, *, corrected: bool) -> Reads:
         """As of `PartSection`."""
@@ -146,6 +166,11 @@ class PersonalPart(PartSection):
         """As of `PartSection`."""
         return frozenset(name for name, wanted in (("history", self.own), ("peer", self.peers)) if wanted)
 
+    @property
+    def position_corrected(self) -> bool:
+        """As of `PartSection`."""
+        return True
+
 
 class TitlePart(PartSection):
     """The encoder's vector of the title alone, projected."""
@@ -154,8 +179,34 @@ class TitlePart(PartSection):
     dim: int = Field(32, ge=1)
 
 
-class PartsConfig(Section):
-    """By name, in the order in which the click tower reads them; null: without."""
+class Parts(Section):
+    """The parts of a kind of ranker by name, in the order in which its tower reads them; null: without."""
+
+    def chosen(self) -> Iterator[tuple[str, PartSection]]:
+        """Those that there are."""
+        return ((name, part) for name in type(self).model_fields if (part := getattr(self, name)) is not None)
+
+    @property
+    def position_corrected(self) -> bool:
+        """Whether counters are read with the examination of their positions; else the samples' `*_examined` stay unread."""
+        return any(part.position_corrected for _, part in self.chosen())
+
+    def reads(self) -> Reads:
+        """What they read together."""
+        each = [part.reads(corrected=self.position_corrected) for _, part in self.chosen()]
+        return Reads(*(frozenset().union(*read) for read in zip(Reads(), *each, strict=True)))
+
+    def finds(self) -> frozenset[str]:
+        """What losses can read of them."""
+        return frozenset().union(*(part.finds() for _, part in self.chosen()))
+
+    def compares(self) -> frozenset[str]:
+        """Sequences whose looked-up ids are compared."""
+        return frozenset().union(*(part.compares() for _, part in self.chosen()))
+
+
+class PartsConfig(Parts):
+    """Those of PRECTR."""
 
     features: FeaturesPart | None = FeaturesPart()
     interest: InterestPart | None = InterestPart()
@@ -166,25 +217,3 @@ class PartsConfig(Section):
     taste: TastePart | None = None
     personal: PersonalPart | None = None
     title: TitlePart | None = TitlePart()
-
-    def chosen(self) -> Iterator[tuple[str, PartSection]]:
-        """Those that there are."""
-        return ((name, part) for name in type(self).model_fields if (part := getattr(self, name)) is not None)
-
-    @property
-    def position_corrected(self) -> bool:
-        """Whether counters are read with the examination of their positions; else the samples' `*_examined` stay unread."""
-        return self.personal is not None or (self.statistics is not None and "group" in self.statistics.whose)
-
-    def reads(self) -> Reads:
-        """What they read together."""
-        each = [part.reads(corrected=self.position_corrected) for _, part in self.chosen()]
-        return Reads(*(frozenset().union(*read) for read in zip(*each, strict=True)))
-
-    def finds(self) -> frozenset[str]:
-        """What losses can read of them."""
-        return frozenset().union(*(part.finds() for _, part in self.chosen()))
-
-    def compares(self) -> frozenset[str]:
-        """Sequences whose looked-up ids are compared."""
-        return frozenset().union(*(part.compares() for _, part in self.chosen()))

@@ -11,24 +11,32 @@ from typing import Any
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import load_config, written_settings
+from prectr_torchrec.config.kinds import PRECTRConfig, RankerSection
+from prectr_torchrec.config.losses import LossesConfig
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig
 from prectr_torchrec.system.errors import nearest
 
 Rule = tuple[str, Callable[[RunConfig], bool], str]
+
+
+def _prectr(unread: Callable[[PRECTRConfig], bool]) -> Callable[[RunConfig], bool]:
+    return lambda c: isinstance(c.model, PRECTRConfig) and unread(c.model)
+
+
 RULES: tuple[Rule, ...] = (
     (
         "model.parts.personal.gate",
-        lambda c: not (c.model.parts.personal and c.model.parts.personal.own and c.model.parts.personal.peers),
+        _prectr(lambda m: not (m.parts.personal and m.parts.personal.own and m.parts.personal.peers)),
         "model.parts.personal.own and peers are not both on",
     ),
     ("model.position_count", lambda c: not c.model.position_bias, "model.position_bias is off"),
-    ("text.encoder", lambda c: not c.model.text, "model.text is off"),
+    ("text.encoder", lambda c: not c.model.encodes, "the ranker has no text encoder"),
     ("text.encoder", lambda c: c.text.path is not None, "text.path brings its own"),
-    ("text.interaction", lambda c: not c.model.text, "model.text is off"),
+    ("text.interaction", lambda c: not c.model.encodes, "the ranker has no text encoder"),
     ("text.late_dim", lambda c: c.text.interaction != "late", "text.interaction is not 'late'"),
     ("text.start", lambda c: c.text.path is None, "text.path is null"),
-    ("losses.consistency.*", lambda c: not c.model.mixture, "model.mixture is off"),
+    ("losses.consistency.*", _prectr(lambda m: not m.mixture), "model.mixture is off"),
     ("losses.consistency.margin", lambda c: c.losses.consistency.weight == 0, "losses.consistency.weight is 0"),
     ("losses.debias.*", lambda c: not c.losses.debias.weight, "losses.debias.weight is 0"),
     ("losses.debias.noise", lambda c: c.losses.debias.negatives != "noise", "losses.debias.negatives is not 'noise'"),
@@ -38,7 +46,6 @@ RULES: tuple[Rule, ...] = (
         "the weights of losses.random_negatives and losses.debias are 0",
     ),
     ("losses.rehearsal.*", lambda c: c.losses.rehearsal.pairs is None, "losses.rehearsal.pairs is null"),
-    ("losses.load_balance.*", lambda c: "incentive" not in c.model.finds(), "no part has an incentive"),
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
     ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
@@ -69,7 +76,8 @@ def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
         if default:
             continue
         reasons = [why for pattern, unread, why in RULES if fnmatchcase(key, pattern) and unread(config)]
-        reasons += [*_table_reasons(config.tables, key), *_feature_reasons(config.features, key)]
+        reasons += [*_loss_reasons(config.losses, config.model, key), *_table_reasons(config.tables, key)]
+        reasons += _feature_reasons(config.features, key)
         found += [f"{key} is not used: {reasons[0]}"] if reasons else []
     return found
 
@@ -118,6 +126,13 @@ def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
         for column in table.columns if table is not None else ():
             if column not in columns:
                 yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, columns)}"
+
+
+def _loss_reasons(losses: LossesConfig, model: RankerSection, key: str) -> Iterator[str]:
+    section, name, *_ = (*key.split("."), "")
+    loss = dict(losses).get(name) if section == "losses" else None
+    if loss is not None and (missing := loss.reads - model.finds()):
+        yield f"the ranker, of kind {model.kind!r} and as it is set, finds no {min(missing)}"
 
 
 def _table_reasons(tables: dict[str, TableConfig], key: str) -> Iterator[str]:

@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.measures import measure
 from prectr_torchrec.evaluation.measures_text import format_metrics
+from prectr_torchrec.evaluation.part_columns import part_columns
 from prectr_torchrec.evaluation.prediction_parts import merge_parts, parts_folder, write_part
 from prectr_torchrec.evaluation.scoring import default_split, score
 from prectr_torchrec.runs.layout import load_run
@@ -45,10 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = arguments.metrics or run / f"metrics-{name}.json"
     _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)
     with process_group(config.train.device) as process, file_lock(predictions) if process.rank == 0 else nullcontext():
+        scored = score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades)
         measured = evaluate(
-            score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades),
+            scored.rows,
             settings=config.data,
-            parts=p.part_columns(config.model),
+            parts=part_columns(scored.reported),
             relevance=config.losses.anchor.weight != 0,
             split=data / split,
             train=train,
@@ -70,7 +73,7 @@ def evaluate(
     rows: Iterable[p.Rows],
     *,
     settings: DataConfig,
-    parts: Sequence[str],
+    parts: Sequence[pa.Field] = (),
     split: Path,
     train: Path,
     predictions: Path,
@@ -85,7 +88,7 @@ def evaluate(
     Args:
         rows: this rank's scored batches (`predictions.Rows`).
         settings: the run's, for its levels and its memory bound.
-        parts: columns of `predictions.PARTS` that the rows have.
+        parts: `part_columns` of the rows.
         split: folder of the samples that are scored.
         train: folder of the training samples, to say which graded pairs were trained on; may be missing.
         predictions: the Parquet file to write, on a file system that all ranks see.

@@ -22,7 +22,7 @@ from prectr_torchrec.data.reader.epoch_plan import list_row_groups
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.evaluation.explanation import PAST, Row, observe, rows_of, take_apart
+from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart
 from prectr_torchrec.evaluation.measures_text import aligned
 from prectr_torchrec.evaluation.scoring import default_split
 from prectr_torchrec.runs.layout import load_run
@@ -31,31 +31,12 @@ from prectr_torchrec.training.trainer import build_sharded
 
 TITLE = 40
 """Characters of a title in the tables."""
-HEADINGS = {
-    "item_id": "item",
-    "query_id": "query",
-    "predicted_level": "predicted",
-    "level_probabilities": "pi",
-    "click_by_level": "p",
-    "click_probability": "click",
-    "effect_own": "own effect",
-    "effect_own_by_level": "own effect",
-    "effect_peers": "peers effect",
-    "effect_peers_by_level": "peers effect",
-    "taste_variance": "open",
-}
-SIGNED = ("effect_own", "effect_own_by_level", "effect_peers", "effect_peers_by_level", "taste")
+PASTS = {"own_history": "own history", "peers": "other users under the query and its group"}
 LEGEND = {
-    "predicted": "level probabilities that the samples bring where there is no grade; zero where they bring none",
-    "pi": "the relevance tower's level probabilities{known}",
-    "p": "click probability at each level",
-    "click": "what ranks, the position held at its reference",
-    "own effect": "what the user's own past changes in the click logit, on average over the levels and at each; 0 without a past",
-    "peers effect": "what other users' past under the query and its group changes in it, likewise",
-    "own": "weight of the own history in the preference, peers and prior accordingly",
-    "taste": "in logits, within p",
-    "open": "share of the taste's variance that the own past leaves open",
+    "predicted level": "level probabilities that the samples bring where there is no grade; zero where they bring none",
+    "click probability": "what ranks, the position held at its reference",
 }
+"""Of what every ranker has; the ranker says what its own parts mean."""
 
 
 @only_local
@@ -70,9 +51,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         checkpoint: as of `runs.checkpoint_path`.
 
     Returns:
-        Plain values, ready for JSON: the request; `candidates`, best first; `own_history` and `peers`, each with its number of
-        `events`, the attention on the prior (`nothing_fits`) and the `strongest` events. What the run lacks is not there. Ids
-        are as the log writes them.
+        Plain values, ready for JSON: the request, and what `take_apart` gives. Ids are as the log writes them.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint in it.
@@ -99,10 +78,9 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     found = {
         "run": config.name,
         "checkpoint": checkpoint,
-        "grade_overrides": config.model.grade_overrides,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
-        **take_apart(config, row, observed),
+        **take_apart(config.data, row, observed),
     }
     for column in LOG_IDS:
         rows = [row for row in (found, *rows_of(found)) if column in row]
@@ -150,18 +128,18 @@ def format_explanation(found: Row) -> str:
         f"{who}; run {found['run']}, {found['checkpoint']} checkpoint",
         "",
     ]
-    table = [_cells(row) for row in found["candidates"]]
+    parts = found["parts"]
+    table = [_cells(row, parts) for row in found["candidates"]]
     lines += _table(table)
-    names = {heading.removesuffix(" 1") for heading in table[0]}
-    known = "; a known or predicted level replaces them" if found["grade_overrides"] else ""
-    lines += ["", *(f"{name}: {meaning.format(known=known)}" for name, meaning in LEGEND.items() if name in names)]
-    for name, title in zip(PAST, ("own history", "other users under the query and its group"), strict=True):
+    legend = LEGEND | {_heading(name): part["meaning"] for name, part in parts.items()}
+    lines += ["", *(f"{heading}: {legend[heading]}" for heading in (table[0] if table else ()) if heading in legend)]
+    for name, title in PASTS.items():
         if name in found:
             events = found[name]
             nothing = ", ".join(f"{attention} {weight:.3f}" for attention, weight in events["nothing_fits"].items())
             counted = f"{len(events['strongest'])} strongest of {events['events']} events by attention"
-            lines += ["", f"{title}: {counted}; attention on none of them: {nothing}"]
-            lines += _table([_cells(row) for row in events["strongest"]])
+            lines += ["", f"{title}: {counted}" + (f"; attention on none of them: {nothing}" if nothing else "")]
+            lines += _table([_cells(row, parts) for row in events["strongest"]])
     return "\n".join(lines)
 
 
@@ -169,23 +147,27 @@ def _table(rows: list[dict[str, str]]) -> list[str]:
     return aligned([list(rows[0]), *(list(row.values()) for row in rows)], left=2) if rows else []
 
 
-def _cells(row: Row) -> dict[str, str]:
-    """Heading -> text; a list of several values has a column for each."""
+def _heading(name: str) -> str:
+    return name.removesuffix("_id").replace("_", " ")
+
+
+def _cells(row: Row, parts: Row) -> dict[str, str]:
+    """Heading -> text, several values one after the other."""
     cells = {}
     for name, value in row.items():
-        heading, values = HEADINGS.get(name, name), value if isinstance(value, list) else [value]
-        for place, single in enumerate(values, 1):
-            cells[heading if len(values) == 1 else f"{heading} {place}"] = _text(name, single)
+        signed = name in parts and parts[name]["signed"]
+        values = value if isinstance(value, list) else [value]
+        cells[_heading(name)] = " ".join(_text(name, single, signed=signed) for single in values)
     return cells
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, value: Any, *, signed: bool) -> str:
     if value is None:
         return "-"
     if name == "age":
         return _age(value)
     if isinstance(value, float):
-        return f"{value:.2f}" if name == "grade" else f"{value:+.3f}" if name in SIGNED else f"{value:.3f}"
+        return f"{value:.2f}" if name == "grade" else f"{value:+.3f}" if signed else f"{value:.3f}"
     text = str(value)
     return text if len(text) <= TITLE else f"{text[: TITLE - 3]}..."
 

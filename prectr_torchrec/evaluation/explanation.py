@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.modules import Inputs, Predictions, RankingModel
+from prectr_torchrec.evaluation.part_columns import part_values
+from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart
 
 Row = dict[str, Any]
 
 EVENTS = 10
 """Past events told of each list."""
-SIDES = ("own", "peers", "prior")
-PAST = ("own_history", "peers")
-"""Parts of what is taken apart that tell of past events."""
+PAST = {"history": "own_history", "peer": "peers"}
+"""Sequence -> where its events stand in what is taken apart."""
 
 
 class Observed(NamedTuple):
@@ -26,9 +26,8 @@ class Observed(NamedTuple):
 
     inputs: Inputs
     predictions: Predictions
-    attention: dict[str, Tensor]
-    """`interest`, `intent`, `category`, `peers`, where the run has them -> (L + 1,) weights, the prior's first; means over heads
-    and candidates."""
+    reported: Mapping[str, ReportedPart]
+    attention: dict[str, Attention]
 
 
 def observe(model: RankingModel, inputs: Inputs) -> Observed:
@@ -36,36 +35,41 @@ def observe(model: RankingModel, inputs: Inputs) -> Observed:
     reporting = copy(model)  # the same weights; threads that share the model keep their own switch
     reporting.reports_parts = True
     predictions = reporting(inputs)
-    return Observed(inputs, predictions, {name: w[0].mean((0, 1)).cpu() for name, w in model.attention(inputs).items()})
+    reported = {name: part for name, part in model.reported.items() if part.where != "predictions"}
+    return Observed(inputs, predictions, reported, model.attention(inputs))
 
 
-def take_apart(config: RunConfig, sample: Row, observed: Observed) -> Row:
+def take_apart(data: DataConfig, sample: Row, observed: Observed) -> Row:
     """What was observed, as plain values.
 
     Args:
-        config: the run's.
+        data: of the run.
         sample: the request, a row of samples.
         observed: of this request alone.
 
     Returns:
-        `candidates`, best first; `own_history` and `peers`, each with its number of `events`, the attention on the prior
-        (`nothing_fits`) and the `strongest` events. What the run lacks is not there.
+        `candidates`, best first; `parts`, of what the ranker reports of them its `meaning`, and whether it is `signed`;
+        `own_history` and `peers`, each with its number of `events`, the attention on nothing that fits (`nothing_fits`) and the
+        `strongest` events. What the ranker lacks is not there.
     """
-    own, by_peers = ({n: w for n, w in observed.attention.items() if (n == "peers") == peers} for peers in (False, True))
-    return {
-        "candidates": _candidates(config, sample, observed),
-        **({"own_history": _events(config, sample, "history", own)} if own else {}),
-        **({"peers": _events(config, sample, "peer", by_peers)} if by_peers else {}),
+    columns = {column: part for name, part in observed.reported.items() for column in part.names or (name,)}
+    found: Row = {
+        "candidates": _candidates(sample, observed),
+        "parts": {name: {"meaning": part.meaning, "signed": part.signed} for name, part in columns.items()},
     }
+    for sequence, name in PAST.items():
+        if attention := {n: a for n, a in observed.attention.items() if a.sequence == sequence}:
+            found[name] = _events(data, sample, sequence, attention)
+    return found
 
 
 def rows_of(found: Row) -> list[Row]:
     """The candidates and events of what was taken apart: all that bears ids."""
-    return [*found["candidates"], *(event for part in PAST if part in found for event in found[part]["strongest"])]
+    return [*found["candidates"], *(event for part in PAST.values() if part in found for event in found[part]["strongest"])]
 
 
-def _candidates(config: RunConfig, sample: Row, observed: Observed) -> list[Row]:
-    candidate, predictions, own = observed.inputs.candidate, observed.predictions, observed.predictions.own
+def _candidates(sample: Row, observed: Observed) -> list[Row]:
+    candidate, predictions = observed.inputs.candidate, observed.predictions
     columns = {
         "item_id": sample["candidate_item_id"],
         "title": sample["candidate_title"],
@@ -74,32 +78,21 @@ def _candidates(config: RunConfig, sample: Row, observed: Observed) -> list[Row]
     }
     if bool(candidate["predicted"].any()):
         columns["predicted_level"] = candidate["predicted"].tolist()
-    if config.model.mixture:
-        columns["level_probabilities"] = predictions.parts["relevance_levels"].exp().tolist()
-        columns["click_by_level"] = own.level_logits.sigmoid().tolist()
     columns["click_probability"] = predictions.ranking["click"].logit.sigmoid().tolist()
-    for whose in ("own", "peers"):
-        columns[f"effect_{whose}"] = predictions.parts[f"effect_{whose}"].tolist()
-        if config.model.mixture:
-            columns[f"effect_{whose}_by_level"] = own.effect(whose).tolist()
-    if "preference_weights" in predictions.parts:
-        personal = config.model.parts.personal
-        there = {"own": personal is not None and personal.own, "peers": personal is not None and personal.peers, "prior": True}
-        columns |= {n: w.tolist() for n, w in zip(SIDES, predictions.parts["preference_weights"].T, strict=True) if there[n]}
-    if "taste" in own.parts:
-        columns |= {"taste": own.parts["taste"].mean.tolist(), "taste_variance": own.parts["taste"].variance.tolist()}
+    columns |= {name: values.tolist() for name, values in part_values(observed.reported, predictions.parts).items()}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return sorted(rows, key=lambda row: -row["click_probability"])
 
 
-def _events(config: RunConfig, sample: Row, family: str, weights: dict[str, Tensor]) -> Row:
-    limit = config.data.history_length if family == "history" else config.data.peer_length
+def _events(data: DataConfig, sample: Row, family: str, attention: dict[str, Attention]) -> Row:
+    weights = {name: found.weights[0].mean((0, 1)).cpu() for name, found in attention.items()}
+    limit = data.history_length if family == "history" else data.peer_length
     fields = ("item_id", "relevance", "click", "position", "age", "query_id")
     events = {name: sample[f"{family}_{name}"][-limit:] if limit else [] for name in fields}  # the reader keeps the latest
     titles: dict[int, str] = {}  # samples have none for the events of peers: of these only items seen elsewhere have one
     for prefix in ("candidate", "history"):
         titles.update(zip(sample[f"{prefix}_item_id"], sample[f"{prefix}_title"], strict=True))
-    levels = grade_levels(np.array(events["relevance"], dtype=np.float32), config.data.levels.boundaries).tolist()
+    levels = grade_levels(np.array(events["relevance"], dtype=np.float32), data.levels.boundaries).tolist()
     rows = [
         {
             "item_id": item,
@@ -109,10 +102,10 @@ def _events(config: RunConfig, sample: Row, family: str, weights: dict[str, Tens
             "position": events["position"][j] or None,
             "age": events["age"][j],
             "query_id": events["query_id"][j],
-            **{name: float(weight[j + 1]) for name, weight in weights.items()},
+            **{name: float(weight[j]) for name, weight in weights.items()},
         }
         for j, item in enumerate(events["item_id"])
     ]
     rows.sort(key=lambda row: -sum(row[name] for name in weights))
-    nothing = {name: float(weight[0]) for name, weight in weights.items()}
+    nothing = {name: float(found.nothing[0].mean()) for name, found in attention.items() if found.nothing is not None}
     return {"events": len(rows), "nothing_fits": nothing, "strongest": rows[:EVENTS]}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.config.data import Levels
@@ -14,7 +15,7 @@ from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.comparison import compare_with_logged_order
-from prectr_torchrec.evaluation.parts import personal_measures
+from prectr_torchrec.evaluation.parts import mean_parts, personal_measures
 
 PAST = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}
 """Segments by the impressions of the user before the request, both ends included."""
@@ -34,8 +35,9 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
     zero = LogIds.of_split(split).zero
     table = p.load_table(predictions, oracle, memory, zero)
     prepared = load_manifest(split.parent) if (split.parent / MANIFEST).is_file() else {}
-    known = ~np.isnan(table.click)
+    known, leveled = ~np.isnan(table.click), p.LEVELS in pq.read_schema(predictions).names
     segments = list(_segments(table))
+    activity = {name: mask for by, name, mask in segments if by == "user"}
     return {
         "split": split.name,
         "simulated": bool(prepared.get("simulated", False)),
@@ -55,11 +57,12 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
             examination=prepared.get("examination", [1.0]),
         ),
         "ranking_against_grades": m.grade_ndcg(table.click_probability, table.relevance, table.request_id, levels.grade_min),
-        "relevance": _relevance(p.load_graded_pairs(predictions, split, train, memory, zero), levels, train),
+        "relevance": _relevance(p.load_graded_pairs(predictions, split, train, memory, zero), levels, train) if leveled else {},
         "levels_in_order": float(order.mean()) if (order := table.by_part.get("levels_in_order")) is not None else None,
         "oracle": _against_oracle(table),
         "segments": [{"by": by, "segment": name, **_segment(table, mask)} for by, name, mask in segments],
-        "personal": personal_measures(table, levels, {name: mask for by, name, mask in segments if by == "user"}),
+        "parts": mean_parts(table, activity),
+        "personal": personal_measures(table, levels, activity),
         "reliability": m.reliability(table.click_probability_at_position[known], table.click[known]),
     }
 

@@ -1,4 +1,4 @@
-"""What the personal parts of a run do for which users, from its predictions."""
+"""What the parts of a ranker do for which users, from its predictions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,25 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config.data import Levels
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.evaluation.predictions import WEIGHTS, Array, Oracle, Table
+from prectr_torchrec.evaluation.predictions import Array, Oracle, Table
 from prectr_torchrec.metrics import spearman
 
 Measures = dict[str, Any]
+
+WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
+"""How much of a candidate's relevance preference is the own history, the peers, the prior."""
+
+
+def mean_parts(table: Table, activity: dict[str, NDArray[np.bool_]]) -> Measures:
+    """Column of a part -> its `meaning`, its mean over `all` rows, and over each segment of users that has rows."""
+    return {
+        name: {
+            "meaning": table.meanings[name],
+            "all": _mean(values),
+            **{segment: float(values[rows].mean()) for segment, rows in activity.items() if rows.any()},
+        }
+        for name, values in table.by_part.items()
+    }
 
 
 def personal_measures(table: Table, levels: Levels, activity: dict[str, NDArray[np.bool_]]) -> Measures:

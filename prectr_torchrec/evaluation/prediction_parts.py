@@ -25,12 +25,11 @@ PART_SCHEMA = pa.schema(
         "user_id": pa.int64(),
         "click_probability": pa.float32(),
         "click_probability_at_position": pa.float32(),
-        "relevance_probabilities": pa.list_(pa.float32()),
         "relevance": pa.float32(),
         "click": pa.int8(),
     }
 )
-"""Of the parts, before the `part_columns`. `click_probability` holds the position at its reference,
+"""Of the files of ranks, before the `part_columns`. `click_probability` holds the position at its reference,
 `click_probability_at_position` takes the logged one; `relevance` and `click` are null where not known."""
 FROM_SAMPLES = {
     "query_id": ("query_id", pa.int64()),
@@ -49,9 +48,9 @@ def parts_folder(predictions: Path) -> Path:
     return predictions.with_name(predictions.name + ".parts")
 
 
-def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequence[str] = ()) -> None:
-    """Streams one rank's rows to its part, which appears only when whole; `parts`: the run's `part_columns`."""
-    schema = pa.unify_schemas([PART_SCHEMA, pa.schema({name: pa.float32() for name in parts})])
+def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequence[pa.Field] = ()) -> None:
+    """Streams one rank's rows to its part, which appears only when whole; `parts`: the ranker's `part_columns`."""
+    schema = pa.schema([*PART_SCHEMA, *parts])
     path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, **WRITTEN) as writer:
@@ -114,10 +113,10 @@ def merge_parts(predictions: Path, split: Path, world_size: int, memory: str) ->
 def _record_batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
     arrays = []
     for field in schema:
-        if field.name == "relevance_probabilities":
-            pi = rows[field.name]
-            offsets = np.arange(len(pi) + 1, dtype=np.int32) * pi.shape[1]
-            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(pi.ravel(), pa.float32())))
+        if pa.types.is_list(field.type):
+            values = rows[field.name]
+            offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel(), pa.float32())))
         elif field.name == "click_probability_at_position":
             arrays.append(pa.array(sigmoid(rows["logged_logit"]), field.type))
         else:

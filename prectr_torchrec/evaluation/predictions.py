@@ -17,23 +17,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.data.hashing import normalised_sql
 from prectr_torchrec.data.log_ids import our_id_sql
 from prectr_torchrec.data.parquet_files import readable
 from prectr_torchrec.data.raw.files import scan_parquet
 from prectr_torchrec.data.raw.source import open_duckdb
+from prectr_torchrec.evaluation.part_columns import meanings
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
 """One scored batch, real rows only, n of them: request_id, item_id, user_id (n,) int64; click_probability (n,) float32, the
-position held at its reference; logged_logit (n,) float32, at the logged position; relevance_probabilities (n, K) float32, the
-tower's own; relevance, click (n,) float32, NaN where missing; the `part_columns` of the run (n,) float32. Other keys are not
-kept."""
+position held at its reference; logged_logit (n,) float32, at the logged position; relevance, click (n,) float32, NaN where
+missing; the `part_columns` of the ranker (n,) or (n, k) float32. Other keys are not kept."""
 
-WEIGHTS = ("weight_own", "weight_peers", "weight_prior")
-"""How much of a candidate's relevance preference is the own history, the peers, the prior."""
-PARTS = ("levels_in_order", "effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope", *WEIGHTS, "taste")
+LEVELS = "relevance_probabilities"
+"""The column of rankers that have a relevance tower: its own probabilities of the levels, before any known grade."""
 
 HIDDEN = "-grades-hidden"
 """After the split in the names of files of what was scored without the candidates' grades."""
@@ -75,7 +73,9 @@ class Table:
     item_shown: Array
     """... and of the row's item to anyone."""
     by_part: dict[str, Array]
-    """Those of `PARTS` that the predictions have, (n,) each."""
+    """The `part_columns` that the predictions have, but for lists; (n,) each."""
+    meanings: dict[str, str]
+    """What these columns say, in words."""
     oracle: Oracle | None
 
 
@@ -91,24 +91,6 @@ class GradedPairs:
     """The pair has a grade in the training samples: among their judgments or their impressions."""
     known_query: Array
     """The query's text is in the training samples: among their judgments or their impressions."""
-
-
-def part_columns(model: PRECTRConfig) -> list[str]:
-    """Those of `PARTS` that a run with this model predicts.
-
-    `levels_in_order` is 1 where no level clicks less than the one below it. Effects and taste are in logits: what the own past,
-    or the peers', changes in the click logit, as a mean over the candidate's own level distribution; its slope: at the highest
-    level less at the lowest.
-    """
-    parts = model.parts
-    there = {
-        "levels_in_order": model.mixture,
-        **dict.fromkeys(("effect_own", "effect_peers"), True),
-        **dict.fromkeys(("effect_own_slope", "effect_peers_slope"), model.mixture),
-        **dict.fromkeys(WEIGHTS, parts.personal is not None),
-        "taste": parts.taste is not None,
-    }
-    return [name for name in PARTS if there[name]]
 
 
 def oracle_columns(oracle: Path) -> list[str]:
@@ -142,7 +124,7 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         ValueError: the oracle lacks a column or holds a row twice, or a prediction is not finite.
     """
     relation = scan_parquet([predictions])
-    parts = [name for name in PARTS if name in pq.read_schema(predictions).names]
+    parts = meanings(pq.read_schema(predictions))
     ours = _our_ids(predictions, ("request_id", "user_id"), zero)
     with connect(memory, predictions.parent, predictions, oracle) as db:
         _check_finite(db, predictions)
@@ -165,11 +147,11 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         rows, unmatched, unmatched_exposed = _oracle_counts(db, relation)
         joined = Oracle(**truth, rows=rows, unmatched=unmatched, unmatched_exposed=unmatched_exposed) if oracle else None
     by_part = {name: columns.pop(name) for name in parts}
-    return Table(**columns, by_part=by_part, oracle=joined)
+    return Table(**columns, by_part=by_part, meanings=parts, oracle=joined)
 
 
 def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, zero: ZeroId = "none") -> GradedPairs:
-    """The graded pairs of query and item, each once, with the relevance tower's distribution.
+    """The graded pairs of query and item, each once, with the relevance tower's distribution (`LEVELS`).
 
     Args:
         predictions: the merged file.

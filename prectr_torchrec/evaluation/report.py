@@ -96,6 +96,7 @@ def write_report(
             _figure("Users by activity", figures.activity_figure(activity), _activity_text(activity)),
             _figure("Personal effect by relevance", figures.effect_figure(effects), _effect_text(effects)),
             _figure("Preference by activity", figures.weights_figure(weights), WEIGHTS),
+            _parts(measured),
             _figure("Calibration", figures.calibration_figure({n: f["reliability"] for n, f in measured.items()}), CALIBRATION),
             _calibration_by_position(measured),
             _relevance(measured),
@@ -111,7 +112,7 @@ def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
     found = [read_json(path) for path in files if path.is_file()]
     if not found:
         raise ValueError(f"{run}: run {name!r} has no {' or '.join(p.name for p in files)}; run `prectr evaluate` on it")
-    if any("grades" not in f for f in found):
+    if any("parts" not in f for f in found):
         raise ValueError(f"{run}: run {name!r} was measured by an earlier release; run `prectr evaluate` on it again")
     with made_of(*files):
         clicks = next((f for f in found if f["clicks"]["clicks"]), found[0])
@@ -288,6 +289,19 @@ def _effect_text(runs: dict[str, Metrics]) -> str:
                 values = ", ".join("no rows" if value is None else f"{value:+.3f}" for value in means)
                 text += f" {name}, {found['users']:,} {group} users, {figures.PASTS[whose]}, from the lowest level up: {values}."
     return text
+
+
+def _parts(measured: dict[str, Metrics]) -> str:
+    """Means of what the rankers report of each candidate, and what each says."""
+    parts = [(name, part.replace("_", " "), means) for name, found in measured.items() for part, means in found["parts"].items()]
+    if not parts:
+        return ""
+    columns = [c for c in dict.fromkeys(c for _, _, means in parts for c in means) if c != "meaning"]
+    body = [[(number(means.get(column)), False) for column in columns] for _, _, means in parts]
+    rows = [f"{name}, {part}" for name, part, _ in parts]
+    found = table(["Mean by the user's events before the request", *columns], rows, body)
+    said = "; ".join(f"{part}: {meaning}" for part, meaning in {part: means["meaning"] for _, part, means in parts}.items())
+    return f"<section><h2>Parts of the rankers</h2>{found}<p class=note>{html.escape(said)}.</p></section>"
 
 
 def _truths(measured: dict[str, Metrics]) -> dict[str, Metrics]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.distributed.process import Process
-from prectr_torchrec.evaluation.predictions import PARTS, WEIGHTS
+from prectr_torchrec.evaluation.part_columns import part_values
+from prectr_torchrec.evaluation.predictions import Rows
+from prectr_torchrec.modules import RankingModel, ReportedPart
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.training.task import StepReport
 from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
@@ -28,9 +30,16 @@ def default_split(data: Path) -> str:
     return "test" if (data / "test").is_dir() else "candidates"
 
 
-def score(
-    run: Path, data: Path, split: str, checkpoint: str, process: Process, *, hide_grades: bool = False
-) -> Iterator[dict[str, NDArray[Any]]]:
+class Scored(NamedTuple):
+    """A split, scored with a ranker."""
+
+    reported: Mapping[str, ReportedPart]
+    """What the ranker reports of each candidate."""
+    rows: Iterator[Rows]
+    """This rank's share, a batch at a time; collective."""
+
+
+def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, *, hide_grades: bool = False) -> Scored:
     """Scores this rank's share of a split; collective.
 
     Args:
@@ -41,11 +50,8 @@ def score(
         process: this rank.
         hide_grades: the model scores as if no candidate had a grade, given or predicted; what is yielded has them still.
 
-    Yields:
-        Per batch, real rows only: request_id, item_id, user_id (n,) int64; click_probability, logit (n,) float32 with the
-        position at its reference; logged_logit (n,) float32 at the logged position; relevance_probabilities (n, K) float32,
-        the tower's own before any known grade; relevance, click (n,) float32, NaN where missing; position (n,) int64; and
-        those of `predictions.part_columns` that the run has, (n,) float32.
+    Returns:
+        Rows as of `predictions.Rows`, and with `logit` (n,) float32, the position at its reference, and `position` (n,) int64.
     """
     config = load_run(run)
     largest = int(read_manifest(data, config.data)["max_candidates"])
@@ -54,7 +60,8 @@ def score(
     checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
     model, optimizers, _ = build_sharded(config, run, process)
     checkpoints.load(checkpoint, {"model": model})
-    model.module.model.reports_parts = True
+    ranker: RankingModel = model.module.model
+    ranker.reports_parts = True
     reader = SearchReader(
         config,
         data,
@@ -66,11 +73,11 @@ def score(
     )
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     total, seen = agree_on_batches(reader.num_batches(0)), SearchBatch.without_grades if hide_grades else None
-    for batch, report in evaluate_batches(pipeline, model, reader, total, seen):
-        yield _rows(batch, report)
+    batches = evaluate_batches(pipeline, model, reader, total, seen)
+    return Scored(ranker.reported, (_rows(batch, report, ranker.reported) for batch, report in batches))
 
 
-def _rows(batch: SearchBatch, report: StepReport) -> dict[str, NDArray[Any]]:
+def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, ReportedPart]) -> Rows:
     batch = batch.to(torch.device("cpu"))
     real = batch.candidate_weight > 0
     request = batch.candidate_request
@@ -82,12 +89,9 @@ def _rows(batch: SearchBatch, report: StepReport) -> dict[str, NDArray[Any]]:
         "click_probability": report.ranking["click"].sigmoid(),
         "logit": report.ranking["click"],
         "logged_logit": report.logged["click"],
-        "relevance_probabilities": report.parts["relevance_levels"].exp(),
         "relevance": batch["candidate_relevance"],
         "click": click.masked_fill(weight == 0, torch.nan),
         "position": batch["candidate_position"],
-        **{name: report.parts[name] for name in set(PARTS) - set(WEIGHTS) if name in report.parts},
+        **part_values(reported, report.parts),
     }
-    if "preference_weights" in report.parts:
-        columns.update(zip(WEIGHTS, report.parts["preference_weights"].unbind(1), strict=True))
     return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}

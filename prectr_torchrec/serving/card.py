@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from prectr_torchrec.evaluation.measures_text import PAIRS
+from prectr_torchrec.evaluation.predictions import LEVELS
+from prectr_torchrec.modules import ReportedPart
 
 PROBABILITY = ("normalized_entropy", "log_loss", "calibration")
 BY_POSITION = ("rows", "clicks", "predicted", "observed", "calibration")
 
 
-def model_card(about: dict[str, Any], *, encoder: bool) -> str:
+def model_card(kind: str, reported: Mapping[str, ReportedPart], about: dict[str, Any]) -> str:
     """`README.md` of an exported folder, with the front matter that the Hugging Face hub reads."""
-    tags = ["search-ranking", "click-prediction", "relevance", "torchrec"]
+    tags = ["search-ranking", "click-prediction", *(["relevance"] if LEVELS in reported else []), "torchrec"]
     head = {"library_name": "prectr-torchrec", "pipeline_tag": "text-ranking", "tags": tags}
     lines = [
         "---",
@@ -22,7 +25,7 @@ def model_card(about: dict[str, Any], *, encoder: bool) -> str:
         "---",
         f"# {about['run']}",
         "",
-        "A search ranker: the probability that a user clicks a candidate, made of relevance levels and the click at each level.",
+        f"A search ranker of kind `{kind}`: the probability that a user clicks a candidate.",
         f"Exported from checkpoint `{about['checkpoint']}` of the run `{about['run']}`.",
         "",
         "    from prectr_torchrec import Ranker",
@@ -32,7 +35,7 @@ def model_card(about: dict[str, Any], *, encoder: bool) -> str:
         "",
         "From a hub, `THIS FOLDER` is what `huggingface_hub.snapshot_download` returns.",
         "`schema.json` says what a request may hold. `text/` is a tokenizer"
-        + (" and an encoder" if encoder else "")
+        + (" and an encoder" if "text/config.json" in about["files"] else "")
         + " in Hugging Face layout.",
         "",
         "## Tables",
@@ -44,10 +47,18 @@ def model_card(about: dict[str, Any], *, encoder: bool) -> str:
             ],
         ),
         "",
+        *_reported(reported),
         "## Measured",
         *_figures(about),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _reported(reported: Mapping[str, ReportedPart]) -> list[str]:
+    if not reported:
+        return []
+    rows = [[f"`{name}`", part.meaning] for name, part in reported.items()]
+    return ["## What it reports of each candidate", *_table(["part", "meaning"], rows), ""]
 
 
 def _figures(about: dict[str, Any]) -> list[str]:

@@ -94,13 +94,14 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         for name, source in tables.items():
             about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
         with quiet_transformers():
-            served = _write_towers(partial, run, config, saved)
+            model = _build(run, config, saved)
+            served = _write_towers(partial, run, config, model)
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
         _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"]).describe())
         about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
         _write_json(partial / ABOUT, sealed(about))
         with made_of(*(run / f"{name}.json" for name in measured)):
-            card = model_card(about, encoder=bool(served.model.text))
+            card = model_card(served.model.kind, model.reported, about)
         (partial / "README.md").write_text(card, encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -168,13 +169,16 @@ def ids_path(folder: Path, table: str) -> Path:
     return folder / TABLES / f"{table}.ids.safetensors"
 
 
-def _write_towers(folder: Path, run: Path, config: RunConfig, saved: SavedTensors) -> RunConfig:
+def _build(run: Path, config: RunConfig, saved: SavedTensors) -> RankingModel:
+    model = build_model(config, run / TOKENIZER, kept=True)
+    model.load_state_dict(saved.load(_TOWERS))
+    return model
+
+
+def _write_towers(folder: Path, run: Path, config: RunConfig, model: RankingModel) -> RunConfig:
     """Writes towers, encoder and tokenizer; returns the configuration that builds them from the folder alone."""
     shutil.copytree(run / TOKENIZER, folder / TEXT, ignore=shutil.ignore_patterns(STUDENT))
-    prectr = build_model(config, run / TOKENIZER, kept=True)
-    weights = saved.load(_TOWERS)
-    prectr.load_state_dict(weights)
-    encoder = text_encoder(prectr)
+    weights, encoder = model.state_dict(), text_encoder(model)
     if encoder is not None:
         encoder.model.save_pretrained(str(folder / TEXT))
         weights = {name: weight for name, weight in weights.items() if not name.startswith(ENCODER)}
@@ -200,7 +204,7 @@ def _findings(run: Path) -> dict[str, Any]:
 
 def _figures(path: Path) -> dict[str, Any]:
     measured = read_json(path)
-    if "grades" not in measured:
+    if "parts" not in measured:
         raise ValueError(f"{path}: measured by an earlier release; run `prectr evaluate` again, or remove the file")
     kept = (
         "checkpoint",

@@ -132,23 +132,33 @@ def page() -> tuple[str, str]:
 
 def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list[Row]:
     titles = sample["candidate_title"][0].as_py()
-    told = {row["item_id"]: row for row in (scores.explanation or {"candidates": []})["candidates"]}
+    explanation = scores.explanation or {"candidates": []}
+    told = {row["item_id"]: row for row in explanation["candidates"]}
+    relevance = scores.relevance_probabilities
     rows = []
     for i in scores.ranking().tolist():
-        item, relevance = int(scores.item_id[i]), scores.relevance_probabilities[i].tolist()
+        item = int(scores.item_id[i])
         why = told.get(item, {})
         rows.append(
             {
                 "item": str(names[item]),
                 "title": titles[i],
                 "click": float(scores.click_probability[i]),
-                "relevance": relevance,
+                "relevance": relevance[i].tolist() if relevance is not None else None,
                 "level": why.get("level"),
-                "effect_own": why.get("effect_own"),
-                "effect_peers": why.get("effect_peers"),
+                "parts": _speaking(why, explanation.get("parts", {})),
             }
         )
     return rows
+
+
+def _speaking(candidate: Row, parts: Row) -> list[Row]:
+    """Of a candidate that was taken apart, what speaks for or against it with one number."""
+    return [
+        {"name": name.replace("_", " "), "value": candidate[name], "meaning": part["meaning"]}
+        for name, part in parts.items()
+        if part["signed"] and isinstance(candidate.get(name), float)
+    ]
 
 
 def _read(folder: Path) -> Iterator[Row]:

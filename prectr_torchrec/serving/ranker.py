@@ -27,6 +27,7 @@ from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.evaluation.explanation import observe, rows_of, take_apart
+from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, RankingModel, TextRelevance
 from prectr_torchrec.serving.digests import SEAL, check
@@ -53,14 +54,19 @@ class Scores:
     """(n,). Ids are as the request has them; of rows that `schema` made, ours."""
     click_probability: NDArray[np.float32]
     """(n,), the position held at its reference: what ranks."""
-    relevance_probabilities: NDArray[np.float32]
-    """(n, K), the relevance tower's own word, before any known grade."""
+    relevance_probabilities: NDArray[np.float32] | None
+    """(n, K), the relevance tower's own word, before any known grade; None of a ranker without one."""
     explanation: dict[str, Any] | None = None
     """Where asked for: `explanation.take_apart`'s plain values."""
 
     def ranking(self) -> NDArray[np.int64]:
         """(n,) the candidates' places in the request, best first."""
         return np.argsort(-self.click_probability, kind="stable")
+
+    def finite(self) -> bool:
+        """Whether all of them are numbers."""
+        relevance = self.relevance_probabilities
+        return bool(np.isfinite(self.click_probability).all()) and (relevance is None or bool(np.isfinite(relevance).all()))
 
 
 class Ranker:
@@ -87,6 +93,7 @@ class Ranker:
         self.config, self.titles = config, titles
         self.schema = RequestSchema(config.data, id_kinds)
         self._model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
+        self._levels = model.reported[LEVELS].width if LEVELS in model.reported else 0
         self._builder = BatchBuilder(config, text, 1, 1, texts=texts)
         self._building = threading.Lock()
         _forks.add(self)
@@ -192,7 +199,7 @@ class Ranker:
 
         Returns:
             `Scores`, a list of them, or a table with a row for each candidate: request_id, item_id, click_probability,
-            relevance_probabilities.
+            and relevance_probabilities where the ranker has a relevance tower.
 
         Raises:
             RequestError: a field is missing, unknown, or not what it should be.
@@ -200,7 +207,7 @@ class Ranker:
         if isinstance(requests, pa.Table):
             if explain:
                 raise ValueError("explain: the scores of a table have no room for it; send mappings")
-            return _to_table(requests, self._score(self.schema.from_arrow(requests)), self.config.data.levels.count)
+            return _to_table(requests, self._score(self.schema.from_arrow(requests)), self._levels)
         one = isinstance(requests, Mapping)
         plain = [requests] if isinstance(requests, Mapping) else requests
         samples = self.schema.from_plain(plain, name=None if one else "requests")
@@ -221,7 +228,7 @@ class Ranker:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config, row, observe(self._model, self._inputs(batch)))
+            return take_apart(self.config.data, row, observe(self._model, self._inputs(batch)))
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -235,15 +242,16 @@ class Ranker:
         counts = samples["num_candidates"].to_numpy()
         ids = samples["request_id"].to_pylist()
         items = samples["candidate_item_id"].combine_chunks().flatten().to_numpy()
-        click, relevance = np.zeros(0, np.float32), np.zeros((0, self.config.data.levels.count), np.float32)
+        click, relevance = np.zeros(0, np.float32), np.zeros((0, self._levels), np.float32)
         if total := int(counts.sum()):
             with torch.inference_mode():
                 predictions = self._model(self._inputs(self._batch(samples, total)))
             click = predictions.ranking["click"].logit.sigmoid().numpy()[:total]
-            relevance = predictions.parts["relevance_levels"].exp().numpy()[:total]
+            relevance = predictions.parts[LEVELS].numpy()[:total] if self._levels else relevance
         cuts = np.cumsum(counts)[:-1]
         parts = (np.split(column, cuts) for column in (items, click, relevance))
-        return [Scores(*row) for row in zip(ids, *parts, strict=True)]
+        scores = [Scores(*row) for row in zip(ids, *parts, strict=True)]
+        return scores if self._levels else [replace(score, relevance_probabilities=None) for score in scores]
 
     def _batch(self, samples: pa.Table, candidates: int) -> SearchBatch:
         predicted = any(
@@ -331,17 +339,18 @@ def _sent(request: Request, key: str, name: str) -> list[Any]:
 
 
 def _to_table(requests: pa.Table, scores: list[Scores], levels: int) -> pa.Table:
-    relevance = np.concatenate([np.zeros((0, levels), np.float32), *(s.relevance_probabilities for s in scores)])
-    offsets = pa.array(np.arange(len(relevance) + 1, dtype=np.int32) * levels)
     counts = [len(s.item_id) for s in scores]
     row = np.repeat(np.arange(len(scores)), counts)
     none = pa.array(np.zeros(len(scores), np.int64))
     request_id = (requests["request_id"] if "request_id" in requests.column_names else none).take(pa.array(row))
-    return pa.table(
-        {
-            "request_id": request_id,
-            "item_id": requests["candidate_item_id"].combine_chunks().flatten(),
-            "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
-            "relevance_probabilities": pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32())),
-        }
-    )
+    columns = {
+        "request_id": request_id,
+        "item_id": requests["candidate_item_id"].combine_chunks().flatten(),
+        "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
+    }
+    if levels:
+        found = [s.relevance_probabilities for s in scores if s.relevance_probabilities is not None]
+        relevance = np.concatenate([np.zeros((0, levels), np.float32), *found])
+        offsets = pa.array(np.arange(len(relevance) + 1, dtype=np.int32) * levels)
+        columns[LEVELS] = pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32()))
+    return pa.table(columns)

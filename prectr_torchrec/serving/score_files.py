@@ -43,7 +43,8 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     Args:
         model: exported folder.
         data: a folder of sample files (`*.parquet`), such as a split of a prepared folder.
-        out: Parquet file to write: request_id, item_id, click_probability, relevance_probabilities; ids as the log writes them.
+        out: Parquet file to write: request_id, item_id, click_probability and, of rankers with a relevance tower,
+            relevance_probabilities; ids as the log writes them.
         nproc: processes; each loads the ranker, tables on disk are shared.
 
     Returns:

@@ -301,14 +301,13 @@ def _load(model: Path) -> Ranker:
 
 def _render(plain: dict[str, Any], scores: Scores) -> bytes:
     """Candidates best first; the scores have the ids that the client sent."""
-    if not (np.isfinite(scores.click_probability).all() and np.isfinite(scores.relevance_probabilities).all()):
+    if not scores.finite():
         raise Refused(500, "the model's scores of this request are no numbers")
     ids = scores.item_id.tolist()
-    click, relevance = (
-        np.round(x.astype(np.float64), 8).tolist() for x in (scores.click_probability, scores.relevance_probabilities)
-    )
+    there = {name: getattr(scores, name) for name in ("click_probability", "relevance_probabilities")}
+    rounded = {name: np.round(x.astype(np.float64), 8).tolist() for name, x in there.items() if x is not None}
     ranked = [
-        {"item_id": ids[i], "index": i, "click_probability": click[i], "relevance_probabilities": relevance[i]}
+        {"item_id": ids[i], "index": i, **{name: values[i] for name, values in rounded.items()}}
         for i in scores.ranking().tolist()
     ]
     answer = {"request_id": plain.get("request_id"), "candidates": ranked}
@@ -366,12 +365,16 @@ _ANSWER = {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["item_id", "index", "click_probability", "relevance_probabilities"],
+                "required": ["item_id", "index", "click_probability"],
                 "properties": {
                     "item_id": {"type": ["integer", "string"], "description": "As sent."},
                     "index": {"type": "integer", "description": "Place among the candidates sent, from 0."},
                     "click_probability": {"type": "number"},
-                    "relevance_probabilities": {"type": "array", "items": {"type": "number"}},
+                    "relevance_probabilities": {
+                        "type": "array",
+                        "items": {"type": "number"},
+                        "description": "Of rankers that have a relevance tower.",
+                    },
                 },
             },
         },

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -55,5 +54,5 @@ def check_scores(ranker: Ranker, folder: Path) -> None:
         ValueError: some score is no finite number.
     """
     (scores,) = ranker.score_samples(ranker.schema.from_arrow(pa.table(_SAMPLE)))
-    if not all(np.isfinite(x).all() for x in (scores.click_probability, scores.relevance_probabilities)):
+    if not scores.finite():
         raise ValueError(f"{folder}: the scores of a trial are NaN or infinite; the export is broken, export again")

@@ -99,7 +99,7 @@ def distill(
     found = _describe(distiller, pairs, teacher_scores) | {"settings": settings}
     if process.rank == 0:
         shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
-        save_student(out, student, config.text, config.data.levels, config.model.relevance_tower)
+        save_student(out, student, config.text, config.data.levels)
         apply_umask(out)
         once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
         shutil.rmtree(work)

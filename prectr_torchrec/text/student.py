@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from typing_extensions import TypedDict
 
 from prectr_torchrec.config.data import Levels
@@ -49,7 +50,7 @@ class _Student(TypedDict):
     relevance_tower: list[int]
 
 
-def save_student(folder: Path, relevance: TextRelevance, settings: TextConfig, levels: Levels, tower: list[int]) -> None:
+def save_student(folder: Path, relevance: TextRelevance, settings: TextConfig, levels: Levels) -> None:
     """Writes encoder, weights and `student.json` into a folder, where the tokenizer goes too.
 
     Args:
@@ -57,7 +58,6 @@ def save_student(folder: Path, relevance: TextRelevance, settings: TextConfig, l
         relevance: its text side.
         settings: it was built from.
         levels: of relevance that it predicts.
-        tower: `model.relevance_tower`.
     """
     weights = {name: weight.contiguous() for name, weight in relevance.state_dict().items() if not name.startswith(_MATCH)}
     encoder = relevance.interaction.encoder if relevance.interaction is not None else None
@@ -73,7 +73,7 @@ def save_student(folder: Path, relevance: TextRelevance, settings: TextConfig, l
         "levels": levels.model_dump(mode="json"),
         "encoder": relevance.interaction is not None,
         "match": relevance.match is not None,
-        "relevance_tower": tower,
+        "relevance_tower": [layer.out_features for layer in relevance.tower.layers if isinstance(layer, nn.Linear)],
     }
     (folder / STUDENT).write_text(json.dumps(about, indent=1), encoding="utf-8")
 

@@ -337,7 +337,11 @@ class Trainer:
         has = self._has(stage.split) or stage.split == "train"  # without a train split the reader says what is wrong
         if not has and self.process.rank == 0:
             print(f"note: stage {stage.split!r} is left out: {self.data} has no such split", file=sys.stderr)
-        return has and stage.epochs != 0
+        learns = stage.split == "train" or "levels" in self.config.model.finds()
+        if has and not learns and self.process.rank == 0:
+            kind = self.config.model.kind
+            print(f"note: stage {stage.split!r} is left out: a ranker of kind {kind!r} has no levels to learn", file=sys.stderr)
+        return has and learns and stage.epochs != 0
 
     def _rehearsal(self) -> Rehearsal | None:
         settings = self.config.losses.rehearsal
@@ -359,7 +363,7 @@ class Trainer:
                 remove(self.run / TOKENIZER)
                 with replacing(self.run / TOKENIZER) as tokenizer:
                     shutil.copytree(self.data / TOKENIZER, tokenizer)
-                    if self.config.model.text:
+                    if self.config.model.encodes:
                         keep_settings(self.config.text, tokenizer)
                 with replacing(self.run / SAMPLES) as samples:
                     shutil.copyfile(self.data / SAMPLES, samples)

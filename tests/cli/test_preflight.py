@@ -74,7 +74,7 @@ def test_samples_with_longer_histories_do(tmp_path: Path) -> None:
         ("demo", {}, []),
         ("demo", {"data.item_attributes": ["category_id", "brand_id", "color"]}, ["data.item_attributes: 'color' is not used"]),
         ("demo", {"data.user_attributes": ["city"]}, ["data.user_attributes: 'city' is not used: no feature reads user_city"]),
-        ("demo_dnn", {"losses.load_balance.weight": 0.1}, ["losses.load_balance.weight is not used: no part has an incentive"]),
+        ("demo_dnn", {"losses.load_balance.weight": 0.1}, ["losses.load_balance.weight is not used: the ranker, of kind"]),
         (
             "demo_dnn",
             {"features.peer_item_id.table": "item"},

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.data.schema import SAMPLE_VERSION
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.evaluate import evaluate
-from prectr_torchrec.evaluation.predictions import Rows, part_columns
+from prectr_torchrec.evaluation.part_columns import part_columns
+from prectr_torchrec.evaluation.predictions import LEVELS, Rows
+from prectr_torchrec.modules import ReportedPart
 
 REQUESTS = 40
 PAST = (0, 1, 19, 20, 99, 100, 5000)
@@ -73,8 +74,18 @@ def write(path: Path, columns: dict[str, object]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-PERSONAL = {"parts": {"personal": {}, "taste": {"dim": 8}}}
-"""`model` of a run that predicts the personal columns."""
+def columns(*, personal: bool = False, mixture: bool = True) -> list[pa.Field]:
+    """Of `scored`, what a ranker with a relevance tower reports: with a preference and taste, with levels that are mixed."""
+    weights = ReportedPart("weights", width=3, names=("weight_own", "weight_peers", "weight_prior"))
+    effects = [f"effect_{whose}{what}" for whose in ("own", "peers") for what in ("", *["_slope"] * mixture)]
+    return part_columns(
+        {
+            LEVELS: ReportedPart("levels", width=4),
+            **({"levels_in_order": ReportedPart("whether levels are in order")} if mixture else {}),
+            **{name: ReportedPart(name.replace("_", " of "), signed=True) for name in effects},
+            **({"preference_weights": weights, "taste": ReportedPart("taste", signed=True)} if personal else {}),
+        }
+    )
 
 
 def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal: bool = False) -> Iterator[Rows]:
@@ -113,7 +124,7 @@ def main(data: Path, out: Path) -> None:
         found = evaluate(
             scored(rank, world_size),
             settings=DataConfig(),
-            parts=part_columns(PRECTRConfig()),
+            parts=columns(),
             split=data / "test",
             train=data / "train",
             predictions=out / "predictions.parquet",

@@ -15,11 +15,12 @@ import pytest
 from prectr_torchrec import metrics as m
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config
-from prectr_torchrec.config.kinds import PRECTRConfig
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.evaluation.evaluate import evaluate, format_metrics, main, write_json
+from prectr_torchrec.evaluation.part_columns import meanings, part_columns
 from prectr_torchrec.evaluation.parts import against_strictness, effect_by_strictness, rise
-from prectr_torchrec.evaluation.predictions import part_columns, sample_files
+from prectr_torchrec.evaluation.predictions import sample_files
+from prectr_torchrec.modules import ReportedPart
 
 BUILDERS = Path(__file__).with_name("builders_evaluate.py")
 spec = importlib.util.spec_from_file_location("builders_evaluate", BUILDERS)
@@ -33,15 +34,16 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
+PERSONAL = build.columns(personal=True)
 SEGMENTS = {"0": (0,), "1-19": (1, 2), "20-99": (3, 4), "100+": (5, 6)}
 """Users by their past, `build.PAST`."""
 
 
-def run(data, rows=None, oracle=None, train=None, model=None, grades="visible", relevance=True):
+def run(data, rows=None, oracle=None, train=None, parts=None, grades="visible", relevance=True):
     return evaluate(
         rows if rows is not None else build.scored(),
         settings=DataConfig(),
-        parts=part_columns(PRECTRConfig(**model or {})),
+        parts=build.columns() if parts is None else parts,
         relevance=relevance,
         split=data / "test",
         train=train or data / "train",
@@ -84,12 +86,12 @@ def test_predictions_hold_what_was_scored_and_null_where_missing(data):
         assert row["query_id"] == row["request_id"] % 5
 
 
-def test_personal_columns_are_those_of_the_runs_parts(data):
+def test_the_columns_of_parts_are_those_that_the_ranker_reports(data):
     run(data)
     plain = pq.read_schema(data.parent / "predictions.parquet").names
     effects = ["effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope"]
-    assert plain[-5:] == ["levels_in_order", *effects]  # every model reads the counts of the past
-    run(data, build.scored(personal=True), model=build.PERSONAL)
+    assert plain[-5:] == ["levels_in_order", *effects]
+    run(data, build.scored(personal=True), parts=PERSONAL)
     assert pq.read_schema(data.parent / "predictions.parquet").names == [
         *plain,
         "weight_own",
@@ -101,10 +103,8 @@ def test_personal_columns_are_those_of_the_runs_parts(data):
     places = [found["item_id"].index(item) for item in scored["item_id"]]
     for name in (*effects, "weight_own", "weight_prior"):
         assert [found[name][place] for place in places] == scored[name].tolist()
-    run(data, model={"mixture": False})
+    run(data, parts=build.columns(mixture=False))
     assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain[:-5], "effect_own", "effect_peers"]
-    run(data, build.scored(personal=True), model={"parts": {"personal": {"own": False, "incentive": "none"}}})
-    assert pq.read_schema(data.parent / "predictions.parquet").names == [*plain, "weight_own", "weight_peers", "weight_prior"]
 
 
 def test_nothing_but_the_predictions_is_left_behind(data):
@@ -258,7 +258,7 @@ def test_expected_auc_is_that_of_the_joined_rows(data, tmp_path):
 
 def test_effects_of_the_past_are_measured_for_strict_and_indifferent_users(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
-    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", parts=PERSONAL)["personal"]
     # users 0 to 6 are as strict as their number; grade 1 is level 1, 2 level 2, 3 level 4; the own effect is user times grade
     strict, indifferent = found["effect"]["strict"], found["effect"]["indifferent"]
     assert (strict["users"], indifferent["users"]) == (3, 3)
@@ -271,16 +271,16 @@ def test_effects_of_the_past_are_measured_for_strict_and_indifferent_users(data,
 
 
 def test_the_share_of_rows_whose_levels_are_in_order_is_measured(data):
-    found = run(data, build.scored(personal=True), model=build.PERSONAL)
+    found = run(data, build.scored(personal=True), parts=PERSONAL)
     rows = np.concatenate([r["levels_in_order"] for r in build.scored(personal=True)])
     assert found["levels_in_order"] == pytest.approx(rows.mean()) and 0 < rows.mean() < 1
     assert f"{rows.mean():.2%} of rows" in format_metrics({"run": "small", **found})
-    assert run(data, model={"mixture": False})["levels_in_order"] is None
+    assert run(data, parts=build.columns(mixture=False))["levels_in_order"] is None
 
 
 def test_the_slope_of_the_own_effect_is_compared_with_the_users_strictness(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
-    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["slope"]
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", parts=PERSONAL)["personal"]["slope"]
     assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # strictness u, mean slope u^2 and a half
     assert against_strictness(np.array([5.0, 1.0, 2.0]), np.array([1, 1, 2]), np.array([1.0, 1.0, 9.0])) == {
         "users": 2,
@@ -292,7 +292,7 @@ def test_the_slope_of_the_own_effect_is_compared_with_the_users_strictness(data,
 
 def test_the_rise_of_the_own_effect_with_the_candidates_grade_is_compared_with_the_users_strictness(data, tmp_path):
     build.write_oracle(tmp_path / "oracle.parquet")
-    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"]["rise"]
+    found = run(data, build.scored(personal=True), oracle=tmp_path / "oracle.parquet", parts=PERSONAL)["personal"]["rise"]
     assert found["all"] == {"users": 7, "correlation": pytest.approx(1.0)}  # the effect of user u is u times the grade
     user, grade = np.array([1, 1, 1, 2, 2, 3, 3]), np.array([1, 2, 3, 1, np.nan, 2, 3])
     found = rise(np.array([1.0, 4.0, 7.0, 9.0, 5.0, 1.0, 0.0]), grade, user)
@@ -301,7 +301,7 @@ def test_the_rise_of_the_own_effect_with_the_candidates_grade_is_compared_with_t
 
 
 def test_the_weights_are_measured_by_user_activity(data):
-    found = run(data, build.scored(personal=True), model=build.PERSONAL)["personal"]
+    found = run(data, build.scored(personal=True), parts=PERSONAL)["personal"]
     assert list(found) == ["weights"] and list(found["weights"]) == ["0", "1-19", "20-99", "100+"]
     rows = [r for r in build.scored(personal=True) if r["user_id"][0] in SEGMENTS["100+"]]
     assert found["weights"]["100+"]["own"] == pytest.approx(np.concatenate([r["weight_own"] for r in rows]).mean())
@@ -314,7 +314,29 @@ def test_without_personal_parts_or_strictness_nothing_personal_is_measured(data,
     assert {value for group in alike.values() for means in group["by_level"].values() for value in means} == {0.0, None}
     pq.write_table(pq.read_table(tmp_path / "oracle.parquet").drop(["user_strictness"]), tmp_path / "oracle.parquet")
     rows = build.scored(personal=True)
-    assert run(data, rows, oracle=tmp_path / "oracle.parquet", model=build.PERSONAL)["personal"].keys() == {"weights"}
+    assert run(data, rows, oracle=tmp_path / "oracle.parquet", parts=PERSONAL)["personal"].keys() == {"weights"}
+
+
+def test_parts_are_columns_that_say_what_they_mean_and_means_by_activity(data):
+    shown = {"speed": ReportedPart("how fast it sells"), "sides": ReportedPart("two sides", width=2, names=("near", "far"))}
+    shown |= {"curve": ReportedPart("a curve", width=3), "secret": ReportedPart("no column", where="explanations")}
+    rows = [
+        part | {name: part["item_id"] * np.float32(1) for name in ("speed", "near", "far")} | {"curve": np.ones((5, 3), "f4")}
+        for part in build.scored()
+    ]
+    found = run(data, rows, parts=part_columns(shown))
+    table = pq.read_table(data.parent / "predictions.parquet")
+    assert meanings(table.schema) == {"speed": "how fast it sells", "near": "two sides", "far": "two sides"}
+    assert table["curve"].to_pylist() == [[1.0] * 3] * len(table) and "secret" not in table.column_names
+    assert found["parts"]["speed"]["all"] == pytest.approx(table["item_id"].to_numpy().mean())
+    assert found["parts"]["speed"].keys() == {"meaning", "all", "0", "1-19", "20-99", "100+"}
+
+
+def test_a_ranker_without_levels_is_measured_without_them(data):
+    found = run(data, parts=[])
+    assert "relevance_probabilities" not in rows_of(data) and found["relevance"] == {} and found["parts"] == {}
+    assert found["clicks"] == run(data)["clicks"]
+    assert "relevance tower" not in format_metrics({"run": "small", **found})
 
 
 def test_users_who_are_all_alike_are_in_no_third():

@@ -1,6 +1,7 @@
 """One request taken apart, on a small trained run with all parts on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ def test_candidates_come_best_first_with_what_the_samples_say(found: dict[str, A
 
 def test_the_click_probability_is_made_of_the_parts(found: dict[str, Any]) -> None:
     for row in found["candidates"]:
-        pi = np.array(row["level_probabilities"]) if row["level"] is None else np.eye(4)[row["level"] - 1]
+        pi = np.array(row["relevance_probabilities"]) if row["level"] is None else np.eye(4)[row["level"] - 1]
         assert row["click_probability"] == pytest.approx(pi @ row["click_by_level"], abs=1e-4)
-        assert row["own"] + row["peers"] + row["prior"] == pytest.approx(1, abs=1e-5)
+        assert sum(row[f"weight_{side}"] for side in ("own", "peers", "prior")) == pytest.approx(1, abs=1e-5)
         assert 0 < row["taste_variance"] <= 1
         for name in ("effect_own", "effect_peers"):
             by_level = row[f"{name}_by_level"]
@@ -107,8 +108,8 @@ def test_it_explains_what_evaluation_predicts(run: Path, data: Path, found: dict
             if name != "taste":
                 by_level = row[f"{name}_by_level"]
                 assert other[f"{name}_slope"] == pytest.approx(by_level[3] - by_level[0], abs=1e-5)
-        for name in ("own", "peers", "prior"):
-            assert other[f"weight_{name}"] == pytest.approx(row[name], abs=1e-5)
+        for name in ("weight_own", "weight_peers", "weight_prior"):
+            assert other[name] == pytest.approx(row[name], abs=1e-5)
 
 
 def test_attention_falls_on_the_events_of_the_sample(found: dict[str, Any], sample: dict[str, Any]) -> None:
@@ -142,12 +143,13 @@ def test_parts_that_the_run_lacks_are_left_out(plain: Path, data: Path, sample: 
         "grade",
         "level",
         "click_probability",
+        "relevance_probabilities",
         "effect_own",
         "effect_peers",
     }
     assert "own_history" not in found and "peers" not in found
     text = format_explanation(found)
-    assert "click: what ranks" in text and "own effect 1" not in text and "history" not in text
+    assert "click probability: what ranks" in text and "by level" not in text and "history" not in text
 
 
 def test_a_preference_of_the_own_past_alone_is_told_without_peers(data: Path, sample: dict[str, Any]) -> None:
@@ -156,8 +158,8 @@ def test_a_preference_of_the_own_past_alone_is_told_without_peers(data: Path, sa
     )
     found = explain(trained(data.parent / "own", data, config), data, sample["request_id"])
     first = found["candidates"][0]
-    assert first["own"] + first["prior"] == pytest.approx(1, abs=1e-5)
-    assert not {"peers", "taste"} & first.keys() and "peers" not in found
+    assert first["weight_own"] + first["weight_prior"] == pytest.approx(1, abs=1e-5) and first["weight_peers"] == 0
+    assert "taste" not in first and "peers" not in found
     assert found["own_history"]["nothing_fits"].keys() == {"intent", "category"}
 
 
@@ -170,14 +172,14 @@ def test_the_command_prints_tables_and_writes_the_same_as_json(
     assert done.output.rstrip() == format_explanation(found)
     assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8")) == found
     header = next(line for line in done.output.splitlines() if line.startswith("item"))
-    assert (
-        header.split()
-        == (
-            "item title grade level pi 1 pi 2 pi 3 pi 4 p 1 p 2 p 3 p 4 click own effect own effect 1 own effect 2 "
-            "own effect 3 own effect 4 peers effect peers effect 1 peers effect 2 peers effect 3 peers effect 4 "
-            "own peers prior taste open"
-        ).split()
+    effects = ("effect own", "effect own by level", "effect peers", "effect peers by level")
+    parts = ("relevance probabilities", "click by level", *effects, "taste", "taste variance")
+    weights = ("weight own", "weight peers", "weight prior")
+    assert sorted(re.split(r" {2,}", header)) == sorted(
+        ("item", "title", "grade", "level", "click probability", *parts, *weights)
     )
+    said = {name: part["meaning"] for name, part in found["parts"].items()}
+    assert f"taste: {said['taste']}" in done.output and "a known or predicted level replaces them" in done.output
 
 
 def test_an_unknown_request_is_answered_with_one_that_is_there(run: Path, data: Path) -> None:

@@ -12,9 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from prectr_torchrec.cli.main import app
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.evaluation.evaluate import evaluate, write_json
-from prectr_torchrec.evaluation.predictions import part_columns
 from prectr_torchrec.evaluation.report import write_report
 
 spec = importlib.util.spec_from_file_location("builders_evaluate", Path(__file__).with_name("builders_evaluate.py"))
@@ -25,12 +24,11 @@ spec.loader.exec_module(build)
 def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = False) -> Path:
     """A run directory with made-up curves and the figures of `build.scored`."""
     folder.mkdir()
-    config = RunConfig(name=folder.name, model=build.PERSONAL if personal else {})
     rng = np.random.default_rng(len(folder.name))
     found = evaluate(
         build.scored(personal=personal),
-        settings=config.data,
-        parts=part_columns(config.model),
+        settings=DataConfig(),
+        parts=build.columns(personal=personal),
         split=data / "test",
         train=data / "train",
         predictions=folder / "predictions-test.parquet",
@@ -90,6 +88,7 @@ def test_every_section_is_there(page):
         "Training",
         "Users by activity",
         "Personal effect by relevance",
+        "Parts of the rankers",
         "Calibration",
         "Calibration by position",
         "Relevance",
@@ -124,7 +123,7 @@ def test_runs_with_personal_parts_have_their_figures_beside_those_without(measur
 
 def test_metrics_of_an_earlier_release_are_refused(runs, tmp_path):
     found = json.loads((runs["dnn"] / "metrics-test.json").read_text(encoding="utf-8"))
-    write_json({name: value for name, value in found.items() if name != "grades"}, runs["dnn"] / "metrics-test.json")
+    write_json({name: value for name, value in found.items() if name != "parts"}, runs["dnn"] / "metrics-test.json")
     with pytest.raises(ValueError, match="run 'dnn' was measured by an earlier release; run `prectr evaluate` on it again"):
         write_report(tmp_path / "report.html", {"dnn": runs["dnn"]})
 

@@ -34,7 +34,7 @@ def parts_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
     task.model.reports_parts = True
     _, report = task(next(SearchReader(config, data, "train", data / TOKENIZER).epoch(0)))
     assert not any(value.requires_grad for said in report for value in said.values())
-    assert {"relevance_levels", *task.model.reported} == report.parts.keys()
+    assert task.model.reported.keys() == report.parts.keys()
     return report.parts
 
 
@@ -128,11 +128,11 @@ def test_parts_are_reported_where_asked_for_and_never_in_training(data: Path) ->
     effects = {"effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope"}
     task = build_task(small_config(), data / TOKENIZER)
     batch = next(SearchReader(small_config(), data, "train", data / TOKENIZER).epoch(0))
-    assert task.eval()(batch)[1].parts.keys() == {"relevance_levels"}
+    assert task.eval()(batch)[1].parts.keys() == {"relevance_probabilities"}
     task.model.reports_parts = True
     parts = task.eval()(batch)[1].parts
     assert {name: tuple(parts[name].shape) for name in effects} == dict.fromkeys(effects, (64,))
-    assert task.train()(batch)[1].parts.keys() == {"relevance_levels"}
+    assert not task.train()(batch)[1].parts
     single = build_task(small_config(model={"mixture": False}), data / TOKENIZER).eval()
     single.model.reports_parts = True
     assert effects & single(batch)[1].parts.keys() == {"effect_own", "effect_peers"}

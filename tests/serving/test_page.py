@@ -82,12 +82,14 @@ def test_both_rankings_are_what_the_ranker_scores(browser: Any, server: Server, 
         shown = page.eval_on_selector_all(f"#{of} .click", "found => found.map(cell => parseFloat(cell.textContent))")
         assert shown == pytest.approx([100 * row["click"] for row in wanted[of]], abs=0.051)
     assert [row["click"] for row in wanted["personal"]] != [row["click"] for row in wanted["plain"]]
-    for name, effect in (("own past", "effect_own"), ("other users", "effect_peers")):
+    names = [part["name"] for part in wanted["personal"][0]["parts"]]
+    assert names == ["effect own", "effect peers", "taste"]
+    for place, name in enumerate(names):
         chips = page.locator("#personal .facts span", has_text=name).all_inner_texts()
         shown = [float(text.removeprefix(name).replace("\N{MINUS SIGN}", "-")) for text in chips]
-        assert shown == pytest.approx([row[effect] for row in wanted["personal"]], abs=0.0051) and any(shown)
-    plain = page.locator("#plain .facts span", has_text="own past").all_inner_texts()
-    assert plain == ["own past 0.00"] * len(wanted["plain"])  # nobody known has no past
+        assert shown == pytest.approx([row["parts"][place]["value"] for row in wanted["personal"]], abs=0.0051) and any(shown)
+    plain = page.locator("#plain .facts span", has_text="effect own").all_inner_texts()
+    assert plain == ["effect own 0.00"] * len(wanted["plain"])  # nobody known has no past
     assert not complaints
     page.close()
 
