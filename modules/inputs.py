@@ -58,13 +58,14 @@ class Texts(NamedTuple):
 class CandidateSlots:
     """Moves candidate rows (C, ...) into per-request slots (R, P, ...) and back.
 
-    P is the number of real candidates of the request that has most of them. Candidate c of request r, the p-th of its real
-    ones, stands in slot (r, p); padding stands in none.
+    P is the number of real candidates of the request that has most of them, or more. Candidate c of request r, the p-th of its
+    real ones, stands in slot (r, p); padding stands in none.
 
     Args:
         candidate_request: (C,) int64, ascending over real candidates; padding rows last.
         candidate_weight: (C,) float32, zero for padding.
         num_requests: R.
+        most_candidates: P; None: it is counted, and on a GPU the host waits for the answer.
 
     Example::
 
@@ -75,12 +76,14 @@ class CandidateSlots:
         assert slots.gather(slots.scatter(rows)).equal(rows)
     """
 
-    def __init__(self, candidate_request: Tensor, candidate_weight: Tensor, num_requests: int) -> None:
+    def __init__(
+        self, candidate_request: Tensor, candidate_weight: Tensor, num_requests: int, most_candidates: int | None = None
+    ) -> None:
         real = candidate_weight > 0
         counts = torch.zeros(num_requests, dtype=torch.long, device=real.device).index_add_(0, candidate_request, real.long())
         starts = counts.cumsum(0) - counts
         slot = torch.arange(real.shape[0], device=real.device) - starts[candidate_request]
-        self.shape = (num_requests, max(int(counts.max()), 1))
+        self.shape = (num_requests, max(int(counts.max()) if most_candidates is None else most_candidates, 1))
         size = self.shape[0] * self.shape[1]
         self.index = torch.where(real, candidate_request * self.shape[1] + slot, size)  # padding goes to one spare row
 
@@ -113,6 +116,7 @@ class Inputs:
         request_weight: (R,) 1, or 0 for padding.
         candidate_request: (C,) int64, ascending: the request of each candidate.
         candidate_weight: (C,) 1, or 0 for padding.
+        most_candidates: as of `CandidateSlots`.
 
     Example::
 
@@ -135,11 +139,13 @@ class Inputs:
     request_weight: Tensor
     candidate_request: Tensor
     candidate_weight: Tensor
+    most_candidates: int | None = None
 
     @cached_property
     def slots(self) -> CandidateSlots:
         """Where the candidates stand within their requests."""
-        return CandidateSlots(self.candidate_request, self.candidate_weight, self.request_weight.shape[0])
+        num_requests = self.request_weight.shape[0]
+        return CandidateSlots(self.candidate_request, self.candidate_weight, num_requests, self.most_candidates)
 
     def rows(self, names: Iterable[str]) -> Tensor:
         """(C, sum of D) the named features of each candidate: its own, else those of its request."""

@@ -322,7 +322,10 @@ def _with_noise(features: Tensor, scale: Tensor, real: Tensor) -> Tensor:
     """Features (C, D) with Gaussian noise of `scale` (C,) standard deviations of theirs over the real rows."""
     if not features.shape[1]:
         return features
-    deviation = features.detach()[real].std(0, unbiased=False) if bool(real.any()) else 0.0
+    weight = real.unsqueeze(1).to(features.dtype)
+    count = weight.sum().clamp(min=1.0)
+    deviations = (features.detach() - (features.detach() * weight).sum(0) / count) * weight
+    deviation = (deviations.square().sum(0) / count).sqrt()
     return features + torch.randn_like(features) * deviation * scale.unsqueeze(1)
 
 

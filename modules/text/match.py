@@ -145,8 +145,8 @@ def _places(title: Tensor, title_hit: Tensor) -> list[Tensor]:
 
 @torch.fx.wrap
 def _longest(tokens: Tensor) -> int:
-    """Columns in use, two at least, so that there are neighbours to look at; on a GPU all, which needs no wait for it."""
-    if tokens.is_cuda:
+    """Columns in use, two at least, so that there are neighbours to look at; on a GPU all, which the host need not wait for."""
+    if tokens.device.type != "cpu":
         return max(tokens.shape[1], 2)
     return max(int((tokens != 0).sum(1).max()), 2) if tokens.shape[0] else 2
 

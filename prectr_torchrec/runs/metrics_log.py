@@ -36,7 +36,7 @@ class Throughput:
         """Args: terms: scalars by name, to be averaged. rows: (2,) requests and candidates of the batch."""
         scalars = torch.stack([value.double() for value in terms.values()])
         self.names = list(terms)
-        self.sums = self.sums.to(scalars.device) + scalars
+        self.sums = self.sums + scalars if self.steps else scalars
         self.rows += rows.double().cpu()
         self.steps += 1
         self.steps_left -= 1

@@ -94,6 +94,14 @@ def test_slots_bring_every_candidate_back_to_its_row() -> None:
     torch.testing.assert_close(slots.gather(scattered)[:6], rows[:6])
 
 
+def test_slots_may_have_more_room_than_candidates() -> None:
+    request, weight, rows = torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, 1, 1, 0]), torch.randn(4, 2)
+    counted, given = CandidateSlots(request, weight, 2), CandidateSlots(request, weight, 2, most_candidates=3)
+    scattered = given.scatter(rows)
+    assert scattered[:, :2].equal(counted.scatter(rows)) and scattered[:, 2].eq(0).all()
+    assert given.gather(scattered)[:3].equal(rows[:3])
+
+
 def test_slots_of_a_batch_of_nothing_but_padding() -> None:
     slots = CandidateSlots(torch.full((3,), 1), torch.zeros(3), 2)
     assert slots.scatter(torch.ones(3, 2)).eq(0).all()

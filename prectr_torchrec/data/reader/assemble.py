@@ -58,7 +58,7 @@ class MadeOf(NamedTuple):
 
 
 BatchArrays = dict[str, NDArray[Any]]
-"""Packed arrays by dtype, tokens by text, and `*.values` and `*.lengths` of jagged ids."""
+"""Packed arrays by dtype, tokens by text, `*.values` and `*.lengths` of jagged ids, and `most_candidates`, one number."""
 Piece = tuple[PreparedRows, int, int]
 """Rows `start..stop` of prepared rows, or candidates."""
 
@@ -192,7 +192,8 @@ class BatchBuilder:
 
         def jagged(name: str, keys: list[str], stride: int) -> KeyedJaggedTensor:
             values, lengths = tensors[f"{name}.values"], tensors[f"{name}.lengths"]
-            return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths, stride=stride)
+            # lengths by feature are summed here: on a GPU the host would have to wait for them
+            return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths, stride=stride).sync()
 
         return SearchBatch(
             jagged("request_features", self._request_features, self._max_requests),
@@ -200,6 +201,7 @@ class BatchBuilder:
             {dtype: tensors[dtype] for dtype in ("int64", "float32")},
             {name: tensors[name] for name in self._texts},
             self._layout,
+            int(arrays["most_candidates"][0]),
         )
 
     def build_arrays(self, pieces: Sequence[Piece]) -> BatchArrays:
@@ -223,6 +225,7 @@ class BatchBuilder:
         for family in SEQUENCES:
             if f"{family}_lengths" in views:
                 views[f"{family}_lengths"][:] = _lengths(pieces, family, R)
+        arrays["most_candidates"] = counts.max(keepdims=True)
         self._add_texts(arrays, views, pieces, spans)
         self._add_request_features(arrays, pieces)
         self._add_candidate_features(arrays, views, spans, num_candidates)

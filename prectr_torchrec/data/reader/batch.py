@@ -46,6 +46,8 @@ class SearchBatch(Pipelineable):
     """`query`, `title` and `history_title` -> (T, W) int64 token ids of the distinct texts, 0: padding."""
     layout: Layout
     """Where the views lie; one object for all batches of a reader."""
+    most_candidates: int
+    """Real candidates of the request that has most of them."""
 
     def __getitem__(self, name: str) -> Tensor:
         view: Tensor = self.layout.places[name].view(self.packed, *self._rows())[0]
@@ -114,7 +116,7 @@ class SearchBatch(Pipelineable):
         past = {name: Events(found[name], self[f"{name}_lengths"]) for name in ("history", "peer") if found[name]}
         texts = {name: Texts(tokens, self[self.layout.texts[name]]) for name, tokens in self.texts.items()}
         weights = self.request_weight, self.candidate_request, self.candidate_weight
-        return Inputs(found["request"], found["candidate"], past, texts, *weights)
+        return Inputs(found["request"], found["candidate"], past, texts, *weights, most_candidates=self.most_candidates)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> SearchBatch:
         return SearchBatch(
@@ -123,6 +125,7 @@ class SearchBatch(Pipelineable):
             {name: tensor.to(device=device, non_blocking=non_blocking) for name, tensor in self.packed.items()},
             {name: tensor.to(device=device, non_blocking=non_blocking) for name, tensor in self.texts.items()},
             self.layout,
+            self.most_candidates,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -136,6 +139,7 @@ class SearchBatch(Pipelineable):
             {name: tensor.pin_memory() for name, tensor in self.packed.items()},
             {name: tensor.pin_memory() for name, tensor in self.texts.items()},
             self.layout,
+            self.most_candidates,
         )
 
     def _rows(self) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def tensors(batch: SearchBatch) -> dict[str, torch.Tensor]:
 
 def assert_same(found: SearchBatch, expected: SearchBatch) -> None:
     torch.testing.assert_close(tensors(found), tensors(expected), rtol=0, atol=0, equal_nan=True)
-    assert found.layout == expected.layout
+    assert found.layout == expected.layout and found.most_candidates == expected.most_candidates
     for name in ("request_features", "candidate_features"):
         assert getattr(found, name).keys() == getattr(expected, name).keys()
         assert getattr(found, name).stride() == getattr(expected, name).stride()
@@ -74,6 +74,15 @@ def test_to_keeps_everything(batch: SearchBatch, move: Callable[[SearchBatch], S
 
 def test_to_moves_every_tensor(batch: SearchBatch) -> None:
     assert {tensor.device.type for tensor in tensors(batch.to(device=torch.device("meta"))).values()} == {"meta"}
+
+
+def test_the_host_knows_the_sizes_of_what_has_moved(batch: SearchBatch) -> None:
+    counts = batch.request_features["candidate_item_id"].lengths()
+    moved = batch.to(device=torch.device("meta"))  # where no value can be asked for
+    assert moved.most_candidates == counts.max()
+    for name in ("request_features", "candidate_features"):
+        lengths = [len(ids.values()) for ids in getattr(batch, name).to_dict().values()]
+        assert getattr(moved, name).length_per_key() == lengths
 
 
 def test_a_batch_survives_pickling(batch: SearchBatch) -> None:
@@ -138,7 +147,7 @@ def test_inputs_have_the_views_and_the_looked_up_ids(batch: SearchBatch) -> None
     assert history.lengths.equal(batch["history_lengths"]) and history.features["age"].equal(batch["history_age"])
     assert history.features["item_id"].shape == (4, 3, 2) and inputs.sequences["peer"].features["item_id"].shape == (4, 2, 2)
     assert inputs.texts["title"].tokens is batch.texts["title"]
-    assert inputs.candidate_weight.equal(batch.candidate_weight)
+    assert inputs.candidate_weight.equal(batch.candidate_weight) and inputs.most_candidates == batch.most_candidates
 
 
 @pytest.mark.parametrize("lengths", [[2, 0, 1, 1], [2, 1, 1, 1]], ids=["with a gap", "one too many"])
