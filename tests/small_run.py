@@ -83,8 +83,8 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
         },
     }
     for section, values in sections.items():
-        given = {**tree.get(section, {}), **values}
-        if "parts" in values and "parts" in tree.get(section, {}):
+        given = values if "kind" in values else {**tree.get(section, {}), **values}  # another kind, other keys
+        if "kind" not in values and "parts" in values and "parts" in tree.get(section, {}):
             given["parts"] = {**tree[section]["parts"], **values["parts"]}
         tree[section] = given
     return validate_config(tree, "small_config")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from prectr_torchrec.config.base import Section
-from prectr_torchrec.config.parts import Parts, PartsConfig
+from prectr_torchrec.config.parts import CountsPart, FeaturesPart, GradePart, MatchPart, Parts, PartsConfig, StatisticsPart
 from prectr_torchrec.config.reads import Reads
 
 
@@ -94,6 +94,30 @@ class PRECTRConfig(RankerSection):
         return read._replace(texts=read.texts | {"query", "title"})
 
 
+class DNNParts(Parts):
+    """Those of rankers without a relevance tower."""
+
+    features: FeaturesPart | None = FeaturesPart()
+    counts: CountsPart | None = CountsPart()
+    statistics: StatisticsPart | None = StatisticsPart()
+    grade: GradePart | None = GradePart()
+    match: MatchPart | None = MatchPart()
+
+
+class DNNConfig(RankerSection):
+    """Embeddings and a multilayer perceptron; no relevance tower."""
+
+    built_of: ClassVar[str] = "dnn:DNN"
+    kind: Literal["dnn"] = "dnn"
+    parts: DNNParts = DNNParts()
+    """What the tower reads."""
+    position_bias: bool = True
+    position_count: int = Field(50, ge=1)
+    """Positions with a bias of their own; further down shares the last one."""
+    tower: list[int] = [256, 128]
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
 def _kind(section: Any) -> str:
     """Of a section, or of a tree that is to be one; `prectr` where none is said."""
     return str(section.get("kind", "prectr") if isinstance(section, dict) else getattr(section, "kind", "prectr"))
@@ -101,6 +125,6 @@ def _kind(section: Any) -> str:
 
 KINDS: dict[str, type[RankerSection]] = {kind.model_fields["kind"].default: kind for kind in RankerSection.__subclasses__()}
 ModelConfig = Annotated[
-    Annotated[PRECTRConfig, Tag("prectr")],
+    Annotated[PRECTRConfig, Tag("prectr")] | Annotated[DNNConfig, Tag("dnn")],
     Discriminator(_kind),
 ]
