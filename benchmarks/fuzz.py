@@ -50,7 +50,7 @@ def main() -> None:
     command = [
         sys.executable,
         "-m",
-        "prectr_torchrec.cli.main",
+        "prectr_torchrec.cli",
         "serve",
         "--model",
         str(arguments.model),
