@@ -118,6 +118,22 @@ class DNNConfig(RankerSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class DCNConfig(RankerSection):
+    """`dnn` with a cross network in front of its tower."""
+
+    built_of: ClassVar[str] = "dcn:DCN"
+    kind: Literal["dcn"] = "dcn"
+    parts: DNNParts = DNNParts()
+    """What the cross network reads."""
+    position_bias: bool = True
+    position_count: int = Field(50, ge=1)
+    """Positions with a bias of their own; further down shares the last one."""
+    cross_layers: int = Field(2, ge=1)
+    """Layers of TorchRec's low-rank cross network."""
+    tower: list[int] = [256, 128]
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
 def _kind(section: Any) -> str:
     """Of a section, or of a tree that is to be one; `prectr` where none is said."""
     return str(section.get("kind", "prectr") if isinstance(section, dict) else getattr(section, "kind", "prectr"))
@@ -125,6 +141,6 @@ def _kind(section: Any) -> str:
 
 KINDS: dict[str, type[RankerSection]] = {kind.model_fields["kind"].default: kind for kind in RankerSection.__subclasses__()}
 ModelConfig = Annotated[
-    Annotated[PRECTRConfig, Tag("prectr")] | Annotated[DNNConfig, Tag("dnn")],
+    Annotated[PRECTRConfig, Tag("prectr")] | Annotated[DNNConfig, Tag("dnn")] | Annotated[DCNConfig, Tag("dcn")],
     Discriminator(_kind),
 ]
