@@ -134,6 +134,33 @@ class DCNConfig(RankerSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
+class DINConfig(RankerSection):
+    """`dnn` with an activation unit over the own history (DIN)."""
+
+    built_of: ClassVar[str] = "din:DIN"
+    kind: Literal["din"] = "din"
+    parts: DNNParts = DNNParts()
+    """What the tower reads besides the history."""
+    attention: list[int] = Field([36], min_length=1)
+    """Hidden layers of the activation unit."""
+    activation: Literal["dice", "prelu"] = "dice"
+    """After each of them."""
+    position_bias: bool = True
+    position_count: int = Field(50, ge=1)
+    """Positions with a bias of their own; further down shares the last one."""
+    tower: list[int] = [256, 128]
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def reads(self) -> Reads:
+        """As of `RankerSection`."""
+        read = super().reads()
+        return read._replace(sequences=read.sequences | {"history"})
+
+    def compared_sequences(self) -> frozenset[str]:
+        """As of `RankerSection`."""
+        return super().compared_sequences() | {"history"}
+
+
 def _kind(section: Any) -> str:
     """Of a section, or of a tree that is to be one; `prectr` where none is said."""
     return str(section.get("kind", "prectr") if isinstance(section, dict) else getattr(section, "kind", "prectr"))
@@ -141,6 +168,9 @@ def _kind(section: Any) -> str:
 
 KINDS: dict[str, type[RankerSection]] = {kind.model_fields["kind"].default: kind for kind in RankerSection.__subclasses__()}
 ModelConfig = Annotated[
-    Annotated[PRECTRConfig, Tag("prectr")] | Annotated[DNNConfig, Tag("dnn")] | Annotated[DCNConfig, Tag("dcn")],
+    Annotated[PRECTRConfig, Tag("prectr")]
+    | Annotated[DNNConfig, Tag("dnn")]
+    | Annotated[DCNConfig, Tag("dcn")]
+    | Annotated[DINConfig, Tag("din")],
     Discriminator(_kind),
 ]

@@ -119,8 +119,8 @@ def test_the_example_of_the_page_is_one(tmp_path: Path) -> None:
     assert (config.text.path, len(config.train.stages)) == ("STUDENT", 1)
 
 
-def test_an_override_that_switches_a_part_on_finds_its_features() -> None:
-    config = load_config("dnn", ("model.parts.interest={}",))
+def test_an_override_that_reads_the_history_finds_its_features() -> None:
+    config = load_config("dnn", ("model.kind=din",))
     assert {name for name in config.features if name.startswith("history_")}
     assert not {name for name in load_config("dnn", ("train.seed=2",)).features if name.startswith("history_")}
 
@@ -175,7 +175,7 @@ def test_a_table_is_looked_up_in_one_way(features: list[str], said: str) -> None
     assert said in error("prectr_v2", *features)
 
 
-def test_without_interest_the_history_features_are_left_out() -> None:
+def test_features_of_a_history_that_nothing_reads_are_left_out() -> None:
     features = load_config("dnn").features
     assert "candidate_item_id" in features and not [name for name in features if name.startswith("history_")]
 
