@@ -1,4 +1,4 @@
-"""`prectr checkpoint`: what is in a run's checkpoints; and `prectr verify`: whether an export is as it was written."""
+"""`prectr checkpoint`: what is in a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -27,13 +27,3 @@ def inspect(
         write_json(about, json_file)
     if about["broken"]:
         raise typer.Exit(1)
-
-
-def verify(model: Annotated[Path, typer.Option(help="Folder of `prectr export`.")]) -> None:
-    """Compare all files of an exported ranker with the digests of its export; serving compares large ones by size alone."""
-    from prectr_torchrec.serving.digests import check
-    from prectr_torchrec.serving.export import read_about
-
-    files = read_about(model)["files"]
-    check(model, files, all_digests=True)
-    typer.echo(f"{model}: {len(files)} files as they were written, {sum(file['bytes'] for file in files.values()):,} bytes")

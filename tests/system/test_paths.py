@@ -66,8 +66,8 @@ def commands(group: typer.Typer, prefix: tuple[str, ...] = ()) -> list[tuple[lis
         parameters = inspect.signature(command.callback, eval_str=True).parameters.values()
         found.append(([*prefix, name], [p.name for p in parameters if "Path" in str(p.annotation)]))
     for inner in group.registered_groups:
-        assert inner.typer_instance is not None and inner.name
-        found += commands(inner.typer_instance, (*prefix, inner.name))
+        assert inner.typer_instance is not None
+        found += commands(inner.typer_instance, (*prefix, inner.name) if inner.name else prefix)
     return found
 
 

@@ -1,0 +1,97 @@
+"""`prectr simulate`, `prepare` and `pairs`: from a raw search log to samples, and to pairs for a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prectr_torchrec.cli.options import Config, Overrides
+
+app = typer.Typer()
+
+Raw = Annotated[Path, typer.Option(help="Folder of the raw log.")]
+Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effect on clicks; 0 switches it off.")]
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder to write: raw/, eval/ and meta.json.")],
+    requests: int = 12000,
+    seed: int = 1,
+    users: int = 800,
+    queries: int = 400,
+    items: int = 2400,
+    strictness: Multiplier = 1.0,
+    query_strictness: Multiplier = 1.0,
+    taste: Multiplier = 1.0,
+    quality: Multiplier = 1.0,
+    position: Multiplier = 1.0,
+) -> None:
+    """Write a simulated search log with planted effects, and its oracle apart."""
+    from prectr_torchrec.data.simulate.simulate import simulate
+
+    meta = simulate(
+        out,
+        requests=requests,
+        seed=seed,
+        users=users,
+        queries=queries,
+        items=items,
+        strictness=strictness,
+        query_strictness=query_strictness,
+        taste=taste,
+        quality=quality,
+        position=position,
+    )
+    counts = meta["counts"]
+    typer.echo(f"{out}: {requests:,} simulated requests, {counts['impressions']:,} impressions, {counts['clicks']:,} clicks")
+
+
+@app.command()
+def prepare(
+    config: Config,
+    raw: Raw,
+    out: Annotated[Path, typer.Option(help="Folder for the samples; an unfinished preparation there is finished.")],
+    candidates: Annotated[
+        Path | None, typer.Option(help="File of request_id, item_id: the same requests with these candidates and no labels.")
+    ] = None,
+    relevance: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `prectr teach`: predicted levels of pairs without a grade. Several are averaged."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Turn a raw search log into request-major samples."""
+    from prectr_torchrec.config.unused import load_and_warn
+    from prectr_torchrec.data.prepare.prepare import prepare
+    from prectr_torchrec.data.prepare.summary import format_summary
+
+    run = load_and_warn(config, overrides or (), only="data.")
+    manifest = prepare(run.data, run.text, raw, out, candidates=candidates, relevance=relevance or ())
+    typer.echo("\n".join([f"{out}:", *format_summary(manifest, run.data)]))
+
+
+@app.command()
+def pairs(
+    config: Config,
+    raw: Raw,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    candidates: Annotated[
+        Path | None, typer.Option(help="File of request_id, item_id or query_id, item_id: further pairs, never shown.")
+    ] = None,
+    test_queries: Annotated[
+        Path | None, typer.Option(help="File of query_id: these queries are test, and teach nothing.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Collect the pairs of query and title of a raw log, for a teacher to grade."""
+    from prectr_torchrec.config.files import load_config
+    from prectr_torchrec.data.pairs.pairs import write_pairs
+
+    run = load_config(config, overrides or ())
+    report = write_pairs(run.data, run.pairs, raw, out, candidates=candidates, test_queries=test_queries)
+    typer.echo(f"{out}: {report['rows']:,} pairs")
+    for what in ("by_source", "by_split", "grades", "new_queries", "dropped"):
+        typer.echo(f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {count:,}" for name, count in report[what].items()))
