@@ -45,7 +45,8 @@ from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER
 from prectr_torchrec.distributed.process import Process, process_group
-from prectr_torchrec.training.trainer import Trainer, evaluate_batches
+from prectr_torchrec.training.sharded import evaluate_batches
+from prectr_torchrec.training.trainer import Trainer
 
 Batches = Iterable[tuple[dict[str, Tensor], Tensor]]
 

@@ -17,7 +17,7 @@ from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.optimizers import Optimizers
-from prectr_torchrec.training.trainer import build_sharded
+from prectr_torchrec.training.sharded import build_sharded
 
 
 @dataclass

@@ -27,7 +27,7 @@ from prectr_torchrec.evaluation.measures_text import aligned
 from prectr_torchrec.evaluation.scoring import default_split
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.system.paths import only_local
-from prectr_torchrec.training.trainer import build_sharded
+from prectr_torchrec.training.sharded import build_sharded
 
 TITLE = 40
 """Characters of a title in the tables."""

@@ -21,8 +21,8 @@ from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.evaluation.predictions import Rows
 from prectr_torchrec.modules import RankingModel, ReportedPart
 from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.training.sharded import build_sharded, evaluate_batches
 from prectr_torchrec.training.task import StepReport
-from prectr_torchrec.training.trainer import build_sharded, evaluate_batches
 
 
 def default_split(data: Path) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -23,45 +21,30 @@ from prectr_torchrec.checkpoints.init_from import init_from
 from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.checkpoints.resharding import movable
 from prectr_torchrec.checkpoints.stateful import Parts, RandomStates
-from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.train import StageConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
-from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.distributed.device import check_device, check_trainable
-from prectr_torchrec.distributed.managed import flush_managed, hold_managed
+from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process
-from prectr_torchrec.distributed.sharding import PlainShardingPlan, plan_sharding, plan_to_dict, sharders
+from prectr_torchrec.distributed.sharding import PlainShardingPlan
 from prectr_torchrec.distributed.stop import Stopped, StopSignal
-from prectr_torchrec.distributed.workload import build_workload
-from prectr_torchrec.modules import Loss
-from prectr_torchrec.runs.layout import CONFIG, is_unfinished, load_run
 from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput
-from prectr_torchrec.runs.workspace import remove, replace_text, replacing
+from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import only_local
-from prectr_torchrec.text.build import keep_settings
 from prectr_torchrec.training.freezing import frozen_tables
 from prectr_torchrec.training.guard import StepGuard, check_weights
-from prectr_torchrec.training.optimizers import Optimizers, apply_table_optimizers, reset_tables
+from prectr_torchrec.training.optimizers import Optimizers, reset_tables
 from prectr_torchrec.training.rehearsal import Rehearsal
+from prectr_torchrec.training.run_directory import differences, open_run_directory
 from prectr_torchrec.training.schedule import passes
+from prectr_torchrec.training.sharded import build_sharded, evaluate_batches
 from prectr_torchrec.training.table_metrics import table_metrics
-from prectr_torchrec.training.task import StepReport, build_task
+from prectr_torchrec.training.task import StepReport
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
-
-MAY_CHANGE = (
-    "timeout",
-    "reader_timeout",
-    "on_bad_loss",
-    "max_loss",
-    "max_skipped",
-    "keep_checkpoints",
-    "async_checkpoints",
-)
-"""Settings of `train` that another start of a run may have otherwise: they change how it is run, and not what it makes."""
 
 
 class Trainer:
@@ -85,7 +68,7 @@ class Trainer:
         check_trainable(config.tables)
         manifest = read_manifest(data, config.data)
         rehearsal = self._rehearsal()
-        self._open_run_directory()
+        open_run_directory(config, data, run, process)
         self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)
         self.checkpoints.use_newest_whole()
         self.saved = self.checkpoints.progress()
@@ -265,7 +248,7 @@ class Trainer:
         self.checkpoints.load("last", self.parts)
         self.position |= saved["position"]
         ranks, here = saved["job"]["world_size"], self.process.world_size
-        stage, epoch, batch = (self.position[of] for of in ("stage", "epoch", "batch"))
+        stage, epoch, batch = (self.position[part] for part in ("stage", "epoch", "batch"))
         if stage == len(self.stages):
             return
         reader = self.readers[self.stages[stage].split]
@@ -282,13 +265,11 @@ class Trainer:
 
     def _check_same_job(self, saved: dict[str, Any]) -> None:
         """A position means something for the same samples only; ids in a hash table on a GPU stay on their ranks."""
-        differences = [d for of in ("samples", "rehearsal") for d in _differences(saved.get(of), self.job.get(of), of)]
+        different = [d for name in ("samples", "rehearsal") for d in differences(saved.get(name), self.job.get(name), name)]
         if made := self.config.multi_probe_tables():
-            differences += [f"tables.{min(made)} stays on its ranks: {d}" for d in _differences(saved, self.job)]
-        if differences:
-            raise ConfigError(
-                f"{self.run} cannot be resumed by this job ({'; '.join(differences)}); use the same or another --run"
-            )
+            different += [f"tables.{min(made)} stays on its ranks: {d}" for d in differences(saved, self.job)]
+        if different:
+            raise ConfigError(f"{self.run} cannot be resumed by this job ({'; '.join(different)}); use the same or another --run")
 
     def _batches_left(self, stage: StageConfig, epoch: int, batches: int) -> int:
         """Of an epoch of so many batches, what is left of it since these ranks took it over."""
@@ -349,96 +330,9 @@ class Trainer:
             return None
         return Rehearsal(settings, self.config.text, self.config.data.levels, self.data / TOKENIZER, self.process.device)
 
-    def _open_run_directory(self) -> None:
-        if self.process.rank == 0:
-            self.run.mkdir(parents=True, exist_ok=True)
-            written = self.run / CONFIG
-            begun = written.exists()
-            if not begun or is_unfinished(self.run):
-                if begun and written.read_bytes() != dump_config(self.config).encode():
-                    print(
-                        f"note: {self.run} was started with another configuration and has no checkpoint; it is begun anew",
-                        file=sys.stderr,
-                    )
-                remove(self.run / TOKENIZER)
-                with replacing(self.run / TOKENIZER) as tokenizer:
-                    shutil.copytree(self.data / TOKENIZER, tokenizer)
-                    if self.config.model.encodes:
-                        keep_settings(self.config.text, tokenizer)
-                with replacing(self.run / SAMPLES) as samples:
-                    shutil.copyfile(self.data / SAMPLES, samples)
-                replace_text(written, dump_config(self.config))
-        dist.barrier()
-        started = load_run(self.run)
-        same = {f"train.{name}" for name in MAY_CHANGE}
-        found = _differences(started.model_dump(mode="json"), self.config.model_dump(mode="json"))
-        if differences := "; ".join(difference for difference in found if difference.split(":")[0] not in same):
-            raise ConfigError(f"{self.run} was started with another configuration ({differences}); use it or another --run")
-
-
-def build_sharded(
-    config: RunConfig,
-    run: Path,
-    process: Process,
-    plan: PlainShardingPlan | None = None,
-    *,
-    kept: bool = True,
-    rehearsal: Loss | None = None,
-) -> tuple[DistributedModelParallel, Optimizers, PlainShardingPlan]:
-    """Plans, where no plan is given, shards and builds the model and its optimizers; collective.
-
-    `kept`: a checkpoint of the run will be loaded. `rehearsal`: as of `build_task`.
-    """
-    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"), kept=kept, rehearsal=rehearsal)
-    apply_table_optimizers(task.embeddings, config.tables, config.train.stages)
-    task.model.to(process.device)
-    task.losses.to(process.device)
-    sharding = plan_sharding(task, build_workload(config), process.device, plan)
-    model = DistributedModelParallel(
-        task, device=process.device, plan=sharding, sharders=sharders(config.communication, process.device.type)
-    )
-    hold_managed(model, frozen_tables(config.tables, config.train.freeze))
-    requests = config.batch.requests * process.world_size
-    return model, Optimizers(model, config.train, requests), plan_to_dict(sharding)
-
-
-def evaluate_batches(
-    pipeline: TrainPipelineSparseDist[SearchBatch, StepReport],
-    model: DistributedModelParallel,
-    reader: SearchReader,
-    total: int,
-    seen: Callable[[SearchBatch], SearchBatch] | None = None,
-) -> Iterator[tuple[SearchBatch, StepReport]]:
-    """Runs a reader's split through the model without learning; `total` batches on every rank.
-
-    `seen`: makes of each batch what the model sees of it; the batch itself is yielded.
-    """
-    model.eval()
-    batches: deque[SearchBatch] = deque()
-    source = _kept(reader.epoch(0, 0, total), batches)
-    source = map(seen, source) if seen is not None else source
-    with torch.no_grad():
-        for _ in range(total):
-            report = pipeline.progress(source)
-            yield batches.popleft(), report
-
 
 def _counted(source: Iterator[SearchBatch], counts: deque[Tensor]) -> Iterator[SearchBatch]:
     """The pipeline reads ahead: each batch's rows are noted on the way in, for the step that trains on it."""
     for batch in source:
         counts.append(torch.stack([batch.request_weight.sum(), batch.candidate_weight.sum()]))
         yield batch
-
-
-def _kept(source: Iterator[SearchBatch], batches: deque[SearchBatch]) -> Iterator[SearchBatch]:
-    for batch in source:
-        batches.append(batch)
-        yield batch
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in {**old, **new}:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield f"{path}: {old!r} then, {new!r} now"

@@ -25,7 +25,8 @@ from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.optimizers import Optimizers
-from prectr_torchrec.training.trainer import Trainer, build_sharded
+from prectr_torchrec.training.sharded import build_sharded
+from prectr_torchrec.training.trainer import Trainer
 
 KINDS = ("row_wise", "table_wise", "column_wise", "managed")
 OPTIMIZERS = ("rowwise_adagrad", "adagrad")

@@ -23,8 +23,8 @@ from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.training.optimizers import Optimizers
+from prectr_torchrec.training.sharded import build_sharded
 from prectr_torchrec.training.task import build_task
-from prectr_torchrec.training.trainer import build_sharded
 
 STEPS = 20
 OFFSETS = ("position.logit", "level_logit", "position_logit", "base_logit", "log_precision", ".prior", "prior_key", "prior_value")

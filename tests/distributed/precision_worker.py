@@ -13,7 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.distributed.process import Process, process_group
 from prectr_torchrec.training.optimizers import reset_tables
-from prectr_torchrec.training.trainer import build_sharded
+from prectr_torchrec.training.sharded import build_sharded
 
 STEPS = 10
 SETTINGS = {
