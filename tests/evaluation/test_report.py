@@ -1,6 +1,5 @@
 """The report says what was measured, in one file that needs nothing else."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -9,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_evaluation as build
 from typer.testing import CliRunner
 
 from prectr_torchrec.cli.main import app
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.evaluation.evaluate import evaluate, write_json
 from prectr_torchrec.evaluation.report import write_report
-
-spec = importlib.util.spec_from_file_location("builders_evaluate", Path(__file__).with_name("builders_evaluate.py"))
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
 
 
 def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = False) -> Path:

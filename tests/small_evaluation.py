@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,8 @@ def write_prepared(folder: Path) -> None:
         columns = {"request_id": ids, "user_id": ids % 7, "query_id": ids % 5, "candidate_item_id": candidates}
         columns |= {"query": [f"query {q}" for q in ids % 5]}
         columns |= {"candidate_position": [[c + 1 for c in (3, 1, 4, 0, 2)] for _ in ids], "query_events": ids % 5}
-        columns |= {"candidate_shown": [[float(c % 2) for c in of] for of in candidates], "user_events": np.array(PAST)[ids % 7]}
+        columns |= {"candidate_shown": [[float(item % 2) for item in items] for items in candidates]}
+        columns |= {"user_events": np.array(PAST)[ids % 7]}
         write(folder / "test" / f"part-{shard:05d}.parquet", columns)
     # 101 and 106 are of query 1, 102 of query 2; of the item's two impressions only one has a grade
     write_trained(
@@ -117,6 +118,43 @@ def scored(rank: int = 0, world_size: int = 1, *, labels: bool = True, personal:
             "click": click if labels else np.full(CANDIDATES, np.nan, np.float32),
             "position": np.arange(CANDIDATES) + 1,
         }
+
+
+PERSONAL = columns(personal=True)
+SEGMENTS = {"0": (0,), "1-19": (1, 2), "20-99": (3, 4), "100+": (5, 6)}
+"""Users by their past, `PAST`."""
+
+
+def measure(
+    data: Path,
+    rows: Iterable[Rows] | None = None,
+    *,
+    oracle: Path | None = None,
+    train: Path | None = None,
+    parts: list[pa.Field] | None = None,
+    grades: Literal["visible", "hidden"] = "visible",
+    relevance: bool = True,
+) -> dict[str, Any]:
+    """Evaluates `scored`, or other rows, on the test split of `write_prepared`; predictions are written beside the folder."""
+    found = evaluate(
+        rows if rows is not None else scored(),
+        settings=DataConfig(),
+        parts=columns() if parts is None else parts,
+        relevance=relevance,
+        split=data / "test",
+        train=train or data / "train",
+        predictions=data.parent / "predictions.parquet",
+        oracle=oracle,
+        grades=grades,
+    )
+    assert found is not None
+    return found
+
+
+def predicted_rows(data: Path) -> dict[str, list[Any]]:
+    """The predictions that `measure` wrote, by column."""
+    columns: dict[str, list[Any]] = pq.read_table(data.parent / "predictions.parquet").to_pydict()
+    return columns
 
 
 def main(data: Path, out: Path) -> None:
