@@ -117,7 +117,16 @@ def training_model(run: Path, ranker: Ranker, request: dict[str, Any]) -> Callab
     config = load_run(run)
     task = build_task(config, run / TOKENIZER).eval()
     samples = ranker.schema.from_plain([request], name=None)
-    builder = BatchBuilder(config, run / TOKENIZER, 1, samples["num_candidates"][0].as_py())
+    builder = BatchBuilder(
+        config.data,
+        config.text,
+        config.tables,
+        config.features,
+        run / TOKENIZER,
+        1,
+        samples["num_candidates"][0].as_py(),
+        reads=config.model.reads(),
+    )
 
     def work() -> None:
         columns = to_columns([samples], ["request"], builder.columns, limits=builder.limits)

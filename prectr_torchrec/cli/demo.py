@@ -14,8 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from prectr_torchrec.baselines.run import Kind, run_baseline
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import load_config
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.text import PairsConfig
 from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
 from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.simulate.simulate import simulate
@@ -62,7 +63,7 @@ def demo(out: Path) -> None:
         simulate(log)
     config, oracle = load_config(RUNS["prectr_v2"]), log / "eval" / "oracle.parquet"
     config.data.split.test_from = json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
-    student = distil(out, config)
+    student = distil(out, config.data, config.pairs, config.text.vocab_size)
     config.text.path = str(student)  # whose vocabulary the samples are made for
     _say(f"4/8  samples -> {samples}, whole candidate sets of the test requests -> {candidates}")
     prepare(config.data, config.text, log / "raw", samples)
@@ -98,15 +99,15 @@ def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[
     return {str(kind): run for kind, run in runs.items()}
 
 
-def distil(out: Path, config: RunConfig) -> Path:
+def distil(out: Path, data: DataConfig, pair_settings: PairsConfig, vocab_size: int) -> Path:
     """From the log to a student: pairs, a teacher tuned on their grades, its soft grades, and what learns from them."""
     pairs, encoder, teacher, scores, student = (
         out / "text" / name for name in ("pairs.parquet", "encoder", "teacher", "scores", "student")
     )
     _say(f"2/8  teacher: pairs, a cross-encoder tuned on their grades, its soft grades of all -> {scores}")
     if not pairs.exists():
-        write_pairs(config.data, config.pairs, out / "log" / "raw", pairs)
-    once(encoder, partial(_write_encoder, pairs, config.text.vocab_size))
+        write_pairs(data, pair_settings, out / "log" / "raw", pairs)
+    once(encoder, partial(_write_encoder, pairs, vocab_size))
     tune_teacher(encoder, pairs, teacher, tuning_config(TUNING))
     if not (scores / "teach.json").exists():
         _torchx(out, "prectr.teach", "--teacher", str(teacher), "--pairs", str(pairs), "--out", str(scores))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,9 @@ import torch
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.config.data import BatchConfig, DataConfig
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
-from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
@@ -66,7 +66,9 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     with process_group(config.train.device) as process:
         checkpoints = Checkpoints(run)
         checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
-        batch = build_batch(config, sample, run / TOKENIZER)
+        alone = BatchConfig(requests=1, candidates=sample["num_candidates"][0].as_py())  # without padding
+        with split_of_one(sample) as place:
+            batch = next(SearchReader(config.model_copy(update={"batch": alone}), *place, run / TOKENIZER).epoch(0))
         model, _, _ = build_sharded(config, run, process)
         checkpoints.load(checkpoint, {"model": model})
         here = batch.to(process.device)
@@ -110,14 +112,14 @@ def find_request(data: DataConfig, ids: LogIds, split: str, request_id: int | st
     raise ValueError(f"{ids.folder / split}: no request {request_id} in this split; {there}")
 
 
-def build_batch(config: RunConfig, sample: pa.Table, tokenizer: Path) -> SearchBatch:
-    """The batch of one request alone, without padding, by the reader."""
-    alone = BatchConfig(requests=1, candidates=sample["num_candidates"][0].as_py())
+@contextlib.contextmanager
+def split_of_one(sample: pa.Table) -> Iterator[tuple[Path, str]]:
+    """A prepared folder for the reader, and its split, of one request alone."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "request" / "part-00000.parquet"
         path.parent.mkdir()
         pq.write_table(sample, path)
-        return next(SearchReader(config.model_copy(update={"batch": alone}), Path(folder), "request", tokenizer).epoch(0))
+        yield Path(folder), path.parent.name
 
 
 def format_explanation(found: Row) -> str:

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from prectr_torchrec.checkpoints.manifest import broken_files
 from prectr_torchrec.checkpoints.saved import SavedTensors
 from prectr_torchrec.config.files import dump_config
-from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import TableConfig
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.models import build_model
@@ -94,8 +94,9 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         for name, source in tables.items():
             about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
         with quiet_transformers():
-            model = _build(run, config, saved)
-            served = _write_towers(partial, run, config, model)
+            model = build_model(config, run / TOKENIZER, kept=True)
+            model.load_state_dict(saved.load(_TOWERS))
+            served = config.model_copy(update={"text": _write_towers(partial, run, config.text, model)})
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
         _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"]).describe())
         about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
@@ -169,14 +170,8 @@ def ids_path(folder: Path, table: str) -> Path:
     return folder / TABLES / f"{table}.ids.safetensors"
 
 
-def _build(run: Path, config: RunConfig, saved: SavedTensors) -> RankingModel:
-    model = build_model(config, run / TOKENIZER, kept=True)
-    model.load_state_dict(saved.load(_TOWERS))
-    return model
-
-
-def _write_towers(folder: Path, run: Path, config: RunConfig, model: RankingModel) -> RunConfig:
-    """Writes towers, encoder and tokenizer; returns the configuration that builds them from the folder alone."""
+def _write_towers(folder: Path, run: Path, text: TextConfig, model: RankingModel) -> TextConfig:
+    """Writes towers, encoder and tokenizer; returns the settings that build them from the folder alone."""
     shutil.copytree(run / TOKENIZER, folder / TEXT, ignore=shutil.ignore_patterns(STUDENT))
     weights, encoder = model.state_dict(), text_encoder(model)
     if encoder is not None:
@@ -184,9 +179,8 @@ def _write_towers(folder: Path, run: Path, config: RunConfig, model: RankingMode
         weights = {name: weight for name, weight in weights.items() if not name.startswith(ENCODER)}
     save_file({name: weight.contiguous() for name, weight in weights.items()}, str(folder / TOWERS))
     student = read_student(run / TOKENIZER)
-    settings = student["text"]["encoder"] if student is not None else config.text.encoder
-    text = config.text.model_copy(update={"path": None, "start": "encoder", "frozen": False, "encoder": settings})
-    return config.model_copy(update={"text": text})
+    settings = student["text"]["encoder"] if student is not None else text.encoder
+    return text.model_copy(update={"path": None, "start": "encoder", "frozen": False, "encoder": settings})
 
 
 def text_encoder(model: RankingModel) -> TextEncoder | None:

@@ -94,7 +94,9 @@ class Ranker:
         self.schema = RequestSchema(config.data, id_kinds)
         self._model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
         self._levels = model.reported[LEVELS].width if LEVELS in model.reported else 0
-        self._builder = BatchBuilder(config, text, 1, 1, texts=texts)
+        self._builder = BatchBuilder(
+            config.data, config.text, config.tables, config.features, text, 1, 1, reads=config.model.reads(), texts=texts
+        )
         self._building = threading.Lock()
         _forks.add(self)
 

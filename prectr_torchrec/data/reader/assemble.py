@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torchrec import KeyedJaggedTensor
 
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import Reads
-from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.tables import FeatureConfig, TableConfig, bag_tables
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.column_kinds import Texts
 from prectr_torchrec.data.columns import Column, family_of, sample_columns
 from prectr_torchrec.data.hashing import table_rows
@@ -67,9 +69,9 @@ class BatchBuilder:
     """Builds batches of `max_requests` requests and `max_candidates` candidates from sample columns.
 
     Args:
-        config: `data`, `text`, `tables` and `features` are used, and `model` where `reads` is not given.
+        data: of the configuration, as the next three.
         tokenizer: a folder in Hugging Face layout.
-        reads: what the ranker reads besides the features; None: what the ranker of `config.model` does.
+        reads: what the ranker reads besides the features.
         predicted: whether the samples have predicted levels.
         texts: whose tokens are kept, and as many words'.
 
@@ -79,39 +81,41 @@ class BatchBuilder:
 
     def __init__(
         self,
-        config: RunConfig,
+        data: DataConfig,
+        text: TextConfig,
+        tables: dict[str, TableConfig],
+        features: dict[str, FeatureConfig],
         tokenizer: Path,
         max_requests: int,
         max_candidates: int,
         *,
-        reads: Reads | None = None,
+        reads: Reads,
         predicted: bool = False,
         texts: int = 1_000_000,
     ) -> None:
-        check_features(config.data, config.features)
+        check_features(data, features)
         self._max_requests, self._max_candidates = max_requests, max_candidates
         tokens = TextTokenizer(tokenizer, texts)
         self._caches = {
-            "query": TokenCache(tokens, config.text.query_tokens, texts),
-            "title": TokenCache(tokens, config.text.title_tokens, texts),
+            "query": TokenCache(tokens, text.query_tokens, texts),
+            "title": TokenCache(tokens, text.title_tokens, texts),
         }
-        of_candidates = [name for name in config.features if name.startswith("candidate_")]
-        bags = [name for name in of_candidates if config.features[name].table in config.bag_tables()]
-        self._columns = {name: feature.column or name for name, feature in config.features.items()}
-        self._tables = {name: config.tables[feature.table].id_range for name, feature in config.features.items()}
-        self._bag_features, self._request_features = bags, [name for name in config.features if name not in bags]
+        of_candidates = [name for name in features if name.startswith("candidate_")]
+        bags = [name for name in of_candidates if features[name].table in bag_tables(features)]
+        self._columns = {name: feature.column or name for name, feature in features.items()}
+        self._tables = {name: tables[feature.table].id_range for name, feature in features.items()}
+        self._bag_features, self._request_features = bags, [name for name in features if name not in bags]
         self._families = {name: family_of(name) for name in self._request_features}
         self._token_rows: dict[str, NDArray[np.int64]] = {}
         for name in (name for name, column in self._columns.items() if column == TITLE_TOKENS):
-            table = config.tables[config.features[name].table]
+            table = tables[features[name].table]
             rows = tokens.vocabulary_rows(table.id_range)  # -1: special
             managed = table.ids == "managed"
             self._token_rows[name] = np.where(rows < 0, rows, table_rows(rows, table.id_range)) if managed else rows
-        self.limits = {"history": config.data.history_length, "peer": config.data.peer_length}
+        self.limits = {"history": data.history_length, "peer": data.peer_length}
         """Events kept of a row by family, for `to_columns`."""
-        reads = config.model.reads() if reads is None else reads
         reads = reads._replace(texts=reads.texts | ({"title"} if self._token_rows else set()))
-        self._made_of = {known: self._plan(sample_columns(config.data), reads, known) for known in (False, True)}
+        self._made_of = {known: self._plan(sample_columns(data), reads, known) for known in (False, True)}
         self._use(predicted)
 
     def sized(self, max_requests: int, max_candidates: int, *, predicted: bool) -> BatchBuilder:

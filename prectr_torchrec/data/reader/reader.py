@@ -83,11 +83,14 @@ class SearchReader:
         self._numbers = {(group.path, group.index): number for number, group in enumerate(self._row_groups)}
         self._reading = torch.full((max(1, self._batch.workers),), -1)  # row group that each reader process is at
         self._builder = BatchBuilder(
-            config,
+            config.data,
+            config.text,
+            config.tables,
+            config.features,
             Path(tokenizer),
             self._batch.requests,
             self._batch.candidates,
-            reads=reads,
+            reads=config.model.reads() if reads is None else reads,
             predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
         )
         texts = (column for column in self._builder.columns if isinstance(column.kind, Text))
