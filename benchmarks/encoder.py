@@ -37,7 +37,7 @@ from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import MANIFEST
 from prectr_torchrec.text.distiller import StudentTask, Targets
 from prectr_torchrec.text.pair_data import PairData, teacher_rows, teacher_targets
-from prectr_torchrec.text.student import judge, student_config
+from prectr_torchrec.text.student import predict_relevance, student_config
 
 NGRAMS = "text.encoder={model_type: ngram, rows: 30000, embedding_dim: 64, hidden: [256, 128]}"
 ALONE, MATCH = ["model.match=false"], ["model.match=true"]
@@ -157,9 +157,11 @@ def measure(folder: Path, graded: Graded) -> dict[str, Any]:
     data = PairData(graded.pairs, folder, config.text.query_tokens, config.text.title_tokens)
     batches = [data.batch(rows) for rows in np.array_split(np.arange(len(data)), max(len(data) // 512, 1))]
     with torch.no_grad():
-        probabilities = torch.cat([judge(relevance, batch).log_pi.exp() for batch in batches]).numpy()
+        probabilities = torch.cat([predict_relevance(relevance, batch).log_pi.exp() for batch in batches]).numpy()
         timed = batches[:8]
-        rate = sum(len(b.query_index) for b in timed) / seconds(lambda: [judge(relevance, b) for b in timed], repeats=3)
+        rate = sum(len(b.query_index) for b in timed) / seconds(
+            lambda: [predict_relevance(relevance, b) for b in timed], repeats=3
+        )
         costs = request_costs(relevance, data, config)
     found = graded.measure(probabilities, np.array(about["level_grades"]))
     costs |= {f"trained_{precision}": training_rate(config, folder, data, precision) for precision in ("fp32", "bf16")}

@@ -67,7 +67,7 @@ def main() -> None:
         send(url, arguments.cases, arguments.seed)
         host, port = url.removeprefix("http://").split(":")
         damaged = send_damaged(host, int(port), seed=arguments.seed, tries=max(arguments.cases // 10, 1))
-        print(f"{damaged.total():,} damaged requests: {_told(damaged)}")
+        print(f"{damaged.total():,} damaged requests: {_counted_lines(damaged)}")
         if arguments.examples:
             print(schemathesis(url, arguments.seed, arguments.examples))
         assert server.poll() is None, "the server died"
@@ -114,7 +114,7 @@ def send(url: str, cases: int, seed: int) -> None:
         assert not (found := complaint(answer.status, _json(text))), f"{found}: {body!r}"
 
     run()
-    print(f"{statuses.total():,} bodies of hypothesis: {_told(statuses)}; slowest answer {slowest:.2f} s")
+    print(f"{statuses.total():,} bodies of hypothesis: {_counted_lines(statuses)}; slowest answer {slowest:.2f} s")
 
 
 def schemathesis(url: str, seed: int, examples: int) -> str:
@@ -125,7 +125,7 @@ def schemathesis(url: str, seed: int, examples: int) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout[-2500:]
 
 
-def _told(statuses: Counter[Any]) -> str:
+def _counted_lines(statuses: Counter[Any]) -> str:
     return ", ".join(f"{status}: {count:,}" for status, count in sorted(statuses.items()))
 
 

@@ -55,8 +55,8 @@ def main() -> None:
     clicks = past_clicks(
         arguments.log, json.loads((arguments.log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
     )
-    told = told_by_clicks(oracle, clicks)
-    taste_limits(oracle, Items(arguments.log, arguments.tokenizer), clicks, told)
+    learned = learned_from_clicks(oracle, clicks)
+    taste_limits(oracle, Items(arguments.log, arguments.tokenizer), clicks, learned)
 
 
 def better_with(oracle: pd.DataFrame, columns: Sequence[Any]) -> str:
@@ -97,16 +97,16 @@ def decompose(oracle: pd.DataFrame) -> None:
         print(f"{name:18} {better_with(oracle, columns)}")
 
 
-def told_by_clicks(oracle: pd.DataFrame, clicks: pd.DataFrame) -> list[Any]:
+def learned_from_clicks(oracle: pd.DataFrame, clicks: pd.DataFrame) -> list[Any]:
     """What past clicks tell of users, queries and items, as columns; prints what each adds to the score."""
     relevance, columns = oracle.relevance - 2, []
     print(f"{'told by clicks':18} shown   all     correlation with the truth")
     for truth, key in (("user_strictness", "user_id"), ("query_strictness", "query_id"), ("quality", "item_id")):
         lines = posterior_lines(clicks, key)
         level, slope = (oracle[key].map(lines[column]).fillna(0).to_numpy() for column in lines)
-        told, added = (level, [level]) if truth == "quality" else (slope, [level, slope * relevance])
+        learned, added = (level, [level]) if truth == "quality" else (slope, [level, slope * relevance])
         seen = oracle.drop_duplicates(key).index
-        correlation = np.corrcoef(told[seen], oracle[truth].iloc[seen])[0, 1]
+        correlation = np.corrcoef(learned[seen], oracle[truth].iloc[seen])[0, 1]
         print(f"{truth.replace('_', ' '):18} {better_with(oracle, added)}  {correlation:.3f}")
         columns += added
     print(f"{'all three':18} {better_with(oracle, columns)}")
@@ -194,7 +194,7 @@ def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame, told:
         if name == "learned":
             columns = [oracle.taste_score, found.numpy()]  # the first may be weighed out
             print(f"{'learned taste':18} {better_with(oracle, columns)}, in place of the model's")
-            print(f"{'and all three':18} {better_with(oracle, [*columns, *told])}")
+            print(f"{'and all three':18} {better_with(oracle, [*columns, *learned])}")
         groups = [seen >= 0] + [(seen >= low) & (seen <= high) for low, high in ((1, 19), (20, 99), (100, 1e9))]
         print(f"{name:18} " + "  ".join(f"{np.corrcoef(found[g], target[g])[0, 1]:.3f}" for g in groups))
 

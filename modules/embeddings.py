@@ -61,13 +61,13 @@ class SearchEmbeddings(nn.Module):
         by_width: dict[str, list[EmbeddingConfig]] = {}
         for table in tables:
             by_width.setdefault(f"{'managed_' if table.name in (managed or {}) else ''}{table.embedding_dim}", []).append(table)
-        self.sequences = nn.ModuleDict({name: _sequences(of, managed or {}, device) for name, of in by_width.items()})
+        self.sequences = nn.ModuleDict({name: _sequences(group, managed or {}, device) for name, group in by_width.items()})
         by_kind: dict[str, list[EmbeddingBagConfig]] = {}
         for stride, bags in (("candidate", bag_tables), ("request", request_bag_tables)):
             for bag in bags:
                 kind = "_".join(["managed"] * (bag.name in (managed or {})) + ["weighted"] * (bag.name in weighted) + [stride])
                 by_kind.setdefault(kind, []).append(bag)
-        self.bags = nn.ModuleDict({name: _bags(name, of, managed or {}, device) for name, of in by_kind.items()})
+        self.bags = nn.ModuleDict({name: _bags(name, group, managed or {}, device) for name, group in by_kind.items()})
 
     def forward(
         self, request_features: KeyedJaggedTensor, candidate_features: KeyedJaggedTensor
@@ -83,8 +83,8 @@ class SearchEmbeddings(nn.Module):
             of each bag.
         """
         found = [lookup(request_features) for lookup in self.sequences.values()]
-        of = {name: request_features if name.endswith("request") else candidate_features for name in self.bags}
-        pooled = [lookup(of[name]) for name, lookup in self.bags.items()]  # all under way before the first is waited for
+        ids = {name: request_features if name.endswith("request") else candidate_features for name in self.bags}
+        pooled = [lookup(ids[name]) for name, lookup in self.bags.items()]  # all under way before the first is waited for
         return _joined(found), _joined_bags(pooled)
 
 

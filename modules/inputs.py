@@ -167,9 +167,9 @@ class Inputs:
     def counters(self, who: str) -> tuple[Tensor, Tensor, Tensor]:
         """Shown, clicked and examined counters of `user`, `query`, `group` (R, K + 1) or `item` (C, 1); those that were shown
         count as examined where nothing else is known."""
-        of, prefix = (self.candidate, "") if who == "item" else (self.request, f"{who}_")
-        shown = of[f"{prefix}shown"]
-        return shown, of[f"{prefix}clicked"], of.get(f"{prefix}examined", shown)
+        columns, prefix = (self.candidate, "") if who == "item" else (self.request, f"{who}_")
+        shown = columns[f"{prefix}shown"]
+        return shown, columns[f"{prefix}clicked"], columns.get(f"{prefix}examined", shown)
 
     def without_grades(self, rows: Tensor | None = None) -> Inputs:
         """As if candidates had no grade, given or predicted, as most have none when a ranker serves; the past keeps its grades.

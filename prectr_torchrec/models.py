@@ -92,9 +92,9 @@ def _located(folder: str, built_of: str) -> Any:
 
 def _check_compared(feature: str, name: str, dim: int, widths: Widths) -> None:
     """That an event's feature has one of its name and width to be compared with: the candidate's, or its request's."""
-    for target, of in ((f"candidate_{name}", widths.candidate), (name, widths.request)):
-        if name in of:
-            if of[name] != dim:
+    for target, targets in ((f"candidate_{name}", widths.candidate), (name, widths.request)):
+        if name in targets:
+            if targets[name] != dim:
                 raise ConfigError(f"features.{feature} and features.{target} need tables of the same dim")
             return
     raise ConfigError(f"features.{feature}: add features.candidate_{name} (or {name}) to compare it with")

@@ -96,13 +96,13 @@ class RowCollate:
         owners = [r for r, count in enumerate(counts) for _ in range(count)]
         views["candidate_request"] = torch.tensor(owners + [R - 1] * (C - real))
         for family in ("history", "peer"):
-            if any(column.of == family for column in self.columns):
+            if any(column.family == family for column in self.columns):
                 lengths = [len(self.events(row, f"{family}_item_id")) for row in rows]
                 views[f"{family}_lengths"] = torch.tensor(lengths + [0] * (R - len(rows)))
         texts = {}
         for column in self.columns:
             if isinstance(column.kind, Text):
-                name = column.name if column.of == "history" else column.key
+                name = column.name if column.family == "history" else column.key
                 texts[name], views[f"{column.name}_index"] = self.text(column, rows)
             else:
                 views |= self.views(column, rows)
@@ -113,29 +113,29 @@ class RowCollate:
 
     def views(self, column: Column, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The views of a column, each cell by itself."""
-        grades = [row.get(f"{column.of}_relevance") for row in rows]
+        grades = [row.get(f"{column.family}_relevance") for row in rows]
         found = {}
         for key, (fill, dtype, of_cell) in self.cells(column).items():
-            if column.of == "request":
+            if column.family == "request":
                 values = [of_cell(row[column.name], None) for row in rows]
                 values += [fill] * (self.requests - len(rows))
-            elif column.of == "candidate":
+            elif column.family == "candidate":
                 pairs = [zip(row[column.name], given, strict=True) for row, given in zip(rows, grades, strict=True)]
                 values = [of_cell(cell, grade) for pair in pairs for cell, grade in pair]
                 values += [fill] * (self.candidates - len(values))
             else:
-                width = self.width(column.of) if self.predicted or column.key != "predicted" else 0
+                width = self.width(column.family) if self.predicted or column.key != "predicted" else 0
                 values = []
                 for row in rows if width else []:
-                    events = zip(self.events(row, column.name), self.events(row, f"{column.of}_relevance"), strict=True)
+                    events = zip(self.events(row, column.name), self.events(row, f"{column.family}_relevance"), strict=True)
                     cells = [of_cell(cell, grade) for cell, grade in events]
                     values.append(cells + [fill] * (width - len(cells)))
                 values += [[fill] * width] * (self.requests - len(values))
                 if not width:
                     shape = (self.requests, 0, len(fill)) if isinstance(fill, list) else (self.requests, 0)
-                    found[f"{column.of}_{key}"] = torch.zeros(shape, dtype=dtype)
+                    found[f"{column.family}_{key}"] = torch.zeros(shape, dtype=dtype)
                     continue
-            found[key if column.of == "request" else f"{column.of}_{key}"] = torch.tensor(values, dtype=dtype)
+            found[key if column.family == "request" else f"{column.family}_{key}"] = torch.tensor(values, dtype=dtype)
         return found
 
     def cells(self, column: Column) -> dict[str, tuple[Any, torch.dtype, Callable[[Any, Any], Any]]]:
@@ -150,7 +150,7 @@ class RowCollate:
                 return {}  # looked up, and no view
             case Id() | Position() | Flag():
                 return {key: (-1 if key == "request_id" else 0, i64, lambda cell, _: cell)}
-            case Whole() | Number() if column.of in ("history", "peer"):
+            case Whole() | Number() if column.family in ("history", "peer"):
                 return {key: (0.0, f32, lambda cell, _: cell)}
             case Whole() | Number():
                 return {key: ([0.0], f32, lambda cell, _: [float(cell)])}
@@ -170,7 +170,7 @@ class RowCollate:
         distinct = list(dict.fromkeys(text for texts in lists for text in texts)) or [""]
         place = {text: i for i, text in enumerate(distinct)}
         index = [[place[text] for text in texts] for texts in lists]
-        if column.of == "history":
+        if column.family == "history":
             padded = [of_row + [0] * (self.width("history") - len(of_row)) for of_row in index]
             padded += [[0] * self.width("history")] * (self.requests - len(rows))
             places = torch.tensor(padded, dtype=torch.int64).reshape(self.requests, -1)

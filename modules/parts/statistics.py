@@ -95,9 +95,9 @@ class Counters(Part):
     def __init__(self, whose: Sequence[str], num_levels: int, *, position_corrected: bool = False) -> None:
         super().__init__()
         self.position_corrected = position_corrected
-        of = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in whose}
-        self.of = nn.ModuleDict(of)
-        self.num_features = sum(statistics.num_features for statistics in of.values())
+        modules = {who: LevelStatistics(1 if who == "item" else num_levels + 1) for who in whose}
+        self.of = nn.ModuleDict(modules)
+        self.num_features = sum(statistics.num_features for statistics in modules.values())
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> Counters:

@@ -67,13 +67,13 @@ def init_from(
 
 def _check_samples(chosen: set[str], source: Path, run: Path) -> None:
     """Rows of ids that are read otherwise are nobody's; what other counters mean is learned again, and said."""
-    theirs = load_manifest(source)
+    source_manifest = load_manifest(source)
     if any(name.startswith("tables.") for name in chosen):
-        check_findings(run, source, {"id_kinds": theirs["id_kinds"]})
+        check_findings(run, source, {"id_kinds": source_manifest["id_kinds"]})
     now = load_manifest(run)["examination"]
-    if theirs["examination"] != now and dist.get_rank() == 0:
-        told = f"examined by {now}, in the samples of {source} by {theirs['examination']}"
-        print(f"note: train.init_from: positions are {told}", file=sys.stderr)
+    if source_manifest["examination"] != now and dist.get_rank() == 0:
+        difference = f"examined by {now}, in the samples of {source} by {source_manifest['examination']}"
+        print(f"note: train.init_from: positions are {difference}", file=sys.stderr)
 
 
 def _check_tokens(chosen: set[str], features: dict[str, FeatureConfig], source: Path, run: Path) -> None:

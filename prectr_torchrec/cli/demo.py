@@ -23,7 +23,7 @@ from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer
 from prectr_torchrec.evaluation.predictions import HIDDEN
 from prectr_torchrec.evaluation.report import write_report
-from prectr_torchrec.runs.workspace import once
+from prectr_torchrec.runs.workspace import build_if_absent
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.text.tune import tune_teacher, tuning_config
@@ -107,7 +107,7 @@ def distil(out: Path, data: DataConfig, pair_settings: PairsConfig, vocab_size: 
     _say(f"2/8  teacher: pairs, a cross-encoder tuned on their grades, its soft grades of all -> {scores}")
     if not pairs.exists():
         write_pairs(data, pair_settings, out / "log" / "raw", pairs)
-    once(encoder, partial(_write_encoder, pairs, vocab_size))
+    build_if_absent(encoder, partial(_write_encoder, pairs, vocab_size))
     tune_teacher(encoder, pairs, teacher, tuning_config(TUNING))
     if not (scores / "teach.json").exists():
         _torchx(out, "prectr.teach", "--teacher", str(teacher), "--pairs", str(pairs), "--out", str(scores))

@@ -138,7 +138,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _without_removed(tree: dict[str, Any]) -> dict[str, Any]:
     """Null removes an inherited table or feature."""
     named = {key: tree[key] for key in ("tables", "features") if isinstance(tree.get(key), dict)}
-    return tree | {key: {name: value for name, value in of.items() if value is not None} for key, of in named.items()}
+    return tree | {key: {name: value for name, value in section.items() if value is not None} for key, section in named.items()}
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

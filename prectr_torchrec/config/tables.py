@@ -133,13 +133,13 @@ def check_pooling(features: dict[str, FeatureConfig]) -> None:
     """
     bags, seen = bag_tables(features), dict[str, tuple[str, tuple[Any, ...]]]()
     for name, feature in features.items():
-        of = "candidates" if name.startswith("candidate_") else "requests"
-        apart = not feature.pooling and (feature.sequence or of == "requests")
-        how = ("a vector an id",) if apart else (feature.pooling or "sum", f"of {of}")
+        owner = "candidates" if name.startswith("candidate_") else "requests"
+        apart = not feature.pooling and (feature.sequence or owner == "requests")
+        how = ("a vector an id",) if apart else (feature.pooling or "sum", f"of {owner}")
         other, before = seen.setdefault(feature.table, (name, how))
         if feature.table in bags and before != how:
-            said = f"{' '.join(before)} for {other} and {' '.join(how)} for {name}"
-            raise ValueError(f"tables.{feature.table} would be looked up as {said}; give each a table of its own")
+            lookups = f"{' '.join(before)} for {other} and {' '.join(how)} for {name}"
+            raise ValueError(f"tables.{feature.table} would be looked up as {lookups}; give each a table of its own")
 
 
 class CommunicationConfig(Section):

@@ -22,11 +22,11 @@ from prectr_torchrec.data.column_kinds import (
     Whole,
 )
 
-Of = Literal["request", "history", "peer", "candidate"]
+Family = Literal["request", "history", "peer", "candidate"]
 Table = Literal["requests", "users", "queries", "items", "events", "derived"]
 COUNTS = ("shown", "clicked", "examined")
 """What the counters count; `examined` weights each event by the examination of its position."""
-LISTS: tuple[Of, ...] = ("history", "peer", "candidate")
+LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
 
@@ -47,14 +47,14 @@ class Column(NamedTuple):
     """A column of samples.
 
     Attributes:
-        of: whose value it is: of a request, or of each event or candidate in one of the lists.
+        family: whose value it is: of a request, or of each event or candidate in one of the lists.
         key: its name there, and in a served request.
         doc: what it means, for who sends requests.
         required: whether a served request has to have it.
         served: whether a served request may have it.
     """
 
-    of: Of
+    family: Family
     key: str
     kind: Kind
     source: Source
@@ -65,12 +65,12 @@ class Column(NamedTuple):
     @property
     def name(self) -> str:
         """In the sample file."""
-        return self.key if self.of == "request" else f"{self.of}_{self.key}"
+        return self.key if self.family == "request" else f"{self.family}_{self.key}"
 
     @property
     def listed(self) -> bool:
         """Whether a row of samples has a list of values."""
-        return self.of != "request"
+        return self.family != "request"
 
     @property
     def arrow(self) -> pa.DataType:
@@ -97,7 +97,7 @@ def user_column(attribute: str) -> str:
     return "user_" + attribute.removeprefix("user_")
 
 
-def family_of(column: str) -> Of | None:
+def family_of(column: str) -> Family | None:
     """`history`, `peer` or `candidate` by the name of a list column, else None."""
     prefix = column.partition("_")[0]
     return next((family for family in LISTS if family == prefix), None)
@@ -155,39 +155,41 @@ def _counter_doc(what: str, whom: str) -> str:
     return f"By level, index 0 without a grade: times {what.replace('examined', 'shown, weighted by examination,')} {whom}."
 
 
-def _of_items(of: Of, data: DataConfig, ids: _Ids, *, required: bool) -> list[Column]:
-    attributes = (Column(of, a, ids.kind(a), Source("items", a)) for a in data.item_attributes)
-    return [Column(of, "item_id", ids.kind("item_id"), Source("items", "item_id"), required=required), *attributes]
+def _of_items(family: Family, data: DataConfig, ids: _Ids, *, required: bool) -> list[Column]:
+    attributes = (Column(family, a, ids.kind(a), Source("items", a)) for a in data.item_attributes)
+    return [Column(family, "item_id", ids.kind("item_id"), Source("items", "item_id"), required=required), *attributes]
 
 
-def _of_grades(of: Of, data: DataConfig) -> list[Column]:
+def _of_grades(family: Family, data: DataConfig) -> list[Column]:
     predicted = Distribution(data.levels.count, unless="relevance")
     return [
-        Column(of, "relevance", Grade(data.levels), Source("events", "relevance"), "A grade, where one is known."),
-        Column(of, "predicted", predicted, Source("events", "predicted"), "Probabilities of the levels where there is no grade."),
+        Column(family, "relevance", Grade(data.levels), Source("events", "relevance"), "A grade, where one is known."),
+        Column(
+            family, "predicted", predicted, Source("events", "predicted"), "Probabilities of the levels where there is no grade."
+        ),
     ]
 
 
-def _title(of: Of) -> Column:
-    return Column(of, "title", Text(), Source("items", "title"), "As shown.")
+def _title(family: Family) -> Column:
+    return Column(family, "title", Text(), Source("items", "title"), "As shown.")
 
 
-def _position(of: Of) -> Column:
-    return Column(of, "position", Position(), Source("events", "position"), "From 1; 0: not logged.")
+def _position(family: Family) -> Column:
+    return Column(family, "position", Position(), Source("events", "position"), "From 1; 0: not logged.")
 
 
 def _of_events(data: DataConfig, ids: _Ids) -> list[Column]:
     columns: list[Column] = []
-    for of in LISTS[:2]:
-        item, *attributes = _of_items(of, data, ids, required=False)
+    for family in LISTS[:2]:
+        item, *attributes = _of_items(family, data, ids, required=False)
         columns += [
             item,
-            Column(of, "query_id", ids.kind("query_id"), Source("queries", "query_id")),
+            Column(family, "query_id", ids.kind("query_id"), Source("queries", "query_id")),
             *attributes,
-            *_of_grades(of, data),
-            _position(of),
-            Column(of, "click", Flag(), Source("events", "click"), "1: clicked, 0: not."),
-            Column(of, "age", Whole(1, AGE_MAX), Source("derived", "age"), "Seconds before the request."),
+            *_of_grades(family, data),
+            _position(family),
+            Column(family, "click", Flag(), Source("events", "click"), "1: clicked, 0: not."),
+            Column(family, "age", Whole(1, AGE_MAX), Source("derived", "age"), "Seconds before the request."),
         ]
     in_group = "1: under another query of the query's group."
     return [*columns, _title("history"), Column("peer", "in_group", Flag(), Source("derived", "in_group"), in_group)]

@@ -138,16 +138,16 @@ def check_findings(folder: Path, owner: Path, found: Mapping[str, Any]) -> None:
     if not (folder / MANIFEST).is_file():
         return
     manifest = load_manifest(folder)
-    theirs, ours = (
-        {column: kind.replace("unsigned", "integer") for column, kind in of.get("id_kinds", {}).items()}
-        for of in (manifest, found)
+    found_kinds, kinds = (
+        {column: kind.replace("unsigned", "integer") for column, kind in findings.get("id_kinds", {}).items()}
+        for findings in (manifest, found)
     )
-    differing = [name for name in theirs.keys() & ours.keys() if theirs[name] != ours[name]]
+    differing = [name for name in found_kinds.keys() & kinds.keys() if found_kinds[name] != kinds[name]]
     if differing:
         name = min(differing)
         raise ValueError(
-            f"{folder}: {name} is read as {theirs[name]}, in the samples of {owner} as {ours[name]}, so no id would be known "
-            f"again; write the column as {ours[name]} and prepare again"
+            f"{folder}: {name} is read as {found_kinds[name]}, in the samples of {owner} as {kinds[name]}, so no id would be "
+            f"known again; write the column as {kinds[name]} and prepare again"
         )
     given = found.get("examination")
     if given is not None and manifest["examination"] != given:

@@ -36,12 +36,12 @@ def lost_ranks_named(timeout: timedelta) -> Iterator[None]:
         if not (isinstance(error, dist.DistError) or any(mark in reason for mark in _GLOO)):
             raise
         raise LostRanks(
-            f"{_call_the_roll()} ({time.monotonic() - since:.0f} s into the job; a rank waits at most "
+            f"{_find_missing_ranks()} ({time.monotonic() - since:.0f} s into the job; a rank waits at most "
             f"{timeout.total_seconds():g} s for the others, train.timeout): {reason}"
         ) from None
 
 
-def _call_the_roll() -> str:
+def _find_missing_ranks() -> str:
     store, here = dist.distributed_c10d._get_default_store(), dist.get_rank()
     try:
         store.set(f"roll call/{here}", "here")

@@ -36,8 +36,8 @@ def build_embeddings(
             total_num_buckets=table.buckets if virtual else None,
             virtual_table_eviction_policy=NoEvictionPolicy() if virtual else None,
         )
-        of = "candidate" if all(feature.startswith("candidate_") for feature in named) else "request"
-        (bags[of] if name in bag_names else sequences).append(made)
+        stride = "candidate" if all(feature.startswith("candidate_") for feature in named) else "request"
+        (bags[stride] if name in bag_names else sequences).append(made)
     where = device or torch.device("cpu")
     managed = {name: make_managed(name, table, where) for name, table in tables.items() if table.ids == "managed"}
     return SearchEmbeddings(sequences, bags["candidate"], request_bag_tables=bags["request"], managed=managed, device=device)

@@ -86,9 +86,9 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     }
     for column in LOG_IDS:
         rows = [row for row in (found, *rows_of(found)) if column in row]
-        theirs = ids.restore(column, (row[column] for row in rows))
+        originals = ids.restore(column, (row[column] for row in rows))
         for row in rows:
-            row[column] = theirs[row[column]]
+            row[column] = originals[row[column]]
     return found
 
 
@@ -106,10 +106,10 @@ def find_request(data: DataConfig, ids: LogIds, split: str, request_id: int | st
             if len(found):
                 return file.read_row_group(group.index).slice(int(found[0]), 1)
             example = int(requests[0]) if example is None and len(requests) else example
-    there = "the split is empty"
+    hint = "the split is empty"
     if example is not None:
-        there = f"one that is there: {ids.restore('request_id', [example])[example]}"
-    raise ValueError(f"{ids.folder / split}: no request {request_id} in this split; {there}")
+        hint = f"one that is there: {ids.restore('request_id', [example])[example]}"
+    raise ValueError(f"{ids.folder / split}: no request {request_id} in this split; {hint}")
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ class _Finished(TypedDict):
     settings: dict[str, Any]
 
 
-def once(path: Path, build: Callable[[Path], Any]) -> None:
+def build_if_absent(path: Path, build: Callable[[Path], Any]) -> None:
     """Builds a file or folder aside, as of `replacing`, unless it is there already."""
     if not path.exists():
         with replacing(path) as temporary:
@@ -110,8 +110,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any], *, parts: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Makes `out` ours, or returns the manifest of what is already finished there.
+def open_output(
+    out: Path, work: Path, manifest: Path, settings: dict[str, Any], *, parts: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """Begins or resumes an output folder, or returns the manifest of what is already finished there.
 
     What was begun there with other settings is begun anew, with a note on the standard error, as long as nothing would be lost.
 
@@ -147,7 +149,7 @@ def claim(out: Path, work: Path, manifest: Path, settings: dict[str, Any], *, pa
     elif out.exists() and any(path not in (work, out / LOCK) for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and holds nothing that this command began; choose an empty folder")
     work.mkdir(parents=True, exist_ok=True)
-    once(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
+    build_if_absent(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
     return None
 
 

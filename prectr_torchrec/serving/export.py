@@ -29,7 +29,7 @@ from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import RankingModel, TextEncoder
 from prectr_torchrec.runs.layout import checkpoint_path, load_run
-from prectr_torchrec.runs.workspace import once
+from prectr_torchrec.runs.workspace import build_if_absent
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.digests import describe, is_sealed, sealed
 from prectr_torchrec.serving.embeddings import RowPrecision, write_ids, write_table
@@ -106,7 +106,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         (partial / "README.md").write_text(card, encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    once(out, build)
+    build_if_absent(out, build)
     return about
 
 

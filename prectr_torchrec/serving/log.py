@@ -11,14 +11,14 @@ SECONDS, LINES = 10.0, 5
 
 
 def log_with_times() -> None:
-    """Lets every logger write lines with times to stderr, as `Sparing` lets them pass."""
+    """Lets every logger write lines with times to stderr, as `RepeatFilter` lets them pass."""
     handler = logging.StreamHandler()
-    handler.addFilter(Sparing())
+    handler.addFilter(RepeatFilter())
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)  # libraries bring handlers of their own
 
 
-class Sparing(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Passes a line that its place in the program has not written for `SECONDS`, up to `LINES` of them, and says how many it
     held back before."""
 

@@ -133,12 +133,12 @@ def page() -> tuple[str, str]:
 def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list[Row]:
     titles = sample["candidate_title"][0].as_py()
     explanation = scores.explanation or {"candidates": []}
-    told = {row["item_id"]: row for row in explanation["candidates"]}
+    explained = {row["item_id"]: row for row in explanation["candidates"]}
     relevance = scores.relevance_probabilities
     rows = []
     for i in scores.ranking().tolist():
         item = int(scores.item_id[i])
-        why = told.get(item, {})
+        why = explained.get(item, {})
         rows.append(
             {
                 "item": str(names[item]),
@@ -146,13 +146,13 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
                 "click": float(scores.click_probability[i]),
                 "relevance": relevance[i].tolist() if relevance is not None else None,
                 "level": why.get("level"),
-                "parts": _speaking(why, explanation.get("parts", {})),
+                "parts": _signed_parts(why, explanation.get("parts", {})),
             }
         )
     return rows
 
 
-def _speaking(candidate: Row, parts: Row) -> list[Row]:
+def _signed_parts(candidate: Row, parts: Row) -> list[Row]:
     """Of a candidate that was taken apart, what speaks for or against it with one number."""
     return [
         {"name": name.replace("_", " "), "value": candidate[name], "meaning": part["meaning"]}

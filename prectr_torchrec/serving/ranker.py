@@ -34,7 +34,7 @@ from prectr_torchrec.serving.digests import SEAL, check
 from prectr_torchrec.serving.embeddings import ServedEmbeddings, Table
 from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
 from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
-from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, warm
+from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, load_title_vectors
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
 from prectr_torchrec.system.paths import only_local
 
@@ -177,7 +177,7 @@ class Ranker:
         check_scores(ranker, folder)
         if title_vectors and (encode := encoder_of_titles(model)) is not None:
             ranker.titles = TitleVectors(encode, title_vectors)
-            warm(ranker.titles, folder, about[SEAL])
+            load_title_vectors(ranker.titles, folder, about[SEAL])
         return ranker
 
     @overload

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Counter, Id, Text
-from prectr_torchrec.data.columns import LISTS, Of, family_of, sample_columns
+from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
 from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
 from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
-GROUPS: dict[Of, str] = {"history": "history", "peer": "peers", "candidate": "candidates"}
+GROUPS: dict[Family, str] = {"history": "history", "peer": "peers", "candidate": "candidates"}
 """Family of sample columns -> the list of a request that holds them."""
 
 
@@ -35,7 +35,7 @@ class RequestSchema:
         columns = [column for column in sample_columns(data, id_kinds) if column.served]
         self._fields = {column.name: Field(column, column.kind.json()) for column in columns}
         self._request = [field for field in self._fields.values() if not field.column.listed]
-        self._families = {of: [field for field in self._fields.values() if field.column.of == of] for of in LISTS}
+        self._families = {family: [field for field in self._fields.values() if field.column.family == family] for family in LISTS}
 
     def describe(self) -> dict[str, Any]:
         """The JSON Schema of a request."""
@@ -61,7 +61,7 @@ class RequestSchema:
     def most_values(self, limits: Limits) -> int:
         """Values that the JSON of a request within the limits can have."""
         most = {"request": 1, "candidate": limits.candidates, "history": limits.events, "peer": limits.events}
-        return sum(most[field.column.of] * field.json.schema.get("maxItems", 1) for field in self._fields.values())
+        return sum(most[field.column.family] * field.json.schema.get("maxItems", 1) for field in self._fields.values())
 
     def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests", limits: Limits | None = None) -> pa.Table:
         """Sample rows of plain requests.
@@ -101,7 +101,7 @@ class RequestSchema:
         for name in table.column_names:
             if family_of(name) and name not in self._arrow.names:
                 raise RequestError(name, "an unknown column", f"one of the schema{nearest(name, self._arrow.names)}")
-        given = {of: next((n for n in table.column_names if family_of(n) == of), None) for of in LISTS}
+        given = {family: next((n for n in table.column_names if family_of(n) == family), None) for family in LISTS}
         columns: dict[str, pa.Array] = {}
         for name, field in self._fields.items():
             if name in table.column_names:
@@ -110,7 +110,7 @@ class RequestSchema:
                 raise RequestError(name, "no such column", f"a column of {field.column.arrow}")
         for name, field in self._fields.items():
             if name not in columns:
-                example = columns.get(given.get(field.column.of) or "")
+                example = columns.get(given.get(field.column.family) or "")
                 columns[name] = _defaults(field, example, table.num_rows)
         columns["num_candidates"] = pc.list_value_length(columns["candidate_item_id"]).cast(pa.int32())
         for field in self._fields.values():
@@ -118,7 +118,7 @@ class RequestSchema:
         return pa.Table.from_arrays([columns[name] for name in self._arrow.names], schema=self._arrow)
 
     def _family(
-        self, family: Of, key: str, requests: Sequence[Request], paths: Sequence[str], limits: Limits | None
+        self, family: Family, key: str, requests: Sequence[Request], paths: Sequence[str], limits: Limits | None
     ) -> dict[str, pa.Array]:
         """The list columns of a family, of all requests."""
         most = None if limits is None else limits.candidates if family == "candidate" else limits.events

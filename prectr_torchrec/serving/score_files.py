@@ -19,7 +19,7 @@ from prectr_torchrec.data.raw.files import scan_parquet
 from prectr_torchrec.data.raw.source import open_duckdb
 from prectr_torchrec.data.schema import check_findings, check_schema, sample_schema
 from prectr_torchrec.distributed.process import quiet_libraries
-from prectr_torchrec.runs.workspace import once, replacing
+from prectr_torchrec.runs.workspace import build_if_absent, replacing
 from prectr_torchrec.serving.export import read_about
 from prectr_torchrec.serving.ranker import Ranker
 from prectr_torchrec.system.locks import writes_file
@@ -59,7 +59,7 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
         raise FileNotFoundError(f"{data}: no *.parquet file here; name a folder of samples, such as prepared/test")
     parts, about = out.with_name(f"{out.name}.parts"), read_about(model)
     check_findings(data.absolute().parent, model, about)
-    _claim(
+    _open_output(
         parts,
         out,
         {
@@ -84,10 +84,10 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     return rows
 
 
-def _claim(parts: Path, out: Path, settings: dict[str, object]) -> None:
+def _open_output(parts: Path, out: Path, settings: dict[str, object]) -> None:
     begun = parts / _SETTINGS
     parts.mkdir(parents=True, exist_ok=True)
-    once(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
+    build_if_absent(begun, lambda path: path.write_text(json.dumps(settings), encoding="utf-8"))
     if read_json(begun) != settings:
         raise ValueError(
             f"{parts} is of an unfinished job with another model or other samples; remove it, or choose another --out than {out}"

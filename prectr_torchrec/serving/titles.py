@@ -98,7 +98,7 @@ class _TitlesAbout(TypedDict):
     files: Files
 
 
-def warm(titles: TitleVectors, folder: Path, ranker: str) -> None:
+def load_title_vectors(titles: TitleVectors, folder: Path, ranker: str) -> None:
     """Fills the kept titles from the file of `index_titles`, with its first ones where there is no room for all.
 
     Args:

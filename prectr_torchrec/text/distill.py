@@ -31,7 +31,7 @@ from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer, writ
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
-from prectr_torchrec.runs.workspace import apply_umask, claim, file_digest, folder_digest, once
+from prectr_torchrec.runs.workspace import apply_umask, build_if_absent, file_digest, folder_digest, open_output
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import job_lock
 from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
@@ -77,14 +77,14 @@ def distill(
     settings = _settings(config.distill, config.text, config.model, pairs, teacher_scores, given, process.world_size)
     table = source.read()
     teacher, hidden = _read_scores(config.distill.hidden_weight, config.data.levels, table, teacher_scores)
-    answer: list[Any] = [_attempt(lambda: claim(out, work, out / MANIFEST, settings)) if process.rank == 0 else None]
+    answer: list[Any] = [_attempt(lambda: open_output(out, work, out / MANIFEST, settings)) if process.rank == 0 else None]
     dist.broadcast_object_list(answer)
     if isinstance(answer[0], ValueError):
         raise answer[0]
     if answer[0] is not None:
         return dict(answer[0])
     if process.rank == 0:
-        once(work / "tokenizer", lambda folder: _write_tokenizer(table, given, config.text.vocab_size, folder))
+        build_if_absent(work / "tokenizer", lambda folder: _write_tokenizer(table, given, config.text.vocab_size, folder))
     dist.barrier()
     data = PairData(table, work / "tokenizer", config.text.query_tokens, config.text.title_tokens, process.device)
     torch.manual_seed(config.distill.seed)  # the same student on all ranks
@@ -101,7 +101,7 @@ def distill(
         shutil.copytree(work / "tokenizer", out, dirs_exist_ok=True)
         save_student(out, student, config.text, config.data.levels)
         apply_umask(out)
-        once(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
+        build_if_absent(out / MANIFEST, lambda path: path.write_text(json.dumps(found, indent=1), encoding="utf-8"))
         shutil.rmtree(work)
     dist.barrier()
     return found
@@ -187,7 +187,7 @@ def _settings(
         "pairs": file_digest(pairs),
         "teacher_scores": [file_digest(folder / scores_files.MANIFEST) for folder in scores],
         "tokenizer": tokenizer_digest(tokenizer) if tokenizer else None,
-        **{f"files of {name}": folder_digest(Path(of)) for name, of in begins.items() if of and Path(of).is_dir()},
+        **{f"files of {name}": folder_digest(Path(path)) for name, path in begins.items() if path and Path(path).is_dir()},
         "ranks": world_size,
     }
 

@@ -33,7 +33,7 @@ from prectr_torchrec.runs.rates import decay, warmup
 from prectr_torchrec.runs.workspace import replacing
 from prectr_torchrec.text.batches import to_device
 from prectr_torchrec.text.pair_data import PairBatch, PairData
-from prectr_torchrec.text.student import judge, predict
+from prectr_torchrec.text.student import predict, predict_relevance
 
 SAVED = {"position", "best", "task", "random", "optimizer"}
 """Of an unfinished distillation."""
@@ -68,7 +68,7 @@ class StudentTask(nn.Module):
 
     def forward(self, batch: PairBatch, targets: Targets) -> dict[str, Tensor]:
         """Returns: `loss` and its terms."""
-        out = judge(self.relevance, batch)
+        out = predict_relevance(self.relevance, batch)
         terms: dict[str, Tensor] = {}
         loss = out.log_pi.new_zeros(())
         if not self.teaching:

@@ -113,13 +113,13 @@ def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: boo
     if not (folder / WEIGHTS).is_file():
         return
     try:
-        there = load_file(str(folder / WEIGHTS))
+        stored = load_file(str(folder / WEIGHTS))
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS}: damaged: {error}") from None
     here = {n: w for n, w in relevance.state_dict().items() if not n.startswith((_MATCH, _HUGGING_FACE))}
     if encoder_alone:
-        there, here = ({n: w for n, w in part.items() if n.startswith("interaction.encoder.")} for part in (there, here))
-    if {n: w.shape for n, w in there.items()} != {n: w.shape for n, w in here.items()}:
+        stored, here = ({n: w for n, w in part.items() if n.startswith("interaction.encoder.")} for part in (stored, here))
+    if {n: w.shape for n, w in stored.items()} != {n: w.shape for n, w in here.items()}:
         about = read_student(folder) or {}
         made = f"text.interaction {about['text']['interaction']}, text.late_dim {about['text']['late_dim']}, model.match "
         made += f"{str(about['match']).lower()}, model.relevance_tower {about['relevance_tower']}, {_levels(about)} levels"
@@ -127,7 +127,7 @@ def load_relevance(folder: Path, relevance: TextRelevance, *, encoder_alone: boo
             f"text.path: the relevance side of {folder} was made with {made}; set these, or text.start: encoder to take the "
             "encoder alone"
         )
-    relevance.load_state_dict(there, strict=False)
+    relevance.load_state_dict(stored, strict=False)
 
 
 def check_meaning(about: dict[str, Any], text: TextConfig, levels: Levels, *, match: bool) -> None:
@@ -158,7 +158,7 @@ def _levels(about: dict[str, Any]) -> int:
     return len(about["levels"]["boundaries"]) + 1
 
 
-def judge(relevance: TextRelevance, batch: PairBatch) -> Relevance:
+def predict_relevance(relevance: TextRelevance, batch: PairBatch) -> Relevance:
     """What a relevance side says of pairs; each distinct text is encoded once."""
     query = relevance.encode(batch.query_tokens)[batch.query_index]
     title = relevance.encode(batch.title_tokens)[batch.title_index]
@@ -172,6 +172,6 @@ def predict(relevance: TextRelevance, data: PairData, rows: NDArray[np.int64], b
     was_training = relevance.training
     relevance.eval()
     chunks = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    found = [judge(relevance, data.batch(chunk)).log_pi.exp().cpu().numpy() for chunk in chunks]
+    found = [predict_relevance(relevance, data.batch(chunk)).log_pi.exp().cpu().numpy() for chunk in chunks]
     relevance.train(was_training)
     return np.concatenate([np.zeros((0, relevance.tower.head.out_features), np.float32), *found])

@@ -31,7 +31,7 @@ from prectr_torchrec.data.parquet_files import WRITTEN, read_parquet
 from prectr_torchrec.data.teacher_scores import MANIFEST, SCORES_VERSION, fixed_size_lists, probabilities, scores_schema
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.metrics import relevance_metrics
-from prectr_torchrec.runs.workspace import claim, file_digest, folder_digest, once
+from prectr_torchrec.runs.workspace import build_if_absent, file_digest, folder_digest, open_output
 from prectr_torchrec.system.locks import job_lock
 from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
@@ -90,7 +90,7 @@ def teach(
     if process.rank == 0:
         about = {"version": SCORES_VERSION, "levels": source.levels.count, **_describe(source, out, names)}
         manifest = [about | {"settings": settings}]
-        once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest[0], indent=1), encoding="utf-8"))
+        build_if_absent(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest[0], indent=1), encoding="utf-8"))
         shutil.rmtree(out / "work")
     dist.broadcast_object_list(manifest)
     return dict(manifest[0])
@@ -100,7 +100,7 @@ def _begin(out: Path, settings: dict[str, Any], names: list[str], process: Proce
     """What is finished there already, or the shards that are missing; the same on all ranks."""
     agreed: list[Any] = [None, None]
     if process.rank == 0:
-        finished = claim(out, out / "work", out / MANIFEST, settings)
+        finished = open_output(out, out / "work", out / MANIFEST, settings)
         agreed = [finished, [shard for shard, name in enumerate(names) if not (out / name).exists()]]
     dist.broadcast_object_list(agreed)
     return agreed[0], agreed[1]
@@ -121,7 +121,7 @@ def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], h
         pq.write_table(pa.table(columns, schema=schema), path, **WRITTEN)
 
     for number, (path, (pairs, tokens)) in enumerate(zip(parts.values(), _one_ahead(read, parts), strict=True), 1):
-        once(path, partial(write, pairs, tokens))
+        build_if_absent(path, partial(write, pairs, tokens))
         done += pairs.num_rows
         rate = done / (time.perf_counter() - began)
         left = (len(parts) - number) * done / number / rate

@@ -33,7 +33,7 @@ from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.distributed.process import quiet_libraries, random_states, set_random_states
 from prectr_torchrec.modules import from_folder, grade_distributions
 from prectr_torchrec.runs.rates import decay, warmup
-from prectr_torchrec.runs.workspace import apply_umask, claim, file_digest, folder_digest, once, replacing
+from prectr_torchrec.runs.workspace import apply_umask, build_if_absent, file_digest, folder_digest, open_output, replacing
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
@@ -129,13 +129,13 @@ def tune_teacher(teacher: Path, pairs: Path, out: Path, config: TuneConfig, devi
             torch.set_float32_matmul_precision("high")
         tuner = _Tuner(teacher, source, out / "work" / "checkpoint.pt", config, device)
     settings = {"teacher": folder_digest(teacher), "pairs": file_digest(pairs), **config.model_dump(mode="json")}
-    if (finished := claim(out, out / "work", out / MANIFEST, settings)) is not None:
+    if (finished := open_output(out, out / "work", out / MANIFEST, settings)) is not None:
         return finished
     assert tuner is not None
     result = {**tuner.run(), "level_grades": source.level_grades().tolist(), "settings": settings}
     tuner.save(out)
     apply_umask(out)
-    once(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1), encoding="utf-8"))
+    build_if_absent(out / MANIFEST, lambda path: path.write_text(json.dumps(result, indent=1), encoding="utf-8"))
     shutil.rmtree(out / "work")
     return result
 

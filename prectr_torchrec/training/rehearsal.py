@@ -18,7 +18,7 @@ from prectr_torchrec.runs.workspace import file_digest
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.batches import to_device
 from prectr_torchrec.text.pair_data import PairBatch, PairData, teacher_targets
-from prectr_torchrec.text.student import judge
+from prectr_torchrec.text.student import predict_relevance
 
 
 class Rehearsal(Loss):
@@ -63,7 +63,7 @@ class Rehearsal(Loss):
         if not self.training:
             return {}
         pairs, teacher = self.draw()
-        log_pi = judge(predictions.own.model.relevance, pairs).log_pi
+        log_pi = predict_relevance(predictions.own.model.relevance, pairs).log_pi
         return {"rehearsal": divergence(log_pi, teacher, self._temperature)}
 
     def draw(self) -> tuple[PairBatch, Tensor]:

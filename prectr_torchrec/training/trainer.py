@@ -171,7 +171,7 @@ class Trainer:
         validates = self.config.train.validation and stage.split == "train" and self._has("validation")
         validation = self.validate() if validates else None
         self.position.update(epoch=epoch + 1, batch=0, earlier=[])
-        self.readers[stage.split].go_on_after(epoch + 1, [])
+        self.readers[stage.split].resume_after(epoch + 1, [])
         self._write({"validation": validation.figures} if validation else {})
         self._save(validation.loss if validation else None)
 
@@ -252,13 +252,13 @@ class Trainer:
         if stage == len(self.stages):
             return
         reader = self.readers[self.stages[stage].split]
-        reader.go_on_after(epoch, self.position["earlier"])
+        reader.resume_after(epoch, self.position["earlier"])
         if ranks == here:
             return
         if batch:
             self.position["earlier"] = [*self.position["earlier"], reader.batches_done(epoch, batch, ranks)]
             self.position["batch"] = 0
-            reader.go_on_after(epoch, self.position["earlier"])
+            reader.resume_after(epoch, self.position["earlier"])
         torch.manual_seed(self.config.train.seed * 1_000 + self.process.rank + self.position["step"] * 1_000_003)
         if self.process.rank == 0:
             print(f"note: saved by {ranks} ranks at step {self.position['step']}, goes on with {here}", file=sys.stderr)

@@ -125,14 +125,14 @@ def test_special_tokens_never_match() -> None:
     assert features([2, 10], [2, 11])["share"] == 0.0
 
 
-def judge(model: TextRelevance, queries: torch.Tensor, titles: torch.Tensor) -> Relevance:
+def predict(model: TextRelevance, queries: torch.Tensor, titles: torch.Tensor) -> Relevance:
     return model(model.pair(model.encode(queries), model.encode(titles)), model.match_features(queries, titles))
 
 
 def test_relevance_depends_on_the_pair_alone() -> None:
     relevance = TextRelevance(DualInteraction(encoder()), match(), [8], 4).eval()
     queries, titles = torch.tensor([[2, 10, 0], [2, 30, 41]]), torch.tensor([[2, 10, 30, 0], [2, 30, 41, 42]])
-    both, one = judge(relevance, queries, titles), judge(relevance, queries[:1], titles[:1])
+    both, one = predict(relevance, queries, titles), predict(relevance, queries[:1], titles[:1])
     torch.testing.assert_close(both.log_pi[:1], one.log_pi)
     torch.testing.assert_close(both.log_pi.exp().sum(1), torch.ones(2))
     assert both.hidden.shape == (2, 8)
@@ -141,7 +141,7 @@ def test_relevance_depends_on_the_pair_alone() -> None:
 def test_relevance_without_the_encoder_or_without_match_features() -> None:
     tokens = torch.tensor([[2, 10, 30]])
     for model in (TextRelevance(None, match(), [8], 4), TextRelevance(DualInteraction(encoder()), None, [8], 4)):
-        assert judge(model, tokens, tokens).log_pi.shape == (1, 4)
+        assert predict(model, tokens, tokens).log_pi.shape == (1, 4)
 
 
 def test_relevance_of_nothing_is_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prectr_torchrec.runs.workspace import once, remove, replace_text, replacing
+from prectr_torchrec.runs.workspace import build_if_absent, remove, replace_text, replacing
 
 
 @pytest.fixture(params=[0o022, 0o077], ids=["umask 022", "umask 077"])
@@ -31,7 +31,7 @@ def test_files_of_libraries_have_the_mode_of_the_umask(tmp_path: Path, mode: int
         (folder / "text").write_text("", encoding="utf-8")
         save_file({"weight": torch.ones(2)}, folder / "tables" / "private")  # 0600, whatever the umask
 
-    once(tmp_path / "made", build)
+    build_if_absent(tmp_path / "made", build)
     with replacing(tmp_path / "weights") as path:
         save_file({"weight": torch.ones(2)}, path)
     replace_text(tmp_path / "line", "1")

@@ -42,7 +42,7 @@ def test_there_are_no_more_places_than_descriptors() -> None:
 
 def test_a_flood_of_the_same_trouble_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     handler, logger = logging.StreamHandler(), logging.getLogger("prectr.serve")
-    handler.addFilter(log.Sparing())
+    handler.addFilter(log.RepeatFilter())
     logger.addHandler(handler)
     try:
         loop = asyncio.new_event_loop()

@@ -20,7 +20,7 @@ from prectr_torchrec.modules import DualInteraction, TextRelevance, divergence
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distiller import Distiller, StudentTask, Targets
 from prectr_torchrec.text.pair_data import PairBatch, PairData
-from prectr_torchrec.text.student import judge, predict
+from prectr_torchrec.text.student import predict, predict_relevance
 
 PAIRS = PairBatch(
     torch.tensor([[2, 7, 8], [2, 9, 0]]),
@@ -80,7 +80,7 @@ def test_the_loss_of_a_stage_is_the_weighted_sum_of_its_terms() -> None:
     relevance = TextRelevance(DualInteraction(encoder()), match(), [8], 4).eval()
     config = DistillConfig(temperature=3.0, hidden_weight=0.3, teacher_weight=0.4)
     teacher, grade = torch.rand(3, 4).softmax(1), torch.rand(3, 4).softmax(1)
-    out = judge(relevance, PAIRS)
+    out = predict_relevance(relevance, PAIRS)
     of_teacher = divergence(out.log_pi, teacher, 3.0)
     task = StudentTask(relevance, config, teaching=True, hidden_dim=5)
     assert task.project is not None

@@ -27,7 +27,7 @@ from prectr_torchrec.serving.export import export
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import build_relevance
 from prectr_torchrec.text.distill import distill
-from prectr_torchrec.text.student import judge
+from prectr_torchrec.text.student import predict_relevance
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.trainer import Trainer
 
@@ -143,7 +143,7 @@ def test_rehearsal_holds_the_tower_to_the_teachers_word(root: Path, tmp_path: Pa
             relevance = trainer.model.module.model.relevance.eval()
         torch.manual_seed(0)
         pairs, teacher = rehearse(config(rehearsal(root)), root).draw()
-        away[name] = divergence(judge(relevance, pairs).log_pi, teacher, 1.0).item()
+        away[name] = divergence(predict_relevance(relevance, pairs).log_pi, teacher, 1.0).item()
     assert away["with"] < 0.7 * away["without"]
     logged = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(line["rehearsal"] > 0 for line in logged if "loss" in line)

@@ -38,7 +38,7 @@ from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tokens import tokenizer_digest
-from prectr_torchrec.runs.workspace import claim, digest, once
+from prectr_torchrec.runs.workspace import build_if_absent, digest, open_output
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
@@ -96,7 +96,7 @@ def prepare(
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
     settings = _settings(data, text, sources, given, scores)
-    if (finished := claim(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
+    if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
     steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 10)
@@ -106,7 +106,7 @@ def prepare(
     with tqdm(disable=None if progress else True, unit=" requests", total=sum(s["requests"] for s in splits.values())) as bar:
         job.write(splits, bar)
     manifest = {"version": SAMPLE_VERSION, "digest": digest(settings), **report, "settings": settings}
-    once(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
+    build_if_absent(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
     shutil.rmtree(job.work)
     return manifest
 
@@ -141,7 +141,7 @@ class _Job:
 
         def step(title: str, path: Path, build: Callable[[Path], Any]) -> None:
             bar.set_description(title)
-            once(path, build)
+            build_if_absent(path, build)
             bar.update()
 
         step("checking and loading the log", self.work / "log", self._load)
@@ -156,7 +156,7 @@ class _Job:
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
-            splits, told = self._splits(con)
+            splits, split_findings = self._splits(con)
             for name, rows in splits.items():
                 step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
             if not self.candidates:
@@ -165,7 +165,7 @@ class _Job:
         return {
             **report,
             "levels": self.data.levels.count,
-            **told,
+            **split_findings,
             "examination": examination,
             "max_candidates": max(split["max_candidates"] for split in described.values()),
             "splits": described,
@@ -186,7 +186,7 @@ class _Job:
         for first in range(0, len(requests), self.data.requests_per_shard):
             last = min(first + self.data.requests_per_shard, len(requests))
             names.append(f"part-{len(names):05d}.parquet")
-            once(folder / names[-1], partial(self._write_shard, log, requests, first, last))
+            build_if_absent(folder / names[-1], partial(self._write_shard, log, requests, first, last))
             bar.update(last - first)
         return names
 
@@ -226,7 +226,7 @@ class _Job:
         if self.candidates:
             return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
-        told = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
+        split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted FROM events WHERE"
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
@@ -235,7 +235,7 @@ class _Job:
             "validation": f"{labelled} timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
             "test": f"{labelled} timestamp >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
-        }, told
+        }, split_findings
 
     def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
         order = "timestamp, request_id, part"

@@ -104,14 +104,14 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
         }
     }
     lists = {"history": history, "peer": peers, "candidate": candidates}
-    for of, rows in lists.items():
-        tables[of] = {"items": (items, rows.events["item"]), "events": (rows.events, _ALL), "derived": (rows.derived, _ALL)}
+    for family, rows in lists.items():
+        tables[family] = {"items": (items, rows.events["item"]), "events": (rows.events, _ALL), "derived": (rows.derived, _ALL)}
         if "query" in rows.events:
-            tables[of]["queries"] = (log.query, rows.events["query"])
+            tables[family]["queries"] = (log.query, rows.events["query"])
     arrays = []
     for column in sample_columns(data):
-        values = _values(column, *tables[column.of][column.source.table])
-        arrays.append(_lists(values, lists[column.of].lengths) if column.of in lists else values)
+        values = _values(column, *tables[column.family][column.source.table])
+        arrays.append(_lists(values, lists[column.family].lengths) if column.family in lists else values)
     return pa.Table.from_arrays(arrays, schema=sample_schema(data))
 
 

@@ -66,7 +66,7 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     zeros = {"request_id": None}
     ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
     columns = sample_columns(data, kinds)
-    of_table = [column for column in columns if column.source.table == source.name and column.of in ("request", "candidate")]
+    of_table = [column for column in columns if column.source.table == source.name and column.family in ("request", "candidate")]
     readings = {column.source.column: column.kind.raw() for column in of_table}
     attributes = {"items": data.item_attributes, "users": data.user_attributes}.get(source.name, [])
     if source.name == "queries" and data.query_group and data.query_group in source:

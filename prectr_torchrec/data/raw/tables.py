@@ -62,7 +62,7 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     log, problems = data.raw, Problems()
     sources: dict[str, Source] = {}
 
-    def look(name: str, table: RawTable, required: list[str], optional: Sequence[str] = ()) -> None:
+    def open_table(name: str, table: RawTable, required: list[str], optional: Sequence[str] = ()) -> None:
         with problems.collecting():
             files = find_files(name, table, raw)
             try:
@@ -72,19 +72,19 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
                     sources[name] = open_source(con, name, table, files, [], [*required, *optional])
                 raise
 
-    def there(name: str, table: RawTable | None) -> bool:
+    def exists(name: str, table: RawTable | None) -> bool:
         with problems.collecting():
             return table is not None and bool(find_files(name, table, raw, optional=True))
         return False
 
     clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
-    look("impressions", log.impressions, clicks, ["position"])
-    look("items", log.items, ["item_id", "title", *data.item_attributes])
-    look("queries", log.queries, ["query_id", "query"], [data.query_group] if data.query_group else [])
-    if log.judgments and there("judgments", log.judgments):
-        look("judgments", log.judgments, ["query_id", "item_id", "relevance"])
-    if log.users and (data.user_attributes or there("users", log.users)):
-        look("users", log.users, ["user_id", *data.user_attributes])
+    open_table("impressions", log.impressions, clicks, ["position"])
+    open_table("items", log.items, ["item_id", "title", *data.item_attributes])
+    open_table("queries", log.queries, ["query_id", "query"], [data.query_group] if data.query_group else [])
+    if log.judgments and exists("judgments", log.judgments):
+        open_table("judgments", log.judgments, ["query_id", "item_id", "relevance"])
+    if log.users and (data.user_attributes or exists("users", log.users)):
+        open_table("users", log.users, ["user_id", *data.user_attributes])
     elif data.user_attributes:
         problems.found.append(f"data.user_attributes is {data.user_attributes}, but data.raw.users is null: name the users file")
     queries, group = sources.get("queries"), data.query_group
@@ -129,14 +129,14 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     with problems.collecting():
         _link_events(con, loaded, kinds, data.levels, drops, mended)
     problems.refuse()
-    told = {
+    findings = {
         "level_grades": _mean_grades(con, data.levels),
         "positions_from": positions_from,
         "zeros": _count_zeros(con, data, sources) if data.zero_id == "none" else {},
         "mixed_ids": mixed_ids(con, list(sources.values()), kinds),
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
-    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **told}
+    return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **findings}
 
 
 def _id_columns(data: DataConfig) -> dict[str, None]:

@@ -137,8 +137,8 @@ class BatchBuilder:
         texts = text_columns(columns, reads)
         index = {name: f"{column.name}_index" for name, column in texts.items()}
         made_of = {entry.column.name: entry.column for block in entries for entry in block if entry.column}
-        beside = [(column.of, key) for column in made_of.values() for key in column.kind.beside]
-        wanted = {*made_of, *(c.name for c in texts.values()), *plain, *(c.name for c in columns if (c.of, c.key) in beside)}
+        beside = [(column.family, key) for column in made_of.values() for key in column.kind.beside]
+        wanted = {*made_of, *(c.name for c in texts.values()), *plain, *(c.name for c in columns if (c.family, c.key) in beside)}
         read = [column for name, column in named.items() if name in wanted]
         return MadeOf(read, entries, make_layout(entries, self.limits, texts=index), texts)
 
@@ -147,7 +147,7 @@ class BatchBuilder:
         flat: dict[str, dict[str, NDArray[Any]]] = {"request": {}, "candidate": {}, "history": {}, "peer": {}}
         for read in self.columns:
             if read.name in columns.values:
-                flat[read.of][read.key] = columns.values[read.name]
+                flat[read.family][read.key] = columns.values[read.name]
         present = {
             family: np.arange(self.limits[family]) < np.diff(columns.offsets[family])[:, None]
             for family in SEQUENCES
@@ -162,10 +162,10 @@ class BatchBuilder:
             for place, entry in zip(values, filled, strict=True):
                 column = cast(Column, entry.column)
                 if column.name not in made:
-                    made[column.name] = column.kind.batched(column.key, flat[column.of])
+                    made[column.name] = column.kind.batched(column.key, flat[column.family])
                 found = made[column.name][entry.key]
-                if block.of in present:
-                    place[present[block.of]] = found  # left-aligned
+                if block.family in present:
+                    place[present[block.family]] = found  # left-aligned
                 else:
                     place[:] = found.reshape(place.shape)
             blocks.append(values)
@@ -239,16 +239,16 @@ class BatchBuilder:
         self, arrays: BatchArrays, views: Mapping[str, NDArray[Any]], pieces: Sequence[Piece], spans: Sequence[Piece]
     ) -> None:
         for name, column in self._texts.items():
-            if column.of in SEQUENCES:
+            if column.family in SEQUENCES:
                 of_rows: Sequence[Piece] = [
-                    (rows, *rows.offsets[column.of][[start, stop]].tolist()) for rows, start, stop in pieces
+                    (rows, *rows.offsets[column.family][[start, stop]].tolist()) for rows, start, stop in pieces
                 ]
             else:
-                of_rows = spans if column.of == "candidate" else pieces
+                of_rows = spans if column.family == "candidate" else pieces
             tokens, index = _distinct([r.token_rows[name][a:b] for r, a, b in of_rows], self._caches[column.key])
             arrays[name], view = tokens, views[self._layout.texts[name]]
-            if column.of in SEQUENCES:
-                view[np.arange(view.shape[1]) < views[f"{column.of}_lengths"][:, None]] = index
+            if column.family in SEQUENCES:
+                view[np.arange(view.shape[1]) < views[f"{column.family}_lengths"][:, None]] = index
             else:
                 view[: len(index)] = index
 
@@ -295,7 +295,7 @@ def _fill(values: NDArray[Any], block: Block, entries: Sequence[Entry], number: 
         made = rows.blocks[number]
         values[: len(made), begin:end] = made[:, start:stop]
     for padding, entry in zip(values, entries, strict=True):
-        if entry.view.fill and block.of not in SEQUENCES:
+        if entry.view.fill and block.family not in SEQUENCES:
             padding[end:] = entry.view.fill
 
 

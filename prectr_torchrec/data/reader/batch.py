@@ -99,7 +99,7 @@ class SearchBatch(Pipelineable):
         found: dict[str, dict[str, Tensor]] = {"request": {}, "candidate": {}, "history": {}, "peer": {}}
         for block in self.layout.blocks:
             if block.feature:
-                found[block.of].update(zip(block.keys, block.place.view(self.packed, R, C).unbind(0), strict=True))
+                found[block.family].update(zip(block.keys, block.place.view(self.packed, R, C).unbind(0), strict=True))
         for name, jagged in sequences.items():
             family, _, stem = name.partition("_")
             if family in ("history", "peer"):

@@ -61,14 +61,14 @@ def to_columns(
         if column.listed:
             offsets = [chunk.offsets.to_numpy() for chunk in chunks]
             chunks = [chunk.flatten() for chunk in chunks]
-            if column.of not in raw_offsets:
-                raw_offsets[column.of] = offsets
-                joined = _gather(_join_offsets(offsets), order, limits.get(column.of))
-                gather[column.of], result.offsets[column.of] = joined
-            elif not all(map(np.array_equal, offsets, raw_offsets[column.of])):
-                where, others = ", ".join(sources), f"the other {column.of}_* lists"
+            if column.family not in raw_offsets:
+                raw_offsets[column.family] = offsets
+                joined = _gather(_join_offsets(offsets), order, limits.get(column.family))
+                gather[column.family], result.offsets[column.family] = joined
+            elif not all(map(np.array_equal, offsets, raw_offsets[column.family])):
+                where, others = ", ".join(sources), f"the other {column.family}_* lists"
                 raise ValueError(f"{where}: lists of column {column.name!r} differ in length from {others}")
-        index, values = gather[column.of], column.kind.flat(chunks)
+        index, values = gather[column.family], column.kind.flat(chunks)
         if isinstance(values, Texts):
             result.texts[column.name] = values if index is None else values.take(index)
         else:

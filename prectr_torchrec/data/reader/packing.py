@@ -10,20 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prectr_torchrec.data.column_kinds import Label, View
-from prectr_torchrec.data.columns import Column, Of
+from prectr_torchrec.data.columns import Column, Family
 
 
 class Entry(NamedTuple):
     """A view that a batch has.
 
     Attributes:
-        of: whose it is.
+        family: whose it is.
         key: its name there.
         column: the sample column that it is made of; None: of no column, or the samples have nothing of it.
         feature: whether rankers read it.
     """
 
-    of: Of
+    family: Family
     key: str
     view: View
     column: Column | None = None
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     @property
     def name(self) -> str:
         """In the batch."""
-        return self.key if self.of == "request" else f"{self.of}_{self.key}"
+        return self.key if self.family == "request" else f"{self.family}_{self.key}"
 
 
 class Place(NamedTuple):
@@ -66,13 +66,13 @@ class Block(NamedTuple):
     """Views that lie side by side.
 
     Attributes:
-        of: whose they are.
+        family: whose they are.
         keys: their names there.
         feature: whether rankers read them.
         place: of all of them.
     """
 
-    of: Of
+    family: Family
     keys: tuple[str, ...]
     feature: bool
     place: Place
@@ -118,10 +118,10 @@ def make_layout(blocks: Sequence[Sequence[Entry]], limits: Mapping[str, int], *,
     for entries in blocks:
         first, dtype = entries[0], np.dtype(entries[0].view.dtype).name
         shape = _row_shape(first, limits)
-        place = Place(dtype, first.of == "candidate", len(entries), shape, *ends[dtype])
+        place = Place(dtype, first.family == "candidate", len(entries), shape, *ends[dtype])
         after = place.nth(len(entries))
         ends[dtype] = (after.requests, after.candidates)
-        made.append(Block(first.of, tuple(entry.key for entry in entries), first.feature, place))
+        made.append(Block(first.family, tuple(entry.key for entry in entries), first.feature, place))
         places |= {entry.name: place.nth(number) for number, entry in enumerate(entries)}
     columns = (entry.column for entries in blocks for entry in entries if entry.column)
     labels = dict.fromkeys(column.key for column in columns if isinstance(column.kind, Label))
@@ -134,12 +134,12 @@ def entry_blocks(entries: Sequence[Entry]) -> list[list[Entry]]:
     for entry in entries:
         # what the samples have nothing of lies apart: it is empty, or zero
         missing = entry.feature and entry.column is None
-        blocks.setdefault((entry.of, entry.feature, entry.view.dtype, entry.view.shape, missing), []).append(entry)
+        blocks.setdefault((entry.family, entry.feature, entry.view.dtype, entry.view.shape, missing), []).append(entry)
     return list(blocks.values())
 
 
 def _row_shape(entry: Entry, limits: Mapping[str, int]) -> tuple[int, ...]:
-    if entry.of in limits:  # an event's number is (L,), no feature of width 1
+    if entry.family in limits:  # an event's number is (L,), no feature of width 1
         shape = () if entry.view.shape == (1,) else entry.view.shape
-        return (limits[entry.of] if entry.column or not entry.feature else 0, *shape)
+        return (limits[entry.family] if entry.column or not entry.feature else 0, *shape)
     return entry.view.shape

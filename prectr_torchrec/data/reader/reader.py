@@ -137,7 +137,7 @@ class SearchReader:
         worker, done = turns_after(batch, [plan.num_batches for plan in plans])[0]
         return rows_of_batch(plans[worker], done)
 
-    def go_on_after(self, epoch: int, earlier: Sequence[Sequence[int]]) -> None:
+    def resume_after(self, epoch: int, earlier: Sequence[Sequence[int]]) -> None:
         """Deals out anew what other numbers of ranks left of an epoch; to be called before it is read.
 
         Args:
@@ -154,8 +154,8 @@ class SearchReader:
         each = max(1, self._batch.workers)
         done = []
         for rank in range(world_size):
-            of = [self._plan_of(epoch, part, world_size * each).num_batches for part in range(rank * each, (rank + 1) * each)]
-            done += [count for _, count in sorted(turns_after(min(batches, sum(of)), of))]
+            counts = [self._plan_of(epoch, part, world_size * each).num_batches for part in range(rank * each, (rank + 1) * each)]
+            done += [count for _, count in sorted(turns_after(min(batches, sum(counts)), counts))]
         return done
 
     def _parts(self) -> range:

@@ -8,10 +8,10 @@ import numpy as np
 
 from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.data.column_kinds import Label, Text, View
-from prectr_torchrec.data.columns import LISTS, Column, Of
+from prectr_torchrec.data.columns import LISTS, Column, Family
 from prectr_torchrec.data.reader.packing import Entry
 
-SEQUENCES: tuple[Of, ...] = LISTS[:2]
+SEQUENCES: tuple[Family, ...] = LISTS[:2]
 HAPPENED = ("level", "click", "position", "age", "predicted")
 """What rankers read of past events."""
 _JUDGED = ("position", "relevance", "level", "predicted")
@@ -23,11 +23,11 @@ _IDENTITIES = ("request_id", "user_id", "candidate_item_id")
 def text_columns(columns: Sequence[Column], reads: Reads) -> dict[str, Column]:
     """The columns of the texts that a ranker reads, by the text's name."""
     texts = (column for column in columns if isinstance(column.kind, Text))
-    named = {column.name if column.of in SEQUENCES else column.key: column for column in texts}
+    named = {column.name if column.family in SEQUENCES else column.key: column for column in texts}
     return {name: column for name, column in named.items() if name in reads.texts}
 
 
-def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Of], *, predicted: bool) -> list[Entry]:
+def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Family], *, predicted: bool) -> list[Entry]:
     """The views of a batch, those of columns first.
 
     Args:
@@ -38,18 +38,18 @@ def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Of
     """
     entries: list[Entry] = []
     for column in columns:
-        wanted = {"request": reads.request, "candidate": {*reads.candidate, *_JUDGED}}.get(column.of, set(HAPPENED))
-        if column.of in SEQUENCES and column.of not in families:
+        wanted = {"request": reads.request, "candidate": {*reads.candidate, *_JUDGED}}.get(column.family, set(HAPPENED))
+        if column.family in SEQUENCES and column.family not in families:
             continue
         there = predicted or column.key != "predicted"
         for key, view in column.kind.views(column.key).items():
             if column.name in _IDENTITIES or isinstance(column.kind, Label):
-                entries.append(Entry(column.of, key, view, column))
+                entries.append(Entry(column.family, key, view, column))
             elif key in wanted:
-                entries.append(Entry(column.of, key, view, column if there else None, feature=True))
+                entries.append(Entry(column.family, key, view, column if there else None, feature=True))
     integer, number = View(np.int64), View(np.float32)
     entries += [Entry("request", f"{family}_lengths", integer) for family in families]
     entries.append(Entry("request", "request_weight", number))
     entries += [Entry("candidate", "weight", number), Entry("candidate", "request", integer)]
-    entries += [Entry(column.of, f"{column.key}_index", integer) for column in text_columns(columns, reads).values()]
+    entries += [Entry(column.family, f"{column.key}_index", integer) for column in text_columns(columns, reads).values()]
     return sorted(entries, key=lambda entry: entry.column is None)

@@ -147,7 +147,7 @@ def test_what_two_ranks_left_of_an_epoch_is_read_once_by_three(folder: Path, wor
         seen.update(request for batch in islice(reader.epoch(1), 5) for request in requests_of(batch))
     for rank in range(3):
         reader = make_reader(folder, config, shuffle=True, rank=rank, world_size=3)
-        reader.go_on_after(1, [reader.batches_done(1, 5, world_size=2)])
+        reader.resume_after(1, [reader.batches_done(1, 5, world_size=2)])
         seen.update(request for batch in reader.epoch(1) for request in requests_of(batch))
     assert seen == Counter(list(sample_rows(folder)))
 
