@@ -28,7 +28,7 @@ class Model(nn.Module):
         tables = [
             EmbeddingConfig(name=name, num_embeddings=table.rows, embedding_dim=table.dim, feature_names=found)
             for name, table in config.tables.items()
-            if (found := [f for f, of in names.items() if of == name])
+            if (found := [f for f, column in names.items() if column == name])
         ]
         self.ids = EmbeddingCollection(tables=tables, device=torch.device("meta"))
         self.tower = Tower([name.removeprefix("candidate_") for name in names])

@@ -80,7 +80,7 @@ def test_each_graded_pair_counts_once_for_the_tower(data):
 def test_segments_follow_the_past_that_a_request_has(data):
     rows = {(s["by"], s["segment"]): s["rows"] for s in build.measure(data)["segments"]}
     requests = [int(r["request_id"][0]) for r in build.scored()]
-    users = {name: sum(request % 7 in of for request in requests) for name, of in build.SEGMENTS.items()}
+    users = {name: sum(request % 7 in users for request in requests) for name, users in build.SEGMENTS.items()}
     assert {name: rows["user", name] // build.CANDIDATES for name in build.SEGMENTS} == users
     assert rows["query", "0"] == build.CANDIDATES * sum(request % 5 == 0 for request in requests)
     assert rows["item", "0"] == 3 * len(requests) and rows["item", "some"] == 2 * len(requests)

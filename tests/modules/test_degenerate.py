@@ -137,12 +137,12 @@ def padded(inputs: Inputs) -> Inputs:
 def alone(inputs: Inputs, request: int) -> Inputs:
     """A batch of this request and its first candidate."""
     r, c = slice(request, request + 1), slice(2 * request, 2 * request + 1)
-    of = {"query": r, "title": c, "history_title": r}
+    kept = {"query": r, "title": c, "history_title": r}
     return Inputs(
         {name: value[r] for name, value in inputs.request.items()},
         {name: value[c] for name, value in inputs.candidate.items()},
         {n: Events({k: v[r] for k, v in e.features.items()}, e.lengths[r]) for n, e in inputs.sequences.items()},
-        {name: text._replace(rows=text.rows[of[name]]) for name, text in inputs.texts.items()},
+        {name: text._replace(rows=text.rows[kept[name]]) for name, text in inputs.texts.items()},
         torch.ones(1),
         torch.zeros(1, dtype=torch.long),
         torch.ones(1),

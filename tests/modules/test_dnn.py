@@ -50,8 +50,8 @@ def test_scores_are_the_same_from_one_seed_to_the_last_digit(model: DNN, inputs:
 
 
 def test_it_is_the_tower_over_its_parts_side_by_side(model: DNN, inputs: Inputs) -> None:
-    query, title, of = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
-    match = model.parts["match"].match(query.tokens[query.rows[of]], title.tokens[title.rows])
+    query, title, request = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
+    match = model.parts["match"].match(query.tokens[query.rows[request]], title.tokens[title.rows])
     widths = [part.num_features for part in model.parts.values()]
     seen: list[torch.Tensor] = []
     model.tower.register_forward_pre_hook(lambda module, given: seen.append(given[0]))

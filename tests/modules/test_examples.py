@@ -21,7 +21,9 @@ from prectr_torchrec.modules import losses, rankers
 
 def _kinds() -> dict[str, Any]:
     """What stands in the files of losses and rankers: a new kind of either needs no line in `modules/__init__.py`."""
-    names = [f"{of.__name__}.{file.name}" for of in (losses, rankers) for file in pkgutil.iter_modules(of.__path__)]
+    names = [
+        f"{package.__name__}.{file.name}" for package in (losses, rankers) for file in pkgutil.iter_modules(package.__path__)
+    ]
     return {
         name: value
         for module in map(importlib.import_module, names)

@@ -31,7 +31,9 @@ def event(*, level: int, click: int, position: int, age: float, predicted: list[
     happened = {"level": level, "click": click, "position": position, "age": age}
     if predicted is not None:
         happened["predicted"] = predicted  # type: ignore[assignment]
-    return past(torch.zeros(1, 1, 0), torch.tensor([1]), **{name: torch.tensor([[of]]) for name, of in happened.items()}).events
+    return past(
+        torch.zeros(1, 1, 0), torch.tensor([1]), **{name: torch.tensor([[value]]) for name, value in happened.items()}
+    ).events
 
 
 def test_requests_do_not_see_each_other() -> None:

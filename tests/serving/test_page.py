@@ -67,8 +67,8 @@ def opened(browser: Any, url: str, **options: Any) -> tuple[Any, list[str]]:
     return page, complaints
 
 
-def rows(page: Any, of: str) -> list[str]:
-    return page.eval_on_selector_all(f"#{of} li", "found => found.map(row => row.dataset.item)")
+def rows(page: Any, column: str) -> list[str]:
+    return page.eval_on_selector_all(f"#{column} li", "found => found.map(row => row.dataset.item)")
 
 
 def test_both_rankings_are_what_the_ranker_scores(browser: Any, server: Server, samples: Path, ranker: Ranker) -> None:
@@ -77,10 +77,10 @@ def test_both_rankings_are_what_the_ranker_scores(browser: Any, server: Server, 
     demo = DemoPage(samples)
     given = demo.samples(ranker, query, user)
     wanted = render(given, ranker.score_samples(given, [True, True]), [], demo.item_names)
-    for of in ("personal", "plain"):
-        assert rows(page, of) == [row["item"] for row in wanted[of]]
-        shown = page.eval_on_selector_all(f"#{of} .click", "found => found.map(cell => parseFloat(cell.textContent))")
-        assert shown == pytest.approx([100 * row["click"] for row in wanted[of]], abs=0.051)
+    for column in ("personal", "plain"):
+        assert rows(page, column) == [row["item"] for row in wanted[column]]
+        shown = page.eval_on_selector_all(f"#{column} .click", "found => found.map(cell => parseFloat(cell.textContent))")
+        assert shown == pytest.approx([100 * row["click"] for row in wanted[column]], abs=0.051)
     assert [row["click"] for row in wanted["personal"]] != [row["click"] for row in wanted["plain"]]
     names = [part["name"] for part in wanted["personal"][0]["parts"]]
     assert names == ["effect own", "effect peers", "taste"]
@@ -122,7 +122,7 @@ def test_titles_are_texts_whatever_they_hold(browser: Any, server: Server, expor
 def test_a_narrow_window_shows_all_without_scrolling_sideways(browser: Any, server: Server) -> None:
     page, _ = opened(browser, server.url, viewport={"width": 320, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
-    boxes = [page.locator(f"#{of}").bounding_box() for of in ("personal", "plain")]
+    boxes = [page.locator(f"#{column}").bounding_box() for column in ("personal", "plain")]
     assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
     page.close()
 

@@ -128,8 +128,8 @@ def test_an_explanation_is_that_of_the_run(exported: Any, ranker: Ranker, reques
 
 def test_a_past_that_is_not_there_has_no_effect(ranker: Ranker, requests: list[dict[str, Any]]) -> None:
     request = max(requests, key=lambda r: len(r["history"]) * len(r["peers"]))
-    of = {"effect_own": ("user_", "history"), "effect_peers": ("query_", "group_", "peers")}
-    for name, fields in of.items():
+    fields_of = {"effect_own": ("user_", "history"), "effect_peers": ("query_", "group_", "peers")}
+    for name, fields in fields_of.items():
         newcomer = {field: value for field, value in request.items() if not field.startswith(fields)}
         explanation = ranker.score({"query": request["query"], **newcomer}, explain=True).explanation
         assert explanation is not None and len(explanation["candidates"]) == len(request["candidates"])

@@ -31,7 +31,9 @@ def everything(small: Small) -> dict[str, dict[str, torch.Tensor]]:
     """By parameter name, its weights, its table's optimizer state and its managed ids."""
     flush_managed(small.model)
     found: dict[str, dict[str, torch.Tensor]] = {}
-    states = {f"{name}.{key}": v for name, of in small.optimizers.fused.state_dict()["state"].items() for key, v in of.items()}
+    states = {
+        f"{name}.{key}": v for name, state in small.optimizers.fused.state_dict()["state"].items() for key, v in state.items()
+    }
     for name, value in copies({**small.model.state_dict(), **states}).items():
         parameter = f"tables.{name.split('.')[-2]}" if name in states else parameter_name(name)
         found.setdefault(parameter, {})[name] = value
