@@ -96,10 +96,10 @@ def a_full_disk_loses_nothing_saved(data: Path, run: Path, process: Process) -> 
 
     def full(*arguments: Any) -> None:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if arguments[2]["step"] == 6:
+        if arguments[1]["step"] == 6:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
         save(*arguments)
-        assert arguments[2]["step"] == 3
+        assert arguments[1]["step"] == 3
 
     trainer.checkpoints.save = full  # type: ignore[method-assign]
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

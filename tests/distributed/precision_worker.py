@@ -12,6 +12,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.distributed.process import Process, process_group
+from prectr_torchrec.distributed.sharding import PlainShardingPlan
 from prectr_torchrec.training.optimizers import reset_tables
 from prectr_torchrec.training.sharded import build_sharded
 
@@ -26,23 +27,26 @@ SETTINGS = {
 
 def print_losses(data: str, run: str, sharding: str | None) -> None:
     """Prints the mean loss over the ranks at each step, by setting."""
-    losses = {}
+    losses, plan = {}, None
     with process_group("cpu") as process:
         for name, settings in SETTINGS.items():
             config = small_config(sharding, communication=settings.get("communication", {}))
             for table in config.tables.values():
                 table.dim = 32
                 table.dtype = settings.get("dtype", "fp32")
-            losses[name] = _train(config, Path(data), Path(run), process)
+            losses[name], plan = _train(config, Path(data), Path(run), process, plan)
         if process.rank == 0:
             print(f"losses {json.dumps(losses)}")
 
 
-def _train(config: RunConfig, data: Path, run: Path, process: Process) -> list[float]:
+def _train(
+    config: RunConfig, data: Path, run: Path, process: Process, plan: PlainShardingPlan | None
+) -> tuple[list[float], PlainShardingPlan]:
+    """By one plan for all: where a table lies decides which rows it starts with."""
     torch.manual_seed(5)
-    model, optimizers, _ = build_sharded(config, run, process)
+    model, optimizers, plan = build_sharded(config, run, process, plan)
     reset_tables(model, optimizers, seed=process.rank)
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     model.train()
     batches = batches_of(config, str(data), process.rank, process.world_size)[:STEPS]
-    return train_steps(pipeline, optimizers, batches, STEPS).tolist()
+    return train_steps(pipeline, optimizers, batches, STEPS).tolist(), plan
