@@ -51,14 +51,15 @@ class Dice(nn.Module):
             (..., dim) float.
         """
         mean, variance = self._moments(s, mask) if self.training else (self.mean, self.variance)
-        p = torch.sigmoid((s - mean) * (variance + self.epsilon).rsqrt())
-        return s * (self.alpha + p * (1 - self.alpha))
+        scale = (variance + self.epsilon).rsqrt()
+        p = torch.addcmul(-mean * scale, s, scale).sigmoid()
+        return s * torch.addcmul(self.alpha, p, 1 - self.alpha)
 
     def _moments(self, s: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        weight = mask.unsqueeze(-1).to(s.dtype)
+        rows, weight = s.flatten(0, -2), mask.flatten().to(s.dtype)
         count = weight.sum().clamp(min=1.0)
-        mean = (s * weight).flatten(0, -2).sum(0) / count
-        variance = ((s - mean).square() * weight).flatten(0, -2).sum(0) / count
+        mean = weight @ rows / count
+        variance = (weight @ rows.square() / count - mean.square()).clamp(min=0.0)
         with torch.no_grad():
             found = torch.stack([mean, variance])
             if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -141,14 +142,14 @@ class ActivationUnit(nn.Module):
             (R, P, L) float, zero for padding.
         """
         R, L, _ = k.shape
-        mask = (torch.arange(L, device=k.device) < lengths.unsqueeze(1)).unsqueeze(1)  # (R, 1, L)
+        mask = (torch.arange(L, device=k.device) < lengths.unsqueeze(1)).unsqueeze(2)  # (R, L, 1)
         w_q, w_k, w_d, w_p, w_e = self.first.weight.split(self.dims, dim=1)  # (H, dim) each
         of_candidate = nn.functional.linear(q, w_q + w_d, self.first.bias)  # (R, P, H)
         of_event = nn.functional.linear(k, w_k - w_d) + nn.functional.linear(e, w_e)  # (R, L, H)
         by_candidate = (q.unsqueeze(2) * w_p).flatten(1, 2)  # (R, P * H, dim)
-        of_pair = (by_candidate @ k.transpose(1, 2)).view(R, q.shape[1], -1, L).transpose(2, 3)  # (R, P, L, H)
-        s = of_pair + of_candidate.unsqueeze(2) + of_event.unsqueeze(1)
-        pairs = mask.expand(R, q.shape[1], L) if real is None else mask & real.unsqueeze(2)
+        of_pair = (k @ by_candidate.transpose(1, 2)).view(R, L, q.shape[1], -1)  # (R, L, P, H)
+        s = of_pair + of_candidate.unsqueeze(1) + of_event.unsqueeze(2)
+        pairs = mask.expand(R, L, q.shape[1]) if real is None else mask & real.unsqueeze(1)
         for activation, layer in zip(self.activations, self.deeper, strict=True):
             s = layer(activation(s, pairs))
-        return s.squeeze(3).masked_fill(~mask, 0.0)
+        return s.squeeze(3).masked_fill(~mask, 0.0).transpose(1, 2)
