@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prectr_torchrec.distributed.meeting import meeting_of_machines, meeting_on_this_machine
+from prectr_torchrec.distributed.rendezvous import local_rendezvous, rendezvous_of_machines
 from prectr_torchrec.distributed.stop import REQUEUE, SIGNALS
 from prectr_torchrec.system.failures import MISTAKE, WorkerError, run_command
 from prectr_torchrec.system.job_environment import LOCKED, environment
@@ -85,8 +85,7 @@ def launch(
             if rendezvous is None and nproc == 1 and max_restarts == 0:
                 importlib.import_module(PROGRAMS[program]).main(list(args))
                 return
-            meeting = meeting_of_machines(nodes, rendezvous, output) if rendezvous and output else meeting_on_this_machine()
-            with meeting as arguments:
+            with rendezvous_of_machines(nodes, rendezvous, output) if rendezvous and output else local_rendezvous() as arguments:
                 _run_ranks([*arguments, *_ranks(program, args, nproc, max_restarts)])
 
 

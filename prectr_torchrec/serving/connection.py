@@ -42,24 +42,24 @@ class Lobby:
         self.open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # in the order that they came
 
-    def enter(self, connection: Connection) -> None:
+    def add(self, connection: Connection) -> None:
         self.open.add(connection)
         self.wait(connection)
         if len(self.open) > self.most:
             _LOG.warning("%d connections are open; those that sent no whole request make room for new ones", self.most)
             oldest = next(iter(self._waiting))
-            self.leave(oldest)
+            self.remove(oldest)
             oldest.transport.abort()
 
     def wait(self, connection: Connection) -> None:
         if connection in self.open:
             self._waiting[connection] = None
 
-    def leave(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         self.open.discard(connection)
-        self.busy(connection)
+        self.stop_waiting(connection)
 
-    def busy(self, connection: Connection) -> None:
+    def stop_waiting(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
 
 
@@ -80,11 +80,11 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.max_size = _READ  # type: ignore[attr-defined]
-        self._lobby.enter(self)
+        self._lobby.add(self)
         self._within(SILENT, transport.abort)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._lobby.leave(self)
+        self._lobby.remove(self)
         self._stop_timer()
         super().connection_lost(error)
 
@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._no_body = 0
-        self._lobby.busy(self)
+        self._lobby.stop_waiting(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -152,7 +152,7 @@ class Connection(HttpToolsProtocol):
         else:
             self._within(self._lobby.deadline + _SLOW, self.transport.abort)
 
-    def linger(self) -> None:
+    def close_gracefully(self) -> None:
         """Closes after an answer; what its sender is still sending is dropped unread, or the answer might be lost."""
         if not self.cycle.more_body or self._dropping:
             return self.transport.close()
@@ -205,4 +205,4 @@ class _Answering:
         self.write, self.is_closing = connection.transport.write, connection.transport.is_closing
 
     def close(self) -> None:
-        self._connection.linger()
+        self._connection.close_gracefully()

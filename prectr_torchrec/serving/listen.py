@@ -21,7 +21,7 @@ from prectr_torchrec.serving.connection import KEEP_ALIVE, Connection, Lobby
 from prectr_torchrec.serving.gate import Gate, Hosts
 from prectr_torchrec.serving.hangups import Hangups
 from prectr_torchrec.serving.log import log_with_times
-from prectr_torchrec.serving.memory import settle
+from prectr_torchrec.serving.memory import freeze_objects
 from prectr_torchrec.serving.server import RankingServer, ServerSettings
 from prectr_torchrec.system.paths import only_local
 
@@ -62,7 +62,7 @@ def serve(
     quiet_libraries()
     hangups = hangups or Hangups()
     server = RankingServer(model, settings, demo)
-    settle()
+    freeze_objects()
     most, backlog = _places(connections)
     lobby = Lobby(most, settings.deadline)
     server.metrics.connections.set_function(lambda: len(lobby.open))
@@ -91,7 +91,7 @@ async def _run(http: uvicorn.Server, server: RankingServer, listening: socket.so
         task.add_done_callback(tasks.discard)
 
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_tell)
+    loop.set_exception_handler(_log_exception)
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, reload)
     if hangups.came:
@@ -122,7 +122,7 @@ def _places(connections: int) -> tuple[int, int]:
     return max(min(connections, free - 2 * backlog), 1), backlog
 
 
-def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _log_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, OSError) and error.errno in _NONE_LEFT:
         _LOG.error("no connection can be taken for the moment: %s", error.strerror)

@@ -18,7 +18,7 @@ def _find() -> Callable[[int], Any] | None:
 _trim = _find()
 
 
-def settle() -> None:
+def freeze_objects() -> None:
     """Collects what is no longer used, and leaves all else out of later collections: of the objects of torch and a model there
     are so many that each collection would keep clients waiting."""
     gc.unfreeze()
@@ -26,7 +26,7 @@ def settle() -> None:
     gc.freeze()
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Returns what is free within the process to the system: Arrow keeps it, and so does glibc."""
     gc.collect()  # errors and their frames hold on to each other, and to the bodies that they are of
     pa.default_memory_pool().release_unused()

@@ -288,21 +288,21 @@ class _Forks:
         self._rankers: weakref.WeakSet[Ranker] = weakref.WeakSet()
         self._held = contextlib.ExitStack()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._take, after_in_parent=self._give, after_in_child=self._alone)
+            os.register_at_fork(before=self._acquire, after_in_parent=self._release, after_in_child=self._alone)
 
     def add(self, ranker: Ranker) -> None:
         self._rankers.add(ranker)
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         locks = {id(lock): lock for ranker in list(self._rankers) for lock in ranker.locks()}  # some share titles
         for lock in locks.values():
             self._held.enter_context(lock)
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         self._held.close()
 
     def _alone(self) -> None:
-        self._give()
+        self._release()
         if len(self._rankers):
             torch.set_num_threads(1)
 

@@ -25,7 +25,7 @@ from prectr_torchrec.serving.batcher import Expired, MicroBatcher, Overloaded
 from prectr_torchrec.serving.body import Refused, read_json, read_request
 from prectr_torchrec.serving.connection import BEGAN
 from prectr_torchrec.serving.fields import Limits, short
-from prectr_torchrec.serving.memory import give_back, settle
+from prectr_torchrec.serving.memory import freeze_objects, release_memory
 from prectr_torchrec.serving.metrics import Metrics
 from prectr_torchrec.serving.page import DemoPage, page, render
 from prectr_torchrec.serving.ranker import Ranker, Scores, as_sent
@@ -35,7 +35,7 @@ _LOG = logging.getLogger("prectr.serve")
 _LARGE, _LARGE_AT_A_TIME = 2**18, 16
 """Bytes of a body from which on it is large, and how many of these are held at a time."""
 
-_GIVE_BACK = 1.0
+_RELEASE_MEMORY = 1.0
 """Seconds after the last of them until memory goes back to the system."""
 
 
@@ -102,7 +102,7 @@ class RankingServer:
                 self.metrics.reloads.labels("failed").inc()
                 _LOG.error("%s was not reloaded, the ranker in use stays: %s", self.model, error)
             else:
-                await asyncio.to_thread(settle)
+                await asyncio.to_thread(freeze_objects)
                 self.metrics.reloads.labels("done").inc()
                 _LOG.warning("%s was reloaded", self.model)
 
@@ -273,7 +273,7 @@ class RankingServer:
         finally:
             self._larges -= 1
             if not self._larges:
-                asyncio.get_running_loop().call_later(_GIVE_BACK, self._reading[True].submit, give_back)
+                asyncio.get_running_loop().call_later(_RELEASE_MEMORY, self._reading[True].submit, release_memory)
 
     async def _read_within(self, deadline: float, large: bool, read: Callable[..., Any], *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from prectr_torchrec.serving import log
-from prectr_torchrec.serving.listen import _listen, _places, _tell
+from prectr_torchrec.serving.listen import _listen, _log_exception, _places
 
 
 def test_a_port_of_another_program_is_named() -> None:
@@ -47,9 +47,9 @@ def test_a_flood_of_the_same_trouble_is_one_line(capsys: pytest.CaptureFixture[s
     try:
         loop = asyncio.new_event_loop()
         for _ in range(1000):
-            _tell(loop, {"message": "socket.accept()", "exception": OSError(errno.EMFILE, "Too many open files")})
+            _log_exception(loop, {"message": "socket.accept()", "exception": OSError(errno.EMFILE, "Too many open files")})
         monkeypatch.setattr(log, "SECONDS", 0)
-        _tell(loop, {"message": "socket.accept()", "exception": OSError(errno.EMFILE, "Too many open files")})
+        _log_exception(loop, {"message": "socket.accept()", "exception": OSError(errno.EMFILE, "Too many open files")})
         loop.close()
     finally:
         logger.removeHandler(handler)

@@ -99,7 +99,7 @@ def given_files(name: str, pattern: Path) -> tuple[Path, ...]:
     return files
 
 
-def look_into(con: duckdb.DuckDBPyConnection, name: str, table: RawTable, file: Path, wanted: Sequence[str]) -> Part | None:
+def open_part(con: duckdb.DuckDBPyConnection, name: str, table: RawTable, file: Path, wanted: Sequence[str]) -> Part | None:
     """One file with its columns; None: an empty part of a CSV, without a header.
 
     Args:

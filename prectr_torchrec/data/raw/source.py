@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from prectr_torchrec.config.data import RawTable
-from prectr_torchrec.data.raw.files import MAX_TEXT, Part, join_parts, look_into, unreadable
+from prectr_torchrec.data.raw.files import MAX_TEXT, Part, join_parts, open_part, unreadable
 from prectr_torchrec.data.raw.files import RawLogError as RawLogError
 from prectr_torchrec.data.raw.readings import IdKind, Reading, as_text, family, is_plain_integer, is_text, is_unsigned
 
@@ -215,7 +215,7 @@ def open_source(
     missing: dict[str, list[Part]] = {}
     for file in files:
         with problems.collecting():
-            if (part := look_into(con, name, table, file, list(wanted.values()))) is None:
+            if (part := open_part(con, name, table, file, list(wanted.values()))) is None:
                 continue
             parts.append(part)
             names = [column for column, _ in part.columns]

@@ -14,7 +14,7 @@ from raw_logs import Raw, load, recast, small_log, write_log
 
 from prectr_torchrec.config.data import DataConfig, RawLog, RawTable
 from prectr_torchrec.data.hashing import hash_id
-from prectr_torchrec.data.raw.files import MAX_TEXT, look_into
+from prectr_torchrec.data.raw.files import MAX_TEXT, open_part
 from prectr_torchrec.data.raw.source import RawLogError
 from prectr_torchrec.data.raw.tables import open_sources
 
@@ -276,4 +276,4 @@ def test_a_name_of_a_column_that_is_no_text_is_a_damaged_file(tmp_path: Path) ->
     first, _, last = path.read_bytes().rpartition("é".encode())  # of the column's chunk; the schema has it before
     path.write_bytes(first + b"\xed\x28" + last)
     with duckdb.connect() as con, pytest.raises(RawLogError, match=r"items\.parquet cannot be read: "):
-        look_into(con, "items", RawTable(path="items.parquet"), path, ["item_id"])
+        open_part(con, "items", RawTable(path="items.parquet"), path, ["item_id"])

@@ -23,7 +23,7 @@ _VALIDATE, _MAGIC, _PING = 0, 0x3C85F7CE, 13
 
 
 @contextlib.contextmanager
-def meeting_on_this_machine() -> Iterator[list[str]]:
+def local_rendezvous() -> Iterator[list[str]]:
     """torchrun's arguments for ranks of this machine alone, and their environment.
 
     A store at a port takes pickles from whoever reaches it, and torchrun's listens on all interfaces. Files in a folder of this
@@ -46,7 +46,7 @@ def meeting_on_this_machine() -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def meeting_of_machines(nodes: str, rendezvous: str, output: Path) -> Iterator[list[str]]:
+def rendezvous_of_machines(nodes: str, rendezvous: str, output: Path) -> Iterator[list[str]]:
     """torchrun's arguments for several machines, which share a random id through the folder that they write to.
 
     Raises:

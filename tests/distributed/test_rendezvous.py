@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from prectr_torchrec.distributed.meeting import check_rendezvous, meeting_of_machines, meeting_on_this_machine, shared_id
+from prectr_torchrec.distributed.rendezvous import check_rendezvous, local_rendezvous, rendezvous_of_machines, shared_id
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.job_environment import STORE
 
@@ -36,7 +36,7 @@ def other_program(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def test_a_port_that_another_program_holds_is_refused_at_once(other_program: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prectr_torchrec.distributed.meeting._ANSWER", 0.3)
+    monkeypatch.setattr("prectr_torchrec.distributed.rendezvous._ANSWER", 0.3)
     with pytest.raises(ConfigError, match=rf"--rendezvous 127.0.0.1:{other_program}: another program listens there"):
         check_rendezvous(f"127.0.0.1:{other_program}")
 
@@ -64,12 +64,12 @@ def test_machines_of_one_run_directory_agree_on_a_random_id(tmp_path: Path) -> N
     found = {shared_id(tmp_path / ".rendezvous-id") for _ in range(2)}
     assert len(found) == 1 and found != {shared_id(tmp_path / "another")}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".rendezvous-id", "another"]
-    with meeting_of_machines("2", "127.0.0.1:1", tmp_path) as arguments:
+    with rendezvous_of_machines("2", "127.0.0.1:1", tmp_path) as arguments:
         assert f"--rdzv-id={found.pop()}" in arguments and "--nnodes=2" in arguments
 
 
 def test_ranks_of_one_machine_meet_in_a_folder_of_this_user() -> None:
-    with meeting_on_this_machine() as first, meeting_on_this_machine() as second:
+    with local_rendezvous() as first, local_rendezvous() as second:
         folder = Path(os.environ[STORE]).parent
         assert folder.stat().st_mode & 0o777 == 0o700
         assert "--rdzv-conf=store_type=file" in first and not set(first[3:]) & set(second[3:])
