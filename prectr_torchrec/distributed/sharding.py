@@ -82,10 +82,13 @@ def _codecs(communication: CommunicationConfig, device: str) -> dict[str, Quanti
 
 
 def sharding_types(table: TableConfig, ranks: int) -> list[str]:
-    """The types that the planner may choose among: rows in blocks of equal size may not be enough for all ranks."""
-    if -(-table.rows // ranks) * (ranks - 1) < table.rows:
+    """The types that the planner may choose among: rows in blocks of equal size may not be enough for all ranks, and on one
+    rank a table by rows is a whole table, with the same state, and is looked up together with the other whole ones."""
+    others = [kind for kind in table.sharding if "row_wise" not in kind]
+    enough = ranks > 1 and -(-table.rows // ranks) * (ranks - 1) < table.rows
+    if enough or table.in_buckets or len(others) == len(table.sharding):
         return list(table.sharding)
-    return [*(kind for kind in table.sharding if "row_wise" not in kind and kind != "table_wise"), "table_wise"]
+    return list(dict.fromkeys([*others, "table_wise"]))
 
 
 def shard_columns(table: TableConfig, communication: CommunicationConfig, ranks: int) -> int:
@@ -168,7 +171,7 @@ def plan_sharding(
     outcome: list[Any] = [None]
     if dist.get_rank() == 0:
         for name, table in workload.tables.items():
-            if sharding_types(table, dist.get_world_size()) != list(table.sharding):
+            if dist.get_world_size() > 1 and sharding_types(table, dist.get_world_size()) != list(table.sharding):
                 print(
                     f"note: tables.{name}: {table.rows} rows by rows leave a rank of {dist.get_world_size()} without one, so "
                     "that table_wise is taken",

@@ -101,7 +101,8 @@ class StepGuard:
     @staticmethod
     def _agree(bad: Tensor, stop: bool) -> tuple[bool, bool]:
         flags = torch.stack([bad, torch.full_like(bad, stop)]).int()
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         any_bad, any_stop = flags.tolist()  # one copy to the host
         return bool(any_bad), bool(any_stop)
 

@@ -43,7 +43,11 @@ def build_sharded(
     task.losses.to(process.device)
     sharding = plan_sharding(task, build_workload(config), process.device, plan)
     model = DistributedModelParallel(
-        task, device=process.device, plan=sharding, sharders=sharders(config.communication, process.device.type)
+        task,
+        device=process.device,
+        plan=sharding,
+        sharders=sharders(config.communication, process.device.type),
+        init_data_parallel=process.world_size > 1,  # alone, there are no gradients to average
     )
     hold_managed(model, frozen_tables(config.tables, config.train.freeze))
     requests = config.batch.requests * process.world_size
