@@ -65,6 +65,8 @@ class TrainConfig(Section):
     """Write checkpoints while training goes on, from a copy of each rank's tables in host memory, which must have room for it."""
     validation: bool = True
     """Measure the validation split after each epoch; its best NE marks the best checkpoint."""
+    compile: bool = False
+    """Run the towers through `torch.compile`, which needs a C++ compiler; weights, names and exports are the same either way."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     timeout: float = Field(600, gt=0)
     """Seconds that a rank waits for the others in one collective operation; then the job fails."""

@@ -28,8 +28,10 @@ MAY_CHANGE = (
     "max_skipped",
     "keep_checkpoints",
     "async_checkpoints",
+    "compile",
 )
-"""Settings of `train` that another start of a run may have otherwise: they change how it is run, and not what it makes."""
+"""Settings of `train` that another start of a run may have otherwise: they change how it is run, and not, but for
+rounding, what it makes."""
 
 
 def open_run_directory(config: RunConfig, data: Path, run: Path, process: Process) -> None:

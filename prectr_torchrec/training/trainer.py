@@ -41,7 +41,7 @@ from prectr_torchrec.training.optimizers import Optimizers, reset_tables
 from prectr_torchrec.training.rehearsal import Rehearsal
 from prectr_torchrec.training.run_directory import differences, open_run_directory
 from prectr_torchrec.training.schedule import passes
-from prectr_torchrec.training.sharded import build_sharded, evaluate_batches
+from prectr_torchrec.training.sharded import build_sharded, compile_towers, evaluate_batches
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.task import StepReport
 from prectr_torchrec.training.validation import Validation, ValidationMetrics
@@ -76,6 +76,8 @@ class Trainer:
             check_findings(data, run, load_manifest(run))
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
         self.model, self.optimizers, used = self._build(plan, rehearsal)
+        if config.train.compile:
+            compile_towers(self.model.module.model)
         self.parts: Parts = {"model": self.model, "optimizer": self.optimizers, "random": RandomStates(process.device)}
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         if not self.saved:
