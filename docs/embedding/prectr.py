@@ -38,7 +38,7 @@ class Model(nn.Module):
         whose = torch.arange(R).repeat_interleave(P)
         out = self.prectr(m.Inputs(request, {"item": item}, {"history": history}, texts, torch.ones(R), whose, torch.ones(R * P)))
         bce = nn.functional.binary_cross_entropy_with_logits(out.logged["click"].logit, click)
-        return bce, nn.functional.nll_loss(out.parts["relevance_levels"], level - 1)
+        return bce, nn.functional.nll_loss(out.own.text.relevance.log_pi, level - 1)
 
 
 def batch() -> tuple[KeyedJaggedTensor, dict[str, Tensor], Tensor, Tensor]:
