@@ -8,6 +8,7 @@ One process, one rank: the sharded model, optimizers and pipeline of `prectr tra
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/step.py [--data PREPARED] [--config prectr_v1] [--steps 64] [--rounds 3]
 
+With `--against KEY=VALUE` it compares steps of the configuration with steps of the same with that setting, in turns.
 Without `--data` it measures on a simulated log. The shares come from timers around the pipeline's stages and the modules'
 forwards, some thirty readings of the clock a step; a part's time is its own, without the parts inside it.
 """
@@ -44,6 +45,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a prepared folder with a train split")
     parser.add_argument("--config", default="prectr_v1")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
+    parser.add_argument(
+        "--against", metavar="KEY=VALUE", help="compare with another value of a setting, such as train.compile=true"
+    )
     parser.add_argument("--steps", type=int, default=64, help="of a round; the reader loads anew about every 64")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=12_000, help="of the simulated log")
@@ -56,6 +60,11 @@ def main() -> None:
         print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "pyarrow"))
         trainer = Trainer(config, data, Path(scratch) / "run", process)
         trainer.model.train()
+        if arguments.against:
+            other = load_config(arguments.config, [*arguments.set, arguments.against])
+            changed = Trainer(other, data, Path(scratch) / "other", process)
+            compare_settings({"as configured": trainer, arguments.against: changed}, arguments.steps, arguments.rounds)
+            return
         compare(trainer, arguments.steps, arguments.rounds)
         print_shares(trainer, arguments.steps)
 
@@ -76,6 +85,20 @@ def compare(trainer: Trainer, steps: int, rounds: int) -> None:
     for name, each in rates.items():
         rate, share = median(each), ratio(rates[FED], each)
         print(f"{name:28}{rate.wall:14,.0f}{share.wall:12.2f}{rate.cpu:14,.0f}{share.cpu:12.2f}")
+
+
+def compare_settings(trainers: dict[str, Trainer], steps: int, rounds: int) -> None:
+    work = {}
+    for name, trainer in trainers.items():
+        trainer.model.train()
+        wall, cpu, source = time.perf_counter(), time.process_time(), endless(trainer)
+        train_on(trainer, source, 3)()
+        print(f"{name}: first 3 steps in {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of its own CPU")
+        work[name] = train_on(trainer, source, steps)
+    rates = take_turns(work, rounds)
+    first = next(iter(rates.values()))
+    for name, each in rates.items():
+        print(f"{name:28}{median(each).cpu:14,.0f} candidates/s by CPU time, {ratio(each, first).cpu:.2f} of the first")
 
 
 def print_shares(trainer: Trainer, steps: int) -> None:

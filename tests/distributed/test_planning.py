@@ -91,9 +91,10 @@ def test_a_bag_is_sent_once_a_row_of_the_batch_and_a_sequence_once_an_id() -> No
 
 
 @pytest.mark.parametrize(
-    ("rows", "ranks", "kind"), [(5, 4, "table_wise"), (1, 2, "table_wise"), (7, 4, "row_wise"), (8, 4, "row_wise")]
+    ("rows", "ranks", "kind"),
+    [(5, 4, "table_wise"), (1, 2, "table_wise"), (7, 4, "row_wise"), (8, 4, "row_wise"), (8, 1, "table_wise")],
 )
-def test_a_table_that_leaves_a_rank_without_rows_is_planned_whole(rows: int, ranks: int, kind: str) -> None:
+def test_a_table_that_leaves_a_rank_without_rows_or_has_one_rank_is_planned_whole(rows: int, ranks: int, kind: str) -> None:
     config = small_config("row_wise")
     config.tables["brand"].rows = config.tables["item"].rows = rows
     plan = plan_run(build_workload(config), make_hardware(ranks, ranks, hbm="0GB", ddr="1GB", ssd="0GB", device="cpu"))
