@@ -125,6 +125,7 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     first = shown[0]
     time, user, query, group = first["timestamp"], first["user_id"], first["query_id"], groups[first["query_id"]]
     past = [e for e in log if e["timestamp"] < time]
+    train = [e for e in log if e["timestamp"] < data.split.validation_from]  # type: ignore[operator]
     own = [e for e in past if user and e["user_id"] == user]
     others = [e for e in past if not user or e["user_id"] != user]
     under_query = [e for e in others if e["query_id"] == query]
@@ -145,6 +146,12 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
         "user_events": len(own),
         "user_query_events": sum(e["query_id"] == query for e in own),
         "query_events": len(under_query),
+    }
+    row |= {
+        "user_trained": sum(user == e["user_id"] for e in train) if user else 0,
+        "query_trained": sum(query == e["query_id"] for e in train),
+        "group_trained": sum(group == groups[e["query_id"]] for e in train) if group else 0,
+        "candidate_item_trained": [sum(s["item_id"] == e["item_id"] for e in train) for s in shown],
     }
     in_group = [e for e in others if group and groups[e["query_id"]] == group]
     for who, events in (("user", own), ("query", under_query), ("group", in_group)):

@@ -107,6 +107,7 @@ def _rows(
     for name in ("user_events", "user_query_events", "query_events"):
         columns[name] = np.where(graded_pairs, 0, rng.poisson(5, requests))
     for who in ("user", "query", "group"):
+        columns[f"{who}_trained"] = np.where(graded_pairs, 0, rng.poisson(20, requests))
         shown = rng.poisson(3, (requests, levels)) * (not graded_pairs)
         columns[f"{who}_shown"] = list(shown.astype(np.float32))
         columns[f"{who}_clicked"] = list((shown // 2).astype(np.float32))
@@ -146,6 +147,7 @@ def _candidates(
         "candidate_shown": rng.poisson(4, total),
         "candidate_clicked": rng.poisson(1, total),
         "candidate_examined": rng.poisson(4, total) * 0.75,
+        "candidate_item_trained": rng.poisson(4, total),
     }
 
 

@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from prectr_torchrec.serving.request import GROUPS
 
+NOT_SERVED = ("num_candidates", "user_trained", "query_trained", "group_trained", "candidate_item_trained")
+"""Columns of samples that no request has."""
+
 
 def plain_requests(samples: pa.Table) -> list[dict[str, Any]]:
     """Requests of plain values, without predicted levels (the samples have none)."""
@@ -16,10 +19,12 @@ def plain_requests(samples: pa.Table) -> list[dict[str, Any]]:
         request: dict[str, Any] = {}
         columns: dict[str, dict[str, list[Any]]] = {key: {} for key in GROUPS.values()}
         for name, value in row.items():
+            if name in NOT_SERVED:
+                continue
             family, _, rest = name.partition("_")
             if family in GROUPS and rest != "predicted":
                 columns[GROUPS[family]][rest] = value
-            elif family not in GROUPS and name != "num_candidates":
+            elif family not in GROUPS:
                 request[name] = value
         for key, lists in columns.items():
             request[key] = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]

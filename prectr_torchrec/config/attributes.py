@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 OF_ITEMS = frozenset(
     "item_id query_id title title_tokens position click relevance predicted age in_group shown clicked examined".split()
-)
+) | {"item_trained"}
 """What `candidate_`, `history_` and `peer_` stand before besides attributes."""
-OF_USERS = frozenset("id events query_events shown clicked examined".split())
+OF_USERS = frozenset("id events query_events shown clicked examined trained".split())
 """What `user_` stands before."""
 _QUERIES = ("query_id", "query")
 

@@ -83,6 +83,8 @@ def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) 
 
     `relevance` is a raw grade, `predicted` then a predicted distribution over the levels. `age` is in seconds before the request.
     The lists of `history` and `peer` run from the oldest to the newest event. Ids are 64-bit; attributes are 0 where unknown.
+    `*_trained` is how often a user, query, group or item occurs as a shown candidate of the train part, whenever that was: it
+    weighs priors in training, and is no feature.
 
     Args:
         data: attributes, levels and what the id 0 is.
@@ -148,6 +150,7 @@ def _of_request(data: DataConfig, ids: _Ids) -> list[Column]:
         column("user_query_events", Whole(), "derived", "How often anything was shown to this user under this query before."),
         column("query_events", Whole(), "derived", "How often anything was shown to others under this query before."),
         *counters,
+        *(column(f"{who}_trained", Whole(), "derived", served=False) for who in _COUNTED),
     ]
 
 
@@ -213,4 +216,5 @@ def _of_candidates(data: DataConfig, ids: _Ids) -> list[Column]:
         grade,
         predicted,
         *counts,
+        Column("candidate", "item_trained", Whole(), Source("derived", "item_trained"), served=False),
     ]

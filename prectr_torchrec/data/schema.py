@@ -2,7 +2,7 @@
 
 K relevance levels; index 0 of every per-level list counts events without a grade, so such lists are K + 1 long. Where levels
 were predicted for pairs without a grade, these count among 1..K by their probabilities.
-Everything but `candidate_*` labels is strictly older than `timestamp`.
+Everything but `candidate_*` labels and `*_trained` is strictly older than `timestamp`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.system.plain_files import check_shape, read_json
 
-SAMPLE_VERSION = "5"
+SAMPLE_VERSION = "6"
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""

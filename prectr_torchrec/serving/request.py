@@ -32,8 +32,9 @@ class RequestSchema:
 
     def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
         self._arrow = sample_schema(data)
-        columns = [column for column in sample_columns(data, id_kinds) if column.served]
-        self._fields = {column.name: Field(column, column.kind.json()) for column in columns}
+        fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]
+        self._fields = {field.name: field for field in fields if field.column.served}
+        self._not_served = [field for field in fields if not field.column.served]
         self._request = [field for field in self._fields.values() if not field.column.listed]
         self._families = {family: [field for field in self._fields.values() if field.column.family == family] for family in LISTS}
 
@@ -88,9 +89,7 @@ class RequestSchema:
             arrays |= self._family(family, key, requests, paths, limits)
         if limits is not None:
             _check_characters(arrays, limits.all_characters * len(requests))
-        lengths = pc.list_value_length(arrays["candidate_item_id"]).cast(pa.int32())
-        arrays["num_candidates"] = lengths
-        return pa.Table.from_arrays([arrays[name] for name in self._arrow.names], schema=self._arrow)
+        return self._table(arrays, len(requests))
 
     def from_arrow(self, table: pa.Table) -> pa.Table:
         """Sample rows of a table with columns of the sample schema, of which all but the query and the ids may be missing.
@@ -112,9 +111,15 @@ class RequestSchema:
             if name not in columns:
                 example = columns.get(given.get(field.column.family) or "")
                 columns[name] = _defaults(field, example, table.num_rows)
-        columns["num_candidates"] = pc.list_value_length(columns["candidate_item_id"]).cast(pa.int32())
         for field in self._fields.values():
             _check_column(field, columns[field.name])
+        return self._table(columns, table.num_rows)
+
+    def _table(self, columns: dict[str, pa.Array], rows: int) -> pa.Table:
+        """With what no request has: the number of candidates, and zeros."""
+        candidates = columns["candidate_item_id"]
+        columns |= {field.name: _defaults(field, candidates, rows) for field in self._not_served}
+        columns["num_candidates"] = pc.list_value_length(candidates).cast(pa.int32())
         return pa.Table.from_arrays([columns[name] for name in self._arrow.names], schema=self._arrow)
 
     def _family(

@@ -32,6 +32,7 @@ from prectr_torchrec.data.prepare.events import write_columns, write_order
 from prectr_torchrec.data.prepare.examination import estimate_examination
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
+from prectr_torchrec.data.prepare.trained import write_trained
 from prectr_torchrec.data.raw.files import given_files
 from prectr_torchrec.data.raw.predicted import find_scores
 from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one_row, open_duckdb
@@ -99,7 +100,7 @@ def prepare(
     if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 10)
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 11)
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     splits = report["splits"]
@@ -157,6 +158,9 @@ class _Job:
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
             splits, split_findings = self._splits(con)
+            begins = split_findings["split_from"]
+            trained = in_train(self.data, begins) if begins else "false"
+            step("counting the train part", self.work / "trained", partial(write_trained, con, trained))
             for name, rows in splits.items():
                 step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
             if not self.candidates:

@@ -15,6 +15,7 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Text
 from prectr_torchrec.data.columns import COUNTS, Column, attribute_columns, sample_columns
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, open_columns, texts_at
+from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.schema import sample_schema
 
 
@@ -31,6 +32,7 @@ class Log:
     items: EventOrder
     item: dict[str, NDArray[Any]]
     query: dict[str, NDArray[Any]]
+    trained: TrainedCounts
 
     @classmethod
     def open(cls, folder: Path) -> Log:
@@ -44,6 +46,7 @@ class Log:
             items=EventOrder.open(folder / "by_item", "item"),
             item=open_columns(folder / "items"),
             query=open_columns(folder / "queries"),
+            trained=TrainedCounts(folder / "trained"),
         )
 
 
@@ -95,6 +98,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
     candidates = _candidates(log, requests, first, last, time)
     derived["num_candidates"] = candidates.lengths
+    derived |= {f"{who}_trained": log.trained.of(who, key) for who, key in (("user", user), ("query", query), ("group", group))}
     tables: dict[str, dict[str, Table]] = {
         "request": {
             "requests": (request, _ALL),
@@ -189,7 +193,8 @@ def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints)
     candidate = {name: np.asarray(column[ends[0] : ends[-1]]) for name, column in requests.candidates.items()}
     item = candidate["item"]
     counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
-    return Rows(lengths, candidate, {what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)})
+    derived = {what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)}
+    return Rows(lengths, candidate, derived | {"item_trained": log.trained.of("item", item)})
 
 
 def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> pa.Array:

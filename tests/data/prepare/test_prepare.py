@@ -35,6 +35,8 @@ from prectr_torchrec.data.schema import check_schema, read_manifest, sample_sche
 from prectr_torchrec.data.tokenizer import DOCUMENT_FREQUENCY
 from prectr_torchrec.serving.counters import PreferenceStatistics
 
+TRAINED = ("user_trained", "query_trained", "group_trained")
+
 
 @pytest.mark.parametrize("text_ids", [False, True])
 @pytest.mark.parametrize(
@@ -138,7 +140,12 @@ def test_narrow_exposure_cuts_training_candidates_and_nothing_else(tmp_path: Pat
     for key, row in narrow.items():
         assert row["candidate_item_id"] == [wide[key]["candidate_item_id"][i] for i in kept[key]]
         assert row["history_item_id"] == wide[key]["history_item_id"] and row["user_shown"] == wide[key]["user_shown"]
-    assert read_split(tmp_path / "narrow" / "out", "test") == read_split(tmp_path / "wide" / "out", "test")
+    tests = [read_split(tmp_path / name / "out", "test") for name in ("narrow", "wide")]
+    counts = {name: [sum(row[name] for row in rows) for rows in tests] for name in tests[0][0] if name in TRAINED}
+    assert all(0 < narrow < wide for narrow, wide in counts.values()) and len(counts) == len(TRAINED)
+    for row, same in zip(*tests, strict=True):
+        left_out = (*TRAINED, "candidate_item_trained")
+        assert row == same | {name: row[name] for name in left_out}
 
 
 @pytest.mark.parametrize("seed", range(3))
