@@ -90,6 +90,26 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     return validate_config(tree, "small_config")
 
 
+_EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
+MIXED: dict[str, Any] = {
+    "model": {"kind": "mixed"},
+    "tables": {
+        "user_effect": {**_EFFECT, "dim": 20, "sharding": ["row_wise"]},
+        "query_effect": {**_EFFECT, "sharding": ["table_wise"]},
+        "group_effect": {**_EFFECT, "sharding": ["table_wise"]},
+        "item_effect": {**_EFFECT, "sharding": ["row_wise"]},
+    },
+    "features": {
+        "user_effect": {"table": "user_effect", "column": "user_id"},
+        "query_effect": {"table": "query_effect", "column": "query_id"},
+        "group_effect": {"table": "group_effect", "column": "group_id"},
+        "candidate_item_effect": {"table": "item_effect", "column": "candidate_item_id"},
+    },
+    "losses": {"random_negatives": {"weight": 0.0}},
+}
+"""Sections of `small_config` for mixed effects; the vectors of an item are those of its id, brand and title words."""
+
+
 def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Path:
     """Prepared samples for `small_config`: train, validation, test and judgments, with a tokenizer."""
     for number, (split, count) in enumerate({"train": requests, "validation": 40, "test": 40, "judgments": 40}.items()):

@@ -33,7 +33,7 @@ class RankerSection(Section):
         return False
 
     def finds(self) -> frozenset[str]:
-        """What losses can read of it besides probabilities: `levels`, `incentive`."""
+        """What losses can read of it besides probabilities: `levels`, `incentive`, `prior`."""
         return self.parts.finds()
 
     def reads(self) -> Reads:
@@ -161,6 +161,29 @@ class DINConfig(RankerSection):
         return super().compared_sequences() | {"history"}
 
 
+class MixedConfig(RankerSection):
+    """Mixed effects: rows with a prior for users, queries, groups and items; it reads neither texts nor a past.
+
+    A feature whose name ends in `_effect` has rows of means and widths, half of the table's dim each: of an offset, of what is
+    wanted of relevance and, where it is wider, of a taste. All other features of candidates are vectors of the item.
+    """
+
+    built_of: ClassVar[str] = "mixed_effects:MixedEffects"
+    losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0}
+    kind: Literal["mixed"] = "mixed"
+    position_bias: bool = True
+    position_count: int = Field(50, ge=1)
+    """Positions with a bias of their own; further down shares the last one."""
+
+    def finds(self) -> frozenset[str]:
+        """As of `RankerSection`."""
+        return frozenset({"prior"})
+
+    def reads(self) -> Reads:
+        """As of `RankerSection`."""
+        return Reads(request=frozenset({"user_trained", "query_trained", "group_trained"}), candidate=frozenset({"item_trained"}))
+
+
 def _kind(section: Any) -> str:
     """Of a section, or of a tree that is to be one; `prectr` where none is said."""
     return str(section.get("kind", "prectr") if isinstance(section, dict) else getattr(section, "kind", "prectr"))
@@ -171,6 +194,7 @@ ModelConfig = Annotated[
     Annotated[PRECTRConfig, Tag("prectr")]
     | Annotated[DNNConfig, Tag("dnn")]
     | Annotated[DCNConfig, Tag("dcn")]
-    | Annotated[DINConfig, Tag("din")],
+    | Annotated[DINConfig, Tag("din")]
+    | Annotated[MixedConfig, Tag("mixed")],
     Discriminator(_kind),
 ]

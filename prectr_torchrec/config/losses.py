@@ -117,6 +117,13 @@ class JRCLoss(LossSection):
     built_of: ClassVar[str] = "jrc:JointRankingCalibration"
 
 
+class PriorLoss(LossSection):
+    """How far rows of mixed effects are from their priors."""
+
+    built_of: ClassVar[str] = "prior:Prior"
+    reads: ClassVar[frozenset[str]] = frozenset({"prior"})
+
+
 class LossesConfig(Section):
     """By name, in the order in which they are added up."""
 
@@ -128,6 +135,7 @@ class LossesConfig(Section):
     random_negatives: RandomNegativesLoss = RandomNegativesLoss()
     listwise: ListwiseLoss = ListwiseLoss()
     jrc: JRCLoss = JRCLoss()
+    prior: PriorLoss = PriorLoss()
     rehearsal: RehearsalLoss = RehearsalLoss()
 
     def __iter__(self) -> Iterator[tuple[str, LossSection]]:  # type: ignore[override]

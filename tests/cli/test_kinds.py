@@ -12,11 +12,12 @@ import pytest
 from serving.test_server import TOKEN, serving
 from serving_requests import plain_requests
 from small_job import prectr
-from small_run import small_config, write_small_data
+from small_run import MIXED, small_config, write_small_data
 
 from prectr_torchrec.config.files import dump_config
 
-KINDS: dict[str, dict[str, Any]] = {"dnn": {"tower": [16]}}
+KINDS: dict[str, dict[str, Any]] = {"dnn": {"model": {"kind": "dnn", "tower": [16]}}, "mixed": MIXED}
+"""Kind -> sections of its configuration."""
 
 
 class Job(NamedTuple):
@@ -32,8 +33,8 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """Trained, evaluated and exported, a command each."""
     folder, kind = tmp_path_factory.mktemp("kind"), request.param
     stages = [{"split": split, "epochs": 1, "lr": 0.003, "warmup_steps": 2} for split in ("judgments", "train")]
-    losses = {"random_negatives": {"weight": 0.0}}
-    config = small_config(model={"kind": kind, **KINDS[kind]}, losses=losses, train={"stages": stages})
+    sections = {"losses": {"random_negatives": {"weight": 0.0}}, "train": {"stages": stages}}
+    config = small_config(**sections | KINDS[kind])
     found = Job(
         kind, folder / "config.yaml", write_small_data(folder / "data", config, requests=40), folder / "run", folder / "out"
     )

@@ -6,12 +6,14 @@ its unsharded twin of a column-wise table works on the same blocks of columns; e
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
-from small_run import small_config
+from small_run import MIXED, small_config
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -27,14 +29,31 @@ from prectr_torchrec.training.sharded import build_sharded
 from prectr_torchrec.training.task import build_task
 
 STEPS = 20
-OFFSETS = ("position.logit", "level_logit", "position_logit", "base_logit", "log_precision", ".prior", "prior_key", "prior_value")
+OFFSETS = (
+    "by_grade",
+    "position_bias",
+    "log_sd",
+    "position.logit",
+    "level_logit",
+    "position_logit",
+    "base_logit",
+    "log_precision",
+    ".prior",
+    "prior_key",
+    "prior_value",
+)
 STAGE = StageConfig(epochs=1, lr=1e-3, encoder_lr=5e-4, table_lr=0.05, warmup_steps=3)
 
 
-def check_parity(data: str, run: str, sharding: str | None, optimizer: str) -> None:
-    config = small_config(
-        sharding, train={"weight_decay": 0.01, "taste_weight_decay": 0.01, "clip_norm": 0.5, "stages": [STAGE.model_dump()]}
-    )
+def check_parity(data: str, run: str, sharding: str | None, optimizer: str, mixed: bool) -> None:
+    """Args: mixed: of mixed effects, whose draws are their means: each rank draws its own."""
+    train = {"weight_decay": 0.01, "taste_weight_decay": 0.01, "clip_norm": 0.5, "stages": [STAGE.model_dump()]}
+    config = small_config(sharding, train=train, **MIXED if mixed else {})
+    with mock.patch("torch.randn_like", torch.zeros_like) if mixed else contextlib.nullcontext():
+        _check_parity(config, data, run, optimizer)
+
+
+def _check_parity(config: RunConfig, data: str, run: str, optimizer: str) -> None:
     for table in config.tables.values():
         table.optimizer = optimizer  # type: ignore[assignment]
     with process_group("cpu") as process:
@@ -111,6 +130,8 @@ def _train_unsharded(
         torch.nn.utils.clip_grad_norm_([*towers, *encoder, *offsets], config.train.clip_norm)
         adamw.step()
         for name, p in tables.items():
+            if p.grad is None:  # of a feature that the ranker does not read
+                continue
             row_wise = config.tables[name.split(".")[-2]].optimizer == "rowwise_adagrad"
             for start, width in blocks[name]:
                 columns = slice(start, start + width)

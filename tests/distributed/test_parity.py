@@ -8,19 +8,20 @@ from prectr_torchrec.data.schema import TOKENIZER
 
 
 @pytest.mark.parametrize(
-    ("sharding", "optimizer"),
+    ("sharding", "optimizer", "mixed"),
     [
-        ("row_wise", "rowwise_adagrad"),
-        ("table_wise", "rowwise_adagrad"),
-        ("column_wise", "rowwise_adagrad"),
-        ("column_wise", "adagrad"),
-        (None, "rowwise_adagrad"),
+        ("row_wise", "rowwise_adagrad", False),
+        ("table_wise", "rowwise_adagrad", False),
+        ("column_wise", "rowwise_adagrad", False),
+        ("column_wise", "adagrad", False),
+        (None, "rowwise_adagrad", False),
+        (None, "adagrad", True),
     ],
 )
-def test_sharded_on_two_ranks_equals_unsharded(tmp_path: Path, sharding: str | None, optimizer: str) -> None:
+def test_sharded_on_two_ranks_equals_unsharded(tmp_path: Path, sharding: str | None, optimizer: str, mixed: bool) -> None:
     data = write_small_data(tmp_path / "data", small_config())
     run = tmp_path / "run"
     run.mkdir()
     (run / TOKENIZER).symlink_to(data / TOKENIZER)
     target = "distributed.parity_worker:check_parity"
-    assert "parity of" in run_ranks(2, target, data=data, run=run, sharding=sharding, optimizer=optimizer)
+    assert "parity of" in run_ranks(2, target, data=data, run=run, sharding=sharding, optimizer=optimizer, mixed=mixed)

@@ -8,7 +8,7 @@ import pytest
 from jobs import assert_same_end, last_step, start_training, train
 from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
-from small_run import small_config, write_small_data
+from small_run import MIXED, small_config, write_small_data
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import MANIFEST
@@ -60,6 +60,17 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
     train(config_that_draws(data), data, run)
     assert_same_run(run, whole)
+
+
+def test_mixed_effects_go_on_with_the_same_draws_and_variances(tmp_path: Path) -> None:
+    config = small_config(train={"log_every": 4, "checkpoint_every": 3}, **MIXED)
+    data = write_small_data(tmp_path / "data", config)
+    train(config, data, tmp_path / "whole")
+    run = tmp_path / "killed"
+    kill_when(lambda: last_step(run) >= 8, start_training(config, data, run))
+    assert progress(run)["step"] < progress(tmp_path / "whole")["step"]
+    train(config, data, run)
+    assert_same_run(run, tmp_path / "whole")
 
 
 def test_killed_while_it_saves_in_the_background_it_goes_on_from_the_save_before_and_ends_the_same(
