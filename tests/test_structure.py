@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"models", "text", "checkpoints", "distributed", "data", "runs", "config", "system", "modules", "metrics"},
     "evaluation": {"training", "checkpoints", "data", "metrics", "runs", "config", "system", "modules", "distributed", "models"},
     "serving": {"models", "checkpoints", "evaluation", "data", "runs", "config", "system", "modules", "distributed", "text"},
-    "baselines": {"evaluation", "data", "config", "runs", "system", "metrics", "text"},
+    "state": {"data", "config", "runs", "system"},
+    "baselines": {"evaluation", "state", "data", "config", "runs", "system", "metrics", "text"},
 }
 """What each folder may import beside itself; `cli` may import all of them."""
 ALSO: dict[str, set[str]] = {"data.reader": {"modules.inputs"}, "config": {"modules"}}

@@ -1,0 +1,117 @@
+r"""What a user's events before a moment say of this user: one Newton step from the prior, as running sums.
+
+An event has the vector :math:`x`, the click :math:`y` and, from everything but the user, the click probability :math:`e` at its
+position. Over the user's events *strictly before* a moment, :math:`S = \sum (y - e) x` and
+:math:`I = \sum e (1 - e) x x^T` give :math:`b = (I + \mathrm{diag}(1 / \sigma^2))^{-1} S`, and :math:`b \cdot x` is added to the
+logit. Without a past, :math:`b = 0`. An event counts from the time at which its click is known: a late one counts later.
+
+A row of sums is :math:`S` and then the upper triangle of :math:`I`, row by row: D + D (D + 1) / 2 numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prectr_torchrec.data.prepare.events import EventOrder
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+BLOCK = 2**16
+
+
+class EffectEvents(NamedTuple):
+    """n events sorted by user and time, such as memory maps; they are read a block at a time."""
+
+    user: Ints
+    """(n,)."""
+    time: Ints
+    """(n,) at which the click became known."""
+    x: Floats
+    """(n, D)."""
+    surplus: Floats
+    """(n,) y - e."""
+    information: Floats
+    """(n,) e (1 - e)."""
+
+    @classmethod
+    def sort(cls, user: Ints, time: Ints, x: Floats, surplus: Floats, information: Floats) -> EffectEvents:
+        """Of arrays in any order."""
+        order = np.lexsort((time, user))
+        return cls(user[order], time[order], x[order], surplus[order], information[order])
+
+
+class EffectPosterior(NamedTuple):
+    """Of m users as of moments."""
+
+    mean: Floats
+    """(m, D) b."""
+    sd: Floats
+    """(m, D) the standard deviations of its elements."""
+
+
+def event_sums(x: Floats, surplus: Floats, information: Floats) -> Floats:
+    """(n, D + D (D + 1) / 2) what each event adds to the sums of its user.
+
+    Example::
+
+        sums = event_sums(np.array([[1.0, 2.0]]), np.array([0.5]), np.array([0.25]))
+        assert sums.tolist() == [[0.5, 1.0, 0.25, 0.5, 1.0]]
+    """
+    rows, columns = np.triu_indices(x.shape[1])
+    return np.concatenate([surplus[:, None] * x, information[:, None] * x[:, rows] * x[:, columns]], axis=1)
+
+
+def posterior(sums: Floats, variance: Floats) -> EffectPosterior:
+    """The posterior of sums.
+
+    Args:
+        sums: (m, D + D (D + 1) / 2).
+        variance: (D,) of the prior.
+    """
+    D = len(variance)
+    rows, columns = np.triu_indices(D)
+    precision = np.zeros((len(sums), D, D))
+    precision[:, rows, columns] = precision[:, columns, rows] = sums[:, D:]
+    covariance = np.linalg.inv(precision + np.diag(1 / variance))
+    mean = np.einsum("mij,mj->mi", covariance, sums[:, :D])
+    return EffectPosterior(mean, np.sqrt(np.einsum("mii->mi", covariance)))
+
+
+def sums_before(events: EffectEvents, user: Ints, time: Ints, *, block: int = BLOCK) -> Iterator[tuple[Ints, Floats]]:
+    """The sums of users over their events strictly before moments, in one pass over the events.
+
+    Args:
+        events: sorted by user and time.
+        user: (m,) in any order.
+        time: (m,).
+        block: events that are in memory at a time.
+
+    Yields:
+        Which of the m, (k,), and their sums, (k, D + D (D + 1) / 2); each of the m once.
+    """
+    D = events.x.shape[1]
+    start, stop = EventOrder((events.user,), {"timestamp": events.time}).before(time, user)
+    order = np.argsort(stop, kind="stable")
+    ends = stop[order]
+    without = order[start[order] == ends]
+    yield without, np.zeros((len(without), D + D * (D + 1) // 2))
+    order = order[start[order] < ends]
+    ends = stop[order]
+    carried = np.zeros(D + D * (D + 1) // 2)  # of the user whose events go on beyond a block
+    for first in range(0, len(events.user), block):
+        last = min(first + block, len(events.user))
+        of_block = slice(first, last)
+        totals = np.zeros((last - first + 1, len(carried)))
+        added = event_sums(events.x[of_block], events.surplus[of_block], events.information[of_block])
+        np.cumsum(added, axis=0, out=totals[1:])
+        asked = order[np.searchsorted(ends, first, side="right") : np.searchsorted(ends, last, side="right")]
+        begun = start[asked] < first
+        before = totals[np.maximum(start[asked] - first, 0)]
+        yield asked, totals[stop[asked] - first] - before + carried * begun[:, None]
+        of_last = int(np.searchsorted(events.user[of_block], events.user[last - 1]))
+        goes_on = of_last == 0 and first > 0 and events.user[first - 1] == events.user[last - 1]
+        carried = totals[-1] - totals[of_last] + (carried if goes_on else 0)
