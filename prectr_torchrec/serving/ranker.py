@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
@@ -119,9 +120,10 @@ class Ranker:
 
     @property
     def columns(self) -> list[str]:
-        """The sample columns that scores depend on, and `request_id`."""
+        """The sample columns that scores depend on, those that a request has to have, and `request_id`."""
+        required = (column.name for column in sample_columns(self.config.data) if column.required)
         read = (column.name for column in self._builder.sized(1, 1, predicted=True).columns)
-        return list(dict.fromkeys(["request_id", *read]))
+        return list(dict.fromkeys(["request_id", *required, *read]))
 
     @classmethod
     @only_local
