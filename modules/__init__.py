@@ -13,7 +13,9 @@ from .losses.debias import Debias, lowered_distance
 from .losses.distillation import divergence
 from .losses.negatives import RandomNegatives
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
+from .numbers import NumberColumn, NumberEncoding
 from .parts.base import Attention, Given, Part, PartOutput, ReportedPart
+from .parts.declared import Numbers
 from .parts.features import LookedUpFeatures, MatchFeatures, PastCounts, TextFeatures, TitleFeatures
 from .parts.grade import KnownGrade
 from .parts.incentive import Incentive, RelevanceIncentive
@@ -68,6 +70,9 @@ __all__ = [
     "Loss",
     "MatchFeatures",
     "NgramEncoder",
+    "NumberColumn",
+    "NumberEncoding",
+    "Numbers",
     "OtherTexts",
     "PRECTRFindings",
     "Part",

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.parts import PartSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig
+from prectr_torchrec.data.columns import declared_columns
 from prectr_torchrec.data.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
-from prectr_torchrec.modules import Given, Part, RankingModel, Widths
+from prectr_torchrec.modules import Given, NumberColumn, Part, RankingModel, Widths
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import build_match, build_relevance
 
 
-def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> RankingModel:
+def build_model(
+    config: RunConfig, tokenizer: Path, *, kept: bool = False, numbers: Mapping[str, Mapping[str, Any]] | None = None
+) -> RankingModel:
     """The ranker.
 
     Args:
         config: the run.
         tokenizer: tokenizer folder of the prepared data or of the run.
         kept: as of `text.build.build_relevance`.
+        numbers: what the train part tells of the log's own numbers, as of `prepared.json`; None: weights that are loaded bring
+            it.
 
     Raises:
         ConfigError: features and model do not fit together.
@@ -38,6 +44,7 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> Ra
         special_tokens=special_ids(vocabulary),
         match=partial(build_match, tokenizer, config.text.stemmer),
         relevance=partial(build_relevance, config, tokenizer, kept=kept),
+        numbers=number_columns(config.data, numbers or {}),
         position_corrected=settings.position_corrected,
     )
     arguments = settings.model_dump(exclude=set(settings.elsewhere))
@@ -49,6 +56,16 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False) -> Ra
         raise
     except ValueError as error:
         raise ConfigError(f"model: {error}") from error
+
+
+def number_columns(data: DataConfig, learned: Mapping[str, Mapping[str, Any]]) -> list[NumberColumn]:
+    """The log's own numbers by the names that `Inputs` has them under, with what is learned of them, by sample column."""
+    found = []
+    for column, (_, _, config) in zip(declared_columns(data), data.columns.declared(), strict=True):
+        about = {name: value for name, value in learned.get(column.name, {}).items() if name in NumberColumn._fields}
+        number = config.number
+        found.append(NumberColumn(column.family, column.key, number.transform != "none", number.bins, **about))  # type: ignore[arg-type]
+    return found
 
 
 def feature_widths(tables: dict[str, TableConfig], features: dict[str, FeatureConfig]) -> Widths:

@@ -21,6 +21,7 @@ from prectr_torchrec.data.column_kinds import (
     Grade,
     Id,
     Label,
+    Measure,
     Number,
     Position,
     Text,
@@ -156,6 +157,8 @@ class RowCollate:
                 return {key: ([0.0], f32, lambda cell, _: [float(cell)])}
             case Counter():
                 return {key: ([0.0] * (K + 1), f32, lambda cell, _: cell)}
+            case Measure():
+                return {key: ([math.nan], f32, lambda cell, _: [math.nan if cell is None else cell])}
             case Grade():
                 level = (0, i64, lambda cell, _: self.level(cell))
                 return {key: (math.nan, f32, lambda cell, _: math.nan if cell is None else cell), "level": level}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.columns import declared_columns
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
 from prectr_torchrec.data.tokenizer import write_document_frequency
@@ -118,11 +119,20 @@ def _rows(
         columns |= {name: _lists(values, counts) for name, values in events.items()}
     candidates = _candidates(rng, data, split, num_candidates, titles)
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
+    for column in declared_columns(data):
+        numbers = _numbers(int(num_candidates.sum()) if column.listed else requests, column.name)
+        columns[column.name] = _lists(numbers, num_candidates) if column.listed else numbers
     schema = sample_schema(data)
     arrays = [pa.array(columns[f.name]) if isinstance(columns[f.name], np.ndarray) else columns[f.name] for f in schema]
     arrays = [a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
     assert schema.metadata and VERSION_KEY in schema.metadata
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _numbers(count: int, name: str) -> pa.Array:
+    """Numbers around 1, one in five missing."""
+    rng = np.random.default_rng([count, *name.encode()])
+    return pa.array(np.where(rng.random(count) < 0.2, np.nan, rng.gamma(2.0, 0.5, count)).astype(np.float32), from_pandas=True)
 
 
 def _candidates(

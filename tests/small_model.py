@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from small_run import small_config, write_small_data
+from small_run import small_config, small_numbers, write_small_data
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -67,5 +67,5 @@ def small_model(folder: Path, config: RunConfig | None = None) -> Iterator[Small
     (run / TOKENIZER).symlink_to(data / TOKENIZER)
     torch.manual_seed(0)
     with process_group("cpu") as process:
-        model, optimizers, _ = build_sharded(config, run, process)
+        model, optimizers, _ = build_sharded(config, run, process, numbers=small_numbers(config))
         yield Small(data, run, model, optimizers)

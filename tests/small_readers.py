@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from per_row import RowBatch
+from small_run import NUMBERS
 
 from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.data.reader.batch import SearchBatch
@@ -22,7 +23,13 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
     return validate_config(
         {
             "name": "reader",
-            "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 13, "user_attributes": ["city"]},
+            "data": {
+                "history_length": 6,
+                "peer_length": 4,
+                "requests_per_row_group": 13,
+                "user_attributes": ["city"],
+                "columns": NUMBERS,
+            },
             "text": {"query_tokens": 4, "title_tokens": 6},
             "batch": {"requests": 8, "candidates": 40, "shuffle_row_groups": 3, **batch},
             "tables": {name: table for name in ("user", "city", "item", "category", "brand", "token")},
@@ -45,7 +52,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
 CONFIG = make_config()
 
 
-ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}}
+ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}, "numbers": {}}
 
 
 PREFERENCE = make_config(ALL)

@@ -11,6 +11,7 @@ from typing import Any
 from sample_files import WORDS, write_samples
 
 from prectr_torchrec.config.run import RunConfig, validate_config
+from prectr_torchrec.data.columns import declared_columns
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_settings
 from prectr_torchrec.data.tokenizer import write_document_frequency
 
@@ -38,13 +39,23 @@ FEATURES = {
 }
 
 
+NUMBERS = {
+    "users": {"age": "number"},
+    "queries": {"length": "number"},
+    "requests": {"hour": "number"},
+    "items": {"price": {"number": {"transform": "log1p", "bins": 4}}},
+    "impressions": {"bm25": {"number": {"transform": "signed_log"}}},
+}
+"""A number of the log's own wherever there may be one."""
+
+
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     """All parts of PRECTR in small. `sharding`: the type of every table; None: one type each."""
     kinds = [sharding] * 3 if sharding else ["row_wise", "table_wise", "column_wise"]
     table = {"rows": 101, "dim": 8, "shard_columns": 4}  # the same state on any number of ranks
     tree: dict[str, Any] = {
         "name": "small",
-        "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16},
+        "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16, "columns": NUMBERS},
         "text": {
             "query_tokens": 5,
             "title_tokens": 8,
@@ -69,6 +80,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
                 "statistics": {"whose": ["user", "query", "group", "item"]},
                 "taste": {"dim": 8},
                 "personal": {"dim": 8},
+                "numbers": {},
             },
         },
         "losses": {"random_negatives": {"weight": 0.1}},
@@ -119,6 +131,11 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
     return folder
 
 
+def small_numbers(config: RunConfig) -> dict[str, Any]:
+    """What `prepare` would have learned of the numbers."""
+    return {column.name: {"edges": [0.1, 0.5, 1.0, 2.0]} for column in declared_columns(config.data)}
+
+
 def write_small_manifest(folder: Path, config: RunConfig) -> None:
     settings = {"data": sample_settings(config.data)}
     manifest = {
@@ -127,6 +144,7 @@ def write_small_manifest(folder: Path, config: RunConfig) -> None:
         "max_candidates": 9,
         "examination": [1.0, 0.6, 0.4],
         "id_kinds": {},
+        "numbers": small_numbers(config),
         "settings": settings,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

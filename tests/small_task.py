@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_run import small_config
+from small_run import small_config, small_numbers
 from torch import nn
 
 from prectr_torchrec.config.run import RunConfig
@@ -23,7 +23,7 @@ def small(**model: Any) -> RunConfig:
 
 def build(config: RunConfig, data: Path) -> RankingTask:
     torch.manual_seed(0)
-    task = build_task(config, data / TOKENIZER).eval()
+    task = build_task(config, data / TOKENIZER, numbers=small_numbers(config)).eval()
     for name, parameter in task.embeddings.named_parameters():
         nn.init.normal_(parameter) if "embeddings" in name else None
     return task

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from torch import Tensor, nn
 
 from ..inputs import Inputs, Widths
+from ..numbers import NumberColumn
 from ..text.match import TextMatch
 from ..text.relevance import TextReading, TextRelevance
 
@@ -39,6 +40,8 @@ class Given:
     """Width of the encoder's vector of a title."""
     by_level: bool = False
     """Whether there is a logit for each level."""
+    numbers: Sequence[NumberColumn] = ()
+    """The log's own numbers, and what the train part tells of them."""
     position_corrected: bool = False
     """Whether counters expect clicks of what was examined, not of all that was shown."""
 

@@ -5,13 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from prectr_torchrec.config.columns import ColumnsConfig, Place
+
 OF_ITEMS = frozenset(
-    "item_id query_id title title_tokens position click relevance predicted age in_group shown clicked examined".split()
+    "item_id query_id title title_tokens position click relevance level predicted age in_group shown clicked examined".split()
 ) | {"item_trained"}
 """What `candidate_`, `history_` and `peer_` stand before besides attributes."""
 OF_USERS = frozenset("id events query_events shown clicked examined trained".split())
 """What `user_` stands before."""
 _QUERIES = ("query_id", "query")
+_OF_CANDIDATES = OF_ITEMS | {"weight", "request", "click_weight", "title_index"}
+_OF_REQUESTS = frozenset("request_id request_weight timestamp item_id position click query num_candidates".split())
+_OWNED = ("user_", "query_", "group_", "history_", "peer_", "candidate_")
+"""What names of columns that are not of a request by itself begin with."""
+_TAKEN: dict[Place, frozenset[str]] = {
+    "users": OF_USERS,
+    "queries": frozenset("id query events shown clicked examined trained index".split()),
+    "requests": _OF_REQUESTS | {"candidates", "history", "peers"},
+    "items": _OF_CANDIDATES,
+    "impressions": _OF_CANDIDATES | {"request_id", "timestamp", "user_id"},
+}
+"""What a declared column cannot be called."""
+_PREFIXES: dict[Place, str] = {"users": "user_", "queries": "query_"}
+"""What the samples call columns of there by, whether the log does or not."""
+_TABLES: dict[Place, str] = {"requests": "impressions"}
+"""Raw tables that are not called as the place."""
 
 
 def check_attributes(items: Sequence[str], users: Sequence[str], query_group: str | None) -> None:
@@ -35,3 +53,31 @@ def check_attributes(items: Sequence[str], users: Sequence[str], query_group: st
             seen.add(name.lower())
     if query_group in _QUERIES:
         raise ValueError(f"query_group: {query_group!r} is the query itself; name a column that several queries share, or null")
+
+
+def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[str], query_group: str | None) -> None:
+    """Raises ValueError where a declared column is called like another one, in upper or lower case.
+
+    Args:
+        columns: the declared ones.
+        items, users: attributes.
+        query_group: the column of queries or the attribute that groups queries.
+    """
+    seen: dict[tuple[str, str], str] = {("items", name.lower()): "item_attributes" for name in items}
+    seen |= {("users", name.removeprefix("user_").lower()): "user_attributes" for name in users}
+    seen |= {("queries", query_group.lower()): "query_group"} if query_group else {}
+    for place, name, _ in columns.declared():
+        where, table = f"columns.{place}.{name}", _TABLES.get(place, place)
+        low = name.lower().removeprefix(_PREFIXES.get(place, ""))
+        advice = f"give it another name, and say what the file calls it: data.raw.{table}.columns: {{other_{name}: {name}}}"
+        if not re.fullmatch(r"[^\W\d]\w*", name):
+            raise ValueError(f"{where}: a name is made of letters, digits and _; {advice}")
+        if low in _TAKEN[place] or (place == "requests" and low.startswith(_OWNED)):
+            raise ValueError(
+                f"{where}: this is the name of a column that the samples have anyway, or begins as these do; {advice}"
+            )
+        # a request's columns and a candidate's stand in one raw table, those of items and impressions in one list
+        for space in {"requests": ("impressions",), "impressions": ("impressions", "items")}.get(place, (place,)):
+            if (space, low) in seen:
+                raise ValueError(f"{where}: declared twice, also in {seen[space, low]}; {advice}")
+            seen[space, low] = f"columns.{place}"

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prectr_torchrec.config.attributes import check_attributes
+from prectr_torchrec.config.attributes import check_attributes, check_columns
 from prectr_torchrec.config.base import LocalPath, Section
+from prectr_torchrec.config.columns import ColumnsConfig
 
 ZeroId = Literal["none", "id"]
 """What the id 0 is."""
@@ -112,6 +113,8 @@ class DataConfig(Section):
     """Columns of items that become `candidate_*`, `history_*` and `peer_*` ids; null becomes 0, "none"."""
     user_attributes: list[str] = []
     """Columns of users that become `user_*` request columns."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Further columns of the log, declared once: preparation, reader, rankers and requests have them. Of kind `number`."""
     history_length: int = Field(50, ge=0)
     """L: the user's own latest events kept per request."""
     history_events: Literal["shown", "clicked"] = "shown"
@@ -145,6 +148,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _attributes_have_names_of_their_own(self) -> DataConfig:
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
+        check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
         return self
 
 

@@ -10,7 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from prectr_torchrec.config.base import Section
-from prectr_torchrec.config.parts import CountsPart, FeaturesPart, GradePart, MatchPart, Parts, PartsConfig, StatisticsPart
+from prectr_torchrec.config.parts import (
+    CountsPart,
+    FeaturesPart,
+    GradePart,
+    MatchPart,
+    NumbersPart,
+    Parts,
+    PartsConfig,
+    StatisticsPart,
+)
 from prectr_torchrec.config.reads import Reads
 
 
@@ -100,6 +109,7 @@ class DNNParts(Parts):
     features: FeaturesPart | None = FeaturesPart()
     counts: CountsPart | None = CountsPart()
     statistics: StatisticsPart | None = StatisticsPart()
+    numbers: NumbersPart | None = None
     grade: GradePart | None = GradePart()
     match: MatchPart | None = MatchPart()
 

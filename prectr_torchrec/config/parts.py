@@ -92,6 +92,18 @@ class StatisticsPart(PartSection):
         return "group" in self.whose
 
 
+class NumbersPart(PartSection):
+    """The numbers of `data.columns`."""
+
+    built_of: ClassVar[str] = "declared:Numbers"
+    encoding: Literal["bins", "standard"] = "bins"
+    """Piecewise linear over quantile bins, or standardised; of the train part, as `prepare` learns both."""
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        return Reads(declared=frozenset({"number"}))
+
+
 class GradePart(PartSection):
     """A known grade as features."""
 
@@ -212,6 +224,7 @@ class PartsConfig(Parts):
     interest: InterestPart | None = InterestPart()
     counts: CountsPart | None = CountsPart()
     statistics: StatisticsPart | None = StatisticsPart()
+    numbers: NumbersPart | None = None
     grade: GradePart | None = GradePart()
     text: TextPart | None = TextPart()
     taste: TastePart | None = None

@@ -19,6 +19,8 @@ class Reads(NamedTuple):
     """`history`, `peer`."""
     texts: frozenset[str] = frozenset()
     """`query`, `title`, `history_title`."""
+    declared: frozenset[str] = frozenset()
+    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`."""
 
 
 def counters(whose: str, *, corrected: bool) -> frozenset[str]:

@@ -47,6 +47,7 @@ RULES: tuple[Rule, ...] = (
     ),
     ("losses.rehearsal.*", lambda c: c.losses.rehearsal.pairs is None, "losses.rehearsal.pairs is null"),
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
+    ("data.columns.*", lambda c: "number" not in c.model.reads().declared, "model.parts.numbers is null"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
     ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
     ("data.peer_minimum", lambda c: c.data.query_group is None, "data.query_group is null"),
@@ -113,19 +114,20 @@ def _attributes_without_feature(data: DataConfig, features: dict[str, FeatureCon
 
 def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
     """Names that `data.raw` maps to columns of files, and that are none of ours."""
+    columns = data.columns
     event = ("request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click")
     ours: dict[str, tuple[str, ...]] = {
-        "impressions": event,
-        "items": ("item_id", "title", *data.item_attributes),
-        "queries": ("query_id", "query", *([data.query_group] if data.query_group else [])),
+        "impressions": (*event, *columns.requests, *columns.impressions),
+        "items": ("item_id", "title", *data.item_attributes, *columns.items),
+        "queries": ("query_id", "query", *([data.query_group] if data.query_group else []), *columns.queries),
         "judgments": ("query_id", "item_id", "relevance"),
-        "users": ("user_id", *data.user_attributes),
+        "users": ("user_id", *data.user_attributes, *columns.users),
     }
-    for name, columns in ours.items():
+    for name, valid in ours.items():
         table = getattr(data.raw, name)
         for column in table.columns if table is not None else ():
-            if column not in columns:
-                yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, columns)}"
+            if column not in valid:
+                yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, valid)}"
 
 
 def _loss_reasons(losses: LossesConfig, model: RankerSection, key: str) -> Iterator[str]:

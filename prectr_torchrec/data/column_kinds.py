@@ -15,12 +15,14 @@ from prectr_torchrec.config.data import Levels, ZeroId
 from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.json_values import JsonField
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, number, text, whole_number
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, measure, number, text, whole_number
 
 UNLABELLED = -1
 """Stands for null in a flat label; null grades are NaN."""
 MAX_POSITION = 2**15 - 1
 INT32_MAX = 2**31 - 1
+LARGEST = 1e30
+"""Of a log's own numbers: a square of such still is a double, and the number itself a float32."""
 
 
 class View(NamedTuple):
@@ -129,6 +131,34 @@ class Number(Kind):
 
     def views(self, key: str) -> dict[str, View]:
         return {key: View(np.float32, (1,))}
+
+
+@dataclass(frozen=True)
+class Measure(Kind):
+    """A log's own numbers, null where missing; NaN in flat values.
+
+    Attributes:
+        low: the least that may be.
+    """
+
+    nullable = True
+    low: float = -LARGEST
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.float32()
+
+    def json(self) -> JsonField:
+        return json.measure_field(self.low, LARGEST)
+
+    def raw(self) -> Reading:
+        return measure(self.low, LARGEST)
+
+    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
+        return pa.array(values, from_pandas=True).cast(self.arrow)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32, (1,), fill=np.nan)}
 
 
 @dataclass(frozen=True)

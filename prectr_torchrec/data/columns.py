@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
+from prectr_torchrec.config.columns import ColumnConfig, Place
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import (
     Counter,
@@ -16,6 +17,7 @@ from prectr_torchrec.data.column_kinds import (
     Id,
     Kind,
     Label,
+    Measure,
     Number,
     Position,
     Text,
@@ -37,10 +39,17 @@ class Source(NamedTuple):
     Attributes:
         table: a table of the log by its rows' number, the `events` themselves, or `derived`, what is counted or compared.
         column: by the log's name.
+        stored: of declared columns, what tables and column files call it: the log's own name could be one of ours.
     """
 
     table: Table
     column: str
+    stored: str = ""
+
+    @property
+    def raw(self) -> str:
+        """The raw table that has the column."""
+        return "impressions" if self.table in ("requests", "events") else self.table
 
 
 class Column(NamedTuple):
@@ -91,7 +100,20 @@ def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) 
         id_kinds: how the log writes its ids, as `prepared.json` has it.
     """
     ids = _Ids(data, id_kinds or {})
-    return [*_of_request(data, ids), *_of_events(data, ids), *_of_candidates(data, ids)]
+    requests, candidates = ([c for c in declared_columns(data) if c.family == family] for family in ("request", "candidate"))
+    return [*_of_request(data, ids), *requests, *_of_events(data, ids), *_of_candidates(data, ids), *candidates]
+
+
+def declared_columns(data: DataConfig, *tables: Table) -> list[Column]:
+    """The columns of `data.columns`, those of some tables, or all."""
+    columns = []
+    for number, (place, name, config) in enumerate(data.columns.declared()):
+        family, table, prefix = _PLACES[place]
+        if not tables or table in tables:
+            source = Source(table, name, f"{place}_{number}")
+            key = f"{prefix}{name.removeprefix(prefix)}"
+            columns.append(Column(family, key, _declared_kind(config), source, "As the log has it."))
+    return columns
 
 
 def user_column(attribute: str) -> str:
@@ -108,6 +130,20 @@ def family_of(column: str) -> Family | None:
 def attribute_columns(attributes: Sequence[str]) -> dict[str, str]:
     """Attribute -> its column in tables and column files, where the log's own name could be one of ours, or no name of a file."""
     return {name: f"a{number}" for number, name in enumerate(attributes)}
+
+
+_PLACES: dict[Place, tuple[Family, Table, str]] = {
+    "users": ("request", "users", "user_"),
+    "queries": ("request", "queries", "query_"),
+    "requests": ("request", "requests", ""),
+    "items": ("candidate", "items", ""),
+    "impressions": ("candidate", "events", ""),
+}
+"""Whose the columns declared there are, what they are read from, and what their names begin with."""
+
+
+def _declared_kind(config: ColumnConfig) -> Kind:
+    return Measure(0) if config.number.transform == "log1p" else Measure()
 
 
 class _Ids(NamedTuple):

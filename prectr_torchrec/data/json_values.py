@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -41,6 +42,12 @@ def number_field() -> JsonField:
     """A number that is not negative."""
     schema = {"type": "number", "minimum": 0, "maximum": MOST}
     return JsonField(f"a number from 0 to {MOST}", _number, schema, 0.0, 0, MOST)
+
+
+def measure_field(low: float, high: float) -> JsonField:
+    """A number within bounds; null or NaN where it is missing."""
+    schema = {"type": ["number", "null"], "minimum": low, "maximum": high}
+    return JsonField(f"a number from {low:g} to {high:g}, or null", _measure, schema, None, low, high)
 
 
 def integer_field(low: int, high: int) -> JsonField:
@@ -134,6 +141,11 @@ def _number(value: Any) -> float:
 
 def _grade(value: Any) -> float | None:
     return None if value is None else _number(value)
+
+
+def _measure(value: Any) -> float | None:
+    number = _grade(value)
+    return None if number is None or math.isnan(number) else number
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.system.plain_files import check_shape, read_json
 
-SAMPLE_VERSION = "6"
+SAMPLE_VERSION = "7"
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""
@@ -29,6 +29,7 @@ _AGREED = (
     "levels",
     "item_attributes",
     "user_attributes",
+    "columns",
     "history_length",
     "history_events",
     "peer_length",
@@ -82,6 +83,7 @@ class _Manifest(TypedDict):
     settings: _Settings
     id_kinds: NotRequired[dict[str, str]]
     by_query: NotRequired[list[str]]
+    numbers: NotRequired[dict[str, dict[str, Any]]]
     simulated: NotRequired[bool]
     splits: NotRequired[dict[str, dict[str, Any]]]
 

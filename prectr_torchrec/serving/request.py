@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import Counter, Id, Text
+from prectr_torchrec.data.column_kinds import Counter, Id, Measure, Text
 from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
 from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
@@ -167,6 +167,10 @@ class RequestSchema:
         try:
             if types <= {str} and isinstance(field.column.kind, Text):
                 return pa.array(values, pa.string())
+            if isinstance(field.column.kind, Measure) and types <= {int, float, type(None)}:
+                numbers = np.array(values, dtype=np.float64)  # NaN for None
+                if not (outside(numbers, kind) & ~np.isnan(numbers)).any():
+                    return pa.array(numbers, from_pandas=True).cast(arrow)
             plain = (integers and types <= {int}) or (floats and types <= {int, float})
             if plain and kind.low is not None:  # nothing to convert
                 numbers = np.array(values, dtype=np.int64 if integers else np.float64)
@@ -193,13 +197,16 @@ def _check_column(field: Field, column: pa.Array) -> None:
         if (wrong := np.flatnonzero(lengths != bins)).size:
             row = int(wrong[0])
             raise RequestError(f"row {row}: {field.name}", f"{lengths[row]} values", field.json.expected)
-    if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type)):
+    measured = isinstance(field.column.kind, Measure)
+    if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type) or measured):
         return
     flat = column.flatten() if pa.types.is_list(column.type) else column
     if isinstance(field.column.kind, Text):
         return
     known = flat.is_valid().to_numpy(zero_copy_only=False)
     numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
+    if measured:
+        known = known & ~np.isnan(numbers)
     if (wrong := np.flatnonzero(outside(numbers, field.json) & known)).size:
         first, row, place = int(wrong[0]), int(wrong[0]), ""
         if pa.types.is_list(column.type):
@@ -295,7 +302,7 @@ def _cast(column: pa.ChunkedArray, field: Field) -> pa.Array:
         array = array.cast(field.column.arrow, safe=not (of_id and pa.types.is_uint64(value)))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise RequestError(field.name, f"a column of {given} ({error})", f"a column of {field.column.arrow}") from None
-    if array.null_count:
+    if array.null_count and (field.column.listed or not field.column.kind.nullable):
         raise RequestError(field.name, f"{array.null_count} nulls", f"{field.column.arrow} in every row")
     return array
 

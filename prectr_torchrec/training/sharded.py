@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,12 +35,14 @@ def build_sharded(
     *,
     kept: bool = True,
     rehearsal: Loss | None = None,
+    numbers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[DistributedModelParallel, Optimizers, PlainShardingPlan]:
     """Plans, where no plan is given, shards and builds the model and its optimizers; collective.
 
-    `kept`: a checkpoint of the run will be loaded. `rehearsal`: as of `build_task`.
+    `kept`: a checkpoint of the run will be loaded. `rehearsal`, `numbers`: as of `build_task`.
     """
-    task = build_task(config, run / TOKENIZER, table_device=torch.device("meta"), kept=kept, rehearsal=rehearsal)
+    meta = torch.device("meta")
+    task = build_task(config, run / TOKENIZER, table_device=meta, kept=kept, rehearsal=rehearsal, numbers=numbers)
     apply_table_optimizers(task.embeddings, config.tables, config.train.stages)
     task.model.to(process.device)
     task.losses.to(process.device)

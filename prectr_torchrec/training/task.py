@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,7 @@ def build_task(
     table_device: torch.device | None = None,
     kept: bool = False,
     rehearsal: Loss | None = None,
+    numbers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RankingTask:
     """Builds the unsharded model.
 
@@ -119,10 +120,11 @@ def build_task(
         table_device: `meta` leaves the tables' memory to the sharder.
         kept: as of `text.build.build_relevance`.
         rehearsal: a loss with data of its own, which training brings and scoring has no use for.
+        numbers: as of `models.build_model`.
     """
     frozen = frozen_tables(config.tables, config.train.freeze)
     held = HeldFeatures({name for name, feature in config.features.items() if feature.table in frozen}) if frozen else None
-    model = build_model(config, tokenizer, kept=kept)
+    model = build_model(config, tokenizer, kept=kept, numbers=numbers)
     losses, weights = build_losses(config.losses, config.model, config.data.levels)
     if rehearsal is not None:
         losses["rehearsal"], weights["rehearsal"] = rehearsal, config.losses.rehearsal.weight

@@ -75,7 +75,7 @@ class Trainer:
         if self.saved:
             check_findings(data, run, load_manifest(run))
         torch.manual_seed(config.train.seed)  # the same towers on all ranks
-        self.model, self.optimizers, used = self._build(plan, rehearsal)
+        self.model, self.optimizers, used = self._build(plan, rehearsal, manifest.get("numbers", {}))
         if config.train.compile:
             compile_towers(self.model.module.model)
         self.parts: Parts = {"model": self.model, "optimizer": self.optimizers, "random": RandomStates(process.device)}
@@ -233,7 +233,7 @@ class Trainer:
         return explained_save(self.checkpoints.folder, self.checkpoints.index().get("last"), size)
 
     def _build(
-        self, plan: PlainShardingPlan | None, rehearsal: Rehearsal | None
+        self, plan: PlainShardingPlan | None, rehearsal: Rehearsal | None, numbers: dict[str, dict[str, Any]]
     ) -> tuple[DistributedModelParallel, Optimizers, PlainShardingPlan]:
         """By the plan given, else by that of the run as far as its ranks and its state allow."""
         config, saved = self.config, self.saved.get("job")
@@ -242,7 +242,8 @@ class Trainer:
                 plan = saved["plan"]
             else:
                 config = config.model_copy(update={"tables": movable(config.tables, saved["plan"])})
-        return build_sharded(config, self.run, self.process, plan, kept=bool(self.saved), rehearsal=rehearsal)
+        kept = bool(self.saved)
+        return build_sharded(config, self.run, self.process, plan, kept=kept, rehearsal=rehearsal, numbers=numbers)
 
     def _resume(self, saved: dict[str, Any]) -> None:
         """Goes on from the last checkpoint; on other ranks, with what the earlier ones left of the epoch."""

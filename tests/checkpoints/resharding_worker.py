@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from small_run import small_config
+from small_run import small_config, small_numbers
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
@@ -120,7 +120,8 @@ def load_all(folder: Path, data: Path, kind: str, optimizer: str, process: Proce
 
 def build(data: Path, kind: str, optimizer: str, process: Process) -> tuple[DistributedModelParallel, Optimizers]:
     torch.manual_seed(0)
-    model, optimizers, _ = build_sharded(layout_config(kind, optimizer), data, process)
+    config = layout_config(kind, optimizer)
+    model, optimizers, _ = build_sharded(config, data, process, numbers=small_numbers(config))
     optimizers.init_state()
     return model, optimizers
 

@@ -16,6 +16,7 @@ from prectr_torchrec.data.column_kinds import (
     Id,
     Kind,
     Label,
+    Measure,
     Number,
     Position,
     Text,
@@ -30,6 +31,7 @@ SURE = pack_levels(np.eye(4))
 VALUES: list[tuple[Kind, np.ndarray]] = [
     (Id(), np.array([0, -(2**63), 2**63 - 1])),
     (Number(), np.array([0, 0.5, 3], np.float32)),
+    (Measure(), np.array([-2.5, np.nan, 1e30], np.float32)),
     (Whole(), np.array([0, 2**31 - 1], np.int32)),
     (Whole(1, 2**62), np.array([1, 2**62])),
     (Position(), np.array([0, 7], np.int16)),
@@ -44,7 +46,7 @@ VALUES: list[tuple[Kind, np.ndarray]] = [
 @pytest.mark.parametrize(("kind", "values"), VALUES, ids=[repr(kind) for kind, _ in VALUES])
 def test_flat_values_survive_the_way_through_arrow_and_fill_their_views(kind: Kind, values: np.ndarray) -> None:
     array = kind.to_arrow(values)
-    assert array.type == kind.arrow and (array.null_count > 0) == (kind.nullable and isinstance(kind, Grade | Label))
+    assert array.type == kind.arrow and (array.null_count > 0) == (kind.nullable and isinstance(kind, Grade | Label | Measure))
     flat = kind.flat([array, array.slice(1)])
     np.testing.assert_array_equal(flat, np.concatenate([values, values[1:]]))
     beside = {"column": values, "relevance": np.full(len(values), np.nan, np.float32)}
@@ -84,6 +86,8 @@ def test_a_grade_is_a_level_and_wins_over_a_prediction() -> None:
         (Grade(), {"2.5": 2.5, "NULL": None}, "7.0"),
         (Number(), {"0.5": 0.5}, "-1.0"),
         (Whole(1, 9), {"9": 9}, "0"),
+        (Measure(), {"-0.5": -0.5, "'nan'": None, "NULL": None}, "'inf'"),
+        (Measure(0), {"1e30": np.float32(1e30)}, "-1.0"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Kind) else "",
 )

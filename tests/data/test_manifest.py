@@ -36,7 +36,7 @@ def test_samples_of_another_examination_or_group_are_refused_by_key(tmp_path: Pa
 
 def test_samples_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"version": "1"}', encoding="utf-8")
-    with pytest.raises(ValueError, match="sample version 1, this release reads 5; prepare again"):
+    with pytest.raises(ValueError, match="sample version 1, this release reads 7; prepare again"):
         read_manifest(tmp_path, small_config().data)
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from small_run import MIXED, small_config
+from small_run import MIXED, small_config, small_numbers
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -57,9 +57,9 @@ def _check_parity(config: RunConfig, data: str, run: str, optimizer: str) -> Non
     for table in config.tables.values():
         table.optimizer = optimizer  # type: ignore[assignment]
     with process_group("cpu") as process:
-        model, optimizers, _ = build_sharded(config, Path(run), process)
+        model, optimizers, _ = build_sharded(config, Path(run), process, numbers=small_numbers(config))
         torch.manual_seed(5)
-        reference = build_task(config, Path(data) / TOKENIZER)
+        reference = build_task(config, Path(data) / TOKENIZER, numbers=small_numbers(config))
         _copy_weights(reference.state_dict(), model.state_dict())
         pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
         model.train()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from distributed.parity_worker import batches_of, train_steps
-from small_run import small_config
+from small_run import small_config, small_numbers
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec.config.run import RunConfig
@@ -44,7 +44,7 @@ def _train(
 ) -> tuple[list[float], PlainShardingPlan]:
     """By one plan for all: where a table lies decides which rows it starts with."""
     torch.manual_seed(5)
-    model, optimizers, plan = build_sharded(config, run, process, plan)
+    model, optimizers, plan = build_sharded(config, run, process, plan, numbers=small_numbers(config))
     reset_tables(model, optimizers, seed=process.rank)
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     model.train()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_run import small_config, write_small_data
+from small_run import small_config, small_numbers, write_small_data
 from torch import Tensor
 
 from prectr_torchrec.config.run import RunConfig
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parts_of(config: RunConfig, data: Path) -> dict[str, Tensor]:
     """What is reported of each candidate where it is asked for."""
     torch.manual_seed(0)
-    task = build_task(config, data / TOKENIZER).eval()
+    task = build_task(config, data / TOKENIZER, numbers=small_numbers(config)).eval()
     task.model.reports_parts = True
     _, report = task(next(SearchReader(config, data, "train", data / TOKENIZER).epoch(0)))
     assert not any(value.requires_grad for said in report for value in said.values())
@@ -126,13 +126,14 @@ def test_a_validation_part_of_one_class_is_null_and_chooses_no_best(data: Path, 
 
 def test_parts_are_reported_where_asked_for_and_never_in_training(data: Path) -> None:
     effects = {"effect_own", "effect_own_slope", "effect_peers", "effect_peers_slope"}
-    task = build_task(small_config(), data / TOKENIZER)
+    task = build_task(small_config(), data / TOKENIZER, numbers=small_numbers(small_config()))
     batch = next(SearchReader(small_config(), data, "train", data / TOKENIZER).epoch(0))
     assert task.eval()(batch)[1].parts.keys() == {"relevance_probabilities"}
     task.model.reports_parts = True
     parts = task.eval()(batch)[1].parts
     assert {name: tuple(parts[name].shape) for name in effects} == dict.fromkeys(effects, (64,))
     assert not task.train()(batch)[1].parts
-    single = build_task(small_config(model={"mixture": False}), data / TOKENIZER).eval()
+    without = small_config(model={"mixture": False})
+    single = build_task(without, data / TOKENIZER, numbers=small_numbers(without)).eval()
     single.model.reports_parts = True
     assert effects & single(batch)[1].parts.keys() == {"effect_own", "effect_peers"}

@@ -245,7 +245,9 @@ def test_graded_pairs_without_users_train_the_relevance_tower_alone(data: Path) 
 
 
 def test_what_no_part_reads_may_be_missing(data: Path) -> None:
-    config = small(parts=dict.fromkeys(("statistics", "personal", "taste", "interest", "grade")), grade_overrides=False)
+    config = small(
+        parts=dict.fromkeys(("statistics", "personal", "taste", "interest", "grade", "numbers")), grade_overrides=False
+    )
     task = build(config, data)
     batch = batches(config, data)[0]
     inputs = inputs_of(task, batch)

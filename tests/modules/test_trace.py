@@ -37,6 +37,9 @@ from prectr_torchrec.modules import (
     LevelStatistics,
     LookedUpFeatures,
     Loss,
+    NumberColumn,
+    NumberEncoding,
+    Numbers,
     PastCounts,
     Personal,
     PrecisionGate,
@@ -54,6 +57,10 @@ from prectr_torchrec.modules import (
     TitleTaste,
 )
 
+NUMBERS = [
+    NumberColumn("request", "user_events", logarithmic=True, edges=[0.0, 2.0, 9.0], bins=2),
+    NumberColumn("candidate", "shown", edges=[0.0, 1.0], bins=2),
+]
 LEAVES = {
     "TextEncoder": "a Hugging Face model, whose code asks what its inputs hold; it also sorts texts by length",
     "NgramEncoder": "its features are jagged: how many n-grams a text has is known when it is read",
@@ -156,6 +163,8 @@ CASES: dict[str, Case] = {
     "TextFeatures": Case(TextFeatures(RELEVANCE, MATCH), part_arguments),
     "TitleFeatures": Case(TitleFeatures(TITLE), part_arguments),
     "KnownGrade": Case(KnownGrade([1.0, 1.5, 2.0, 3.0], (1.0, 3.0)), part_arguments),
+    "NumberEncoding": Case(NumberEncoding(NUMBERS), lambda R: (torch.randn(R, 2),)),
+    "Numbers": Case(Numbers(NUMBERS), part_arguments),
     "Counters": Case(Counters(["user", "query", "group", "item"], LEVELS, position_corrected=True), part_arguments),
     "Interest": Case(Interest(WIDTHS.sequences["history"], LEVELS, dim=8), part_arguments),
     "Personal": Case(Personal(WIDTHS, LEVELS, relevance_dim=RELEVANCE, dim=8), part_arguments),

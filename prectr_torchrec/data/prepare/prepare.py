@@ -24,12 +24,13 @@ from tqdm import tqdm
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import attribute_columns
+from prectr_torchrec.data.columns import Table, attribute_columns, declared_columns
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare.events import write_columns, write_order
 from prectr_torchrec.data.prepare.examination import estimate_examination
+from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.prepare.trained import write_trained
@@ -82,10 +83,10 @@ def prepare(
         `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
         not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
         `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
-        ...; deeper ones share the last), `level_grades` (the mean of each level's judgments, None without one), `zeros` (rows of
-        ids written as 0, where that stands for none), `mended` (rows by what was wrong with them), `positions_from` (what the
-        log's positions count from), `mixed_ids` (CSV columns of ids that few values make text of), and the `settings` it came
-        from.
+        ...; deeper ones share the last), `numbers` (as of `learn_numbers`), `level_grades` (the mean of each level's judgments,
+        None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by what was wrong with
+        them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that few values make text
+        of), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -166,11 +167,13 @@ class _Job:
             if not self.candidates:
                 step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
         described = {name: _describe_split(self.work / name) for name in splits}
+        numbers = learn_numbers(self.data, self.work) if "train" in splits else {}
         return {
             **report,
             "levels": self.data.levels.count,
             **split_findings,
             "examination": examination,
+            "numbers": numbers,
             "max_candidates": max(split["max_candidates"] for split in described.values()),
             "splits": described,
         }
@@ -228,10 +231,13 @@ class _Job:
         request = "request_id, timestamp, user_id, query"
         unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted"
         if self.candidates:
-            return {"candidates": f"SELECT {request}, part, {unlabelled} FROM candidates"}, {"split_from": {}}
+            declared = self._declared("requests") + self._declared("events", null=True)
+            return {"candidates": f"SELECT {request}, part, {unlabelled}{declared} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted FROM events WHERE"
+        declared = self._declared("requests", "events")
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM events WHERE"
+        unlabelled += self._declared("requests", "events", null=True)
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
         return {
@@ -241,15 +247,20 @@ class _Job:
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
         }, split_findings
 
+    def _declared(self, *tables: Table, null: bool = False) -> str:
+        """SQL of declared columns as they are, or null, behind others."""
+        return "".join(f", {'NULL::FLOAT AS ' * null}{c.source.stored}" for c in declared_columns(self.data, *tables))
+
     def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
         order = "timestamp, request_id, part"
-        counted = f'SELECT {order}, user_id, query, count(*) AS "candidate#length" FROM ({rows}) GROUP BY ALL'
-        if self.data.user_attributes:
-            names = attribute_columns(self.data.user_attributes).values()
-            added = ", ".join(f"coalesce(u.{name}, 0) AS {name}" for name in names)
-            counted = f"SELECT c.*, {added} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
+        shared = "".join(f", max({c.source.stored}) AS {c.source.stored}" for c in declared_columns(self.data, "requests"))
+        counted = f'SELECT {order}, user_id, query{shared}, count(*) AS "candidate#length" FROM ({rows}) GROUP BY ALL'
+        added = [f"coalesce(u.{name}, 0) AS {name}" for name in attribute_columns(self.data.user_attributes).values()]
+        added += [f"u.{column.source.stored}" for column in declared_columns(self.data, "users")]
+        if added:
+            counted = f"SELECT c.*, {', '.join(added)} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
-        columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted"
+        columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted" + self._declared("events")
         write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:

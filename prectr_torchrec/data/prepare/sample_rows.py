@@ -77,7 +77,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     request = {name: np.asarray(column[first:last]) for name, column in requests.columns.items()}
     time, user, query = request["timestamp"], request["user_id"], request["query"]
     group = log.query["group_id"][query]
-    users = {name: request[column] for name, column in attribute_columns(data.user_attributes).items()}
+    users = request | {name: request[column] for name, column in attribute_columns(data.user_attributes).items()}
     items = log.item | {name: log.item[column] for name, column in attribute_columns(data.item_attributes).items()}
 
     user_range = _known(user, log.users.before(time, user))
@@ -198,7 +198,7 @@ def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints)
 
 
 def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> pa.Array:
-    name = column.source.column
+    name = column.source.stored or column.source.column
     if isinstance(column.kind, Text):
         assert not isinstance(rows, slice)
         return column.kind.to_arrow(_strings(columns, name, rows))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from prectr_torchrec.config.data import DataConfig, Levels
-from prectr_torchrec.data.columns import attribute_columns
+from prectr_torchrec.data.columns import attribute_columns, declared_columns
 from prectr_torchrec.data.raw.source import Connection, Source, one_row
 
 POSITIONS = 10
@@ -36,6 +36,9 @@ def summarise(con: Connection, data: DataConfig, sources: dict[str, Source], row
     """
     tables = {name: {"in": rows[name], "out": _count(con, _KEPT[name])} for name in sources}
     empty = {"items.title": _share(con, "items", "title = ''"), "queries.query": _share(con, "queries", "query = ''")}
+    for column in declared_columns(data):
+        source = column.source
+        empty[f"{source.raw}.{source.column}"] = _share(con, source.table, f"{source.stored} IS NULL")
     for table, attributes in (("items", data.item_attributes), ("users", data.user_attributes)):
         if table in sources:
             empty |= {f"{table}.{a}": _share(con, table, f"{c} = 0") for a, c in attribute_columns(attributes).items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Grade, Label, Position
-from prectr_torchrec.data.columns import attribute_columns, sample_columns
+from prectr_torchrec.data.columns import Column, attribute_columns, declared_columns, sample_columns
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row
 
@@ -43,7 +43,10 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
         with problems.collecting():
             loaded.tables[name] = table = _as_table(source, kinds, data)
             loaded.rows[name] = rows = table.check(con)
-            _LOADS[name](con, table, rows, drops)
+            if name == "impressions":
+                _load_impressions(con, table, rows, drops, declared_columns(data, "requests"))
+            else:
+                _LOADS[name](con, table, rows, drops)
     problems.refuse()
     return loaded
 
@@ -67,7 +70,8 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
     columns = sample_columns(data, kinds)
     of_table = [column for column in columns if column.source.table == source.name and column.family in ("request", "candidate")]
-    readings = {column.source.column: column.kind.raw() for column in of_table}
+    declared = [column for column in declared_columns(data) if column.source.raw == source.name]
+    readings = {column.source.column: column.kind.raw() for column in (*of_table, *declared)}
     attributes = {"items": data.item_attributes, "users": data.user_attributes}.get(source.name, [])
     if source.name == "queries" and data.query_group and data.query_group in source:
         attributes = [data.query_group]
@@ -85,7 +89,8 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
             "position": Position().raw(),
         },
     }[source.name]
-    return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, attribute_columns(attributes))
+    names = attribute_columns(attributes) | {column.source.column: column.source.stored for column in declared}
+    return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, names)
 
 
 def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
@@ -111,8 +116,8 @@ def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int]
     drops["judgments given twice"] = with_ids - one_row(con, "SELECT count(*) FROM grades")[0]
 
 
-def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
-    """Makes table impressions; positions that are not logged are null."""
+def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str, int], shared: Sequence[Column]) -> None:
+    """Makes table impressions; positions that are not logged are null. `shared`: declared columns of requests."""
     if not rows:
         raise RawLogError(f"{table.source.files[0]}: the log is empty; impressions need at least one row")
     position = "" if "position" in table.source else ", NULL::BIGINT AS position"
@@ -123,16 +128,17 @@ def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str,
     with problems.collecting():
         refuse_duplicates(con, table, "impressions", ("request_id", "item_id"))
     with problems.collecting():
-        _refuse_mixed_requests(con, table)
+        _refuse_mixed_requests(con, table, [*_OF_REQUESTS, *(column.source.column for column in shared)])
     problems.refuse()
 
 
 _OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
 """Ids without which an impression is of no use."""
+_OF_REQUESTS = ("timestamp", "user_id", "query_id")
+"""What the impressions of a request have in common."""
 _LOADS = {
     **dict.fromkeys(("items", "queries", "users"), _load_entities),
     "judgments": _load_grades,
-    "impressions": _load_impressions,
 }
 
 
@@ -167,21 +173,21 @@ def refuse_duplicates(con: Connection, table: Table, name: str, keys: tuple[str,
     raise RawLogError(f"{describe_rows(found)} have the same ({', '.join(keys)}) = ({shown}); it may be there only once")
 
 
-def _refuse_mixed_requests(con: Connection, table: Table) -> None:
-    """Refuses requests with several times, users or queries."""
+def _refuse_mixed_requests(con: Connection, table: Table, columns: Sequence[str]) -> None:
+    """Refuses requests with several times, users or queries, or several values of a column of requests."""
     problems: list[str] = []
-    for column in ("timestamp", "user_id", "query_id"):
+    for column, name in ((column, table.names[column]) for column in columns):
         mixed = con.execute(
-            f"SELECT request_id, min({column}), max({column}) FROM impressions GROUP BY request_id "
-            f"HAVING min({column}) <> max({column}) ORDER BY 1 LIMIT 1"
+            f"SELECT request_id, min({name}), max({name}) FROM impressions GROUP BY request_id "
+            f"HAVING min({name}) <> max({name}) ORDER BY 1 LIMIT 1"
         ).fetchall()
         for request_id, *different in mixed:
             rows = f"request_id = {request_id}"
-            ends = [table.find(con, [column, "request_id"], f"{rows} AND {column} = {value}", 1)[0] for value in different]
+            ends = [table.find(con, [column, "request_id"], f"{rows} AND {name} = {value}", 1)[0] for value in different]
             (first, request), (second, _) = (values for _, _, values in ends)
             problems.append(
                 f"{describe_rows(ends)} belong to one request, {request!r}, but differ in {table.source.columns[column]!r}: "
-                f"{first!r} and {second!r}; the rows of a request share timestamp, user and query"
+                f"{first!r} and {second!r}; the rows of a request share {', '.join(columns)}"
             )
     if problems:
         raise RawLogError("\n".join(problems))

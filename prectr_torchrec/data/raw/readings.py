@@ -102,6 +102,23 @@ def number(low: float, high: float, expected: str) -> Reading:
     return Reading(expected, read)
 
 
+def measure(low: float, high: float) -> Reading:
+    """Numbers in low..high as FLOAT, null where they are null or NaN."""
+    least = "" if low < 0 else f" from {low:g} on"
+    expected = f"a number{least}, no infinity; null or NaN where missing"
+
+    def read(sql: str, type_: str) -> tuple[str, str] | None:
+        if type_ == NULL:
+            return "NULL::FLOAT", "false"
+        if not (is_number(type_) or is_text(type_) or type_ == "BOOLEAN"):
+            return None
+        value = f"TRY_CAST({as_text(sql, type_) if is_text(type_) else sql} AS DOUBLE)"
+        bad = f"({value} IS NULL OR NOT (isnan({value}) OR {value} BETWEEN {low} AND {high}))"
+        return f"TRY_CAST(CASE WHEN isnan({value}) THEN NULL ELSE {value} END AS FLOAT)", f"({sql} IS NOT NULL AND {bad})"
+
+    return Reading(expected, read, absent="NULL::FLOAT")
+
+
 def text() -> Reading:
     """Texts, null as the empty one."""
 

@@ -1,14 +1,14 @@
 """The raw log as checked DuckDB tables with dense item and query numbers.
 
 Tables made here, all sorted and complete:
-    items(item_id, title, <attributes>) and queries(query_id, query, group_id); their `rowid` is the dense number, and attributes
-        are called as `attribute_columns` says;
-    users(user_id, <attributes>);
+    items(item_id, title, <attributes>, <declared>) and queries(query_id, query, group_id, <declared>); their `rowid` is the dense
+        number, attributes are called as `attribute_columns` says, and declared columns as `Source.stored` does;
+    users(user_id, <attributes>, <declared>);
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
-    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted), user 0
-        where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction;
-    requests(request_id, timestamp, user_id, query).
+    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>), user
+        0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction;
+    requests(request_id, timestamp, user_id, query, <declared>).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prectr_torchrec.config.data import DataConfig, Levels, RawTable
+from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
-from prectr_torchrec.data.columns import attribute_columns
+from prectr_torchrec.data.columns import attribute_columns, declared_columns
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.loading import (
     Kinds,
@@ -77,16 +77,24 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
             return table is not None and bool(find_files(name, table, raw, optional=True))
         return False
 
+    declared: dict[str, list[str]] = {name: [] for name in RawLog.model_fields}
+    for column in declared_columns(data):
+        declared[column.source.raw].append(column.source.column)
     clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
-    open_table("impressions", log.impressions, clicks, ["position"])
-    open_table("items", log.items, ["item_id", "title", *data.item_attributes])
-    open_table("queries", log.queries, ["query_id", "query"], [data.query_group] if data.query_group else [])
+    open_table("impressions", log.impressions, [*clicks, *declared["impressions"]], ["position"])
+    open_table("items", log.items, ["item_id", "title", *data.item_attributes, *declared["items"]])
+    open_table(
+        "queries", log.queries, ["query_id", "query", *declared["queries"]], [data.query_group] if data.query_group else []
+    )
     if log.judgments and exists("judgments", log.judgments):
         open_table("judgments", log.judgments, ["query_id", "item_id", "relevance"])
-    if log.users and (data.user_attributes or exists("users", log.users)):
-        open_table("users", log.users, ["user_id", *data.user_attributes])
-    elif data.user_attributes:
-        problems.found.append(f"data.user_attributes is {data.user_attributes}, but data.raw.users is null: name the users file")
+    of_users = [*data.user_attributes, *declared["users"]]
+    if log.users and (of_users or exists("users", log.users)):
+        open_table("users", log.users, ["user_id", *of_users])
+    elif of_users:
+        problems.found.append(
+            f"data.raw.users is null, and columns of users are wanted: {', '.join(of_users)}; name the users file"
+        )
     queries, group = sources.get("queries"), data.query_group
     if queries and group and group not in queries and group not in data.item_attributes:
         hint = nearest(group, data.item_attributes)
@@ -127,7 +135,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
         rows["predicted pairs"] = predicted
     positions_from = raise_positions(con, data.positions_from)
     with problems.collecting():
-        _link_events(con, loaded, kinds, data.levels, drops, mended)
+        _link_events(con, loaded, kinds, data, drops, mended)
     problems.refuse()
     findings = {
         "level_grades": _mean_grades(con, data.levels),
@@ -158,7 +166,8 @@ def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) 
 
 
 def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data: DataConfig, drops: dict[str, int]) -> str:
-    """Makes table `candidates`(request_id, timestamp, user_id, query, part, item, relevance, predicted) from candidate sets.
+    """Makes table `candidates` from candidate sets: request_id, timestamp, user_id, query, part, item, relevance, predicted and
+    the declared columns of requests.
 
     Their files have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
 
@@ -189,9 +198,10 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
             LEFT JOIN graded j ON j.query = r.query AND j.item = i.rowid
             LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
     else:
+        unknown = "".join(f", NULL::FLOAT AS {column.source.stored}" for column in declared_columns(data, "requests"))
         matched = f"""SELECT *, {PART} AS part FROM (
             SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
-                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted
+                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}
             FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
     con.execute(f"CREATE TABLE candidates AS {matched}")
     con.execute("DROP TABLE given")
@@ -237,7 +247,7 @@ def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None
     counted = f"SELECT query, value, count(*) AS n FROM ({judged}) GROUP BY ALL"
     modal = f"SELECT query, value FROM ({counted}) QUALIFY row_number() OVER (PARTITION BY query ORDER BY n DESC, value) = 1"
     con.execute(
-        "CREATE TABLE grouped AS SELECT q.query_id, q.query, coalesce(m.value, 0) AS group_id "
+        "CREATE TABLE grouped AS SELECT q.*, coalesce(m.value, 0) AS group_id "
         f"FROM queries q LEFT JOIN ({modal}) m ON m.query = q.rowid ORDER BY 1"
     )
     con.execute("DROP TABLE queries")
@@ -245,7 +255,7 @@ def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None
 
 
 def _link_events(
-    con: Connection, loaded: Loaded, kinds: Kinds, levels: Levels, drops: dict[str, int], mended: dict[str, int]
+    con: Connection, loaded: Loaded, kinds: Kinds, data: DataConfig, drops: dict[str, int], mended: dict[str, int]
 ) -> None:
     """Makes tables events and requests of the impressions."""
     table = loaded.tables["impressions"]
@@ -254,17 +264,21 @@ def _link_events(
         (twice,) = one_row(con, f"DELETE FROM impressions WHERE rowid NOT IN ({firsts})")
         drops["impressions given twice, in other case or blanks"] = twice
     _count_unknown(con, table, "impressions", {"query_id": "queries", "item_id": "items"}, drops)
+    of_request, declared = (
+        "".join(f", {how.format(column.source.stored)}" for column in declared_columns(data, *tables))
+        for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
+    )
     con.execute(
         f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
             coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
             coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
-            {_level("j.relevance", levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted
+            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}
         FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
         LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
         LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""
     )
     con.execute("DROP TABLE impressions")
-    con.execute("CREATE TABLE requests AS SELECT DISTINCT request_id, timestamp, user_id, query FROM events")
+    con.execute(f"CREATE TABLE requests AS SELECT request_id, timestamp, user_id, query{of_request} FROM events GROUP BY ALL")
 
 
 def _level(relevance: str, levels: Levels) -> str:

@@ -81,7 +81,8 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _check_nulls(chunk: pa.Array, column: Column, source: str) -> None:
-    nulls = chunk.null_count or (pa.types.is_list(chunk.type) and not column.kind.nullable and chunk.values.null_count)
+    values = chunk.values if pa.types.is_list(chunk.type) else chunk
+    nulls = (column.listed and chunk.null_count) or (not column.kind.nullable and (chunk.null_count or values.null_count))
     if nulls:
         raise ValueError(
             f"{source}: column {column.name!r} has nulls, which samples may not have there; run `prectr prepare` again"

@@ -1,0 +1,109 @@
+"""A column is declared by one kind and one name; what is wrong with either is said with the key."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from prectr_torchrec.config.columns import NumberColumn
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.files import dump_config, load_config
+from prectr_torchrec.config.run import validate_config
+from prectr_torchrec.config.unused import unused_settings
+from prectr_torchrec.data.columns import Column, sample_columns
+from prectr_torchrec.system.errors import ConfigError
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown kind": (
+        {"items": {"price": "nmber"}},
+        "data.columns.items.price: 'nmber' is no kind of column (did you mean 'number'?)",
+    ),
+    "no kind": ({"items": {"price": {}}}, "data.columns.items.price: give one kind, such as number"),
+    "two kinds": ({"items": {"price": {"number": {}, "id": {}}}}, "data.columns.items.price: give one kind"),
+    "an unknown setting": (
+        {"items": {"price": {"number": {"transfrom": "log1p"}}}},
+        "data.columns.items.price.number.transfrom: unknown key (did you mean 'transform'?)",
+    ),
+    "an unknown place": ({"item": {}}, "data.columns.item: unknown key (did you mean 'items'?)"),
+    "a name of ours": (
+        {"items": {"Position": "number"}},
+        "columns.items.Position: this is the name of a column that the samples have anyway, or begins as these do; give it "
+        "another name, and say what the file calls it: data.raw.items.columns: {other_Position: Position}",
+    ),
+    "a name of ours, of users": ({"users": {"user_id": "number"}}, "columns.users.user_id: this is the name"),
+    "a beginning of ours": ({"requests": {"user_age": "number"}}, "columns.requests.user_age: this is the name of a column"),
+    "no name": ({"requests": {"a b": "number"}}, "columns.requests.a b: a name is made of letters, digits and _"),
+    "a column twice": (
+        {"items": {"price": "number"}, "impressions": {"price": "number"}},
+        "columns.impressions.price: declared twice, also in columns.items",
+    ),
+    "a column of impressions twice": (
+        {"requests": {"page": "number"}, "impressions": {"Page": "number"}},
+        "columns.impressions.Page: declared twice, also in columns.requests",
+    ),
+    "an attribute, too": ({"items": {"brand_id": "number"}}, "columns.items.brand_id: declared twice, also in item_attributes"),
+    "an attribute of users, too": (
+        {"users": {"user_city": "number"}},
+        "columns.users.user_city: declared twice, also in user_attributes",
+    ),
+    "the group, too": (
+        {"queries": {"category_id": "number"}},
+        "columns.queries.category_id: declared twice, also in query_group",
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "message"), BAD.values(), ids=BAD)
+def test_a_wrong_declaration_is_named(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        validate_config({"name": "x", "data": {"columns": columns, "user_attributes": ["city"]}}, "test")
+
+
+def test_a_column_is_declared_by_its_kind_or_with_settings(tmp_path: Any) -> None:
+    columns = {"items": {"price": {"number": {"transform": "log1p"}}, "rating": "number"}, "requests": {"hour": {"number": None}}}
+    config = validate_config({"name": "x", "data": {"columns": columns}}, "test")
+    assert config.data.columns.items["price"].number == NumberColumn(transform="log1p")
+    assert config.data.columns.requests["hour"].number == NumberColumn()
+    (tmp_path / "x.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert load_config(tmp_path / "x.yaml") == config
+    assert load_config(tmp_path / "x.yaml", ["data.columns.items.rating=number"]) == config
+
+
+def test_samples_have_each_column_where_its_value_belongs() -> None:
+    columns = {
+        "users": {"age": "number", "user_tenure": "number"},
+        "queries": {"words": "number"},
+        "requests": {"hour": "number"},
+        "items": {"price": "number"},
+        "impressions": {"bm25": "number"},
+    }
+    more = {column.name for column in sample_columns(DataConfig.model_validate({"columns": columns}))}
+    expected = {"user_age", "user_tenure", "query_words", "hour", "candidate_price", "candidate_bm25"}
+    assert more - {column.name for column in sample_columns(DataConfig())} == expected
+
+
+def test_a_declared_column_that_no_part_reads_is_told() -> None:
+    written: dict[str, Any] = {"data.columns.items.price": "number"}
+
+    def told(parts: dict[str, Any]) -> list[str]:
+        tree = {"name": "x", "data": {"columns": {"items": {"price": "number"}}}, "model": {"parts": parts}}
+        return [line for line in unused_settings(validate_config(tree, "test"), written) if "columns" in line]
+
+    assert told({}) == ["data.columns.items.price is not used: model.parts.numbers is null"] and told({"numbers": {}}) == []
+
+
+@pytest.mark.parametrize("column", sample_columns(DataConfig(item_attributes=[])), ids=lambda column: column.name)
+def test_no_declared_column_is_called_like_one_of_ours(column: Column) -> None:
+    if column.family == "candidate":
+        declared = [("items", column.key), ("impressions", column.key)]
+    else:
+        declared = [("requests", column.name)]
+        declared += [(owner, column.name) for owner in ("users", "queries") if column.name.startswith(PREFIXES[owner])]
+    for place, name in declared:
+        with pytest.raises(ValueError, match=r"this is the name of a column that the samples have anyway"):
+            DataConfig.model_validate({"columns": {place: {name: "number"}}})
+
+
+PREFIXES = {"users": "user_", "queries": "query_"}
