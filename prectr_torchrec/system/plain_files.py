@@ -68,12 +68,25 @@ def read_yaml(path: Path) -> Any:
     """The plain values of a YAML file; what it says of Python objects is refused.
 
     Raises:
-        ConfigError: it is not YAML; names the file.
+        ConfigError: it is not YAML, or a mapping has a key twice; names the file.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date that does not exist
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of two equal keys the plain loader silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]  # `<<` brings others, which these override
+        seen: set[str] = set()
+        for key in written:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _short(value: Any) -> str:

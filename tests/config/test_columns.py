@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_wrong_declaration_is_named(columns: dict[str, Any], message: str) -> 
         validate_config({"name": "x", "data": {"columns": columns, "user_attributes": ["city"]}}, "test")
 
 
-def test_a_column_is_declared_by_its_kind_or_with_settings(tmp_path: Any) -> None:
+def test_a_column_is_declared_by_its_kind_or_with_settings(tmp_path: Path) -> None:
     columns = {"items": {"price": {"number": {"transform": "log1p"}}, "rating": "number"}, "requests": {"hour": {"number": None}}}
     config = validate_config({"name": "x", "data": {"columns": columns}}, "test")
     assert config.data.columns.items["price"].number == NumberColumn(transform="log1p")
@@ -107,3 +108,9 @@ def test_no_declared_column_is_called_like_one_of_ours(column: Column) -> None:
 
 
 PREFIXES = {"users": "user_", "queries": "query_"}
+
+
+def test_a_column_that_is_written_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("data:\n  columns:\n    items:\n      price: number\n      price: {number: {bins: 4}}\n")
+    with pytest.raises(ConfigError, match=r"x.yaml: not valid YAML: the key 'price' is there twice .*line 5"):
+        load_config(tmp_path / "x.yaml")
