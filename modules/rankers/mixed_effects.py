@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,17 @@ from torch.nn import functional as F
 
 from ..inputs import Inputs
 from ..mixture import ClickProbability, grade_distributions
-from ..parts.base import Given
+from ..parts.base import Given, ReportedPart
 from .base import Predictions, RankingModel
 
 SUFFIX = "_effect"
 """A looked-up feature whose name ends so has rows of effects; all other features of candidates are vectors of the item."""
-OCCURRENCES = {f"{who}{SUFFIX}": f"{who}_trained" for who in ("user", "query", "group", "item")}
+_COUNTED = {"user": "user", "query": "query", "group": "query's group", "item": "item"}
+_WHOSE = {f"{who}{SUFFIX}": f"the row of the {what}" for who, what in _COUNTED.items()}
+OCCURRENCES = {f"{who}{SUFFIX}": f"{who}_trained" for who in _COUNTED}
 """What is counted of how often the rows of a feature are trained on."""
+INPUTS = "inputs_of_effects"
+"""What is reported of x."""
 NARROW = math.exp(-1)
 """The standard deviation of a row that nothing was learned of yet, in that of its prior at the start."""
 
@@ -133,6 +137,8 @@ class MixedEffects(RankingModel):
         K = len(level_grades)
         self.vectors, self.rank, self.position_count = tuple(vectors), rank, position_count
         self.effects = nn.ModuleDict({name: GaussianEffect(dim) for name, dim in effects.items()})
+        self.reported = {name: ReportedPart(f"what {_WHOSE[name]} adds to the click logit", signed=True) for name in effects}
+        self.reported[INPUTS] = ReportedPart("what rows of effects are multiplied with", width=2 + rank, where="predictions")
         self.level_grades: Tensor
         self.knots: Tensor
         self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
@@ -189,7 +195,12 @@ class MixedEffects(RankingModel):
         bias = self.position_bias - self.position_bias[min(1, self.position_count)]
         logged = z + bias[position].masked_fill(position == 0, 0.0)
         findings = MixedFindings(divergence, x, added)
-        return Predictions({"click": _click(z)}, {"click": _click(logged)}, own=findings)
+        parts = {**added, INPUTS: x} if self.reports_parts and not self.training else {}
+        return Predictions({"click": _click(z)}, {"click": _click(logged)}, parts, findings)
+
+    def variance(self, effect: str) -> Tensor:
+        """(dim,) of the prior of a feature's rows."""
+        return (2 * cast(GaussianEffect, self.effects[effect]).log_sd.detach()).exp()
 
     def _read(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """(C,) f(g), and x (C, 2 + rank)."""

@@ -1,4 +1,4 @@
-"""`prectr evaluate`, `baseline`, `explain` and `report`: what a run is worth, and why it ranks as it does."""
+"""`prectr evaluate`, `baseline`, `explain`, `effects` and `report`: what a run is worth, and why it ranks as it does."""
 
 from __future__ import annotations
 
@@ -105,6 +105,23 @@ def explain(
     typer.echo(format_explanation(found))
     if json_file is not None:
         write_json(found, json_file)
+
+
+@app.command()
+def effects(
+    run: Run,
+    data: Samples,
+    out: Annotated[Path, typer.Option(help="Folder to write a file a split into.")],
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Write what the earlier events of users say of them at each request, by a trained ranker of mixed effects."""
+    from prectr_torchrec.cli.preflight import check_run
+
+    check_run(run, checkpoint, data)
+    from prectr_torchrec.evaluation.user_effects import write_effects
+
+    for split, known in write_effects(run, data, out, checkpoint).items():
+        typer.echo(f"{out / split}.parquet: {known:,} requests of users with a past")
 
 
 @app.command()

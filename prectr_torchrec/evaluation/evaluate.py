@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = evaluate(
             scored.rows,
             settings=config.data,
-            parts=part_columns(scored.reported),
+            parts=part_columns(scored.ranker.reported),
             relevance=config.losses.anchor.weight != 0,
             split=data / split,
             train=train,

@@ -33,8 +33,8 @@ def default_split(data: Path) -> str:
 class Scored(NamedTuple):
     """A split, scored with a ranker."""
 
-    reported: Mapping[str, ReportedPart]
-    """What the ranker reports of each candidate."""
+    ranker: RankingModel
+    """It reports of each candidate."""
     rows: Iterator[Rows]
     """This rank's share, a batch at a time; collective."""
 
@@ -74,7 +74,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     total, seen = agree_on_batches(reader.num_batches(0)), SearchBatch.without_grades if hide_grades else None
     batches = evaluate_batches(pipeline, model, reader, total, seen)
-    return Scored(ranker.reported, (_rows(batch, report, ranker.reported) for batch, report in batches))
+    return Scored(ranker, (_rows(batch, report, ranker.reported) for batch, report in batches))
 
 
 def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, ReportedPart]) -> Rows:

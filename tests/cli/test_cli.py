@@ -31,6 +31,7 @@ COMMANDS = (
     "evaluate",
     "baseline",
     "explain",
+    "effects",
     "export",
     "index",
     "score",
