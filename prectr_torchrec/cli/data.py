@@ -28,6 +28,7 @@ def simulate(
     taste: Multiplier = 1.0,
     quality: Multiplier = 1.0,
     position: Multiplier = 1.0,
+    price: Multiplier = 0.0,
 ) -> None:
     """Write a simulated search log with planted effects, and its oracle apart."""
     from prectr_torchrec.data.simulate.simulate import simulate
@@ -44,6 +45,7 @@ def simulate(
         taste=taste,
         quality=quality,
         position=position,
+        price=price,
     )
     counts = meta["counts"]
     typer.echo(f"{out}: {requests:,} simulated requests, {counts['impressions']:,} impressions, {counts['clicks']:,} clicks")

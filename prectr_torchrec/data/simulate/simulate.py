@@ -2,11 +2,13 @@
 
 Users u search queries q at times t; the logging ranker shows items i at positions p; a click is examination times attraction:
 
-    P(click) = p^(-0.5 a_position) * sigmoid(b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i)
+    P(click) = p^(-0.5 a_position) * sigmoid(z)
+    z        = b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i - a_price sensitivity_u dearness_i
     s_uq     = max(0, s0 + a_strictness user_strictness_u + a_query query_strictness_q)
 
-The multipliers a are 1 by default; 0 switches an effect off. They change clicks and nothing else: the catalogue, the users, the
-requests and what was shown stay the same for a seed. Every file says that it is simulated.
+The multipliers a are 1 by default, but 0 for the price, without which items have none; 0 switches an effect off. They change
+clicks and nothing else: the catalogue, the users, the requests and what was shown stay the same for a seed. Every file says that
+it is simulated.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.simulate.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
+from prectr_torchrec.data.simulate.prices import Prices, draw_prices
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
 
@@ -90,6 +93,7 @@ def simulate(
     taste: float = 1.0,
     quality: float = 1.0,
     position: float = 1.0,
+    price: float = 0.0,
 ) -> dict[str, Any]:
     """Writes a simulated log: `raw/` as a shop would have it, `eval/` with the oracle, and `meta.json` (last).
 
@@ -105,6 +109,7 @@ def simulate(
         taste: multiplier of the users' taste in brands and title words.
         quality: multiplier of the items' quality.
         position: multiplier of the exponent with which examination falls with the position.
+        price: multiplier of what users mind about prices; where it is not 0, items have a `price`, which some lack.
 
     Returns:
         The contents of `meta.json`: settings, counts and `test_from_timestamp`.
@@ -114,13 +119,15 @@ def simulate(
     """
     multipliers = {"strictness": strictness, "query_strictness": query_strictness, "taste": taste, "quality": quality}
     sizes = {"requests": requests, "users": users, "queries": queries, "items": items}
+    multipliers |= {"price": price} if price else {}
     _check(sizes, {**multipliers, "position": position})
     # a stream for each part, so that no part's draws move another's
-    streams = [np.random.default_rng([seed, part]) for part in range(5)]
+    streams = [np.random.default_rng([seed, part]) for part in range(6)]
     catalogue = make_catalogue(streams[0], items, queries)
     effects = _draw_effects(streams[1], catalogue, users)
+    prices = draw_prices(streams[5], items, users) if price else None
     log = _draw_requests(streams[2], catalogue, requests, users)
-    probability = attraction(catalogue, effects, log, multipliers)
+    probability = attraction(catalogue, effects, log, multipliers, prices)
     examination = np.maximum(log.position, 1.0) ** (-0.5 * position)
     click = (log.position > 0) & (streams[3].random(probability.shape) < examination * probability)
     test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
@@ -129,11 +136,11 @@ def simulate(
     unseen = np.broadcast_to(np.arange(queries)[:, None] >= _searched(queries), judged.shape)
     tables = {
         "raw/impressions": _impressions(catalogue, log, click, ids),
-        "raw/items": _items(catalogue, ids),
+        "raw/items": _items(catalogue, ids, prices),
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
         "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
         "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
-        "eval/oracle": _oracle(catalogue, effects, log, probability, ids, test_from),
+        "eval/oracle": _oracle(catalogue, effects, log, probability, ids, test_from, prices),
     }
     settings = {"seed": seed, **sizes, **multipliers, "position": position}
     return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
@@ -158,7 +165,9 @@ def _write_tables(
     return meta
 
 
-def attraction(catalogue: Catalogue, effects: Effects, log: Requests, multipliers: dict[str, float]) -> Floats:
+def attraction(
+    catalogue: Catalogue, effects: Effects, log: Requests, multipliers: dict[str, float], prices: Prices | None = None
+) -> Floats:
     """The click probability at position 1 of every candidate of every request, (R, CANDIDATES)."""
     item = catalogue.pool[log.query[:, None], log.candidates]
     relevance = catalogue.grades[log.query[:, None], log.candidates]
@@ -166,6 +175,8 @@ def attraction(catalogue: Catalogue, effects: Effects, log: Requests, multiplier
     slope = np.maximum(0, SLOPE + multipliers["strictness"] * user + multipliers["query_strictness"] * query)
     logit = BIAS + slope[:, None] * (relevance - CENTRE)
     logit += multipliers["taste"] * _taste(effects, log.user, item) + multipliers["quality"] * effects.quality[item]
+    if prices is not None:
+        logit += multipliers["price"] * prices.effect(log.user, item)
     return 1 / (1 + np.exp(-logit))
 
 
@@ -224,9 +235,10 @@ def _searched(queries: int) -> int:
     return queries - queries // 10
 
 
-def _items(catalogue: Catalogue, ids: Ids) -> dict[str, Any]:
+def _items(catalogue: Catalogue, ids: Ids, prices: Prices | None) -> dict[str, Any]:
     category, brand = (catalogue.item_attributes[:, place] + 1 for place in (0, 5))
-    return {"item_id": ids.item, "title": catalogue.titles, "category_id": category, "brand_id": brand}
+    columns = {"item_id": ids.item, "title": catalogue.titles, "category_id": category, "brand_id": brand}
+    return columns | ({"price": pa.array(prices.price, from_pandas=True)} if prices is not None else {})
 
 
 def _impressions(catalogue: Catalogue, log: Requests, click: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
@@ -252,13 +264,19 @@ def _judgments(catalogue: Catalogue, judged: NDArray[np.bool_], ids: Ids) -> dic
 
 
 def _oracle(
-    catalogue: Catalogue, effects: Effects, log: Requests, probability: Floats, ids: Ids, test_from: int
+    catalogue: Catalogue,
+    effects: Effects,
+    log: Requests,
+    probability: Floats,
+    ids: Ids,
+    test_from: int,
+    prices: Prices | None,
 ) -> dict[str, Any]:
     """Every candidate of the test requests, shown or not, with its true probability and what that is made of."""
     test = np.nonzero(log.timestamp >= test_from)[0]
     user, query = log.user[test], log.query[test]
     item = catalogue.pool[query[:, None], log.candidates[test]]
-    return {
+    oracle = {
         "request_id": np.repeat(test, CANDIDATES),
         "item_id": ids.item[item].ravel(),
         "exposed": log.position[test].ravel() > 0,
@@ -269,6 +287,7 @@ def _oracle(
         "taste": _taste(effects, user, item).ravel(),
         "quality": effects.quality[item].ravel(),
     }
+    return oracle | ({"price_effect": prices.effect(user, item).ravel()} if prices is not None else {})
 
 
 def _write(columns: dict[str, Any], path: Path) -> None:

@@ -168,6 +168,22 @@ def test_an_effect_switched_off_leaves_all_but_clicks_as_it_was(effect: str, log
     assert (read(tmp_path, "raw/impressions")["click"] != read(log, "raw/impressions")["click"]).any()
 
 
+def test_prices_cost_clicks_of_users_who_mind_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
+    simulate(tmp_path, **SMALL, price=1.5)
+    oracle, items = read(tmp_path, "eval/oracle"), read(tmp_path, "raw/items")
+    logit = np.log(expected_probability(oracle) / (1 - expected_probability(oracle))) + 1.5 * oracle["price_effect"]
+    np.testing.assert_allclose(oracle["probability"], 1 / (1 + np.exp(-logit)), rtol=1e-9)
+    assert (items["price"][~np.isnan(items["price"])] > 0).all() and 0 < np.isnan(items["price"]).mean() < 0.2
+    for file in FILES:
+        before, after = pq.read_table(log / f"{file}.parquet"), pq.read_table(tmp_path / f"{file}.parquet")
+        kept = [name for name in before.column_names if name not in ("click", "probability")]
+        assert after.select(kept).equals(before.select(kept))
+    price = dict(zip(items["item_id"], items["price"], strict=True))
+    known = ~np.isnan(paid := np.array([price[item] for item in oracle["item_id"]]))
+    assert np.corrcoef(np.log(paid[known]), oracle["price_effect"][known])[0, 1] < -0.3
+    assert "price" not in read(log, "raw/items") and "price_effect" not in read(log, "eval/oracle")
+
+
 def test_without_the_position_effect_all_positions_are_examined(full_log: Path, tmp_path: Path) -> None:
     simulate(tmp_path, position=0.0)
 
@@ -201,6 +217,7 @@ def test_test_rows_come_from_users_of_every_activity(full_log: Path) -> None:
     [
         ({"requests": 0}, "requests is 0; it must be at least 1"),
         ({"taste": -1.0}, "taste is -1.0; a multiplier is 0"),
+        ({"price": -1.0}, "price is -1.0; a multiplier is 0"),
         ({"items": 5}, "items is 5; a query's pool alone takes 24"),
         ({"queries": 100_000}, "queries is 100000; the vocabulary is good for 10000"),
     ],
