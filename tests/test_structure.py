@@ -172,7 +172,7 @@ def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg
 
 
 def test_files_and_functions_are_short() -> None:
-    files = {str(p.relative_to(ROOT)) for p in FILES if len(p.read_text("utf-8").splitlines()) > MOST_LINES_OF_A_FILE}
+    files = {str(p.relative_to(ROOT)) for p in FILES if len(p.read_text(encoding="utf-8").splitlines()) > MOST_LINES_OF_A_FILE}
     functions = {
         f"{path.relative_to(ROOT)}: {function.name}"
         for path in FILES
@@ -195,4 +195,4 @@ def test_a_name_is_that_of_one_file() -> None:
 
 def test_the_formatter_is_obeyed() -> None:
     mark = "# fmt: " + "skip"
-    assert sum(path.read_text("utf-8").count(mark) for path in FILES) <= MOST_LINES_UNFORMATTED
+    assert sum(path.read_text(encoding="utf-8").count(mark) for path in FILES) <= MOST_LINES_UNFORMATTED

@@ -45,7 +45,7 @@ def _sum(workload: Workload, plan: PlainShardingPlan, hardware: Hardware, tier: 
 def test_a_kernel_is_one_of_torchrecs_and_documented(name: str) -> None:
     assert EmbeddingComputeKernel(name)
     scaling = Path(__file__).parents[2] / "docs" / "scaling.md"
-    row = next(line for line in scaling.read_text().splitlines() if line.startswith(f"| `{name}` |"))
+    row = next(line for line in scaling.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |"))
     assert ("to plan with only" in row) != KERNELS[name].checkpointed and ("CPU" in row) == KERNELS[name].cpu
 
 

@@ -16,13 +16,15 @@ import pytest
 import torch
 
 from prectr_torchrec import modules
-from prectr_torchrec.modules import losses, rankers
+from prectr_torchrec.modules import attention, losses, parts, rankers
 
 
 def _kinds() -> dict[str, Any]:
-    """What stands in the files of losses and rankers: a new kind of either needs no line in `modules/__init__.py`."""
+    """What stands in the files of attention, losses, parts and rankers: a new one needs no line in `modules/__init__.py`."""
     names = [
-        f"{package.__name__}.{file.name}" for package in (losses, rankers) for file in pkgutil.iter_modules(package.__path__)
+        f"{package.__name__}.{file.name}"
+        for package in (attention, losses, parts, rankers)
+        for file in pkgutil.iter_modules(package.__path__)
     ]
     return {
         name: value

@@ -68,9 +68,9 @@ def test_a_damaged_file_is_named(how: str, name: str, theirs: Path) -> None:
 
 
 def test_tables_that_changed_places_are_refused(theirs: Path) -> None:
-    user, item = theirs / "tables" / "user.safetensors", theirs / TABLE
-    user.rename(theirs / "other")
-    item.rename(user)
+    query, item = theirs / "tables" / "query.safetensors", theirs / TABLE
+    query.rename(theirs / "other")
+    item.rename(query)
     (theirs / "other").rename(item)
     with pytest.raises(ValueError, match=r"\.safetensors: not what was written: its digest is another"):
         Ranker.load(theirs)

@@ -56,7 +56,7 @@ def test_a_worker_whose_parent_is_gone_already_does_not_begin(tmp_path: Path) ->
 
 SCHEDULED = """
 import time
-from prectr_torchrec.training import launch
+from prectr_torchrec.distributed import launch
 launch.launch = lambda *given, **settings: print("began", flush=True) or time.sleep(100)
 launch.main(["prectr_torchrec.training.main", "--", "--run", "run"])
 """
