@@ -113,7 +113,5 @@ PREFIXES = {"users": "user_", "queries": "query_"}
 def test_a_column_that_is_written_twice_is_refused(tmp_path: Path) -> None:
     text = "data:\n  columns:\n    items:\n      price: number\n      price: {number: {bins: 4}}\n"
     (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
-        "data:\n  columns:\n    items:\n      price: number\n      price: {number: {bins: 4}}\n", encoding="utf-8"
-    )
     with pytest.raises(ConfigError, match=r"x.yaml: not valid YAML: the key 'price' is there twice .*line 5"):
         load_config(tmp_path / "x.yaml")
