@@ -128,12 +128,10 @@ def simulate(
     prices = draw_prices(streams[5], items, users) if price else None
     log = _draw_requests(streams[2], catalogue, requests, users)
     probability = attraction(catalogue, effects, log, multipliers, prices)
-    examination = np.maximum(log.position, 1.0) ** (-0.5 * position)
-    click = (log.position > 0) & (streams[3].random(probability.shape) < examination * probability)
+    click = _draw_clicks(streams[3], log.position, probability, position)
     test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
     ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
-    judged = streams[4].random(catalogue.grades.shape) < 0.9
-    unseen = np.broadcast_to(np.arange(queries)[:, None] >= _searched(queries), judged.shape)
+    judged, unseen = _draw_judged(streams[4], catalogue.grades.shape)
     tables = {
         "raw/impressions": _impressions(catalogue, log, click, ids),
         "raw/items": _items(catalogue, ids, prices),
@@ -144,6 +142,18 @@ def simulate(
     }
     settings = {"seed": seed, **sizes, **multipliers, "position": position}
     return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
+
+
+def _draw_clicks(rng: np.random.Generator, position: Ints, probability: Floats, exponent: float) -> NDArray[np.bool_]:
+    """Of shown candidates: examination falls with the position's `exponent`."""
+    examination = np.maximum(position, 1.0) ** (-0.5 * exponent)
+    return (position > 0) & (rng.random(probability.shape) < examination * probability)
+
+
+def _draw_judged(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pairs of queries and items are judged, and which are of queries that nobody searches for."""
+    judged = rng.random(shape) < 0.9
+    return judged, np.broadcast_to(np.arange(shape[0])[:, None] >= _searched(shape[0]), shape)
 
 
 def _write_tables(
