@@ -104,10 +104,8 @@ def simulate(
         users: drawn with a long tail of activity; some arrive late.
         queries: distinct queries; a tenth of them is never searched, and is graded only under `eval/`.
         items: size of the catalogue.
-        strictness: multiplier of the users' strictness about relevance.
-        query_strictness: multiplier of the queries' strictness about relevance.
-        taste: multiplier of the users' taste in brands and title words.
-        quality: multiplier of the items' quality.
+        strictness, query_strictness: multipliers of the users' and of the queries' strictness about relevance.
+        taste, quality: multipliers of the users' taste in brands and title words, and of the items' quality.
         position: multiplier of the exponent with which examination falls with the position.
         price: multiplier of what users mind about prices; where it is not 0, items have a `price`, which some lack.
 
