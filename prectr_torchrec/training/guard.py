@@ -101,7 +101,7 @@ class StepGuard:
     @staticmethod
     def _agree(bad: Tensor, stop: bool) -> tuple[bool, bool]:
         flags = torch.stack([bad, torch.full_like(bad, stop)]).int()
-        if dist.get_world_size() > 1:
+        if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         any_bad, any_stop = flags.tolist()  # one copy to the host
         return bool(any_bad), bool(any_stop)
