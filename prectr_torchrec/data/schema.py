@@ -106,8 +106,8 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
-    """The manifest of a prepared folder, if the folder is whole and fits the configuration.
+def read_manifest(folder: Path, data: DataConfig, source: Path | str = "the configuration") -> dict[str, Any]:
+    """The manifest of a prepared folder, if the folder is whole and fits the configuration, which comes from `source`.
 
     Raises:
         ValueError: as of `load_manifest`, or it was prepared with other settings; names the key.
@@ -120,9 +120,7 @@ def read_manifest(folder: Path, data: DataConfig) -> dict[str, Any]:
             continue  # the latest events are read
         as_wanted = made[key] == wanted[key] or (key == "examination" and wanted[key] in (None, manifest["examination"]))
         if not as_wanted:
-            raise ValueError(
-                f"{folder}: prepared with data.{key} {made[key]!r}, the configuration has {wanted[key]!r}; prepare again"
-            )
+            raise ValueError(f"{folder}: prepared with data.{key} {made[key]!r}, {source} has {wanted[key]!r}; prepare again")
     return manifest
 
 

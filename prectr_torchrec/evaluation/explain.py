@@ -25,7 +25,7 @@ from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart
 from prectr_torchrec.evaluation.measures_text import aligned
 from prectr_torchrec.evaluation.scoring import default_split
-from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.training.sharded import build_sharded
 
@@ -59,7 +59,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
     """
     config = load_run(run)
     split = split or default_split(data)
-    read_manifest(data, config.data)
+    read_manifest(data, config.data, run / CONFIG)
     check_findings(data, run, load_manifest(run))
     ids = LogIds.of_split(data / split)
     sample = find_request(config.data, ids, split, request_id)

@@ -20,7 +20,7 @@ from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.evaluation.predictions import Rows
 from prectr_torchrec.modules import RankingModel, ReportedPart
-from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.training.sharded import build_sharded, evaluate_batches
 from prectr_torchrec.training.task import StepReport
 
@@ -54,7 +54,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
         Rows as of `predictions.Rows`, and with `logit` (n,) float32, the position at its reference, and `position` (n,) int64.
     """
     config = load_run(run)
-    largest = int(read_manifest(data, config.data)["max_candidates"])
+    largest = int(read_manifest(data, config.data, run / CONFIG)["max_candidates"])
     check_findings(data, run, load_manifest(run))
     checkpoints = Checkpoints(run)
     checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too

@@ -31,6 +31,7 @@ from prectr_torchrec.distributed.managed import flush_managed
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import PlainShardingPlan
 from prectr_torchrec.distributed.stop import Stopped, StopSignal
+from prectr_torchrec.runs.layout import CONFIG
 from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput
 from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.errors import ConfigError
@@ -66,7 +67,8 @@ class Trainer:
         self.config, self.data, self.run, self.process = config, data, run, process
         check_device(config.tables, config.communication, process.device.type, process.world_size)  # before anything is written
         check_trainable(config.tables)
-        manifest = read_manifest(data, config.data)
+        resumed = run / CONFIG
+        manifest = read_manifest(data, config.data, resumed if resumed.exists() else "the configuration")
         rehearsal = self._rehearsal()
         open_run_directory(config, data, run, process)
         self.checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, in_background=config.train.async_checkpoints)

@@ -23,6 +23,8 @@ def test_samples_of_other_levels_are_refused_by_key(tmp_path: Path) -> None:
     other = small_config(data={"levels": {"boundaries": [1.5, 2.5]}, "history_length": 6, "peer_length": 4}).data
     with pytest.raises(ValueError, match=r"prepared with data.levels .*2.17.*, the configuration has .*2.5"):
         read_manifest(tmp_path, other)
+    with pytest.raises(ValueError, match=r"prepared with data.levels .*2.17.*, run/config.yaml has .*2.5"):
+        read_manifest(tmp_path, other, Path("run/config.yaml"))
 
 
 def test_samples_of_another_examination_or_group_are_refused_by_key(tmp_path: Path) -> None:
