@@ -45,9 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a prepared folder with a train split")
     parser.add_argument("--config", default="prectr_v1")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
-    parser.add_argument(
-        "--against", metavar="KEY=VALUE", help="compare with another value of a setting, such as train.compile=true"
-    )
+    parser.add_argument("--against", metavar="KEY=VALUE", help="compare with another setting, such as train.compile=true")
     parser.add_argument("--steps", type=int, default=64, help="of a round; the reader loads anew about every 64")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=12_000, help="of the simulated log")

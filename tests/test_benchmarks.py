@@ -186,6 +186,11 @@ SLOW = {
         "serving", "--run {run} --model {model} --data {samples}/test --candidates 20 --rounds 3 --load 3", "exported ranker"
     ),
     "step": Case("step", f"--config demo_dnn --requests 600 --steps 3 --rounds 1 {_sets(SMALL[2:])}", "a step fed by the reader"),
+    "step, against a setting": Case(
+        "step",
+        f"--config demo_dnn --requests 600 --steps 3 --rounds 1 --against train.weight_decay=0.1 {_sets(SMALL[2:])}",
+        "of the first",
+    ),
     "step, of samples": Case("step", "--data {samples} --config demo --steps 3 --rounds 1 {sets}", "a step fed by the reader"),
     "teach": Case("teach", "--teacher {teacher} --pairs {pairs} --count 20 --rounds 1", "pairs/s"),
     "teach, a shape": Case("teach", "--shape 0.5b --pairs {pairs} --count 20 --rounds 1", "Qwen2 shape 0.5b", gpu=True),

@@ -39,6 +39,7 @@ DATA: dict[str, Any] = {
     "peer_length": 5,
     "peer_minimum": 3,
     "split": {"validation_from": 20, "test_from": 30},
+    "columns": {},
 }
 
 
@@ -59,7 +60,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     for event in raw["impressions"]:
         event["request_id"] = f"réq-{event['request_id']}"
     stages = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003, "warmup_steps": 2}]}
-    config = small_config(data=DATA, text={"vocab_size": 300}, train=stages)
+    config = small_config(data=DATA, text={"vocab_size": 300}, train=stages, model={"parts": {"numbers": None}})
     prepare(config.data, config.text, write_log(raw, root / "raw"), root / "data", progress=False)
     with process_group("cpu") as process:
         Trainer(config, root / "data", root / "run", process).train()
