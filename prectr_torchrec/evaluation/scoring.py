@@ -62,6 +62,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
     checkpoints.load(checkpoint, {"model": model})
     ranker: RankingModel = model.module.model
     ranker.reports_parts = True
+    model.module.hides_all_grades = hide_grades
     reader = SearchReader(
         config,
         data,
@@ -72,8 +73,7 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
         candidates=max(config.batch.candidates, largest),
     )
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
-    total, seen = agree_on_batches(reader.num_batches(0)), SearchBatch.without_grades if hide_grades else None
-    batches = evaluate_batches(pipeline, model, reader, total, seen)
+    batches = evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0)))
     return Scored(ranker, (_rows(batch, report, ranker.reported) for batch, report in batches))
 
 

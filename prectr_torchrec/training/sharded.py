@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,11 @@ def evaluate_batches(
     model: DistributedModelParallel,
     reader: SearchReader,
     total: int,
-    seen: Callable[[SearchBatch], SearchBatch] | None = None,
 ) -> Iterator[tuple[SearchBatch, StepReport]]:
-    """Runs a reader's split through the model without learning; `total` batches on every rank.
-
-    `seen`: makes of each batch what the model sees of it; the batch itself is yielded.
-    """
+    """Runs a reader's split through the model without learning; `total` batches on every rank."""
     model.eval()
     batches: deque[SearchBatch] = deque()
     source = _kept(reader.epoch(0, 0, total), batches)
-    source = map(seen, source) if seen is not None else source
     with torch.no_grad():
         for _ in range(total):
             report = pipeline.progress(source)

@@ -73,6 +73,9 @@ class RankingTask(nn.Module):
         held: takes features of frozen tables out of learning.
         hidden_grades: share of the candidates, drawn anew in each training step, whose grade the ranker does not see; the losses
             see it.
+
+    Attributes:
+        hides_all_grades: the ranker sees no grade at all, as most candidates have none when it serves.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class RankingTask(nn.Module):
         super().__init__()
         self.embeddings, self.model, self.losses, self.held = embeddings, model, losses, held
         self.hidden_grades = hidden_grades
+        self.hides_all_grades = False
 
     def forward(self, batch: SearchBatch) -> tuple[Tensor, StepReport]:
         """Args: batch: on the device of the ranker."""
@@ -94,7 +98,11 @@ class RankingTask(nn.Module):
         if self.held is not None:
             sequences, bags = self.held(sequences, bags)
         inputs = batch.inputs(sequences, bags)
-        seen = _with_hidden_grades(inputs, self.hidden_grades) if self.training and self.hidden_grades else inputs
+        seen = inputs
+        if self.training and self.hidden_grades:
+            seen = _with_hidden_grades(inputs, self.hidden_grades)
+        elif self.hides_all_grades:
+            seen = inputs.without_grades()
         return self.losses(self.model(seen), inputs, batch.labels())
 
 

@@ -80,11 +80,6 @@ class SearchBatch(Pipelineable):
             other[name].copy_(values)
         return other
 
-    def without_grades(self) -> SearchBatch:
-        """As if candidates had no grade, given or predicted, as most have none where a ranker serves; the past keeps its own."""
-        grades = {name: torch.zeros_like(self[name]) for name in ("candidate_level", "candidate_predicted")}
-        return self.replaced(candidate_relevance=torch.full_like(self["candidate_relevance"], torch.nan), **grades)
-
     def inputs(self, sequences: dict[str, JaggedTensor], bags: dict[str, Tensor]) -> Inputs:
         """What a ranker reads.
 

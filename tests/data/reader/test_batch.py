@@ -9,8 +9,8 @@ import torch
 from sample_files import write_samples
 from torchrec import JaggedTensor, KeyedJaggedTensor
 
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.config.run import validate_config
-from prectr_torchrec.data.columns import COUNTS
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
@@ -95,14 +95,14 @@ def test_shapes_are_the_documented_ones(batch: SearchBatch) -> None:
         name: (R,) for name in ("request_id", "request_weight", "user_id", "history_lengths", "peer_lengths", "query_index")
     }
     expected |= {name: (R, 1) for name in ("user_events", "user_query_events", "query_events")}
-    expected |= {f"{who}_{what}": (R, K + 1) for who in ("user", "query", "group") for what in COUNTS}
+    expected |= {f"{who}_{what}": (R, K + 1) for who in ("user", "query", "group") for what in COUNTED}
     for family, events in (("history", L), ("peer", M)):
         expected |= {f"{family}_{name}": (R, events) for name in ("level", "click", "position", "age")}
         expected[f"{family}_predicted"] = (R, 0, K)  # the samples have none
     expected["history_title_index"] = (R, L)
     of_candidates = ("item_id", "request", "weight", "position", "click", "click_weight", "relevance", "level", "title_index")
     expected |= {f"candidate_{name}": (C,) for name in of_candidates}
-    expected |= {f"candidate_{name}": (C, 1) for name in COUNTS}
+    expected |= {f"candidate_{name}": (C, 1) for name in COUNTED}
     expected["candidate_predicted"] = (C, K)
     assert {name: tuple(batch[name].shape) for name in batch.layout.places} == expected
     assert {name: tokens.shape[1] for name, tokens in batch.texts.items()} == {"query": 4, "title": 5, "history_title": 5}
@@ -123,18 +123,20 @@ def test_another_value_of_a_view_leaves_the_batch_and_its_other_views(batch: Sea
     assert changed == {"user_shown"} and other.packed["int64"] is batch.packed["int64"]
 
 
-def test_without_grades_candidates_have_none_and_the_past_keeps_its_own(batch: SearchBatch) -> None:
-    blind = batch.without_grades()
-    assert blind["candidate_relevance"].isnan().all() and not blind["candidate_level"].any()
-    assert blind["history_level"].equal(batch["history_level"]) and blind["candidate_click"].equal(batch["candidate_click"])
-
-
 def looked_up(ids: KeyedJaggedTensor) -> dict[str, JaggedTensor]:
     """Each id as a vector that is it twice."""
     return {
         name: JaggedTensor(jagged.values().float().unsqueeze(1).expand(-1, 2), lengths=jagged.lengths())
         for name, jagged in ids.to_dict().items()
     }
+
+
+def test_without_grades_candidates_have_none_and_the_past_keeps_its_own(batch: SearchBatch) -> None:
+    clicks = batch["candidate_click"].clone()
+    blind = batch.inputs(looked_up(batch.request_features), {"candidate_brand_id": torch.ones(12, 4)}).without_grades()
+    assert blind.candidate["relevance"].isnan().all() and not blind.candidate["level"].any()
+    assert blind.sequences["history"].features["level"].equal(batch["history_level"])
+    assert batch.labels()["click"].value.equal(clicks)
 
 
 def test_inputs_have_the_views_and_the_looked_up_ids(batch: SearchBatch) -> None:
