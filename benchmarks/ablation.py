@@ -29,12 +29,12 @@ from common import describe
 from matplotlib import pyplot
 
 from prectr_torchrec.config.files import load_config
-from prectr_torchrec.data.columns import COUNTS
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.schema import MANIFEST
 
 ACTIVITY = ("0", "1-19", "20-99", "100+")
 HIDDEN = "candidates-grades-hidden"
-OWN_COUNTERS = ("user_events", "user_query_events", *(f"user_{what}" for what in COUNTS))
+OWN_COUNTERS = ("user_events", "user_query_events", *(f"user_{what}" for what in COUNTED))
 
 ABLATED = "prectr_v2"
 NO_USER_ID = ("tables.user=null", "features.user_id=null")

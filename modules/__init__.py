@@ -27,6 +27,7 @@ from .parts.preference import EventAttention, GateKind, PrecisionGate, Preferenc
 from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import Taste, TitleBag, TitleTaste
 from .rankers.base import Predictions, RankingModel
+from .rankers.parted import PartedRanker
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings, TextEncodings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
@@ -77,6 +78,7 @@ __all__ = [
     "PRECTRFindings",
     "Part",
     "PartOutput",
+    "PartedRanker",
     "PastCounts",
     "Personal",
     "PersonalFindings",

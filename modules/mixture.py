@@ -17,6 +17,11 @@ class ClickProbability(NamedTuple):
     log_no_click: Tensor
     """(C,) float, log P(y = 0)."""
 
+    @classmethod
+    def from_logit(cls, logit: Tensor) -> ClickProbability:
+        """Of (C,) float logits."""
+        return cls(F.logsigmoid(logit), F.logsigmoid(-logit))
+
     @property
     def logit(self) -> Tensor:
         """(C,) float, the difference: what ranks."""

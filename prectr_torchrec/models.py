@@ -51,7 +51,7 @@ def build_model(
     if parts := {name: _part_builder(name, part) for name, part in settings.parts.chosen()}:
         arguments["parts"] = parts
     try:
-        return _located("rankers", settings.built_of).build(given, **arguments)
+        return located("rankers", settings.built_of).build(given, **arguments)
     except ConfigError:
         raise
     except ValueError as error:
@@ -93,7 +93,7 @@ def feature_widths(tables: dict[str, TableConfig], features: dict[str, FeatureCo
 def _part_builder(name: str, section: PartSection) -> Callable[[Given], Part | None]:
     def build(given: Given) -> Part | None:
         try:
-            part: Part | None = _located("parts", section.built_of).build(given, **section.model_dump())
+            part: Part | None = located("parts", section.built_of).build(given, **section.model_dump())
         except ValueError as error:
             raise ConfigError(f"model.parts.{name}.{error}" if ": " in str(error) else f"model.parts.{name}: {error}") from error
         return part
@@ -101,8 +101,8 @@ def _part_builder(name: str, section: PartSection) -> Callable[[Given], Part | N
     return build
 
 
-def _located(folder: str, built_of: str) -> Any:
-    """A class of `modules/`."""
+def located(folder: str, built_of: str) -> Any:
+    """The class of `modules/` that a section is `built_of`, `module:class` below a folder."""
     file, _, name = built_of.partition(":")
     return getattr(import_module(f"prectr_torchrec.modules.{folder}.{file}"), name)
 

@@ -45,7 +45,7 @@ class RankingModel(nn.Module):
 
             def forward(self, inputs):
                 z = self.logit(inputs.rows(["item_id", "user_id"])).squeeze(1)  # (C,)
-                click = ClickProbability(torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z))
+                click = ClickProbability.from_logit(z)
                 return Predictions({"click": click}, {"click": click})
 
         inputs = Inputs(

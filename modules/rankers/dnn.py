@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ..inputs import Inputs
 from ..mixture import ClickProbability
-from ..parts.base import Attention, Given, Part
+from ..parts.base import Given, Part
 from ..parts.position import Examination
 from ..text.relevance import TextReading
-from .base import Predictions, RankingModel
+from .base import Predictions
+from .parted import PartedRanker
 from .towers import ClickTower
 
 
-class DNN(RankingModel):
+class DNN(PartedRanker):
     r"""The click probability from the features of parts, by a multilayer perceptron.
 
     The embedding and MLP paradigm, as arXiv 1706.06978 calls what it compares with. Let :math:`f_m(x)` be the features of the
@@ -64,49 +63,18 @@ class DNN(RankingModel):
         super().__init__()
         self.parts = nn.ModuleDict(dict(parts))
         self.position = position
-        in_dim = sum(part.num_features for part in parts.values())
-        self.tower = ClickTower(in_dim, list(tower), 1, cross_layers=cross_layers, dropout=dropout)
-        self.reported = {name: what for part in parts.values() for name, what in part.reported.items()}
+        self.tower = ClickTower(self.num_features, list(tower), 1, cross_layers=cross_layers, dropout=dropout)
+        self.reported = self.parts_reported()
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> Self:
-        """As of `RankingModel`: the arguments of the class, and `parts`, a builder each, `position_bias` and `position_count`."""
-        builders: Mapping[str, Callable[[Given], Part | None]] = settings.pop("parts")
-        position_bias, position_count = settings.pop("position_bias"), settings.pop("position_count")
-        parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
-        return cls(parts, position=Examination(position_count) if position_bias else None, **settings)
-
-    def start_from(self, examination: Sequence[float]) -> None:
-        """As of `RankingModel`."""
-        if self.position is not None:
-            self.position.start_from(examination)
-
-    def groups(self) -> dict[str, list[nn.Parameter]]:
-        """As of `RankingModel`."""
-        found: dict[str, list[nn.Parameter]] = {}
-        for part in self._all_parts():
-            found |= part.groups()
-        return found
+        """As of `RankingModel`: the arguments of the class, and those of `build_parts`."""
+        parts, position = cls.build_parts(given, settings)
+        return cls(parts, position=position, **settings)
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
-        text = TextReading.of_nothing(inputs.candidate_weight)
-        outputs = [part(inputs, text) for part in self._all_parts()]
-        z = self.tower(torch.cat([output.features for output in outputs], dim=1))  # (C, 1)
-        z = sum((output.shift for output in outputs if output.shift is not None), z).squeeze(1)
-        ranking = ClickProbability(F.logsigmoid(z), F.logsigmoid(-z))
+        z, outputs = self.logits(self.tower, inputs, TextReading.of_nothing(inputs.candidate_weight))
+        ranking = ClickProbability.from_logit(z.squeeze(1))
         logged = self.position(ranking, inputs.candidate["position"]) if self.position is not None else ranking
-        parts: dict[str, Tensor] = {}
-        if self.reports_parts and not self.training:
-            parts = {name: value for output in outputs for name, value in output.report.items()}
-        return Predictions({"click": ranking}, {"click": logged}, parts)
-
-    def attention(self, inputs: Inputs) -> dict[str, Attention]:
-        """As of `RankingModel`."""
-        found: dict[str, Attention] = {}
-        for part in self._all_parts():
-            found |= part.attention(inputs)
-        return found
-
-    def _all_parts(self) -> Iterable[Part]:
-        return cast(Iterable[Part], self.parts.values())
+        return Predictions({"click": ranking}, {"click": logged}, self.reports_of(outputs))

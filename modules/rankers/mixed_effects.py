@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..inputs import Inputs
 from ..mixture import ClickProbability, grade_distributions
@@ -196,7 +195,9 @@ class MixedEffects(RankingModel):
         logged = z + bias[position].masked_fill(position == 0, 0.0)
         findings = MixedFindings(divergence, x, added)
         parts = {**added, INPUTS: x} if self.reports_parts and not self.training else {}
-        return Predictions({"click": _click(z)}, {"click": _click(logged)}, parts, findings)
+        return Predictions(
+            {"click": ClickProbability.from_logit(z)}, {"click": ClickProbability.from_logit(logged)}, parts, findings
+        )
 
     def variance(self, effect: str) -> Tensor:
         """(dim,) of the prior of a feature's rows."""
@@ -214,7 +215,3 @@ class MixedEffects(RankingModel):
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
         vector = sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank))
         return f, torch.cat([x, vector], dim=1)
-
-
-def _click(z: Tensor) -> ClickProbability:
-    return ClickProbability(F.logsigmoid(z), F.logsigmoid(-z))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs, Whose
 from ..mixture import LevelMixture, known_level_log_probabilities
-from ..parts.base import Attention, Given, Part, PartOutput, ReportedPart
+from ..parts.base import Given, Part, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextReading, TextRelevance
-from .base import Predictions, RankingModel
+from .base import Predictions
+from .parted import PartedRanker
 from .towers import ClickTower
 
 _PASTS: dict[Whose, str] = {"own": "the user's own past", "peers": "other users' past under the query and its group"}
@@ -90,7 +91,7 @@ class PRECTRFindings:
         return self.model.effect_of_past(self, whose)
 
 
-class PRECTR(RankingModel):
+class PRECTR(PartedRanker):
     r"""One probability from relevance levels and click, with the user's own interest and preferences.
 
     PRECTR (arXiv 2503.18395) and PRECTR-V2 (arXiv 2602.20676), of which no code and only summaries were at hand. Of a candidate
@@ -160,16 +161,13 @@ class PRECTR(RankingModel):
         self.mixture = LevelMixture()
         self.parts = nn.ModuleDict(dict(parts))
         self.position = position
-        in_dim = sum(part.num_features for part in parts.values())
         logits = num_levels if mixture else 1
-        self.click_tower = ClickTower(in_dim, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout)
+        self.click_tower = ClickTower(self.num_features, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout)
         self.reported = self._reported(num_levels)
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> PRECTR:
-        """As of `RankingModel`: the arguments of the class, and `parts`, a builder each, `position_bias` and `position_count`."""
-        builders: Mapping[str, Callable[[Given], Part | None]] = settings.pop("parts")
-        position_bias, position_count = settings.pop("position_bias"), settings.pop("position_count")
+        """As of `RankingModel`: the arguments of the class, and those of `build_parts`."""
         relevance = given.relevance()
         given = replace(
             given,
@@ -178,14 +176,8 @@ class PRECTR(RankingModel):
             title_dim=relevance.title_dim,
             by_level=settings["mixture"],
         )
-        parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
-        position = Examination(position_count) if position_bias else None
+        parts, position = cls.build_parts(given, settings)
         return cls(relevance, parts, num_levels=given.num_levels, position=position, **settings)
-
-    def start_from(self, examination: Sequence[float]) -> None:
-        """As of `RankingModel`."""
-        if self.position is not None:
-            self.position.start_from(examination)
 
     def text_side(self) -> TextRelevance:
         """As of `RankingModel`."""
@@ -195,32 +187,22 @@ class PRECTR(RankingModel):
         """As of `RankingModel`."""
         interaction = self.relevance.interaction
         encoder = list(interaction.encoder.parameters()) if interaction is not None else []
-        found = {"encoder": encoder, "relevance": [p for p in self.relevance.parameters() if not any(p is e for e in encoder)]}
-        for part in self._all_parts():
-            found |= part.groups()
-        return found
+        others = [p for p in self.relevance.parameters() if not any(p is e for e in encoder)]
+        return {"encoder": encoder, "relevance": others, **super().groups()}
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
         encodings, text = self._read(inputs)
         log_pi = self._level_log_probabilities(text.relevance.log_pi, inputs)
-        z, outputs = self._click_logits(inputs, text)
+        z, outputs = self.logits(self.click_tower, inputs, text)
         ranking = self.mixture(log_pi, z)
         logged = self.position(ranking, inputs.candidate["position"]) if self.position is not None else ranking
         own = {name: output.own for name, output in outputs.items() if output.own is not None}
-        reported = {name: value for output in outputs.values() for name, value in output.report.items()}
         findings = PRECTRFindings(self, inputs, encodings, text, log_pi, z, own)
         parts = {} if self.training else {"relevance_probabilities": text.relevance.log_pi.exp()}
         if self.reports_parts and not self.training:
-            parts |= self._report(findings) | reported
+            parts |= self._report(findings) | self.reports_of(outputs)
         return Predictions({"click": ranking}, {"click": logged}, parts, findings)
-
-    def attention(self, inputs: Inputs) -> dict[str, Attention]:
-        """As of `RankingModel`."""
-        found: dict[str, Attention] = {}
-        for part in self._all_parts():
-            found |= part.attention(inputs)
-        return found
 
     def with_swapped_titles(self, findings: PRECTRFindings) -> OtherTexts:
         """As of `PRECTRFindings.swapped`."""
@@ -246,32 +228,20 @@ class PRECTR(RankingModel):
         """As of `PRECTRFindings.effect`."""
         if self.training:
             raise ValueError("PRECTR is in training mode, where dropout would pass for an effect of the past; call eval() first")
-        without, _ = self._click_logits(findings.inputs.without_past(whose), findings.text)
+        without, _ = self.logits(self.click_tower, findings.inputs.without_past(whose), findings.text)
         return findings.level_logits - without
-
-    def _all_parts(self) -> Iterable[Part]:
-        return cast(Iterable[Part], self.parts.values())
 
     def _read(self, inputs: Inputs) -> tuple[TextEncodings, TextReading]:
         query, title, to_request = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
         query_index = query.rows[to_request]
         tokens = query.tokens[query_index], title.tokens[title.rows]
-        encoded = title.encoded if title.encoded is not None else None
         queries = self.relevance.encode(query.tokens)[query_index]
-        titles = (self.relevance.encode(title.tokens) if encoded is None else encoded)[title.rows]
+        titles = (self.relevance.encode(title.tokens) if title.encoded is None else title.encoded)[title.rows]
         pair = self.relevance.pair(queries, titles)  # (C, P)
         match = self.relevance.match_features(*tokens)
         relevance = self.relevance(pair, match)
         reading = TextReading(relevance, match, pair, self.relevance.title_vector(pair))
         return TextEncodings(*tokens, queries, titles), reading
-
-    def _click_logits(self, inputs: Inputs, text: TextReading) -> tuple[Tensor, dict[str, PartOutput]]:
-        """(C, K) without position, and what the parts say."""
-        outputs = {name: part(inputs, text) for name, part in self.parts.items()}
-        z = self.click_tower(torch.cat([output.features for output in outputs.values()], dim=1))
-        shifts = [output.shift for output in outputs.values() if output.shift is not None]
-        z = z + sum(shifts[1:], shifts[0]) if shifts else z
-        return z, outputs
 
     def _level_log_probabilities(self, log_pi: Tensor, inputs: Inputs) -> Tensor:
         if not self.use_mixture:
@@ -303,7 +273,7 @@ class PRECTR(RankingModel):
                 found[f"effect_{whose}_by_level"] = ReportedPart(meaning, num_levels, signed=True, where="explanations")
                 meaning = f"what {past} changes at the highest level less at the lowest"
                 found[f"effect_{whose}_slope"] = ReportedPart(meaning, signed=True, where="predictions")
-        return found | {name: what for part in self._all_parts() for name, what in part.reported.items()}
+        return found | self.parts_reported()
 
     def _report(self, findings: PRECTRFindings) -> dict[str, Tensor]:
         z = findings.level_logits

@@ -12,8 +12,9 @@ from scipy.sparse import csr_matrix
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import UNLABELLED
-from prectr_torchrec.data.columns import COUNTS, user_column
+from prectr_torchrec.data.columns import user_column
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
 from prectr_torchrec.data.reader.flat import Columns
@@ -88,9 +89,9 @@ class CandidateFeatures:
     @staticmethod
     def columns(data: DataConfig) -> list[str]:
         """The sample columns that are read."""
-        names = [f"{who}_{what}" for who in ("user", "query", "group") for what in COUNTS]
+        names = [f"{who}_{what}" for who in ("user", "query", "group") for what in COUNTED]
         names += [f"{family}_{name}" for family in ("history", "peer") for name in (*_EVENT, *data.item_attributes)]
-        names += [f"candidate_{name}" for name in ("item_id", "title", "position", "click", "relevance", "predicted", *COUNTS)]
+        names += [f"candidate_{name}" for name in ("item_id", "title", "position", "click", "relevance", "predicted", *COUNTED)]
         request = ["request_id", "user_id", "query_id", "query", "user_events", "user_query_events", "query_events"]
         return [*request, "history_query_id", "history_title", *names, *CandidateFeatures.category_columns(data)]
 
@@ -137,7 +138,7 @@ class CandidateFeatures:
         events = ("user_events", "user_query_events", "query_events")
         features = {name: np.log1p(columns.values[name][request]).astype(np.float32) for name in events}
         for who in ("user", "query", "group"):
-            shown, clicked, examined = (columns.values[f"{who}_{what}"] for what in COUNTS)  # (R, K + 1)
+            shown, clicked, examined = (columns.values[f"{who}_{what}"] for what in COUNTED)  # (R, K + 1)
             rates = _smoothed(clicked, examined, self._usual.by_level)
             for number in range(shown.shape[1]):
                 features[f"{who}_shown_{number}"] = np.log1p(shown[:, number])[request]
@@ -149,8 +150,8 @@ class CandidateFeatures:
         return features
 
     def _item(self, columns: Columns) -> Features:
-        shown, clicked, examined = (columns.values[f"candidate_{what}"] for what in COUNTS)
-        logs = {f"item_{what}": np.log1p(columns.values[f"candidate_{what}"]) for what in COUNTS}
+        shown, clicked, examined = (columns.values[f"candidate_{what}"] for what in COUNTED)
+        logs = {f"item_{what}": np.log1p(columns.values[f"candidate_{what}"]) for what in COUNTED}
         rates = {
             what: _smoothed(clicked, events, self._usual.overall) for what, events in (("shown", shown), ("examined", examined))
         }

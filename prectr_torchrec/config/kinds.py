@@ -35,6 +35,9 @@ class RankerSection(Section):
     kind: str
     parts: Parts = Parts()
     """What its tower reads."""
+    position_bias: bool = True
+    position_count: int = Field(50, ge=1)
+    """Positions with a bias of their own; further down shares the last one."""
 
     @property
     def encodes(self) -> bool:
@@ -76,9 +79,6 @@ class PRECTRConfig(RankerSection):
     """The text encoder; false: match features only."""
     match: bool = True
     """Hand-made features of text match between query and title."""
-    position_bias: bool = True
-    position_count: int = Field(50, ge=1)
-    """Positions with a bias of their own; further down shares the last one."""
     grade_overrides: bool = True
     """A grade known when scoring replaces the predicted level distribution; `parts.grade` is what the click tower sees of it."""
     relevance_tower: list[int] = [128, 64]
@@ -114,52 +114,40 @@ class DNNParts(Parts):
     match: MatchPart | None = MatchPart()
 
 
-class DNNConfig(RankerSection):
-    """Embeddings and a multilayer perceptron; no relevance tower."""
+class TowerSection(RankerSection):
+    """Rankers of one tower, without a relevance side."""
 
-    built_of: ClassVar[str] = "dnn:DNN"
-    kind: Literal["dnn"] = "dnn"
     parts: DNNParts = DNNParts()
     """What the tower reads."""
-    position_bias: bool = True
-    position_count: int = Field(50, ge=1)
-    """Positions with a bias of their own; further down shares the last one."""
     tower: list[int] = [256, 128]
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class DCNConfig(RankerSection):
+class DNNConfig(TowerSection):
+    """Embeddings and a multilayer perceptron."""
+
+    built_of: ClassVar[str] = "dnn:DNN"
+    kind: Literal["dnn"] = "dnn"
+
+
+class DCNConfig(TowerSection):
     """`dnn` with a cross network in front of its tower."""
 
     built_of: ClassVar[str] = "dcn:DCN"
     kind: Literal["dcn"] = "dcn"
-    parts: DNNParts = DNNParts()
-    """What the cross network reads."""
-    position_bias: bool = True
-    position_count: int = Field(50, ge=1)
-    """Positions with a bias of their own; further down shares the last one."""
     cross_layers: int = Field(2, ge=1)
     """Layers of TorchRec's low-rank cross network."""
-    tower: list[int] = [256, 128]
-    dropout: float = Field(0.0, ge=0, lt=1)
 
 
-class DINConfig(RankerSection):
+class DINConfig(TowerSection):
     """`dnn` with an activation unit over the own history (DIN)."""
 
     built_of: ClassVar[str] = "din:DIN"
     kind: Literal["din"] = "din"
-    parts: DNNParts = DNNParts()
-    """What the tower reads besides the history."""
     attention: list[int] = Field([36], min_length=1)
     """Hidden layers of the activation unit."""
     activation: Literal["dice", "prelu"] = "dice"
     """After each of them."""
-    position_bias: bool = True
-    position_count: int = Field(50, ge=1)
-    """Positions with a bias of their own; further down shares the last one."""
-    tower: list[int] = [256, 128]
-    dropout: float = Field(0.0, ge=0, lt=1)
 
     def reads(self) -> Reads:
         """As of `RankerSection`."""
@@ -181,9 +169,6 @@ class MixedConfig(RankerSection):
     built_of: ClassVar[str] = "mixed_effects:MixedEffects"
     losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0}
     kind: Literal["mixed"] = "mixed"
-    position_bias: bool = True
-    position_count: int = Field(50, ge=1)
-    """Positions with a bias of their own; further down shares the last one."""
 
     def finds(self) -> frozenset[str]:
         """As of `RankerSection`."""
@@ -199,7 +184,10 @@ def _kind(section: Any) -> str:
     return str(section.get("kind", "prectr") if isinstance(section, dict) else getattr(section, "kind", "prectr"))
 
 
-KINDS: dict[str, type[RankerSection]] = {kind.model_fields["kind"].default: kind for kind in RankerSection.__subclasses__()}
+_SECTIONS = (*RankerSection.__subclasses__(), *TowerSection.__subclasses__())
+KINDS: dict[str, type[RankerSection]] = {
+    kind.model_fields["kind"].default: kind for kind in _SECTIONS if kind is not TowerSection
+}
 ModelConfig = Annotated[
     Annotated[PRECTRConfig, Tag("prectr")]
     | Annotated[DNNConfig, Tag("dnn")]

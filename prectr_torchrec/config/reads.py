@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 COUNTS = ("user_events", "user_query_events", "query_events")
 COUNTED = ("shown", "clicked", "examined")
+"""What the counters count; `examined` weights each event by the examination of its position."""
 
 
 class Reads(NamedTuple):

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from prectr_torchrec.config.columns import ColumnConfig, Place
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import (
     Counter,
     Distribution,
@@ -26,8 +27,6 @@ from prectr_torchrec.data.column_kinds import (
 
 Family = Literal["request", "history", "peer", "candidate"]
 Table = Literal["requests", "users", "queries", "items", "events", "derived"]
-COUNTS = ("shown", "clicked", "examined")
-"""What the counters count; `examined` weights each event by the examination of its position."""
 LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
@@ -171,7 +170,7 @@ def _of_request(data: DataConfig, ids: _Ids) -> list[Column]:
     counters = (
         column(f"{who}_{what}", Counter(data.levels.count), "derived", _counter_doc(what, whom))
         for who, whom in _COUNTED.items()
-        for what in COUNTS
+        for what in COUNTED
     )
     return [
         column("request_id", Id(looked_up=False), "requests", "Comes back with the scores."),
@@ -241,7 +240,7 @@ def _of_candidates(data: DataConfig, ids: _Ids) -> list[Column]:
         "clicked": "How often it was clicked before.",
         "examined": "How often it was shown before, each time weighted by the examination of its position.",
     }
-    counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in COUNTS)
+    counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in COUNTED)
     grade, predicted = _of_grades("candidate", data)
     return [
         item,

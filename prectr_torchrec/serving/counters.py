@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prectr_torchrec.data.columns import COUNTS
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.prepare.events import level_shares
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
 
@@ -37,7 +37,7 @@ class PreferenceStatistics:
     def __init__(self, num_levels: int, examination: Sequence[float]) -> None:
         self.num_levels, self.examination = num_levels, list(examination)
         self._weights = position_weights(examination)
-        self._none = np.zeros((len(COUNTS), num_levels + 1))
+        self._none = np.zeros((len(COUNTED), num_levels + 1))
         self._counts: dict[str, dict[Key, NDArray[np.float64]]] = {name: {} for name in _KEYS}
 
     def add(
@@ -71,13 +71,13 @@ class PreferenceStatistics:
         """`user_*`, `query_*` and `group_*`, each (K + 1,), as sample columns; own events are in `user_*` alone."""
         found = {name: self._counts[name].get(key, self._none) for name, key in _keys(user_id, query_id, group_id, 0).items()}
         counts = {"user": found["user"], **{who: found[who] - found[f"user_{who}"] for who in ("query", "group")}}
-        return {f"{who}_{what}": row.astype(np.float32) for who in counts for what, row in zip(COUNTS, counts[who], strict=True)}
+        return {f"{who}_{what}": row.astype(np.float32) for who in counts for what, row in zip(COUNTED, counts[who], strict=True)}
 
     def item(self, item_ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
         """`candidate_shown`, `candidate_clicked` and `candidate_examined` of some items, each (items,)."""
         counts = np.array([self._counts["item"].get((int(item),), self._none).sum(axis=1) for item in item_ids])
-        columns = counts.reshape(-1, len(COUNTS)).T.astype(np.float32)
-        return {f"candidate_{what}": column for what, column in zip(COUNTS, columns, strict=True)}
+        columns = counts.reshape(-1, len(COUNTED)).T.astype(np.float32)
+        return {f"candidate_{what}": column for what, column in zip(COUNTED, columns, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """`<counted by>.keys` (N, ids) int64 and `.counts` (N, 3, K + 1) float64 tensors, and what they were counted with."""

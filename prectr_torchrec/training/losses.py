@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.kinds import ModelConfig
 from prectr_torchrec.config.losses import LossesConfig
+from prectr_torchrec.models import located
 from prectr_torchrec.modules import Loss
 from prectr_torchrec.system.errors import ConfigError
 
@@ -27,8 +26,6 @@ def build_losses(config: LossesConfig, model: ModelConfig, levels: Levels) -> tu
             if not weight or section.weight is None:
                 continue
             raise ConfigError(f"losses.{name}: reads {min(missing)}, which model.kind {model.kind!r} as it is set does not find")
-        file, _, kind = section.built_of.partition(":")
-        made: type[Loss] = getattr(import_module(f"prectr_torchrec.modules.losses.{file}"), kind)
-        losses[name] = made.build(levels.grades, **section.model_dump(exclude={"weight"}))
+        losses[name] = located("losses", section.built_of).build(levels.grades, **section.model_dump(exclude={"weight"}))
         weights[name] = weight
     return losses, weights

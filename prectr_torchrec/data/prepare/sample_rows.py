@@ -12,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import Text
-from prectr_torchrec.data.columns import COUNTS, Column, attribute_columns, sample_columns
+from prectr_torchrec.data.columns import Column, attribute_columns, sample_columns
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, open_columns, texts_at
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.schema import sample_schema
@@ -93,7 +94,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
         "group": log.groups.counts(*group_range)
         - log.user_groups.counts(*_known(user, log.user_groups.before(time, user, group))),
     }
-    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(COUNTS, counts[who], strict=True)}
+    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(COUNTED, counts[who], strict=True)}
 
     history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
     candidates = _candidates(log, requests, first, last, time)
@@ -193,7 +194,7 @@ def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints)
     candidate = {name: np.asarray(column[ends[0] : ends[-1]]) for name, column in requests.candidates.items()}
     item = candidate["item"]
     counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
-    derived = {what: count[:, 0] for what, count in zip(COUNTS, counts, strict=True)}
+    derived = {what: count[:, 0] for what, count in zip(COUNTED, counts, strict=True)}
     return Rows(lengths, candidate, derived | {"item_trained": log.trained.of("item", item)})
 
 

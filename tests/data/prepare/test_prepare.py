@@ -25,8 +25,8 @@ from raw_logs import (
 from sample_files import write_tokenizer
 
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable, Split
+from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import COUNTS
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.prepare.summary import far_from_levels
@@ -195,7 +195,7 @@ def test_own_events_are_never_in_the_counters_of_query_and_group(tmp_path: Path)
     for event in raw["impressions"]:
         event["user_id"] = 1004
     run(raw, tmp_path / "one", DataConfig(**SMALL))
-    names = [f"{who}_{what}" for who in ("query", "group") for what in COUNTS]
+    names = [f"{who}_{what}" for who in ("query", "group") for what in COUNTED]
     many, one = (labelled_rows(tmp_path / users) for users in ("many", "one"))
     assert all(any(sum(row[name]) > 0 for row in many) for name in names)
     assert all(sum(row[name]) == 0 for row in one for name in names)
@@ -204,7 +204,7 @@ def test_own_events_are_never_in_the_counters_of_query_and_group(tmp_path: Path)
 
 def test_queries_without_a_group_have_no_group_counters(tmp_path: Path) -> None:
     run(random_log(4), tmp_path, DataConfig(**SMALL | {"query_group": None}))
-    assert all(sum(row[f"group_{what}"]) == 0 for row in labelled_rows(tmp_path) for what in COUNTS)
+    assert all(sum(row[f"group_{what}"]) == 0 for row in labelled_rows(tmp_path) for what in COUNTED)
 
 
 def test_the_estimated_examination_is_of_the_events_before_the_validation_part(tmp_path: Path) -> None:

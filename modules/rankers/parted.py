@@ -1,0 +1,94 @@
+"""What rankers have in common whose tower reads the features of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..inputs import Inputs
+from ..parts.base import Attention, Given, Part, PartOutput, ReportedPart
+from ..parts.position import Examination
+from ..text.relevance import TextReading
+from .base import RankingModel
+
+
+class PartedRanker(RankingModel):
+    r"""A ranker whose logits are :math:`\mathrm{Tower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x)`.
+
+    Here :math:`f_m(x)` are the features of the m-th part of a candidate :math:`x`, and :math:`s_m(x)` is its shift where it has
+    one. What parts report, attend to and want rates of their own for is the ranker's too.
+
+    Attributes:
+        parts: by name, in the order in which the tower reads them.
+        position: examination by position; None: the position has no part.
+
+    Example::
+
+        class Linear(PartedRanker):
+            def __init__(self, parts):
+                super().__init__()
+                self.parts, self.position = torch.nn.ModuleDict(parts), None
+                self.tower = torch.nn.Linear(self.num_features, 1)
+
+            def forward(self, inputs):
+                text = TextReading.of_nothing(inputs.candidate_weight)  # its parts read no text
+                z, outputs = self.logits(self.tower, inputs, text)
+                click = ClickProbability.from_logit(z.squeeze(1))
+                return Predictions({"click": click}, {"click": click}, self.reports_of(outputs))
+
+        widths = Widths(request={}, candidate={"item_id": 8}, sequences={})
+        inputs = Inputs({}, {"item_id": torch.randn(3, 8)}, {}, {}, torch.ones(1), torch.tensor([0, 0, 0]), torch.ones(3))
+        assert Linear({"features": LookedUpFeatures(widths)})(inputs).ranking["click"].logit.shape == (3,)
+    """
+
+    parts: nn.ModuleDict
+    position: Examination | None
+
+    @staticmethod
+    def build_parts(given: Given, settings: dict[str, Any]) -> tuple[dict[str, Part], Examination | None]:
+        """The parts and the examination; takes `parts`, a builder each, `position_bias` and `position_count` off the settings."""
+        builders: Mapping[str, Callable[[Given], Part | None]] = settings.pop("parts")
+        position_bias, position_count = settings.pop("position_bias"), settings.pop("position_count")
+        parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
+        return parts, Examination(position_count) if position_bias else None
+
+    @property
+    def num_features(self) -> int:
+        """Width of what the tower reads."""
+        return sum(part.num_features for part in self._all_parts())
+
+    def parts_reported(self) -> dict[str, ReportedPart]:
+        """What the parts report, by name."""
+        return {name: what for part in self._all_parts() for name, what in part.reported.items()}
+
+    def start_from(self, examination: Sequence[float]) -> None:
+        """As of `RankingModel`."""
+        if self.position is not None:
+            self.position.start_from(examination)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """As of `RankingModel`."""
+        return {name: group for part in self._all_parts() for name, group in part.groups().items()}
+
+    def attention(self, inputs: Inputs) -> dict[str, Attention]:
+        """As of `RankingModel`."""
+        return {name: weights for part in self._all_parts() for name, weights in part.attention(inputs).items()}
+
+    def logits(self, tower: nn.Module, inputs: Inputs, text: TextReading) -> tuple[Tensor, dict[str, PartOutput]]:
+        """Logits (C, n) of a tower with n of them, without position, and what the parts say."""
+        outputs: dict[str, PartOutput] = {name: part(inputs, text) for name, part in self.parts.items()}
+        z: Tensor = tower(torch.cat([output.features for output in outputs.values()], dim=1))
+        shifts = [output.shift for output in outputs.values() if output.shift is not None]
+        return z + sum(shifts[1:], shifts[0]) if shifts else z, outputs
+
+    def reports_of(self, outputs: Mapping[str, PartOutput]) -> dict[str, Tensor]:
+        """What the parts report, where the ranker does."""
+        if self.training or not self.reports_parts:
+            return {}
+        return {name: value for output in outputs.values() for name, value in output.report.items()}
+
+    def _all_parts(self) -> Iterable[Part]:
+        return cast(Iterable[Part], self.parts.values())
