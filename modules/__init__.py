@@ -15,7 +15,7 @@ from .losses.negatives import RandomNegatives
 from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
 from .numbers import NumberColumn, NumberEncoding
 from .parts.base import Attention, Given, Part, PartOutput, ReportedPart
-from .parts.declared import Numbers
+from .parts.declared import Numbers, Vectors
 from .parts.features import LookedUpFeatures, MatchFeatures, PastCounts, TextFeatures, TitleFeatures
 from .parts.grade import KnownGrade
 from .parts.incentive import Incentive, RelevanceIncentive
@@ -34,6 +34,7 @@ from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollect
 from .text.interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .text.match import TextMatch
 from .text.relevance import Relevance, RelevanceTower, TextReading, TextRelevance
+from .vectors import VectorColumn, VectorEncoding
 
 __all__ = [
     "PRECTR",
@@ -108,6 +109,9 @@ __all__ = [
     "TitleBag",
     "TitleFeatures",
     "TitleTaste",
+    "VectorColumn",
+    "VectorEncoding",
+    "Vectors",
     "Widths",
     "anchor_loss",
     "consistency_loss",

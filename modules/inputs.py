@@ -111,7 +111,7 @@ class Inputs:
         candidate: (C, D) by name: looked-up ids and bags; the counters `shown`, `clicked`, `examined` of the item (C, 1);
             `position` (C,) int64 from 1, 0: hold at the reference; `relevance` (C,) the grade, NaN where there is none; `level`
             (C,) int64 its class in 1..K, 0: none; `predicted` (C, K) as of `Events`. The log's own
-            numbers, (C, 1) and those of `request` (R, 1), are NaN where they are missing.
+            numbers, (C, 1), and vectors, (C, width), those of `request` (R, ...), are NaN where they are missing.
         sequences: past events by name: `history`, `peer`.
         texts: by name: `query` (R,), `title` (C,), `history_title` (R, L).
         request_weight: (R,) 1, or 0 for padding.

@@ -8,29 +8,31 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from prectr_torchrec.config import columns
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.parts import PartSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig
-from prectr_torchrec.data.columns import declared_columns
+from prectr_torchrec.data.columns import Column, declared_columns
 from prectr_torchrec.data.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
-from prectr_torchrec.modules import Given, NumberColumn, Part, RankingModel, Widths
+from prectr_torchrec.modules import Given, NumberColumn, Part, RankingModel, VectorColumn, Widths
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import build_match, build_relevance
 
+Learned = Mapping[str, Mapping[str, Any]]
+"""What the train part tells of columns, by sample column."""
 
-def build_model(
-    config: RunConfig, tokenizer: Path, *, kept: bool = False, numbers: Mapping[str, Mapping[str, Any]] | None = None
-) -> RankingModel:
+
+def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False, numbers: Learned | None = None) -> RankingModel:
     """The ranker.
 
     Args:
         config: the run.
         tokenizer: tokenizer folder of the prepared data or of the run.
         kept: as of `text.build.build_relevance`.
-        numbers: what the train part tells of the log's own numbers, as of `prepared.json`; None: weights that are loaded bring
-            it.
+        numbers: what the train part tells of the log's own numbers and vectors, as of `prepared.json`; None: weights that are
+            loaded bring it.
 
     Raises:
         ConfigError: features and model do not fit together.
@@ -44,7 +46,8 @@ def build_model(
         special_tokens=special_ids(vocabulary),
         match=partial(build_match, tokenizer, config.text.stemmer),
         relevance=partial(build_relevance, config, tokenizer, kept=kept),
-        numbers=number_columns(config.data, numbers or {}),
+        numbers=_numbers(config.data, numbers or {}),
+        vectors=_vectors(config.data, numbers or {}),
         position_corrected=settings.position_corrected,
     )
     arguments = settings.model_dump(exclude=set(settings.elsewhere))
@@ -58,14 +61,26 @@ def build_model(
         raise ConfigError(f"model: {error}") from error
 
 
-def number_columns(data: DataConfig, learned: Mapping[str, Mapping[str, Any]]) -> list[NumberColumn]:
-    """The log's own numbers by the names that `Inputs` has them under, with what is learned of them, by sample column."""
-    found = []
-    for column, (_, _, config) in zip(declared_columns(data), data.columns.declared(), strict=True):
-        about = {name: value for name, value in learned.get(column.name, {}).items() if name in NumberColumn._fields}
-        number = config.number
-        found.append(NumberColumn(column.family, column.key, number.transform != "none", number.bins, **about))  # type: ignore[arg-type]
-    return found
+def _numbers(data: DataConfig, learned: Learned) -> list[NumberColumn]:
+    """The log's own numbers by the names that `Inputs` has them under."""
+    return [
+        NumberColumn(c.family, c.key, number.transform != "none", number.bins, **_known(NumberColumn, learned, c))  # type: ignore[arg-type]
+        for c, number in zip(declared_columns(data), data.columns.kinds(), strict=True)
+        if isinstance(number, columns.NumberColumn)
+    ]
+
+
+def _vectors(data: DataConfig, learned: Learned) -> list[VectorColumn]:
+    """Its own vectors, alike."""
+    return [
+        VectorColumn(c.family, c.key, vector.width, **_known(VectorColumn, learned, c))  # type: ignore[arg-type]
+        for c, vector in zip(declared_columns(data), data.columns.kinds(), strict=True)
+        if isinstance(vector, columns.VectorColumn)
+    ]
+
+
+def _known(what: type[NumberColumn | VectorColumn], learned: Learned, column: Column) -> dict[str, Any]:
+    return {name: value for name, value in learned.get(column.name, {}).items() if name in what._fields}
 
 
 def feature_widths(tables: dict[str, TableConfig], features: dict[str, FeatureConfig]) -> Widths:

@@ -25,6 +25,7 @@ from prectr_torchrec.data.column_kinds import (
     Number,
     Position,
     Text,
+    Vector,
     Whole,
 )
 from prectr_torchrec.data.columns import Column, sample_columns
@@ -159,6 +160,9 @@ class RowCollate:
                 return {key: ([0.0] * (K + 1), f32, lambda cell, _: cell)}
             case Measure():
                 return {key: ([math.nan], f32, lambda cell, _: [math.nan if cell is None else cell])}
+            case Vector(width):
+                nothing = [math.nan] * width
+                return {key: (nothing, f32, lambda cell, _: nothing if cell is None else cell)}
             case Grade():
                 level = (0, i64, lambda cell, _: self.level(cell))
                 return {key: (math.nan, f32, lambda cell, _: math.nan if cell is None else cell), "level": level}

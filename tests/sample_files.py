@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.columns import declared_columns
+from prectr_torchrec.data.column_kinds import Vector
+from prectr_torchrec.data.columns import Column, declared_columns
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
 from prectr_torchrec.data.tokenizer import write_document_frequency
@@ -120,8 +121,8 @@ def _rows(
     candidates = _candidates(rng, data, split, num_candidates, titles)
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
     for column in declared_columns(data):
-        numbers = _numbers(int(num_candidates.sum()) if column.listed else requests, column.name)
-        columns[column.name] = _lists(numbers, num_candidates) if column.listed else numbers
+        values = _declared(int(num_candidates.sum()) if column.listed else requests, column)
+        columns[column.name] = _lists(values, num_candidates) if column.listed else values
     schema = sample_schema(data)
     arrays = [pa.array(columns[f.name]) if isinstance(columns[f.name], np.ndarray) else columns[f.name] for f in schema]
     arrays = [a.cast(f.type) if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
@@ -129,10 +130,14 @@ def _rows(
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _numbers(count: int, name: str) -> pa.Array:
-    """Numbers around 1, one in five missing."""
-    rng = np.random.default_rng([count, *name.encode()])
-    return pa.array(np.where(rng.random(count) < 0.2, np.nan, rng.gamma(2.0, 0.5, count)).astype(np.float32), from_pandas=True)
+def _declared(count: int, column: Column) -> pa.Array:
+    """Numbers around 1, or vectors of such, one value in five missing."""
+    rng = np.random.default_rng([count, *column.name.encode()])
+    missing = rng.random(count) < 0.2
+    shape = (count, column.kind.width) if isinstance(column.kind, Vector) else (count,)
+    values = rng.gamma(2.0, 0.5, shape).astype(np.float32)
+    values[missing] = np.nan
+    return column.kind.to_arrow(values)
 
 
 def _candidates(

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 from per_row import RowBatch
-from small_run import NUMBERS
+from small_run import COLUMNS
 
 from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.data.reader.batch import SearchBatch
@@ -28,7 +28,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
                 "peer_length": 4,
                 "requests_per_row_group": 13,
                 "user_attributes": ["city"],
-                "columns": NUMBERS,
+                "columns": COLUMNS,
             },
             "text": {"query_tokens": 4, "title_tokens": 6},
             "batch": {"requests": 8, "candidates": 40, "shuffle_row_groups": 3, **batch},
@@ -52,7 +52,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
 CONFIG = make_config()
 
 
-ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}, "numbers": {}}
+ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}, "numbers": {}, "vectors": {}}
 
 
 PREFERENCE = make_config(ALL)

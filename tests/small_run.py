@@ -11,6 +11,7 @@ from typing import Any
 from sample_files import WORDS, write_samples
 
 from prectr_torchrec.config.run import RunConfig, validate_config
+from prectr_torchrec.data.column_kinds import Vector
 from prectr_torchrec.data.columns import declared_columns
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_settings
 from prectr_torchrec.data.tokenizer import write_document_frequency
@@ -39,14 +40,14 @@ FEATURES = {
 }
 
 
-NUMBERS = {
-    "users": {"age": "number"},
-    "queries": {"length": "number"},
-    "requests": {"hour": "number"},
+COLUMNS = {
+    "users": {"age": "number", "profile": {"vector": 3}},
+    "queries": {"length": "number", "intent": {"vector": 2}},
+    "requests": {"hour": "number", "context": {"vector": 5}},
     "items": {"price": {"number": {"transform": "log1p", "bins": 4}}},
-    "impressions": {"bm25": {"number": {"transform": "signed_log"}}},
+    "impressions": {"bm25": {"number": {"transform": "signed_log"}}, "view": {"vector": 3}},
 }
-"""A number of the log's own wherever there may be one."""
+"""Columns of the log's own, of each kind wherever there may be one."""
 
 
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
@@ -55,7 +56,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
     table = {"rows": 101, "dim": 8, "shard_columns": 4}  # the same state on any number of ranks
     tree: dict[str, Any] = {
         "name": "small",
-        "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16, "columns": NUMBERS},
+        "data": {"history_length": 6, "peer_length": 4, "requests_per_row_group": 16, "columns": COLUMNS},
         "text": {
             "query_tokens": 5,
             "title_tokens": 8,
@@ -81,6 +82,7 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
                 "taste": {"dim": 8},
                 "personal": {"dim": 8},
                 "numbers": {},
+                "vectors": {"dim": 4},
             },
         },
         "losses": {"random_negatives": {"weight": 0.1}},
@@ -132,8 +134,13 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
 
 
 def small_numbers(config: RunConfig) -> dict[str, Any]:
-    """What `prepare` would have learned of the numbers."""
-    return {column.name: {"edges": [0.1, 0.5, 1.0, 2.0]} for column in declared_columns(config.data)}
+    """What `prepare` would have learned of numbers and vectors."""
+    return {
+        column.name: {"mean": [1.0] * column.kind.width, "deviation": [0.7] * column.kind.width}
+        if isinstance(column.kind, Vector)
+        else {"edges": [0.1, 0.5, 1.0, 2.0]}
+        for column in declared_columns(config.data)
+    }
 
 
 def write_small_manifest(folder: Path, config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from ..inputs import Inputs, Widths
 from ..numbers import NumberColumn
 from ..text.match import TextMatch
 from ..text.relevance import TextReading, TextRelevance
+from ..vectors import VectorColumn
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Given:
     """Whether there is a logit for each level."""
     numbers: Sequence[NumberColumn] = ()
     """The log's own numbers, and what the train part tells of them."""
+    vectors: Sequence[VectorColumn] = ()
+    """Its own vectors, alike."""
     position_corrected: bool = False
     """Whether counters expect clicks of what was examined, not of all that was shown."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.system.errors import nearest
@@ -23,10 +23,23 @@ class NumberColumn(Section):
     """Quantile bins that preparation learns from the train part, for parts that encode by bins."""
 
 
+class VectorColumn(Section):
+    """Lists of numbers, as many in each row; null is missing."""
+
+    width: int = Field(ge=1, le=4096)
+    """Numbers of a vector; `{vector: 32}` is short for it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_width(cls, given: Any) -> Any:
+        return {"width": given} if isinstance(given, int) else given
+
+
 class ColumnConfig(Section):
     """One declared column: the kind by its name, `number`, or with settings, `{number: {transform: log1p}}`."""
 
-    number: NumberColumn
+    number: NumberColumn | None = None
+    vector: VectorColumn | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -41,6 +54,21 @@ class ColumnConfig(Section):
         if kind not in cls.model_fields:
             raise ValueError(f"{kind!r} is no kind of column{nearest(str(kind), cls.model_fields)}")
         return {kind: {} if settings is None else settings}
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {kind: settings for kind, settings in dump(self).items() if settings is not None}
+
+    @property
+    def name(self) -> str:
+        """Of its kind."""
+        (name,) = (name for name, settings in self if settings is not None)
+        return name
+
+    @property
+    def kind(self) -> NumberColumn | VectorColumn:
+        """The settings of its kind."""
+        return getattr(self, self.name)
 
 
 class ColumnsConfig(Section):
@@ -58,5 +86,9 @@ class ColumnsConfig(Section):
     """Columns of impressions, of a candidate as it was then, such as the engine's score; as of `items`."""
 
     def declared(self) -> Iterator[tuple[Place, str, ColumnConfig]]:
-        """Place, name and kind of each."""
-        return ((place, name, kind) for place in PLACES for name, kind in getattr(self, place).items())
+        """Place and name of each, and the column."""
+        return ((place, name, column) for place in PLACES for name, column in getattr(self, place).items())
+
+    def kinds(self) -> Iterator[NumberColumn | VectorColumn]:
+        """The settings of each, in the same order."""
+        return (column.kind for _, _, column in self.declared())

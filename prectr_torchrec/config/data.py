@@ -114,7 +114,7 @@ class DataConfig(Section):
     user_attributes: list[str] = []
     """Columns of users that become `user_*` request columns."""
     columns: ColumnsConfig = ColumnsConfig()
-    """Further columns of the log, declared once: preparation, reader, rankers and requests have them. Of kind `number`."""
+    """Further columns of the log, declared once: preparation, reader, rankers and requests have them; a `number`, a `vector`."""
     history_length: int = Field(50, ge=0)
     """L: the user's own latest events kept per request."""
     history_events: Literal["shown", "clicked"] = "shown"

@@ -19,6 +19,7 @@ from prectr_torchrec.config.parts import (
     Parts,
     PartsConfig,
     StatisticsPart,
+    VectorsPart,
 )
 from prectr_torchrec.config.reads import Reads
 
@@ -110,6 +111,7 @@ class DNNParts(Parts):
     counts: CountsPart | None = CountsPart()
     statistics: StatisticsPart | None = StatisticsPart()
     numbers: NumbersPart | None = None
+    vectors: VectorsPart | None = None
     grade: GradePart | None = GradePart()
     match: MatchPart | None = MatchPart()
 

@@ -104,6 +104,18 @@ class NumbersPart(PartSection):
         return Reads(declared=frozenset({"number"}))
 
 
+class VectorsPart(PartSection):
+    """The vectors of `data.columns`."""
+
+    built_of: ClassVar[str] = "declared:Vectors"
+    dim: int = Field(16, ge=1)
+    """Width that each is projected to, once it is standardised by what `prepare` learns of the train part."""
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        return Reads(declared=frozenset({"vector"}))
+
+
 class GradePart(PartSection):
     """A known grade as features."""
 
@@ -225,6 +237,7 @@ class PartsConfig(Parts):
     counts: CountsPart | None = CountsPart()
     statistics: StatisticsPart | None = StatisticsPart()
     numbers: NumbersPart | None = None
+    vectors: VectorsPart | None = None
     grade: GradePart | None = GradePart()
     text: TextPart | None = TextPart()
     taste: TastePart | None = None

@@ -21,7 +21,7 @@ class Reads(NamedTuple):
     texts: frozenset[str] = frozenset()
     """`query`, `title`, `history_title`."""
     declared: frozenset[str] = frozenset()
-    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`."""
+    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`, `vector`."""
 
 
 def counters(whose: str, *, corrected: bool) -> frozenset[str]:

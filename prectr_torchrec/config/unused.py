@@ -47,7 +47,6 @@ RULES: tuple[Rule, ...] = (
     ),
     ("losses.rehearsal.*", lambda c: c.losses.rehearsal.pairs is None, "losses.rehearsal.pairs is null"),
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
-    ("data.columns.*", lambda c: "number" not in c.model.reads().declared, "model.parts.numbers is null"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
     ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
     ("data.peer_minimum", lambda c: c.data.query_group is None, "data.query_group is null"),
@@ -78,7 +77,7 @@ def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
             continue
         reasons = [why for pattern, unread, why in RULES if fnmatchcase(key, pattern) and unread(config)]
         reasons += [*_loss_reasons(config.losses, config.model, key), *_table_reasons(config.tables, key)]
-        reasons += _feature_reasons(config.features, key)
+        reasons += [*_feature_reasons(config.features, key), *_column_reasons(config.data, config.model, key)]
         found += [f"{key} is not used: {reasons[0]}"] if reasons else []
     return found
 
@@ -155,3 +154,9 @@ def _feature_reasons(features: dict[str, FeatureConfig], key: str) -> Iterator[s
     section, name, *_ = (*key.split("."), "")
     if section == "features" and name not in features:
         yield f"no part of the model compares {name.partition('_')[0]} events"
+
+
+def _column_reasons(data: DataConfig, model: RankerSection, key: str) -> Iterator[str]:
+    for place, name, column in data.columns.declared():
+        if f"{key}.".startswith(f"data.columns.{place}.{name}.") and column.name not in model.reads().declared:
+            yield f"model.parts.{column.name}s is null"

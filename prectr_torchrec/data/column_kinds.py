@@ -15,7 +15,7 @@ from prectr_torchrec.config.data import Levels, ZeroId
 from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.json_values import JsonField
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, measure, number, text, whole_number
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, measure, number, text, vector, whole_number
 
 UNLABELLED = -1
 """Stands for null in a flat label; null grades are NaN."""
@@ -44,9 +44,11 @@ class Kind(ABC):
     Attributes:
         arrow: the Arrow type of a value.
         nullable: whether a value may be null.
+        declared_as: what `data.columns` calls it, of kinds that a log can declare.
     """
 
     nullable: ClassVar[bool] = False
+    declared_as: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -142,6 +144,7 @@ class Measure(Kind):
     """
 
     nullable = True
+    declared_as = "number"
     low: float = -LARGEST
 
     @property
@@ -159,6 +162,35 @@ class Measure(Kind):
 
     def views(self, key: str) -> dict[str, View]:
         return {key: View(np.float32, (1,), fill=np.nan)}
+
+
+@dataclass(frozen=True)
+class Vector(Kind):
+    """A log's own vectors of one width, null where missing; all NaN in flat values."""
+
+    nullable = True
+    declared_as = "vector"
+    width: int
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.list_(pa.float32(), self.width)
+
+    def json(self) -> JsonField:
+        return json.vector_field(self.width, LARGEST)
+
+    def raw(self) -> Reading:
+        return vector(self.width, LARGEST)
+
+    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
+        missing = pa.array(np.isnan(values[:, 0]))
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=self.arrow, mask=missing)
+
+    def flat(self, chunks: Sequence[pa.Array]) -> Any:
+        return _joined([vector_rows(chunk) for chunk in chunks])
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32, (self.width,), fill=np.nan)}
 
 
 @dataclass(frozen=True)
@@ -350,6 +382,13 @@ class Text(Kind):
         places = [chunk.indices.to_numpy() + start for chunk, start in zip(encoded, starts, strict=False)]
         unified = pa.concat_arrays([chunk.dictionary for chunk in encoded]).dictionary_encode()
         return Texts(unified.dictionary.to_pylist(), unified.indices.to_numpy().take(_joined(places)))
+
+
+def vector_rows(array: pa.Array) -> NDArray[Any]:
+    """(n, width) of an array of lists of fixed size, NaN where it has nulls."""
+    width, start = array.type.list_size, array.offset
+    rows = array.values[start * width : (start + len(array)) * width].to_numpy(zero_copy_only=False).reshape(-1, width)
+    return np.where(array.is_valid().to_numpy(zero_copy_only=False)[:, None], rows, np.nan) if array.null_count else rows
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:

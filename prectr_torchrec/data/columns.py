@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
-from prectr_torchrec.config.columns import ColumnConfig, Place
+from prectr_torchrec.config.columns import ColumnConfig, NumberColumn, Place
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import (
@@ -22,6 +22,7 @@ from prectr_torchrec.data.column_kinds import (
     Number,
     Position,
     Text,
+    Vector,
     Whole,
 )
 
@@ -79,6 +80,11 @@ class Column(NamedTuple):
     def listed(self) -> bool:
         """Whether a row of samples has a list of values."""
         return self.family != "request"
+
+    @property
+    def declared_as(self) -> str:
+        """The kind by the name that `data.columns` declares it with; "" of a column that is not declared there."""
+        return self.kind.declared_as if self.source.stored else ""
 
     @property
     def arrow(self) -> pa.DataType:
@@ -142,7 +148,10 @@ _PLACES: dict[Place, tuple[Family, Table, str]] = {
 
 
 def _declared_kind(config: ColumnConfig) -> Kind:
-    return Measure(0) if config.number.transform == "log1p" else Measure()
+    kind = config.kind
+    if isinstance(kind, NumberColumn):
+        return Measure(0) if kind.transform == "log1p" else Measure()
+    return Vector(kind.width)
 
 
 class _Ids(NamedTuple):

@@ -50,6 +50,14 @@ def measure_field(low: float, high: float) -> JsonField:
     return JsonField(f"a number from {low:g} to {high:g}, or null", _measure, schema, None, low, high)
 
 
+def vector_field(width: int, most: float) -> JsonField:
+    """Numbers from -most to most, as many as are in each vector; null where it is missing."""
+    items = {"type": "number", "minimum": -most, "maximum": most}
+    schema = {"type": ["array", "null"], "items": items, "minItems": width, "maxItems": width}
+    expected = f"null or {width} numbers from {-most:g} to {most:g}"
+    return JsonField(expected, lambda v: _vector(v, width, most), schema, None)
+
+
 def integer_field(low: int, high: int) -> JsonField:
     """A whole number within bounds."""
     schema = {"type": "integer", "minimum": low, "maximum": high}
@@ -156,26 +164,27 @@ def _text(value: Any) -> str:
 
 
 def _counts(value: Any, length: int) -> list[float]:
-    numbers = _numbers(value, length)
-    if not all(number <= MOST for number in numbers):
-        raise ValueError
-    return numbers
+    return _numbers(value, length, 0, MOST)
+
+
+def _vector(value: Any, width: int, most: float) -> list[float] | None:
+    return None if value is None else _numbers(value, width, -most, most)
 
 
 def _distribution(value: Any, levels: int) -> int:
     if value is None:
         return 0
-    numbers = _numbers(value, levels)
+    numbers = _numbers(value, levels, 0, math.inf)
     if not abs(sum(numbers) - 1) < 0.01:
         raise ValueError
     return int(pack_levels(np.array(numbers)))
 
 
-def _numbers(value: Any, length: int) -> list[float]:
+def _numbers(value: Any, length: int, low: float, high: float) -> list[float]:
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray) or len(value) != length:
         raise TypeError
     numbers = [_number(number) for number in value]
-    if not all(number >= 0 for number in numbers):
+    if not all(low <= number <= high for number in numbers):
         raise ValueError
     return numbers
 

@@ -98,7 +98,8 @@ def short(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    return f"{short(value)} ({type(value).__name__})"
+    length = f" of {len(value):,}" if isinstance(value, list) and len(value) > _SHORT.maxlist else ""
+    return f"{short(value)} ({type(value).__name__}{length})"
 
 
 def describe(field: Field) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import Counter, Id, Measure, Text
+from prectr_torchrec.data.column_kinds import LARGEST, Counter, Id, Measure, Text, Vector, vector_rows
 from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
 from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
@@ -197,23 +197,30 @@ def _check_column(field: Field, column: pa.Array) -> None:
         if (wrong := np.flatnonzero(lengths != bins)).size:
             row = int(wrong[0])
             raise RequestError(f"row {row}: {field.name}", f"{lengths[row]} values", field.json.expected)
-    measured = isinstance(field.column.kind, Measure)
-    if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type) or measured):
+    measured, vectors = isinstance(field.column.kind, Measure), isinstance(field.column.kind, Vector)
+    if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type) or measured or vectors):
         return
     flat = column.flatten() if pa.types.is_list(column.type) else column
     if isinstance(field.column.kind, Text):
         return
     known = flat.is_valid().to_numpy(zero_copy_only=False)
-    numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
-    if measured:
-        known = known & ~np.isnan(numbers)
-    if (wrong := np.flatnonzero(outside(numbers, field.json) & known)).size:
-        first, row, place = int(wrong[0]), int(wrong[0]), ""
-        if pa.types.is_list(column.type):
-            ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
-            row = int(np.searchsorted(ends, first, side="right"))
-            place = f"[{first - (ends[row - 1] if row else 0)}]"
-        raise RequestError(f"row {row}: {field.name}{place}", shown(flat[first].as_py()), field.json.expected)
+    if vectors:
+        bad = ~(np.abs(vector_rows(flat)) <= LARGEST).all(1)
+    else:
+        numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
+        bad = outside(numbers, field.json) & ~(np.isnan(numbers) if measured else False)
+    if (wrong := np.flatnonzero(bad & known)).size:
+        first = int(wrong[0])
+        raise RequestError(_place(field, column, first), shown(flat[first].as_py()), field.json.expected)
+
+
+def _place(field: Field, column: pa.Array, number: int) -> str:
+    """Where a value of an Arrow column stands: the n-th, of lists the n-th of all."""
+    if not field.column.listed and not isinstance(field.column.kind, Counter):
+        return f"row {number}: {field.name}"
+    ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    row = int(np.searchsorted(ends, number, side="right"))
+    return f"row {row}: {field.name}[{number - (ends[row - 1] if row else 0)}]"
 
 
 def _check_length(values: Sequence[Any], most: int | None, where: str) -> None:
@@ -295,6 +302,8 @@ def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
 def _cast(column: pa.ChunkedArray, field: Field) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     given, of_id = array.type, isinstance(field.column.kind, Id)
+    if isinstance(field.column.kind, Vector):
+        _check_widths(array, field, field.column.kind.width)
     try:
         array = _our_ids(array, field) if of_id else array
         value = array.type.value_type if pa.types.is_list(array.type) else array.type
@@ -305,6 +314,20 @@ def _cast(column: pa.ChunkedArray, field: Field) -> pa.Array:
     if array.null_count and (field.column.listed or not field.column.kind.nullable):
         raise RequestError(field.name, f"{array.null_count} nulls", f"{field.column.arrow} in every row")
     return array
+
+
+def _check_widths(array: pa.Array, field: Field, width: int) -> None:
+    """Refuses a list of another length among the vectors of an Arrow column."""
+    flat = array.flatten() if field.column.listed and _has_lists(array) else array
+    if _has_lists(flat):
+        lengths = pc.list_value_length(flat).fill_null(width).to_numpy(zero_copy_only=False)
+        if (wrong := np.flatnonzero(lengths != width)).size:
+            number = int(wrong[0])
+            raise RequestError(_place(field, array, number), f"{lengths[number]} numbers", field.json.expected)
+
+
+def _has_lists(array: pa.Array) -> bool:
+    return pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
 
 
 def _our_ids(array: pa.Array, field: Field) -> pa.Array:

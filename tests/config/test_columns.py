@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prectr_torchrec.config.columns import NumberColumn
+from prectr_torchrec.config.columns import NumberColumn, VectorColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config, load_config
 from prectr_torchrec.config.run import validate_config
@@ -27,6 +27,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"items": {"price": {"number": {"transfrom": "log1p"}}}},
         "data.columns.items.price.number.transfrom: unknown key (did you mean 'transform'?)",
     ),
+    "a vector of no width": ({"users": {"profile": "vector"}}, "data.columns.users.profile.vector.width: Field required"),
+    "a vector of width 0": (
+        {"users": {"profile": {"vector": 0}}},
+        "data.columns.users.profile.vector.width: Input should be greater than or equal to 1; got 0",
+    ),
+    "a vector of text": ({"users": {"profile": {"vector": "wide"}}}, "data.columns.users.profile.vector: "),
     "an unknown place": ({"item": {}}, "data.columns.item: unknown key (did you mean 'items'?)"),
     "a name of ours": (
         {"items": {"Position": "number"}},
@@ -63,10 +69,14 @@ def test_a_wrong_declaration_is_named(columns: dict[str, Any], message: str) -> 
 
 
 def test_a_column_is_declared_by_its_kind_or_with_settings(tmp_path: Path) -> None:
-    columns = {"items": {"price": {"number": {"transform": "log1p"}}, "rating": "number"}, "requests": {"hour": {"number": None}}}
+    columns = {
+        "items": {"price": {"number": {"transform": "log1p"}}, "rating": "number"},
+        "requests": {"hour": {"number": None}, "context": {"vector": 8}},
+    }
     config = validate_config({"name": "x", "data": {"columns": columns}}, "test")
     assert config.data.columns.items["price"].number == NumberColumn(transform="log1p")
     assert config.data.columns.requests["hour"].number == NumberColumn()
+    assert config.data.columns.requests["context"].vector == VectorColumn(width=8)
     (tmp_path / "x.yaml").write_text(dump_config(config), encoding="utf-8")
     assert load_config(tmp_path / "x.yaml") == config
     assert load_config(tmp_path / "x.yaml", ["data.columns.items.rating=number"]) == config
@@ -86,13 +96,17 @@ def test_samples_have_each_column_where_its_value_belongs() -> None:
 
 
 def test_a_declared_column_that_no_part_reads_is_told() -> None:
-    written: dict[str, Any] = {"data.columns.items.price": "number"}
+    written: dict[str, Any] = {"data.columns.items.price": "number", "data.columns.users.profile.vector": 4}
+    columns = {"items": {"price": "number"}, "users": {"profile": {"vector": 4}}}
 
     def told(parts: dict[str, Any]) -> list[str]:
-        tree = {"name": "x", "data": {"columns": {"items": {"price": "number"}}}, "model": {"parts": parts}}
+        tree = {"name": "x", "data": {"columns": columns}, "model": {"parts": parts}}
         return [line for line in unused_settings(validate_config(tree, "test"), written) if "columns" in line]
 
-    assert told({}) == ["data.columns.items.price is not used: model.parts.numbers is null"] and told({"numbers": {}}) == []
+    price = "data.columns.items.price is not used: model.parts.numbers is null"
+    profile = "data.columns.users.profile.vector is not used: model.parts.vectors is null"
+    assert told({}) == [price, profile]
+    assert told({"numbers": {}}) == [profile] and told({"vectors": {}}) == [price] and told({"numbers": {}, "vectors": {}}) == []
 
 
 @pytest.mark.parametrize("column", sample_columns(DataConfig(item_attributes=[])), ids=lambda column: column.name)

@@ -21,6 +21,7 @@ from prectr_torchrec.data.column_kinds import (
     Position,
     Text,
     Texts,
+    Vector,
     Whole,
 )
 from prectr_torchrec.data.columns import sample_columns
@@ -32,6 +33,7 @@ VALUES: list[tuple[Kind, np.ndarray]] = [
     (Id(), np.array([0, -(2**63), 2**63 - 1])),
     (Number(), np.array([0, 0.5, 3], np.float32)),
     (Measure(), np.array([-2.5, np.nan, 1e30], np.float32)),
+    (Vector(2), np.array([[1, -1], [np.nan, np.nan], [0, 1e30]], np.float32)),
     (Whole(), np.array([0, 2**31 - 1], np.int32)),
     (Whole(1, 2**62), np.array([1, 2**62])),
     (Position(), np.array([0, 7], np.int16)),
@@ -46,7 +48,9 @@ VALUES: list[tuple[Kind, np.ndarray]] = [
 @pytest.mark.parametrize(("kind", "values"), VALUES, ids=[repr(kind) for kind, _ in VALUES])
 def test_flat_values_survive_the_way_through_arrow_and_fill_their_views(kind: Kind, values: np.ndarray) -> None:
     array = kind.to_arrow(values)
-    assert array.type == kind.arrow and (array.null_count > 0) == (kind.nullable and isinstance(kind, Grade | Label | Measure))
+    assert array.type == kind.arrow and (array.null_count > 0) == (
+        kind.nullable and isinstance(kind, Grade | Label | Measure | Vector)
+    )
     flat = kind.flat([array, array.slice(1)])
     np.testing.assert_array_equal(flat, np.concatenate([values, values[1:]]))
     beside = {"column": values, "relevance": np.full(len(values), np.nan, np.float32)}

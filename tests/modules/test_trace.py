@@ -56,11 +56,18 @@ from prectr_torchrec.modules import (
     TitleBag,
     TitleFeatures,
     TitleTaste,
+    VectorColumn,
+    VectorEncoding,
+    Vectors,
 )
 
 NUMBERS = [
     NumberColumn("request", "user_events", logarithmic=True, edges=[0.0, 2.0, 9.0], bins=2),
     NumberColumn("candidate", "shown", edges=[0.0, 1.0], bins=2),
+]
+VECTORS = [
+    VectorColumn("request", "user_shown", LEVELS + 1, mean=[1.0] * (LEVELS + 1), deviation=[2.0] * (LEVELS + 1)),
+    VectorColumn("candidate", "shown", 1, mean=[0.0], deviation=[1.0]),
 ]
 LEAVES = {
     "TextEncoder": "a Hugging Face model, whose code asks what its inputs hold; it also sorts texts by length",
@@ -167,6 +174,8 @@ CASES: dict[str, Case] = {
     "KnownGrade": Case(KnownGrade([1.0, 1.5, 2.0, 3.0], (1.0, 3.0)), part_arguments),
     "NumberEncoding": Case(NumberEncoding(NUMBERS), lambda R: (torch.randn(R, 2),)),
     "Numbers": Case(Numbers(NUMBERS), part_arguments),
+    "VectorEncoding": Case(VectorEncoding(VECTORS[0], dim=2), lambda R: (torch.randn(R, LEVELS + 1),)),
+    "Vectors": Case(Vectors(VECTORS, dim=2), part_arguments),
     "Counters": Case(Counters(["user", "query", "group", "item"], LEVELS, position_corrected=True), part_arguments),
     "Interest": Case(Interest(WIDTHS.sequences["history"], LEVELS, dim=8), part_arguments),
     "Personal": Case(Personal(WIDTHS, LEVELS, relevance_dim=RELEVANCE, dim=8), part_arguments),

@@ -98,7 +98,7 @@ def test_who_says_too_little_too_much_or_nonsense_is_answered_and_let_go(server:
         (b'{"query": "q", "candidates": {"item_id": [%s1]}}' % (b"1," * 20_000), "candidates: got 20,001; expected at"),
         (b'{"query": "q", "history": [%s{}], "candidates": []}' % (b"{}," * 20_000), "history: got 20,001; expected at"),
         (b'{"query": "q", "peers": {"item_id": [%s1]}, "candidates": []}' % (b"1," * 20_000), "peers: got 20,001; expected"),
-        (b"[%s1]" % (b"1," * 145_000), "request: got [1, 1, 1, 1, 1, 1, ...] (list); expected an object"),
+        (b"[%s1]" % (b"1," * 145_000), "request: got [1, 1, 1, 1, 1, 1, ...] (list of 145,001); expected an object"),
         (b'{"%s": 1}' % (b"a" * 250_000), "'aaaaaaaaaaaa...aaaaaaaaaaaaa': got an unknown field"),
         (b'{"query": {%s}}' % b",".join(b'"%d":1' % i for i in range(20_000)), "query: got {'0': 1, '1': 1, ...} (dict)"),
         (b'{"query": [%s]}' % (b"[" * 900 + b"]" * 900), "query: got [["),

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.column_kinds import vector_rows
 from prectr_torchrec.data.levels import unpack_levels
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
 
@@ -274,6 +275,8 @@ def _to_numpy(batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:
             data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
             columns[f"{name}_bytes"] = data[offsets[0] : offsets[-1]]
             columns[f"{name}#length"] = np.diff(offsets)
+        elif pa.types.is_fixed_size_list(array.type):
+            columns[name] = vector_rows(array)
         else:
             columns[name] = array.to_numpy(zero_copy_only=False)
     return columns

@@ -249,7 +249,7 @@ class _Job:
 
     def _declared(self, *tables: Table, null: bool = False) -> str:
         """SQL of declared columns as they are, or null, behind others."""
-        return "".join(f", {'NULL::FLOAT AS ' * null}{c.source.stored}" for c in declared_columns(self.data, *tables))
+        return "".join(f", {f'{c.kind.raw().absent} AS ' * null}{c.source.stored}" for c in declared_columns(self.data, *tables))
 
     def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
         order = "timestamp, request_id, part"

@@ -1,4 +1,4 @@
-"""What rankers need to know of the log's own numbers before they train: where their quantiles lie in the train part."""
+"""What rankers need to know of the log's own numbers and vectors before they train: how they are spread in the train part."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.columns import declared_columns
 from prectr_torchrec.data.prepare.events import open_columns
 
 SAMPLE = 1_000_000
-"""Requests, and candidates, that are looked at at most: every n-th."""
+"""Numbers of a column that are looked at at most: those of every n-th request or candidate."""
 
 
 def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
-    """The numbers of the train part, by sample column, in the order of the samples.
+    """The numbers and vectors of the train part, by sample column.
 
     Args:
         data: the configuration.
@@ -26,27 +27,41 @@ def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
     Returns:
         `edges`: the quantiles that bound the bins, ascending, each once, at most one more than `bins`; none where all values are
         missing. `mean` and `deviation` of the values as rankers see them, that is transformed; 0 and 1 where there are none, or
-        all are one. `missing`: the share of rows without a value.
+        all are one. `missing`: the share of rows without a value. Of vectors, `mean` and `deviation` are lists, of each of their
+        numbers, and there are no edges.
     """
     requests, candidates = open_columns(work / "train" / "requests"), open_columns(work / "train" / "candidates")
-    of_request, of_candidate = _every_nth(requests["query"]), _every_nth(candidates["item"])
-    tables: dict[str, tuple[dict[str, NDArray[Any]], Any]] = {
-        "users": (requests, of_request),
-        "requests": (requests, of_request),
-        "queries": (open_columns(work / "queries"), requests["query"][of_request]),
-        "items": (open_columns(work / "items"), candidates["item"][of_candidate]),
-        "events": (candidates, of_candidate),
+    tables: dict[str, tuple[dict[str, NDArray[Any]], NDArray[np.int64] | None]] = {
+        "users": (requests, None),
+        "requests": (requests, None),
+        "queries": (open_columns(work / "queries"), requests["query"]),
+        "items": (open_columns(work / "items"), candidates["item"]),
+        "events": (candidates, None),
     }
-    configs = [config for _, _, config in data.columns.declared()]
     found = {}
-    for column, config in zip(declared_columns(data), configs, strict=True):
-        values, rows = tables[column.source.table]
-        found[column.name] = _describe(values[column.source.stored][rows], config.number.bins, config.number.transform)
+    for column, kind in zip(declared_columns(data), data.columns.kinds(), strict=True):
+        named, rows = tables[column.source.table]
+        values = named[column.source.stored]
+        if isinstance(kind, NumberColumn):
+            found[column.name] = _describe(_sampled(values, rows, SAMPLE), kind.bins, kind.transform)
+        else:
+            found[column.name] = _describe_vectors(_sampled(values, rows, SAMPLE // kind.width))
     return found
 
 
-def _every_nth(rows: NDArray[Any]) -> slice:
-    return slice(None, None, -(-len(rows) // SAMPLE) or 1)
+def _sampled(values: NDArray[np.float32], rows: NDArray[np.int64] | None, most: int) -> NDArray[np.float32]:
+    """Every n-th of the values, or of the rows of them."""
+    step = slice(None, None, -(-len(values if rows is None else rows) // most) or 1)
+    return values[step] if rows is None else values[rows[step]]
+
+
+def _describe_vectors(values: NDArray[np.float32]) -> dict[str, Any]:
+    known = values[~np.isnan(values[:, 0])].astype(np.float64)
+    missing = 1 - len(known) / max(len(values), 1)
+    if not len(known):
+        return {"mean": [0.0] * values.shape[1], "deviation": [1.0] * values.shape[1], "missing": missing}
+    deviation = known.std(axis=0)
+    return {"mean": known.mean(axis=0).tolist(), "deviation": np.where(deviation > 0, deviation, 1).tolist(), "missing": missing}
 
 
 def _describe(values: NDArray[np.float32], bins: int, transform: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Grade, Label, Position
 from prectr_torchrec.data.columns import Column, attribute_columns, declared_columns, sample_columns
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds
-from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row
+from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
 
 Kinds = dict[str, IdKind]
 
@@ -183,11 +183,12 @@ def _refuse_mixed_requests(con: Connection, table: Table, columns: Sequence[str]
         ).fetchall()
         for request_id, *different in mixed:
             rows = f"request_id = {request_id}"
-            ends = [table.find(con, [column, "request_id"], f"{rows} AND {name} = {value}", 1)[0] for value in different]
+            values = [[*value] if isinstance(value, tuple) else value for value in different]  # vectors are tuples
+            ends = [table.find(con, [column, "request_id"], f"{rows} AND {name} = {value}", 1)[0] for value in values]
             (first, request), (second, _) = (values for _, _, values in ends)
             problems.append(
                 f"{describe_rows(ends)} belong to one request, {request!r}, but differ in {table.source.columns[column]!r}: "
-                f"{first!r} and {second!r}; the rows of a request share {', '.join(columns)}"
+                f"{shown_value(first)} and {shown_value(second)}; the rows of a request share {', '.join(columns)}"
             )
     if problems:
         raise RawLogError("\n".join(problems))

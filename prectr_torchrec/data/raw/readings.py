@@ -45,7 +45,14 @@ def family(type_: str) -> str:
     """Types of one family go together in the files of a table; "" goes with all."""
     if type_ == NULL:
         return ""
+    if element := element_type(type_):
+        return f"lists of {family(element)}"
     return "text" if is_text(type_) else "number" if is_number(type_) or type_ == "BOOLEAN" else type_.split("(")[0]
+
+
+def element_type(type_: str) -> str:
+    """Of the elements of a type of lists; "" of what is none."""
+    return type_.rpartition("[")[0] if type_.endswith("]") else ""
 
 
 def is_text(type_: str) -> bool:
@@ -117,6 +124,23 @@ def measure(low: float, high: float) -> Reading:
         return f"TRY_CAST(CASE WHEN isnan({value}) THEN NULL ELSE {value} END AS FLOAT)", f"({sql} IS NOT NULL AND {bad})"
 
     return Reading(expected, read, absent="NULL::FLOAT")
+
+
+def vector(width: int, most: float) -> Reading:
+    """Lists of `width` numbers in -most..most as FLOAT[width], null where they are null."""
+    expected = f"a list of {width} numbers, no null, NaN or infinity among them; null where it is missing"
+
+    def read(sql: str, type_: str) -> tuple[str, str] | None:
+        element, none = element_type(type_), f"NULL::FLOAT[{width}]"
+        if type_ == NULL:
+            return none, "false"
+        if not (is_number(element) or element in ("VARCHAR", NULL, f'"{NULL}"')):
+            return None
+        numbers = f"TRY_CAST({sql} AS DOUBLE[])"
+        fit = f"len({numbers}) = {width} AND len([x FOR x IN {numbers} IF x BETWEEN {-most} AND {most}]) = {width}"
+        return f"TRY_CAST({sql} AS FLOAT[{width}])", f"({sql} IS NOT NULL AND NOT coalesce({fit}, false))"
+
+    return Reading(expected, read, absent=f"NULL::FLOAT[{width}]")
 
 
 def text() -> Reading:

@@ -17,7 +17,16 @@ import duckdb
 from prectr_torchrec.config.data import RawTable
 from prectr_torchrec.data.raw.files import MAX_TEXT, Part, join_parts, open_part, unreadable
 from prectr_torchrec.data.raw.files import RawLogError as RawLogError
-from prectr_torchrec.data.raw.readings import IdKind, Reading, as_text, family, is_plain_integer, is_text, is_unsigned
+from prectr_torchrec.data.raw.readings import (
+    IdKind,
+    Reading,
+    as_text,
+    element_type,
+    family,
+    is_plain_integer,
+    is_text,
+    is_unsigned,
+)
 
 Connection = duckdb.DuckDBPyConnection
 FoundRow = tuple[Path, int, tuple[Any, ...]]
@@ -185,12 +194,13 @@ class Table:
         more = f" ({count - 1} more such rows)" if count > 1 else ""
         long = isinstance(value, str) and len(value) > _MAX_SHOWN
         expected = f"at most {MAX_TEXT:,} bytes" if long else self.readings[column].expected
-        shown = f"{value[:40]!r}..." if long else repr(value)
+        shown = f"{value[:40]!r}..." if long else shown_value(value)
         return f"{file}: column {self.source.columns[column]!r}, row {number}: {shown}; expected {expected}{more}"
 
 
 _MAX_SHOWN = 200
 """Characters of a value, in a message."""
+_MAX_LIST = 60
 _MAX_NAMES = 50
 
 
@@ -231,6 +241,11 @@ def open_source(
     problems.refuse()
     there = {column for part in parts for column, _ in part.columns}
     return Source(name, join_parts(parts), {column: theirs for column, theirs in wanted.items() if theirs in there})
+
+
+def shown_value(value: Any) -> str:
+    """A value of a found row, for messages."""
+    return f"a list of {value[0]}, {value[1]}" if isinstance(value, list) else repr(value)
 
 
 def describe_rows(found: Sequence[FoundRow]) -> str:
@@ -368,4 +383,6 @@ def _shown(place: tuple[str, str] | None) -> str:
     if place is None:
         return "NULL"
     sql, type_ = place
+    if element_type(type_):
+        return f"CASE WHEN {sql} IS NOT NULL THEN [len({sql})::VARCHAR, left({sql}::VARCHAR, {_MAX_LIST})] END"
     return f"left({sql}::VARCHAR, {_MAX_SHOWN + 1})" if type_ in ("VARCHAR", "BLOB", "UUID") else sql

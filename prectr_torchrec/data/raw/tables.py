@@ -198,7 +198,7 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
             LEFT JOIN graded j ON j.query = r.query AND j.item = i.rowid
             LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
     else:
-        unknown = "".join(f", NULL::FLOAT AS {column.source.stored}" for column in declared_columns(data, "requests"))
+        unknown = "".join(f", {c.kind.raw().absent} AS {c.source.stored}" for c in declared_columns(data, "requests"))
         matched = f"""SELECT *, {PART} AS part FROM (
             SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
                 g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}
