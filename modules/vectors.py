@@ -19,6 +19,7 @@ class VectorColumn(NamedTuple):
     name: str
     """In `Inputs`."""
     width: int
+    """How many numbers it has."""
     mean: Sequence[float] | None = None
     """(width,) of each of its numbers. None: not known, weights that are loaded bring it."""
     deviation: Sequence[float] | None = None
