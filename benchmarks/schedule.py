@@ -3,6 +3,7 @@
     python benchmarks/schedule.py --out DIR --requests 2000 12000 --passes 2 3 4 --batch 32 128 --seeds 1 2
 
 Each log is another draw than the built-in one (`--log-seed`). Trains in one process, on one thread; the oracle measures alone.
+`served / true` is at the reference position, `by position` the same at each logged position, of the shown candidates.
 Finished runs are kept, so that it can be stopped and repeated. Writes `results.json` and prints the table.
 """
 
@@ -27,7 +28,7 @@ from prectr_torchrec.evaluation.part_columns import part_columns
 from prectr_torchrec.evaluation.scoring import score
 from prectr_torchrec.training.trainer import Trainer
 
-COLUMNS = ("requests", "batch", "passes", "seed", "steps", "shown", "all", "validation NE", "served / true")
+COLUMNS = ("requests", "batch", "passes", "seed", "steps", "shown", "all", "validation NE", "served / true", "by position")
 
 
 def main() -> None:
@@ -79,28 +80,33 @@ def run(arguments: argparse.Namespace, requests: int, batch: int, passes: str, s
 
 def measure(config: RunConfig, samples: Path, candidates: Path, oracle: Path, run: Path) -> dict[str, Any]:
     """Trains, and measures the last checkpoint."""
+    found: dict[str, Any] = {}
     with process_group("cpu") as process:
         trainer = Trainer(config, samples, run, process)
         trainer.train()
-        scored = score(run, candidates, "candidates", "last", process)
-        measured = evaluate(
-            scored.rows,
-            settings=config.data,
-            parts=part_columns(scored.reported),
-            split=candidates / "candidates",
-            train=samples / "train",
-            predictions=run / "predictions-candidates.parquet",
-            oracle=oracle,
-        )
-        assert measured is not None, "one process is rank 0"
+        for split in (candidates / "candidates", samples / "test"):
+            scored = score(run, split.parent, split.name, "last", process)
+            measured = evaluate(
+                scored.rows,
+                settings=config.data,
+                parts=part_columns(scored.ranker.reported),
+                split=split,
+                train=samples / "train",
+                predictions=run / f"predictions-{split.name}.parquet",
+                oracle=oracle,
+            )
+            assert measured is not None, "one process is rank 0"
+            found[split.name] = measured["oracle"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = measured["oracle"]
+    expected = found["candidates"]["expected_auc"]
+    by_position = [line["calibration"] for line in found["test"]["calibration_by_position"]]
     return {
         "steps": trainer.position["step"],
-        "shown": found["expected_auc"]["shown"]["model"],
-        "all": found["expected_auc"]["all"]["model"],
+        "shown": expected["shown"]["model"],
+        "all": expected["all"]["model"],
         "validation NE": [line["validation"]["ne"] for line in lines if "validation" in line][-1],
-        "served / true": found["calibration"],
+        "served / true": found["candidates"]["calibration"],
+        "by position": " ".join(f"{value:.2f}" for value in by_position),
     }
 
 

@@ -147,11 +147,11 @@ def reliability(probability: Array, label: Array, bins: int = 20) -> list[Metric
 
 
 def calibration_by_position(probability: Array, click: Array, position: Array) -> list[Metrics]:
-    """Predicted over observed clicks at each logged position, from the top down.
+    """Predicted over observed clicks, or over expected ones, at each logged position, from the top down.
 
     Args:
         probability: (n,) predicted at the logged position.
-        click: (n,) 0 or 1, NaN where there is no label.
+        click: (n,) 0 or 1, or the true probability of a click, NaN where neither is known.
         position: (n,) from 1, 0 where it was not logged; those from `LAST_POSITION` on are one line.
 
     Returns:
@@ -166,7 +166,7 @@ def calibration_by_position(probability: Array, click: Array, position: Array) -
             {
                 "position": "not logged" if k == 0 else f"{k}+" if k == LAST_POSITION else str(k),
                 "rows": int(here.sum()),
-                "clicks": int(y[here].sum()),
+                "clicks": round(float(y[here].sum(dtype=np.float64))),
                 "predicted": float(np.mean(p[here], dtype=np.float64)),
                 "observed": float(np.mean(y[here])),
                 "calibration": calibration(p[here], y[here]),

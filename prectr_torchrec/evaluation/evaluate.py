@@ -92,7 +92,7 @@ def evaluate(
         split: folder of the samples that are scored.
         train: folder of the training samples, to say which graded pairs were trained on; may be missing.
         predictions: the Parquet file to write, on a file system that all ranks see.
-        oracle: Parquet with request_id, item_id, probability and optionally exposed, relevance and user_strictness.
+        oracle: Parquet with request_id, item_id, probability and optionally those of `predictions.ORACLE_OPTIONAL`.
         grades: whether what scored the rows could see the candidates' grades; goes into the metrics.
         relevance: whether the relevance tower was trained; the figures of one that was not would say nothing, and are left out.
 

@@ -108,6 +108,9 @@ def _against_oracle(table: p.Table) -> dict[str, Any] | None:
             "oracle": m.auc(oracle.probability[labelled], table.click[labelled]),
         },
         "calibration": m.calibration(table.click_probability[shown], oracle.probability[shown]),
+        "calibration_by_position": m.calibration_by_position(
+            table.click_probability_at_position, oracle.probability * oracle.examination, table.position
+        ),
     }
 
 

@@ -37,12 +37,13 @@ def format_metrics(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _position_lines(positions: list[dict[str, Any]]) -> list[str]:
+def _position_lines(positions: list[dict[str, Any]], truth: str = "observed") -> list[str]:
     if not positions:
         return []
     columns = ("rows", "clicks", "predicted", "observed", "calibration")
+    headings = ("rows", "clicks", "predicted", truth, f"predicted / {truth}")
     body = [[line["position"], *(number(line[column]) for column in columns)] for line in positions]
-    return ["", *aligned([["logged position", *columns[:-1], "predicted / observed"], *body])]
+    return ["", *aligned([["logged position", *headings], *body])]
 
 
 def _logged_order_lines(found: dict[str, Any] | None) -> list[str]:
@@ -69,6 +70,7 @@ def _oracle_lines(oracle: dict[str, Any]) -> list[str]:
         f"predictions that it lacks: {oracle['unmatched_predictions']:,}",
         "AUC on logged clicks: " + ", ".join(f"{name} {number(value)}" for name, value in oracle["logged_auc"].items()),
         f"served over true probability, reference position, shown rows: {number(oracle['calibration'])}",
+        *_position_lines(oracle["calibration_by_position"], "true"),
     ]
 
 

@@ -35,7 +35,7 @@ LEVELS = "relevance_probabilities"
 
 HIDDEN = "-grades-hidden"
 """After the split in the names of files of what was scored without the candidates' grades."""
-ORACLE_OPTIONAL = ("relevance", "exposed", "user_strictness")
+ORACLE_OPTIONAL = ("relevance", "exposed", "examination", "user_strictness")
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Oracle:
     relevance: Array
     exposed: Array
     """1 or 0, NaN unknown."""
+    examination: Array
+    """How likely the row was seen where it was shown, NaN where it was not."""
     user_strictness: Array
     rows: int
     unmatched: int
@@ -115,7 +117,7 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
 
     Args:
         predictions: the merged file.
-        oracle: Parquet with request_id, item_id, probability, and optionally exposed, relevance and user_strictness.
+        oracle: Parquet with request_id, item_id, probability, and optionally those of `ORACLE_OPTIONAL`.
         memory: DuckDB's limit.
         zero: what 0 is in the log.
 

@@ -52,3 +52,22 @@ def test_an_oracle_with_a_row_twice_is_refused(data, tmp_path):
     build.write(tmp_path / "oracle.parquet", {"request_id": [5, 5], "item_id": [1, 1], "probability": [0.1, 0.2]})
     with pytest.raises(ValueError, match="request_id 5, item_id 1 stands there more than once"):
         build.measure(data, oracle=tmp_path / "oracle.parquet")
+
+
+def test_probabilities_are_held_against_the_true_ones_at_each_position(data, tmp_path):
+    path = tmp_path / "oracle.parquet"
+    build.write_oracle(path)
+    assert build.measure(data, oracle=path)["oracle"]["calibration_by_position"] == []  # no examination, no truth at a position
+    table = pq.read_table(path).to_pydict()
+    examination = {1: 1.0, 2: 0.5}
+    position = [item % 10 + 1 for item in table["item_id"]]
+    build.write(path, {**table, "examination": [examination.get(p) for p in position]})
+    found = {line["position"]: line for line in build.measure(data, oracle=path)["oracle"]["calibration_by_position"]}
+    assert found.keys() == {"1", "2"}  # what is not shown has none
+    predicted = {p: [] for p in position}
+    for row in pq.read_table(data.parent / "predictions.parquet").to_pylist():
+        predicted[row["position"]].append(row["click_probability_at_position"])
+    for p, seen in examination.items():
+        true = seen * np.mean([probability for probability, q in zip(table["probability"], position, strict=True) if q == p])
+        assert found[str(p)]["observed"] == pytest.approx(true)
+        assert found[str(p)]["calibration"] == pytest.approx(np.mean(predicted[p]) / true)

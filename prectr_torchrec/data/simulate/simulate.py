@@ -136,7 +136,7 @@ def simulate(
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
         "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
         "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
-        "eval/oracle": _oracle(catalogue, effects, log, probability, ids, test_from, prices),
+        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, test_from, prices),
     }
     settings = {"seed": seed, **sizes, **multipliers, "position": position}
     return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
@@ -144,8 +144,11 @@ def simulate(
 
 def _draw_clicks(rng: np.random.Generator, position: Ints, probability: Floats, exponent: float) -> NDArray[np.bool_]:
     """Of shown candidates: examination falls with the position's `exponent`."""
-    examination = np.maximum(position, 1.0) ** (-0.5 * exponent)
-    return (position > 0) & (rng.random(probability.shape) < examination * probability)
+    return (position > 0) & (rng.random(probability.shape) < _examination(position, exponent) * probability)
+
+
+def _examination(position: Ints, exponent: float) -> Floats:
+    return np.asarray(np.maximum(position, 1.0) ** (-0.5 * exponent))
 
 
 def _draw_judged(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -276,6 +279,7 @@ def _oracle(
     effects: Effects,
     log: Requests,
     probability: Floats,
+    exponent: float,
     ids: Ids,
     test_from: int,
     prices: Prices | None,
@@ -284,10 +288,12 @@ def _oracle(
     test = np.nonzero(log.timestamp >= test_from)[0]
     user, query = log.user[test], log.query[test]
     item = catalogue.pool[query[:, None], log.candidates[test]]
+    shown = log.position[test].ravel()
     oracle = {
         "request_id": np.repeat(test, CANDIDATES),
         "item_id": ids.item[item].ravel(),
-        "exposed": log.position[test].ravel() > 0,
+        "exposed": shown > 0,
+        "examination": pa.array(_examination(shown, exponent), mask=shown == 0),
         "relevance": catalogue.grades[query[:, None], log.candidates[test]].ravel(),
         "probability": probability[test].ravel(),
         "user_strictness": np.repeat(effects.user_strictness[user], CANDIDATES),

@@ -163,7 +163,8 @@ def test_an_effect_switched_off_leaves_all_but_clicks_as_it_was(effect: str, log
     simulate(tmp_path, **SMALL, **{effect: 0.0})
     for file in FILES:
         before, after = pq.read_table(log / f"{file}.parquet"), pq.read_table(tmp_path / f"{file}.parquet")
-        changing = [column for column in ("click", "probability") if column in before.column_names]
+        changing = ["click", "probability", *["examination"] * (effect == "position")]
+        changing = [column for column in changing if column in before.column_names]
         assert after.drop_columns(changing).equals(before.drop_columns(changing))
     assert (read(tmp_path, "raw/impressions")["click"] != read(log, "raw/impressions")["click"]).any()
 
@@ -192,7 +193,12 @@ def test_without_the_position_effect_all_positions_are_examined(full_log: Path, 
         return float(rows["click"][rows["position"] == 6].mean() / rows["click"][rows["position"] == 1].mean())
 
     assert ratio(tmp_path) > 2 * ratio(full_log)
-    assert pq.read_table(tmp_path / "eval/oracle.parquet").equals(pq.read_table(full_log / "eval/oracle.parquet"))
+    without, oracle = (pq.read_table(root / "eval/oracle.parquet") for root in (tmp_path, full_log))
+    assert without.drop_columns("examination").equals(oracle.drop_columns("examination"))
+    for table, exponent in ((without, 0.0), (oracle, 0.5)):
+        examination = table["examination"].to_numpy()
+        assert (np.isnan(examination) == ~table["exposed"].to_numpy()).all()
+        assert np.nanmax(examination) == 1 and np.nanmin(examination) == pytest.approx(6**-exponent)
 
 
 def test_defaults_leave_room_above_the_grade(full_log: Path) -> None:
