@@ -1,24 +1,35 @@
 """Files damaged at random, and what must come of it: an answer that does not differ, or one complaint that names the file.
 
 A try is a kind of material, a seed and a number; `fuzz.py --damaged KIND --first NUMBER --tries 1` repeats it alone.
+
+A try hangs when it takes 60 s of CPU time, of all its threads: a busy machine slows it down and changes nothing. Whatever waits
+without working is stopped after 15 minutes by the clock; native code, which no signal interrupts, ends the whole run a minute
+later with the stacks of its threads. Processes that a try starts have the limit by the clock alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import io
 import random
 import shutil
 import signal
+import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SECONDS = 60
+CPU_SECONDS = 60
+"""Of a try; the slowest of those that end take three."""
+CLOCK_SECONDS = 900
+EVERY = 100
+"""Tries from one line of progress to the next."""
 WORDS = (
     b"null",
     b"-1",
@@ -56,6 +67,7 @@ def run(name: str, material: Material, *, seed: int, first: int, tries: int) -> 
     """Damages one file after the other; returns what went wrong, a paragraph each."""
     failures: list[str] = []
     outcomes: Counter[str] = Counter()
+    faulthandler.enable()
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
@@ -67,7 +79,11 @@ def run(name: str, material: Material, *, seed: int, first: int, tries: int) -> 
                 answer = read(folder)
             if reader in material.compared:
                 expected[reader] = answer
+        gc.freeze()  # what leaving a process group collects is what the try made, not all of torch
+        start = time.process_time()
         for number in range(first, first + tries):
+            if number > first and (number - first) % EVERY == 0:
+                print(_told(name, number - first, first, seed, outcomes, start), flush=True)
             rng = random.Random(f"{name} {seed} {number}")
             reader = rng.choice(list(material.readers))
             with _copy(whole) as folder:
@@ -78,9 +94,13 @@ def run(name: str, material: Material, *, seed: int, first: int, tries: int) -> 
             if problem:
                 failures.append(f"{name} {number} (seed {seed}): {reader} of {path.relative_to(folder)}, {how}: {problem}")
                 print(failures[-1], flush=True)
-    told = ", ".join(f"{what} {count:,}" for what, count in sorted(outcomes.items()))
-    print(f"{name}: {tries:,} tries from number {first} (seed {seed}): {told}", flush=True)
+    print(_told(name, tries, first, seed, outcomes, start), flush=True)
     return failures
+
+
+def _told(name: str, tries: int, first: int, seed: int, outcomes: Counter[str], start: float) -> str:
+    told = ", ".join(f"{what} {count:,}" for what, count in sorted(outcomes.items()))
+    return f"{name}: {tries:,} tries from number {first} (seed {seed}): {told}; {time.process_time() - start:.0f} s of CPU time"
 
 
 def damage(path: Path, rng: random.Random) -> str:
@@ -138,22 +158,17 @@ def _lines(data: bytes, rng: random.Random) -> bytes:
 
 def _judge(read: Callable[[Path], Any], folder: Path, path: Path, expected: Any) -> tuple[str, str | None]:
     """What came of it, and what is wrong with that."""
-    signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(SECONDS)
-    faulthandler.enable()
     try:
-        with _quiet():
+        with _limited(), _quiet():
             found = read(folder)
-    except _TooLong:
-        return "hung", f"no end within {SECONDS} s"
+    except _TooLong as limit:
+        return "hung", f"no end within {limit}"
     except (ValueError, OSError) as error:  # what the command line makes a line and exit code 2 of
         message = str(error)
         named = str(path) in message or path.name in message or str(path.parent) in message
         return "refused", None if named else f"a complaint that does not name it: {type(error).__name__}: {message[:500]}"
     except BaseException:
         return "broke", traceback.format_exc()[-2500:]
-    finally:
-        signal.alarm(0)
     if expected is not None and found != expected:
         return "answered otherwise", "another answer, in silence"
     return "answered", None
@@ -163,8 +178,24 @@ class _TooLong(BaseException):
     """Nobody may catch it on the way."""
 
 
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Ends what takes too long, see the top of the file."""
+    signal.signal(signal.SIGPROF, _too_long)
+    signal.signal(signal.SIGALRM, _too_long)
+    faulthandler.dump_traceback_later(CLOCK_SECONDS + 60, exit=True, file=sys.__stderr__)
+    signal.setitimer(signal.ITIMER_REAL, CLOCK_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+
 def _too_long(number: int, frame: Any) -> None:
-    raise _TooLong
+    raise _TooLong(f"{CPU_SECONDS} s of CPU time" if number == signal.SIGPROF else f"{CLOCK_SECONDS} s by the clock")
 
 
 @contextlib.contextmanager

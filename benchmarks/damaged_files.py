@@ -96,6 +96,18 @@ def _make_texts(folder: Path) -> None:
     (folder / "prompt.yaml").write_bytes(PROMPT.read_bytes())
 
 
+def _make_raw(folder: Path) -> None:
+    """With the numbers that the configuration declares."""
+    raw = random_log(requests=40)
+    raw["users"] = [{"user_id": user} for user in sorted({row["user_id"] for row in raw["impressions"]})]
+    for table, name in (("users", "age"), ("queries", "length"), ("items", "price"), ("impressions", "bm25")):
+        for number, row in enumerate(raw[table]):
+            row[name] = float(number % 7)
+    for row in raw["impressions"]:
+        row["hour"] = float(row["request_id"] % 24)
+    write_log(raw, folder / "raw")
+
+
 def _prepare(folder: Path) -> None:
     config = small_config()
     prepare(config.data, config.text, folder / "raw", folder / "out")
@@ -173,7 +185,7 @@ MATERIALS = {
         {"reader": _epoch},
         ("reader",),
     ),
-    "raw": Material(lambda folder: write_log(random_log(requests=40), folder / "raw"), ("raw/*",), {"prepare": _prepare}),
+    "raw": Material(_make_raw, ("raw/*",), {"prepare": _prepare}),
     "pairs": Material(_make_pairs, ("*.parquet",), {"pairs": _pairs}, ("pairs",)),
     "scores": Material(_make_scores, ("scores/*",), {"scores": _scores}),
 }
