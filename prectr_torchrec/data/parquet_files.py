@@ -31,7 +31,10 @@ def readable(source: Path | str) -> Iterator[None]:
 
 def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
     """A file to read row groups from, within `readable`."""
-    return pq.ParquetFile(path, page_checksum_verification=True, **options)
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True, **options)
+    except KeyError as error:  # of `read_dictionary`
+        raise pa.ArrowInvalid(f"there is no column {error}") from None
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None, row_group: int | None = None) -> pa.Table:

@@ -148,3 +148,15 @@ def flip_a_byte(path: Path, row_group: int, column: str) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[chunk.dictionary_page_offset + chunk.total_compressed_size - 1] ^= 1
     path.write_bytes(damaged)
+
+
+def test_a_damaged_name_within_the_list_of_a_text_is_named(folder: Path, tmp_path: Path) -> None:
+    """The column's own name is right, so that the check of the columns sees nothing."""
+    shutil.copytree(folder, tmp_path / "data")
+    path = tmp_path / "data" / "train" / "part-00001.parquet"
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    element = data.index(b"element", data.index(b"candidate_title", footer))
+    path.write_bytes(data[:element] + b"elemenu" + data[element + len(b"element") :])
+    with pytest.raises(ValueError, match=r"part-00001.parquet, row group 0: not a Parquet file, or a damaged one: .*candidate_title"):
+        list(make_reader(tmp_path / "data").epoch(0))
