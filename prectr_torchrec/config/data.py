@@ -37,6 +37,8 @@ class RawTable(Section):
         given = [sign for sign in (self.delimiter, self.quote) if sign is not None]
         if len(set(given)) < len(given) or {"\n", "\r", "\0"} & set(given):
             raise ValueError(f"delimiter {self.delimiter!r} and quote {self.quote!r} must differ, and end no line")
+        if self.quote is not None and not self.quote.isascii():
+            raise ValueError(f"quote {self.quote!r} must be an ASCII character")
         return self
 
 

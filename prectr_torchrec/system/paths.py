@@ -86,8 +86,31 @@ def unambiguous(path: str | Path) -> Path:
 
 
 def literal(path: Path) -> str:
-    """A path for a library that expands patterns: absolute, and meaning this one file whatever its name."""
-    return glob.escape(str(path.absolute()))
+    """A path for DuckDB, which expands patterns: absolute, and meaning this one file whatever its name.
+
+    Raises:
+        PathError: a backslash beside a character of patterns, which cannot be written so that it means itself.
+    """
+    text = str(path.absolute())
+    if glob.has_magic(text):
+        _refuse_odd(text, "\\")
+    return glob.escape(text)
+
+
+def check_database(path: Path) -> None:
+    """Refuses a place where DuckDB cannot make a database.
+
+    Raises:
+        PathError: a character that it takes for a separator or for the beginning of options.
+    """
+    _refuse_odd(str(path), "\\?")
+
+
+def _refuse_odd(path: str, characters: str) -> None:
+    if odd := next((character for character in characters if character in path), None):
+        raise PathError(
+            f"{path}: {odd!r} in a path means something else to DuckDB, which reads and sorts logs; rename the folder"
+        )
 
 
 def _checked(value: Any, name: str) -> Any:

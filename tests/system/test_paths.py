@@ -32,7 +32,7 @@ from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.system.errors import ConfigError
-from prectr_torchrec.system.paths import PathError, check_arguments, local_path
+from prectr_torchrec.system.paths import PathError, check_arguments, literal, local_path
 from prectr_torchrec.text import distill, teach
 from prectr_torchrec.training import main
 
@@ -91,6 +91,21 @@ def test_a_folder_that_a_library_would_take_for_a_scheme_is_one(folder: str, tmp
     assert prepare(DataConfig(), TextConfig(vocab_size=300), relative, Path(folder, "out"), **options)["counts"]["events"]
     assert write_pairs(DataConfig(), PairsConfig(), relative, Path(folder, "pairs.parquet"))["rows"]
     assert sorted(path.name for path in Path(folder).iterdir()) == ["out", "pairs.parquet", "raw", "wanted.parquet"]
+
+
+@pytest.mark.parametrize("folder", ["a?b", "a\\b"])
+def test_a_folder_in_which_there_can_be_no_database_is_refused_before_it_is_made(folder: str, tmp_path: Path) -> None:
+    raw, out = write_log(random_log(requests=12), tmp_path / "raw"), tmp_path / folder
+    with pytest.raises(PathError, match="in a path means something else to DuckDB"):
+        prepare(DataConfig(), TextConfig(vocab_size=300), raw, out / "samples", progress=False)
+    with pytest.raises(PathError, match="in a path means something else to DuckDB"):
+        write_pairs(DataConfig(), PairsConfig(), raw, out / "pairs.parquet")
+    assert not list(tmp_path.glob("a*/*"))
+
+
+def test_a_pattern_with_a_backslash_is_refused() -> None:
+    with pytest.raises(PathError, match="in a path means something else to DuckDB"):
+        literal(Path("/a/\\[b]"))
 
 
 S3 = Path("s3://bucket/x")

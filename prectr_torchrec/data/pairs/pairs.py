@@ -35,7 +35,7 @@ from prectr_torchrec.data.raw.tables import load_candidates, load_tables, open_s
 from prectr_torchrec.runs.workspace import replacing
 from prectr_torchrec.system.errors import ConfigError, nearest
 from prectr_torchrec.system.locks import writes_file
-from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.paths import check_database, only_local
 
 PAIRS_VERSION = "2"
 SOURCES = ("graded", "shown", "candidate", "same_category", "other_category", "made")
@@ -88,6 +88,7 @@ def write_pairs(
     if pairs.category not in data.item_attributes and pairs.draws():
         hint = nearest(pairs.category, data.item_attributes)
         raise RawLogError(f"pairs.category: {pairs.category!r} is not in data.item_attributes{hint}")
+    check_database(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         replacing(out) as temporary,

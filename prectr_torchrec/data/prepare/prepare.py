@@ -42,7 +42,7 @@ from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sam
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.runs.workspace import build_if_absent, digest, open_output
 from prectr_torchrec.system.locks import writes_folder
-from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.paths import check_database, only_local
 from prectr_torchrec.system.plain_files import read_json
 from prectr_torchrec.system.sizes import parse_bytes
 
@@ -93,6 +93,7 @@ def prepare(
         ValueError: soft grades of other levels, or unfinished; `out` holds something else, or `data.memory` is too little.
     """
     raw, out = Path(raw), Path(out)
+    check_database(out)
     given = given_files("candidates", Path(candidates)) if candidates else ()
     with open_duckdb() as con:
         sources = open_sources(con, data, raw)
@@ -289,6 +290,7 @@ def open_database(database: Path, memory: str, spill: Path) -> Connection:
     size = parse_bytes(memory, "data.memory")
     threads = max(1, min(os.cpu_count() or 1, size // 2**28))
     options: dict[str, Any] = {"memory_limit": f"{size // 2**21}MiB", "threads": threads, "temp_directory": str(spill)}
+    check_database(database)
     return open_duckdb(str(database), **options)
 
 

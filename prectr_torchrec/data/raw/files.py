@@ -80,6 +80,8 @@ def find_files(name: str, table: RawTable, folder: Path, *, optional: bool = Fal
     if not files and not optional:
         raise RawLogError(f"{name}: there is no file {pattern}; set data.raw.{name}.path to a file, folder or glob that exists")
     for file in files:
+        if file.exists() and not file.is_file():
+            raise RawLogError(f"{name}: {file} is a pipe or a device, which cannot be read twice; write it to a file")
         if not file.name.endswith(SUFFIXES):
             raise RawLogError(f"{name}: {file} is neither Parquet nor CSV; its name must end in one of {', '.join(SUFFIXES)}")
     if len({file.suffix == ".parquet" for file in files}) > 1:
@@ -219,7 +221,7 @@ def _read_header(name: str, table: RawTable, file: Path, wanted: Sequence[str]) 
     if "\0" in head.partition("\n")[0]:
         raise RawLogError(f"{name}: {file} is not {table.encoding}; where it is of another one, set data.raw.{name}.encoding")
     best: tuple[list[str], Dialect] = [], Dialect(",", table.quote, table.encoding, 0)
-    for delimiter in DELIMITERS if table.delimiter is None else (table.delimiter,):
+    for delimiter in [sign for sign in DELIMITERS if sign != table.quote] if table.delimiter is None else [table.delimiter]:
         reader = _csv_rows(io.StringIO(head, newline=""), Dialect(delimiter, table.quote, table.encoding, 0), strict=False)
         blank_lines = 0
         for row in reader:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,14 +263,18 @@ def count_zeros(con: Connection, source: Source, columns: Sequence[str]) -> dict
     return {f"{source.name}.{column}": count for column, count in zip(there, counts, strict=True) if count}
 
 
-def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str]) -> dict[str, IdKind]:
+IdColumns = Mapping[str, Collection[str]]
+"""Column of ids -> the raw tables where its name means these ids: an attribute may be called as another table's texts are."""
+
+
+def id_kinds(con: Connection, sources: Sequence[Source], columns: IdColumns) -> dict[str, IdKind]:
     """How to read each id column: integers if every table has integers there, else hashed text in every table.
 
     CSV has no types: there a column is of integers if all its values are written as plain integers.
     """
-    columns, text, unsigned = list(columns), set[str](), set[str]()
+    text, unsigned = set[str](), set[str]()
     for source in sources:
-        types = {column: {type_ for _, type_ in source.types(column)} for column in columns if column in source}
+        types = {column: {type_ for _, type_ in source.types(column)} for column in _ids_of(source, columns)}
         texts = [column for column, found in types.items() if any(map(is_text, found))]
         if source.parts[0].dialect is None:
             text |= {*texts}
@@ -284,7 +288,11 @@ def id_kinds(con: Connection, sources: Sequence[Source], columns: Iterable[str])
     return {column: "text" if column in text else "unsigned" if column in unsigned else "integer" for column in columns}
 
 
-def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, IdKind]) -> dict[str, str]:
+def _ids_of(source: Source, columns: IdColumns) -> list[str]:
+    return [column for column, tables in columns.items() if source.name in tables and column in source]
+
+
+def mixed_ids(con: Connection, sources: Sequence[Source], columns: IdColumns, kinds: Mapping[str, IdKind]) -> dict[str, str]:
     """CSV columns of text of which most values are whole numbers: `table.column` -> the first row that is none, and how many.
 
     One mistyped id makes text of all.
@@ -292,12 +300,12 @@ def mixed_ids(con: Connection, sources: Sequence[Source], kinds: Mapping[str, Id
     odd = Reading("", lambda sql, type_: (f"NOT {is_plain_integer(sql)}", "false"), absent="false")
     found: dict[str, str] = {}
     for source in sources:
-        columns = [column for column in source.columns if kinds.get(column) == "text"]
-        if source.parts[0].dialect is None or not columns:
+        texts = [column for column in _ids_of(source, columns) if kinds[column] == "text"]
+        if source.parts[0].dialect is None or not texts:
             continue
-        _, counts = source.count(con, {column: lambda sql, type_: f"NOT {is_plain_integer(sql)}" for column in columns})
-        _, ids = source.count(con, {column: lambda sql, type_: f"{sql} IS NOT NULL" for column in columns})
-        for column, count, there in zip(columns, counts, ids, strict=True):
+        _, counts = source.count(con, {column: lambda sql, type_: f"NOT {is_plain_integer(sql)}" for column in texts})
+        _, ids = source.count(con, {column: lambda sql, type_: f"{sql} IS NOT NULL" for column in texts})
+        for column, count, there in zip(texts, counts, ids, strict=True):
             if 0 < 2 * count < there:
                 ((file, row, (value,)),) = Table(source, {column: odd}, {column: "odd"}).find(con, [column], "odd", 1)
                 found[f"{source.name}.{column}"] = f"{file.name}, row {row}: {value!r}" + f" ({count - 1} more)" * (count > 1)

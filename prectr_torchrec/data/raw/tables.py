@@ -141,16 +141,24 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
         "level_grades": _mean_grades(con, data.levels),
         "positions_from": positions_from,
         "zeros": _count_zeros(con, data, sources) if data.zero_id == "none" else {},
-        "mixed_ids": mixed_ids(con, list(sources.values()), kinds),
+        "mixed_ids": mixed_ids(con, list(sources.values()), _id_columns(data), kinds),
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **findings}
 
 
-def _id_columns(data: DataConfig) -> dict[str, None]:
+def _id_columns(data: DataConfig) -> dict[str, set[str]]:
     group = [data.query_group] if data.query_group else []
-    names = ("request_id", "user_id", "query_id", "item_id", *data.item_attributes, *data.user_attributes, *group)
-    return dict.fromkeys(names)
+    found = {
+        "request_id": {"impressions"},
+        "user_id": {"impressions", "users"},
+        "query_id": {"impressions", "queries", "judgments"},
+        "item_id": {"impressions", "items", "judgments"},
+    }
+    for table, names in (("items", data.item_attributes), ("users", data.user_attributes), ("queries", group)):
+        for name in names:
+            found.setdefault(name, set()).add(table)
+    return found
 
 
 def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, int]:
@@ -191,7 +199,7 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
     drop_without(con, table, "given", (key, "item_id"), drops)
     refuse_duplicates(con, table, "given", (key, "item_id"))
     owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
-    _count_unknown(con, table, "given", {key: owner, "item_id": "items"}, drops)
+    _count_unknown(con, table, "given", {key: (owner, "the log"), "item_id": ("items", "the log")}, drops)
     if key == "request_id":
         matched = """SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted
             FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id)
@@ -263,7 +271,10 @@ def _link_events(
         firsts = "SELECT min(rowid) FROM impressions GROUP BY request_id, item_id"
         (twice,) = one_row(con, f"DELETE FROM impressions WHERE rowid NOT IN ({firsts})")
         drops["impressions given twice, in other case or blanks"] = twice
-    _count_unknown(con, table, "impressions", {"query_id": "queries", "item_id": "items"}, drops)
+    owners = {
+        f"{name}_id": (owner, loaded.tables[owner].source.label) for name, owner in (("query", "queries"), ("item", "items"))
+    }
+    _count_unknown(con, table, "impressions", owners, drops)
     of_request, declared = (
         "".join(f", {how.format(column.source.stored)}" for column in declared_columns(data, *tables))
         for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
@@ -287,17 +298,24 @@ def _level(relevance: str, levels: Levels) -> str:
     return f"(CASE WHEN {relevance} IS NULL THEN 0 {cases} ELSE {levels.count} END)"
 
 
-def _count_unknown(con: Connection, table: Table, name: str, owners: dict[str, str], drops: dict[str, int]) -> None:
-    """Counts rows of table `name`, made from `table`, whose id is in no table; `owners`: our column -> the table of its ids."""
+def _count_unknown(con: Connection, table: Table, name: str, owners: dict[str, tuple[str, str]], drops: dict[str, int]) -> None:
+    """Counts rows of table `name`, made from `table`, whose id is in no table.
+
+    Args:
+        owners: our column -> the table of its ids, and what messages call that.
+
+    Raises:
+        RawLogError: more than half would be dropped; names both files and the first id.
+    """
     rows = one_row(con, f"SELECT count(*) FROM {name}")[0]
-    for column, owner in owners.items():
+    for column, (owner, label) in owners.items():
         key = table.names[column]
         missing = f"FROM {name} t ANTI JOIN {owner} o ON o.{column} = t.{key}"
         unknown, example = one_row(con, f"SELECT count(*), min(t.{key}) {missing}")
         if unknown * 2 > rows:
             ((_, _, (example,)),) = table.find(con, [column], f"{key} = {example}", 1)
             raise RawLogError(
-                f"{table.source.label}: {unknown} of {rows} rows have a {column} that is unknown (such as {example!r}); "
+                f"{table.source.label}: {unknown} of {rows} rows have a {column} that is not in {label} (such as {example!r}); "
                 f"are these the files of one log? Up to half would be dropped and counted"
             )
         drops[f"{table.source.name} of an unknown {column.removesuffix('_id')}"] = unknown

@@ -27,7 +27,7 @@ def csv_log() -> RawLog:
     return RawLog(**{name: RawTable(path=f"{name}.csv") for name in ("impressions", "items", "queries", "judgments")})
 
 
-@pytest.mark.parametrize("folder", ["click=1", "user_id=off", "a[1]", "12:30", "what?*", "it's"])
+@pytest.mark.parametrize("folder", ["click=1", "user_id=off", "a[1]", "12:30", "what?*", "it's", "a\\b", "{a,b}", "**"])
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_the_name_of_a_folder_means_nothing(tmp_path: Path, folder: str, suffix: str) -> None:
     raw = small_log()
@@ -167,9 +167,17 @@ def test_a_compressed_file_that_breaks_off_is_named(tmp_path: Path) -> None:
 
 def test_a_tab_may_be_written_as_a_shell_hands_it_over() -> None:
     assert RawTable(path="x", delimiter="\\t").delimiter == "\t"
-    for wrong in ({"delimiter": '"'}, {"delimiter": "\n"}, {"quote": "\0"}, {"delimiter": "||"}):
-        with pytest.raises(ValueError, match=r"must differ, and end no line|at most 1 character"):
+    for wrong in ({"delimiter": '"'}, {"delimiter": "\n"}, {"quote": "\0"}, {"delimiter": "||"}, {"quote": "ä"}):
+        with pytest.raises(ValueError, match=r"must differ, and end no line|at most 1 character|must be an ASCII character"):
             RawTable(path="x", **wrong)
+
+
+def test_a_quote_is_no_delimiter(tmp_path: Path) -> None:
+    folder = write_log(small_log(), tmp_path)
+    (folder / "queries.csv").write_text("query_id;query\n,1000,;,a;b,\n", encoding="utf-8")
+    table = RawTable(path="queries.csv", quote=",")
+    part = open_part(duckdb.connect(), "queries", table, folder / "queries.csv", ["query_id", "query"])
+    assert part is not None and duckdb.sql(f"FROM {part.scan()}").fetchall() == [("1000", "a;b")]
 
 
 @pytest.mark.parametrize(("written", "read"), [("4001.0", 4001), ("9007199254740993.0", None), ("4001.5", None)])
@@ -199,7 +207,20 @@ def test_what_a_file_has_instead_of_a_column_is_told_in_one_line(tmp_path: Path)
 
 def test_any_attribute_has_values_of_its_own(tmp_path: Path) -> None:
     raw = small_log()
-    names = ["rowid", "user_id", "filename", "c0", "a1", "click#", "../../../../ESC", "Price EUR", 'a"b', "request_id", "NULL"]
+    names = [
+        "rowid",
+        "user_id",
+        "filename",
+        "c0",
+        "a1",
+        "click#",
+        "../../../../ESC",
+        "Price EUR",
+        'a"b',
+        "request_id",
+        "query",
+        "NULL",
+    ]
     for number, row in enumerate(raw["items"], 1):
         row |= {name: number * 100 + place for place, name in enumerate(names)}
     con, _ = load(write_log(raw, tmp_path), item_attributes=[*names, "category_id"])

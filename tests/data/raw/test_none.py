@@ -190,7 +190,7 @@ def test_an_unknown_id_of_text_is_shown_as_the_file_has_it(tmp_path: Path) -> No
     raw = random_log(1, text_ids=True)
     for event in raw["impressions"]:
         event["item_id"] = f"x{event['item_id']}"
-    with pytest.raises(RawLogError, match=r"rows have a item_id that is unknown \(such as 'xitem\d+'\)"):
+    with pytest.raises(RawLogError, match=r"rows have a item_id that is not in items.\w+ \(such as 'xitem\d+'\)"):
         run(raw, tmp_path)
 
 

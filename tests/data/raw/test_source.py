@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ BAD: dict[str, tuple[Callable[[Raw], Any], str]] = {
     ),
     "mostly unknown items": (
         setting_all("impressions", "item_id", lambda i: i + 500),
-        r"impressions.parquet: (\d+) of \1 rows have a item_id that is unknown \(such as 45\d\d\); are these",
+        r"impressions.parquet: (\d+) of \1 rows have a item_id that is not in items.parquet \(such as 45\d\d\); are these",
     ),
     "no such group": (lambda raw: None, r"data.query_group: 'categry_id' is neither .* \(did you mean 'category_id'\?\)"),
 }
@@ -178,6 +179,15 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
         prepare(DataConfig(raw=RawLog(items=RawTable(path="items.json"))), TEXT, folder, tmp_path / "out", progress=False)
 
 
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """It can be read once, and hangs where nobody writes."""
+    raw = write_log(random_log(requests=12), tmp_path)
+    (raw / "items.parquet").unlink()
+    os.mkfifo(raw / "items.parquet")
+    with pytest.raises(RawLogError, match=r"items.parquet is a pipe or a device"):
+        prepare(DataConfig(), TEXT, raw, tmp_path / "out", progress=False)
+
+
 def test_the_bad_row_is_counted_within_its_own_file(tmp_path: Path) -> None:
     raw = random_log()
     setting("impressions", 103, click=7)(raw)
@@ -224,7 +234,7 @@ def test_rows_of_unknown_items_and_queries_are_dropped_and_counted(tmp_path: Pat
             r"candidates.parquet: column 'item_id', row 2: None; expected an id, which 2 of 3 rows lack",
         ),
         ([{"request_id": 1, "item_id": 4001}] * 2, r"rows 1 and 2 have the same \(request_id, item_id\) = \(1, 4001\)"),
-        ([{"request_id": 12345, "item_id": 4001}], r"1 of 1 rows have a request_id that is unknown \(such as 12345\)"),
+        ([{"request_id": 12345, "item_id": 4001}], r"1 of 1 rows have a request_id that is not in the log \(such as 12345\)"),
     ],
 )
 def test_bad_candidates_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:

@@ -158,5 +158,7 @@ def test_a_damaged_name_within_the_list_of_a_text_is_named(folder: Path, tmp_pat
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     element = data.index(b"element", data.index(b"candidate_title", footer))
     path.write_bytes(data[:element] + b"elemenu" + data[element + len(b"element") :])
-    with pytest.raises(ValueError, match=r"part-00001.parquet, row group 0: not a Parquet file, or a damaged one: .*candidate_title"):
+    with pytest.raises(
+        ValueError, match=r"part-00001.parquet, row group 0: not a Parquet file, or a damaged one: .*candidate_title"
+    ):
         list(make_reader(tmp_path / "data").epoch(0))
