@@ -96,7 +96,7 @@ def text_field() -> JsonField:
 
 
 def id_field(written: str, zero: ZeroId) -> JsonField:
-    """An id where 0 and the text "0" are what they are in the log; null is none.
+    """An id where 0 and the text "0" are what they are in the log; null and the empty text are none.
 
     Args:
         written: how the log writes its ids: `integer` or `unsigned`, `text`, which is hashed, or `either` where that is unknown.
@@ -106,8 +106,10 @@ def id_field(written: str, zero: ZeroId) -> JsonField:
     found, becomes = zero_becomes(zero)
 
     def read_id(value: Any) -> int:
-        number = 0 if value is None else int(field.read(value))
-        return becomes if value is not None and number == found else number
+        if value is None or (value == "" and written in ("text", "either")):
+            return 0
+        number = int(field.read(value))
+        return becomes if number == found else number
 
     is_id = zero == "id"
     return field._replace(read=read_id, default=None if is_id else 0, zero=becomes if is_id else 0)

@@ -128,7 +128,7 @@ class LogIds:
 def our_id_sql(value: str, type_: pa.DataType, zero: ZeroId) -> str:
     """SQL of our id of one of the log's, of a column of this type; none is 0."""
     if pa.types.is_string(type_):
-        value = hash_id_sql(value)
+        value = hash_id_sql(f"nullif({value}, '')")
     elif pa.types.is_uint64(type_):
         value = f"({value}::HUGEINT - CASE WHEN {value} >= {2**63} THEN {2**64} ELSE 0 END)::BIGINT"
     if zero == "id":

@@ -212,6 +212,8 @@ def test_zero_is_what_the_log_says_and_null_is_none(kind: str, zero: Any, zero_i
     assert [row["user_id"] for row in found] == [mine, 0] and found[0]["query_id"] == 0
     assert found[0]["candidate_item_id"] == [mine] * 3
     assert found[0]["candidate_category_id"] == [mine, 0, 7 if kind != "text" else hash_id("7")]
+    if kind in ("text", "either"):
+        assert schema.from_plain([{**requests[0], "user_id": ""}]).to_pylist()[0]["user_id"] == 0
     alike = schema.from_plain([{**requests[0], "candidates": [{"item_id": zero}] * 2, "request_id": 0}]).to_pylist()[0]
     assert alike["candidate_item_id"] == [mine] * 2 and alike["candidate_category_id"] == [0, 0] and alike["request_id"] == 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.data.hashing import hash_id_sql, zero_sql
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id_sql, zero_sql
 
 IdKind = Literal["integer", "unsigned", "text"]
 """How the ids of a column are read: as they are, in two's complement of 64 bits, or as the hash of their text (`hash_id`)."""
@@ -189,12 +189,18 @@ def is_unsigned(sql: str, type_: str) -> str:
     return "true" if type_ == "UBIGINT" else f"coalesce(TRY_CAST({sql} AS HUGEINT) >= {2**63}, false)"
 
 
+def is_zero(sql: str, type_: str, kind: IdKind) -> str:
+    """Whether an id is 0 or the text "0"."""
+    found = _id(sql, type_, kind)
+    return f"{found[0]} IN (0, {ZERO_ID})" if found else "false"
+
+
 def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
-    """SQL of an id, null where that is, and of whether a value that is not null is bad."""
+    """SQL of an id, null where that is or a text is empty, and of whether a value that is not null is bad."""
     if type_ == NULL:
         return "NULL::BIGINT", "false"
     if kind == "text" and is_text(type_):
-        return hash_id_sql(as_text(sql, type_)), _undecodable(sql, type_)
+        return hash_id_sql(f"nullif({as_text(sql, type_)}, '')"), _undecodable(sql, type_)
     whole = f"TRY_CAST({sql} AS HUGEINT)"
     if is_text(type_):  # of CSV; what is written as a float has its digits
         bad = f"(NOT {is_plain_integer(sql)} OR (contains({sql}, '.') AND abs({whole}) >= {EXACT['DOUBLE']}))"

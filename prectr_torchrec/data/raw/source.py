@@ -9,6 +9,7 @@ import contextlib
 import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from prectr_torchrec.data.raw.readings import (
     is_plain_integer,
     is_text,
     is_unsigned,
+    is_zero,
 )
 
 Connection = duckdb.DuckDBPyConnection
@@ -256,10 +258,10 @@ def describe_rows(found: Sequence[FoundRow]) -> str:
     return " and ".join(f"{file}: row {row}" for file, row, _ in found)
 
 
-def count_zeros(con: Connection, source: Source, columns: Sequence[str]) -> dict[str, int]:
+def count_zeros(con: Connection, source: Source, columns: Sequence[str], kinds: Mapping[str, IdKind]) -> dict[str, int]:
     """Rows where an id is written as 0; those columns that have such, by `table.column`."""
     there = [column for column in columns if column in source]
-    _, counts = source.count(con, {column: lambda sql, type_: f"{sql}::VARCHAR IN ('0', '0.0')" for column in there})
+    _, counts = source.count(con, {column: partial(is_zero, kind=kinds[column]) for column in there})
     return {f"{source.name}.{column}": count for column, count in zip(there, counts, strict=True) if count}
 
 

@@ -140,7 +140,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     findings = {
         "level_grades": _mean_grades(con, data.levels),
         "positions_from": positions_from,
-        "zeros": _count_zeros(con, data, sources) if data.zero_id == "none" else {},
+        "zeros": _count_zeros(con, data, sources, kinds) if data.zero_id == "none" else {},
         "mixed_ids": mixed_ids(con, list(sources.values()), _id_columns(data), kinds),
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
@@ -161,7 +161,7 @@ def _id_columns(data: DataConfig) -> dict[str, set[str]]:
     return found
 
 
-def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) -> dict[str, int]:
+def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds) -> dict[str, int]:
     group = [data.query_group] if data.query_group else []
     columns = {
         "impressions": ["user_id"],
@@ -169,7 +169,7 @@ def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source]) 
         "queries": ["query_id", *group],
         "users": data.user_attributes,
     }
-    found = (count_zeros(con, source, columns.get(name, ())) for name, source in sources.items())
+    found = (count_zeros(con, source, columns.get(name, ()), kinds) for name, source in sources.items())
     return {column: count for counts in found for column, count in counts.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def renamed(raw: Raw, column: str, names: dict[Any, Any]) -> Raw:
     }
 
 
-@pytest.mark.parametrize(("nobody", "text_ids"), [(0, False), (None, False), (None, True), ("0", True)])
+@pytest.mark.parametrize(("nobody", "text_ids"), [(0, False), (None, False), (None, True), ("0", True), ("", True)])
 def test_nobody_has_no_past_and_is_everybodys_other(tmp_path: Path, nobody: Any, text_ids: bool) -> None:
     raw = random_log(1, text_ids=text_ids)
     names = {u: nobody for u in sorted({e["user_id"] for e in raw["impressions"]})[:2]}
@@ -58,7 +59,7 @@ def test_nobody_has_no_past_and_is_everybodys_other(tmp_path: Path, nobody: Any,
     assert strangers and all(not row["user_events"] and not row["history_item_id"] for row in strangers)
     assert any(row["peer_item_id"] for row in strangers)
     assert manifest["counts"]["users"] == 2
-    written = sum(event["user_id"] == nobody for event in raw["impressions"]) if nobody is not None else 0
+    written = sum(event["user_id"] == nobody for event in raw["impressions"]) if nobody in (0, "0") else 0
     assert manifest["zeros"].get("impressions.user_id", 0) == written
 
 
@@ -206,6 +207,14 @@ def test_a_column_without_whole_numbers_is_no_mixture(tmp_path: Path) -> None:
     for event in raw["impressions"]:
         event["user_id"] = f"u{event['request_id']}" if event["request_id"] % 9 == 0 else None
     assert run(raw, tmp_path, suffix="csv")["mixed_ids"] == {}
+
+
+@pytest.mark.parametrize("written", [lambda value: float(value) or -0.0, lambda value: Decimal(value).quantize(Decimal("0.01"))])
+def test_zeros_are_counted_however_a_file_writes_them(tmp_path: Path, written: Any) -> None:
+    raw = random_log(1)
+    for event in raw["impressions"]:
+        event["user_id"] = written(event["user_id"] if event["request_id"] % 4 else 0)
+    assert run(raw, tmp_path)["zeros"]["impressions.user_id"] == sum(event["user_id"] == 0 for event in raw["impressions"])
 
 
 @pytest.mark.parametrize("zero_id", ["none", "id"])
