@@ -22,6 +22,7 @@ from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
 from prectr_torchrec.data.columns import attribute_columns, declared_columns
 from prectr_torchrec.data.raw.files import find_files
+from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
 from prectr_torchrec.data.raw.loading import (
     Kinds,
     Loaded,
@@ -39,9 +40,6 @@ from prectr_torchrec.data.raw.source import (
     RawLogError,
     Source,
     Table,
-    count_zeros,
-    id_kinds,
-    mixed_ids,
     one_row,
     open_source,
 )
@@ -147,7 +145,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **findings}
 
 
-def _id_columns(data: DataConfig) -> dict[str, set[str]]:
+def _id_columns(data: DataConfig) -> IdColumns:
     group = [data.query_group] if data.query_group else []
     found = {
         "request_id": {"impressions"},
