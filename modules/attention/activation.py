@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 ActivationKind = Literal["dice", "prelu"]
+ROWS = 8192
+"""That Dice goes through at a time on a CPU."""
 
 
 class Dice(nn.Module):
@@ -50,24 +52,71 @@ class Dice(nn.Module):
         Returns:
             (..., dim) float.
         """
-        mean, variance = self._moments(s, mask) if self.training else (self.mean, self.variance)
-        scale = (variance + self.epsilon).rsqrt()
-        p = torch.addcmul(-mean * scale, s, scale).sigmoid()
-        return s * torch.addcmul(self.alpha, p, 1 - self.alpha)
+        if not self.training:
+            scale = (self.variance + self.epsilon).rsqrt()
+            p = torch.addcmul(-self.mean * scale, s, scale).sigmoid()
+            return s * torch.addcmul(self.alpha, p, 1 - self.alpha)
+        f, mean, variance = _DiceOfBatch.apply(s.flatten(0, -2), mask.flatten(), self.alpha, self.epsilon)
+        self._remember(torch.stack([mean, variance]))
+        return f.view_as(s)
 
-    def _moments(self, s: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        rows, weight = s.flatten(0, -2), mask.flatten().to(s.dtype)
-        count = weight.sum().clamp(min=1.0)
-        mean = weight @ rows / count
-        variance = (weight @ rows.square() / count - mean.square()).clamp(min=0.0)
-        with torch.no_grad():
-            found = torch.stack([mean, variance])
-            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-                dist.all_reduce(found)
-                found /= dist.get_world_size()
-            self.mean.lerp_(found[0], self.momentum)
-            self.variance.lerp_(found[1], self.momentum)
-        return mean, variance
+    @torch.no_grad()
+    def _remember(self, moments: Tensor) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(moments)
+            moments /= dist.get_world_size()
+        self.mean.lerp_(moments[0], self.momentum)
+        self.variance.lerp_(moments[1], self.momentum)
+
+
+class _DiceOfBatch(torch.autograd.Function):
+    """Dice by the moments of its rows (N, dim), which gradients flow through; of that size it keeps s alone.
+
+    Returns f, mean and variance. It goes block by block of rows, so that what lies between s and f stays in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, mask: Tensor, alpha: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        weight = mask.to(s.dtype)
+        weight /= weight.sum().clamp(min=1.0)
+        mean, variance = weight @ s, torch.zeros_like(alpha)
+        for s_b, weight_b in _blocks(s, weight):
+            variance += weight_b @ s_b.square()
+        variance = (variance - mean.square()).clamp(min=0.0)
+        scale, f = (variance + epsilon).rsqrt(), torch.empty_like(s)
+        for s_b, f_b in _blocks(s, f):
+            p = torch.addcmul(-mean * scale, s_b, scale, out=f_b).sigmoid_()
+            torch.addcmul(alpha, p, 1 - alpha, out=f_b).mul_(s_b)
+        ctx.save_for_backward(s, weight, alpha, mean, variance, scale)
+        ctx.mark_non_differentiable(mean, variance)
+        return f, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        s, weight, alpha, mean, variance, scale = ctx.saved_tensors
+        d_s, slope = torch.empty_like(s), 1 - alpha
+        d_alpha, d_z, d_z_s = torch.zeros(3, len(alpha), dtype=s.dtype, device=s.device)
+        for s_b, grad_b, d_b in _blocks(s, grad, d_s):
+            every = s_b.new_ones(len(s_b))
+            p = torch.addcmul(-mean * scale, s_b, scale).sigmoid_()
+            rows = grad_b * s_b
+            d_alpha += every @ rows
+            d_alpha -= every @ rows.mul_(p)
+            rows.addcmul_(rows, p, value=-1.0)  # grad s p (1 - p)
+            d_z += every @ rows
+            torch.addcmul(alpha, p, slope, out=d_b).mul_(grad_b).addcmul_(rows, slope * scale)
+            d_z_s += every @ rows.mul_(s_b)
+        d_variance = -0.5 * scale**3 * slope * (d_z_s - mean * d_z) * (variance > 0)
+        d_mean = -scale * slope * d_z - 2 * mean * d_variance
+        for s_b, weight_b, d_b in _blocks(s, weight.unsqueeze(1), d_s):
+            d_b.addcmul_(torch.addcmul(d_mean, s_b, 2 * d_variance), weight_b)
+        return d_s, None, d_alpha, None
+
+
+def _blocks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The same rows of each: few at a time on a CPU, all at once where operations are launched or compiled."""
+    at_once = ROWS if tensors[0].is_cpu and not torch.compiler.is_compiling() else max(len(tensors[0]), 1)
+    return zip(*(tensor.split(at_once) for tensor in tensors), strict=True)
 
 
 class PReLU(nn.Module):
@@ -88,6 +137,20 @@ class PReLU(nn.Module):
     def forward(self, s: Tensor, mask: Tensor) -> Tensor:
         """Args: s: (..., dim); mask: not read. Returns: (..., dim)."""
         return torch.where(s > 0, s, self.alpha * s)
+
+
+class _Products(torch.autograd.Function):
+    """q (R, dim, P) and w (dim, H) -> (R, dim, P, H); its gradients are one product each, with nothing of that size between."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(q, w)
+        return q.unsqueeze(3) * w.unsqueeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        q, w = ctx.saved_tensors
+        return (grad @ w.unsqueeze(2)).squeeze(3), (q.unsqueeze(2) @ grad).sum(0).squeeze(1)
 
 
 class ActivationUnit(nn.Module):
@@ -146,9 +209,9 @@ class ActivationUnit(nn.Module):
         w_q, w_k, w_d, w_p, w_e = self.first.weight.split(self.dims, dim=1)  # (H, dim) each
         of_candidate = nn.functional.linear(q, w_q + w_d, self.first.bias)  # (R, P, H)
         of_event = nn.functional.linear(k, w_k - w_d) + nn.functional.linear(e, w_e)  # (R, L, H)
-        by_candidate = (q.unsqueeze(2) * w_p).flatten(1, 2)  # (R, P * H, dim)
-        of_pair = (k @ by_candidate.transpose(1, 2)).view(R, L, q.shape[1], -1)  # (R, L, P, H)
-        s = of_pair + of_candidate.unsqueeze(1) + of_event.unsqueeze(2)
+        by_candidate = _Products.apply(q.transpose(1, 2).contiguous(), w_p.t().contiguous()).flatten(2)  # (R, dim, P * H)
+        rows = of_event.repeat(1, 1, q.shape[1]).add_(of_candidate.flatten(1).unsqueeze(1)).baddbmm_(k, by_candidate)
+        s = rows.view(R, L, q.shape[1], -1)
         pairs = mask.expand(R, L, q.shape[1]) if real is None else mask & real.unsqueeze(1)
         for activation, layer in zip(self.activations, self.deeper, strict=True):
             s = layer(activation(s, pairs))

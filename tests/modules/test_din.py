@@ -10,7 +10,7 @@ from inputs_by_hand import LEVELS, WIDTHS, inputs_by_hand
 from torch import Tensor, nn
 
 from prectr_torchrec.modules import Examination, Inputs, KnownGrade, LookedUpFeatures, PastCounts
-from prectr_torchrec.modules.attention.activation import ActivationUnit, Dice, PReLU
+from prectr_torchrec.modules.attention.activation import ROWS, ActivationUnit, Dice, PReLU
 from prectr_torchrec.modules.rankers.din import DIN, ActivatedInterest
 
 R, P, L, D, E = 3, 4, 5, 6, 2
@@ -82,6 +82,36 @@ def test_dice_turns_where_the_rows_that_count_are() -> None:
     p = ((s - 0.1 * mean) / (0.9 + 0.1 * variance + 1e-8).sqrt()).sigmoid()
     torch.testing.assert_close(dice.eval()(s, mask), p * s + (1 - p) * 0.3 * s)
     assert dice.train()(s, torch.zeros(8, dtype=torch.bool)).isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [8, ROWS + 8])
+def test_dice_has_the_gradients_of_its_formula(rows: int) -> None:
+    torch.manual_seed(0)
+    s, mask = torch.randn(rows, 3, dtype=torch.double, requires_grad=True), torch.arange(rows) % 4 < 3
+    dice = Dice(3).double()
+    nn.init.uniform_(dice.alpha)
+    mean = s[mask].mean(0)
+    p = ((s - mean) / (s[mask].var(0, unbiased=False) + dice.epsilon).sqrt()).sigmoid()
+    expected, upstream = p * s + (1 - p) * dice.alpha * s, torch.randn(rows, 3, dtype=torch.double)
+    wanted = torch.autograd.grad(expected, [s, dice.alpha], upstream)
+    torch.testing.assert_close(torch.autograd.grad(dice(s, mask), [s, dice.alpha], upstream), wanted)
+
+
+def test_dice_passes_gradcheck() -> None:
+    torch.manual_seed(0)
+    dice, mask = Dice(3).double(), torch.tensor([True, False, True, True, True])
+    alpha = torch.rand(3, dtype=torch.double, requires_grad=True)
+
+    def activated(s: Tensor, alpha: Tensor) -> Tensor:
+        return torch.func.functional_call(dice, {"alpha": alpha}, (s, mask))
+
+    assert torch.autograd.gradcheck(activated, (torch.randn(5, 3, dtype=torch.double, requires_grad=True), alpha))
+
+
+def test_dice_of_a_constant_channel_has_finite_gradients() -> None:
+    s = torch.ones(6, 2, requires_grad=True)
+    Dice(2)(s, torch.ones(6, dtype=torch.bool)).sum().backward()
+    assert s.grad is not None and s.grad.isfinite().all()
 
 
 def test_prelu_is_that_of_torch() -> None:
