@@ -8,7 +8,8 @@ One process, one rank: the sharded model, optimizers and pipeline of `prectr tra
 
     OMP_WAIT_POLICY=PASSIVE python benchmarks/step.py [--data PREPARED] [--config prectr_v1] [--steps 64] [--rounds 3]
 
-With `--against KEY=VALUE` it compares steps of the configuration with steps of the same with that setting, in turns.
+With `--against KEY=VALUE` it compares steps of the configuration with steps of the same with that setting, in turns. With
+`--against FOLDER`, another checkout, it runs the `benchmarks/step.py` of each in processes of their own, in turns.
 Without `--data` it measures on a simulated log. The shares come from timers around the pipeline's stages and the modules'
 forwards, some thirty readings of the clock a step; a part's time is its own, without the parts inside it.
 """
@@ -16,7 +17,12 @@ forwards, some thirty readings of the clock a step; a part's time is its own, wi
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shlex
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -27,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import describe, endless, median, ratio, simulated_samples, take_turns, train_on
+from common import Rate, describe, endless, median, ratio, simulated_samples, take_turns, train_on
 from torch import Tensor
 from torchrec.distributed.types import Awaitable
 
@@ -45,12 +51,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a prepared folder with a train split")
     parser.add_argument("--config", default="prectr_v1")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting; may be repeated")
-    parser.add_argument("--against", metavar="KEY=VALUE", help="compare with another setting, such as train.compile=true")
+    parser.add_argument("--against", metavar="KEY=VALUE", help="or a checkout: compare with it")
     parser.add_argument("--steps", type=int, default=64, help="of a round; the reader loads anew about every 64")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=12_000, help="of the simulated log")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.against and "=" not in arguments.against:
+        compare_checkouts(Path(arguments.against).resolve(), arguments)
+        return
     torch.set_num_threads(arguments.threads)
     config = load_config(arguments.config, arguments.set)
     with tempfile.TemporaryDirectory() as scratch, process_group("cpu") as process:
@@ -97,6 +106,41 @@ def compare_settings(trainers: dict[str, Trainer], steps: int, rounds: int) -> N
     first = next(iter(rates.values()))
     for name, each in rates.items():
         print(f"{name:28}{median(each).cpu:14,.0f} candidates/s by CPU time, {ratio(each, first).cpu:.2f} of the first")
+
+
+def compare_checkouts(other: Path, arguments: argparse.Namespace) -> None:
+    """Steps fed by the reader, of this checkout and another, by the benchmark of each; samples are made by each too."""
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("config", "steps", "requests", "threads")]
+    options += [f"--set={setting}" for setting in arguments.set] + ([f"--data={arguments.data}"] if arguments.data else [])
+    checkouts = {"this checkout": Path(__file__).resolve().parents[1], str(other): other}
+    rates: dict[str, list[Rate]] = {name: [] for name in checkouts}
+    print(describe("torch", "fbgemm-gpu-cpu", "torchrec", "pyarrow"))
+    with tempfile.TemporaryDirectory() as scratch:
+        for number, checkout in enumerate(checkouts.values()):
+            link_package(checkout, Path(scratch) / str(number))
+        for _ in range(arguments.rounds):
+            for number, (name, checkout) in enumerate(checkouts.items()):
+                rates[name].append(rate_of(checkout, Path(scratch) / str(number), options))
+    print(f"configuration {arguments.config}, {arguments.rounds} rounds of {arguments.steps} steps each in turns; medians")
+    for name, each in rates.items():
+        times = ratio(rates["this checkout"], each).cpu
+        print(f"{name}: {median(each).cpu:,.0f} candidates/s by CPU time, {times:.2f} of the CPU time of this checkout")
+
+
+def link_package(checkout: Path, folder: Path) -> None:
+    """The package as it is installed: modules/ as prectr_torchrec.modules, ..."""
+    (package := folder / "prectr_torchrec").mkdir(parents=True)
+    for path in [*(checkout / "prectr_torchrec").iterdir(), *(checkout / name for name in ("modules", "launchers", "configs"))]:
+        (package / path.name).symlink_to(path)
+
+
+def rate_of(checkout: Path, packages: Path, options: list[str]) -> Rate:
+    command = [sys.executable, str(checkout / "benchmarks" / "step.py"), *options, "--rounds=1"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(packages)}, capture_output=True, text=True, check=False)
+    found = re.search(rf"^{FED}\s+([\d,]+)\s+[\d.]+\s+([\d,]+)", done.stdout, re.MULTILINE)
+    if done.returncode or found is None:
+        raise SystemExit(f"{shlex.join(command)} said no rate:\n{done.stderr[-2000:]}")
+    return Rate(*(float(rate.replace(",", "")) for rate in found.groups()))
 
 
 def print_shares(trainer: Trainer, steps: int) -> None:

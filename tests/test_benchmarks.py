@@ -86,6 +86,10 @@ class Inputs:
         return _sets([f"data.split.test_from={test_from}", *SMALL])
 
     @property
+    def checkout(self) -> Path:
+        return ROOT
+
+    @property
     def samples(self) -> Path:
         return self._made("samples", f"prepare --config demo --raw {self.log}/raw {self.sets}")
 
@@ -190,6 +194,11 @@ SLOW = {
         "step",
         f"--config demo_dnn --requests 600 --steps 3 --rounds 1 --against train.weight_decay=0.1 {_sets(SMALL[2:])}",
         "of the first",
+    ),
+    "step, against a checkout": Case(
+        "step",
+        f"--config demo_dnn --requests 600 --steps 3 --rounds 1 --against {{checkout}} {_sets(SMALL[2:])}",
+        "1.00 of the CPU time of this checkout",
     ),
     "step, of samples": Case("step", "--data {samples} --config demo --steps 3 --rounds 1 {sets}", "a step fed by the reader"),
     "teach": Case("teach", "--teacher {teacher} --pairs {pairs} --count 20 --rounds 1", "pairs/s"),
