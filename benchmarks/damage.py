@@ -89,7 +89,7 @@ def run(name: str, material: Material, *, seed: int, first: int, tries: int) -> 
             with _copy(whole) as folder:
                 path = rng.choice(sorted(path for pattern in material.damaged for path in folder.glob(pattern)))
                 how = damage(path, rng)
-                what, problem = _judge(material.readers[reader], folder, path, expected.get(reader))
+                what, problem = _outcome(material.readers[reader], folder, path, expected.get(reader))
             outcomes[what] += 1
             if problem:
                 failures.append(f"{name} {number} (seed {seed}): {reader} of {path.relative_to(folder)}, {how}: {problem}")
@@ -156,7 +156,7 @@ def _lines(data: bytes, rng: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def _judge(read: Callable[[Path], Any], folder: Path, path: Path, expected: Any) -> tuple[str, str | None]:
+def _outcome(read: Callable[[Path], Any], folder: Path, path: Path, expected: Any) -> tuple[str, str | None]:
     """What came of it, and what is wrong with that."""
     try:
         with _limited(), _quiet():

@@ -173,8 +173,8 @@ def past_clicks(log: Path, before: int) -> pd.DataFrame:
     ).df()
 
 
-def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame, told: list[Any]) -> None:
-    """Correlation of the inferred taste with the true one; `told`: further columns for the score."""
+def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame, by_clicks: list[Any]) -> None:
+    """Correlation of the inferred taste with the true one; `by_clicks`: further columns for the score."""
     users = {user: row for row, user in enumerate(pd.unique(pd.concat([clicks.user_id, oracle.user_id])))}
     user, item, target = (
         torch.tensor(oracle[c].map(m).to_numpy()) for c, m in (("user_id", users), ("item_id", items.row), ("taste", lambda t: t))
@@ -194,7 +194,7 @@ def taste_limits(oracle: pd.DataFrame, items: Items, clicks: pd.DataFrame, told:
         if name == "learned":
             columns = [oracle.taste_score, found.numpy()]  # the first may be weighed out
             print(f"{'learned taste':18} {better_with(oracle, columns)}, in place of the model's")
-            print(f"{'and all three':18} {better_with(oracle, [*columns, *learned])}")
+            print(f"{'and all three':18} {better_with(oracle, [*columns, *by_clicks])}")
         groups = [seen >= 0] + [(seen >= low) & (seen <= high) for low, high in ((1, 19), (20, 99), (100, 1e9))]
         print(f"{name:18} " + "  ".join(f"{np.corrcoef(found[g], target[g])[0, 1]:.3f}" for g in groups))
 

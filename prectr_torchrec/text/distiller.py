@@ -232,11 +232,11 @@ class Distiller:
         return -(-len(stage.rows) // (self.settings.batch_size * self.process.world_size))
 
     def _targets(self, rows: NDArray[np.int64]) -> Targets:
-        def of(values: NDArray[Any]) -> Tensor:
+        def on_device(values: NDArray[Any]) -> Tensor:
             return to_device(torch.from_numpy(values[rows]), self.process.device)
 
-        teacher = of(self.teacher) if self.teacher is not None else None
-        return Targets(of(self.grade), teacher, of(self.hidden) if self.hidden is not None else None)
+        teacher = on_device(self.teacher) if self.teacher is not None else None
+        return Targets(on_device(self.grade), teacher, on_device(self.hidden) if self.hidden is not None else None)
 
     def _validate(self) -> None:
         """Measures the validation queries and keeps the student if it is the best yet."""

@@ -41,8 +41,8 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         kind, folder / "config.yaml", write_small_data(folder / "data", config, requests=40), folder / "run", folder / "out"
     )
     found.config.write_text(dump_config(config), encoding="utf-8")
-    told = prectr("train", "--config", found.config, "--data", found.data, "--run", found.run)
-    assert f"stage 'judgments' is left out: a ranker of kind '{kind}' has no levels to learn" in told
+    printed = prectr("train", "--config", found.config, "--data", found.data, "--run", found.run)
+    assert f"stage 'judgments' is left out: a ranker of kind '{kind}' has no levels to learn" in printed
     prectr("evaluate", "--run", found.run, "--data", found.data)
     prectr("export", "--run", found.run, "--out", found.exported)
     return found
@@ -94,9 +94,9 @@ def test_it_is_served_and_shown_on_the_page(job: Job, tmp_path: Path) -> None:
 
 
 def test_what_needs_levels_is_refused_in_words(job: Job, tmp_path: Path) -> None:
-    told = prectr(
+    printed = prectr(
         *("train", "--config", job.config, "--data", job.data, "--run", tmp_path / "run"),
         *("--set", "losses.anchor.weight=0.3"),
         code=2,
     )
-    assert f"losses.anchor: reads levels, which model.kind '{job.kind}' as it is set does not find" in told
+    assert f"losses.anchor: reads levels, which model.kind '{job.kind}' as it is set does not find" in printed

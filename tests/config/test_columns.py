@@ -99,14 +99,16 @@ def test_a_declared_column_that_no_part_reads_is_told() -> None:
     written: dict[str, Any] = {"data.columns.items.price": "number", "data.columns.users.profile.vector": 4}
     columns = {"items": {"price": "number"}, "users": {"profile": {"vector": 4}}}
 
-    def told(parts: dict[str, Any]) -> list[str]:
+    def unused(parts: dict[str, Any]) -> list[str]:
         tree = {"name": "x", "data": {"columns": columns}, "model": {"parts": parts}}
         return [line for line in unused_settings(validate_config(tree, "test"), written) if "columns" in line]
 
     price = "data.columns.items.price is not used: model.parts.numbers is null"
     profile = "data.columns.users.profile.vector is not used: model.parts.vectors is null"
-    assert told({}) == [price, profile]
-    assert told({"numbers": {}}) == [profile] and told({"vectors": {}}) == [price] and told({"numbers": {}, "vectors": {}}) == []
+    assert unused({}) == [price, profile]
+    assert unused({"numbers": {}}) == [profile]
+    assert unused({"vectors": {}}) == [price]
+    assert unused({"numbers": {}, "vectors": {}}) == []
 
 
 @pytest.mark.parametrize("column", sample_columns(DataConfig(item_attributes=[])), ids=lambda column: column.name)

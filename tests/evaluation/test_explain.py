@@ -114,12 +114,12 @@ def test_it_explains_what_evaluation_predicts(run: Path, data: Path, found: dict
 
 def test_attention_falls_on_the_events_of_the_sample(found: dict[str, Any], sample: dict[str, Any]) -> None:
     for name, family, parts in (("own_history", "history", {"interest", "intent", "category"}), ("peers", "peer", {"peers"})):
-        told = found[name]
-        assert told["nothing_fits"].keys() == parts and told["events"] == len(sample[f"{family}_age"]) <= 10
+        attended = found[name]
+        assert attended["nothing_fits"].keys() == parts and attended["events"] == len(sample[f"{family}_age"]) <= 10
         for part in parts:
-            assert sum(e[part] for e in told["strongest"]) + told["nothing_fits"][part] == pytest.approx(1, abs=1e-5)
+            assert sum(e[part] for e in attended["strongest"]) + attended["nothing_fits"][part] == pytest.approx(1, abs=1e-5)
         expected = zip(*(sample[f"{family}_{n}"] for n in ("item_id", "query_id", "age", "position")), strict=True)
-        events = [(e["item_id"], e["query_id"], e["age"], e["position"] or 0) for e in told["strongest"]]
+        events = [(e["item_id"], e["query_id"], e["age"], e["position"] or 0) for e in attended["strongest"]]
         assert sorted(events) == sorted(expected)
     totals = [e["interest"] + e["intent"] + e["category"] for e in found["own_history"]["strongest"]]
     assert totals == sorted(totals, reverse=True)

@@ -94,7 +94,7 @@ def test_two_ranks_share_out_the_pairs_of_a_teacher(tmp_path: Path) -> None:
     small_pairs(tmp_path)
     classifier(tmp_path / "teacher")
     said = torchx(tmp_path, "prectr.teach", "-j", "1x2", "--teacher", "teacher", "--pairs", "pairs.parquet", "--out", "out")
-    told = json.loads((tmp_path / "out" / "teach.json").read_text(encoding="utf-8"))
-    assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in told["files"]) == told["rows"]
+    summary = json.loads((tmp_path / "out" / "teach.json").read_text(encoding="utf-8"))
+    assert sum(pq.read_metadata(tmp_path / "out" / name).num_rows for name in summary["files"]) == summary["rows"]
     assert "rank 0: part-00000.parquet" in said
     assert "rank 1: part-00001.parquet" in said

@@ -103,8 +103,8 @@ def test_counters_are_read_in_their_places(data: Path, model: dict[str, Any]) ->
     config = small(**model)
     task, batch = build(config, data), batches(config, data)[0]
     corrected = not model
-    told = {"user_examined": 0.5, "user_clicked": 0.25}
-    batch = batch.replaced(**{name: batch["user_shown"] * share for name, share in told.items() if name in batch})
+    shares = {"user_examined": 0.5, "user_clicked": 0.25}
+    batch = batch.replaced(**{name: batch["user_shown"] * share for name, share in shares.items() if name in batch})
     read = []
     parts = task.model.parts
     for statistics in [parts["statistics"].of, *([parts["personal"].statistics] if corrected else [])]:

@@ -87,7 +87,7 @@ def write_order(
         selected = ", ".join(dict.fromkeys([*columns, "click", "level", "position", "predicted"]))
         for batch in _batches(con, f"SELECT {selected} FROM {table} ORDER BY {order}"):
             for name, state in run_starts.items():
-                files.write(f"{name}_run", state.of([batch[key] for key in (*keys, name)]))
+                files.write(f"{name}_run", state.starts([batch[key] for key in (*keys, name)]))
             if bins and len(batch["level"]):
                 share = level_shares(batch["level"], batch["predicted"], levels) if counts == "level" else np.ones((1, 1))
                 weight = weights_at(weights, batch["position"])
@@ -209,7 +209,7 @@ class _RunStarts:
         self.start = 0
         self.last: tuple[Any, ...] | None = None
 
-    def of(self, columns: list[NDArray[Any]]) -> Ints:
+    def starts(self, columns: list[NDArray[Any]]) -> Ints:
         length = len(columns[0])
         if not length:
             return np.zeros(0, np.int64)

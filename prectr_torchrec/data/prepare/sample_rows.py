@@ -99,7 +99,9 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
     candidates = _candidates(log, requests, first, last, time)
     derived["num_candidates"] = candidates.lengths
-    derived |= {f"{who}_trained": log.trained.of(who, key) for who, key in (("user", user), ("query", query), ("group", group))}
+    derived |= {
+        f"{who}_trained": log.trained.counts(who, key) for who, key in (("user", user), ("query", query), ("group", group))
+    }
     tables: dict[str, dict[str, Table]] = {
         "request": {
             "requests": (request, _ALL),
@@ -195,7 +197,7 @@ def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints)
     item = candidate["item"]
     counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
     derived = {what: count[:, 0] for what, count in zip(COUNTED, counts, strict=True)}
-    return Rows(lengths, candidate, derived | {"item_trained": log.trained.of("item", item)})
+    return Rows(lengths, candidate, derived | {"item_trained": log.trained.counts("item", item)})
 
 
 def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> pa.Array:

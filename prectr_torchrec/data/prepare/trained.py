@@ -30,7 +30,7 @@ class TrainedCounts:
     def __init__(self, folder: Path) -> None:
         self._columns = {name: open_columns(folder / name) for name in KEYS}
 
-    def of(self, name: str, keys: NDArray[Any]) -> Ints:
+    def counts(self, name: str, keys: NDArray[Any]) -> Ints:
         """(n,) the counts of keys (n,), 0 for those that do not occur."""
         known, counts = self._columns[name]["key"], self._columns[name]["count"]
         if not len(known):

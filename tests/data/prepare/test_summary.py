@@ -56,5 +56,5 @@ def test_an_attribute_that_is_called_as_an_id_is_still_an_attribute(tmp_path: Pa
     raw["items"] = [item | {"user_id": number % 2} for number, item in enumerate(raw["items"])]
     data = DATA.model_copy(update={"item_attributes": [*DATA.item_attributes, "user_id"]})
     manifest = prepare(data, TextConfig(vocab_size=300), write_log(raw, tmp_path / "raw"), tmp_path / "out", progress=False)
-    told = "note: 10 rows of items.user_id are 0, which stands for none; if 0 is an id, set data.zero_id: id"
-    assert told in format_summary(manifest, data)
+    note = "note: 10 rows of items.user_id are 0, which stands for none; if 0 is an id, set data.zero_id: id"
+    assert note in format_summary(manifest, data)
