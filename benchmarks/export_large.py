@@ -33,7 +33,7 @@ from prectr_torchrec.checkpoints.manifest import PROGRESS, RUN, describe_files, 
 from prectr_torchrec.checkpoints.saved import SavedTensors
 from prectr_torchrec.config.files import dump_config, load_config
 from prectr_torchrec.runs.layout import CHECKPOINTS, CONFIG, checkpoint_path, load_run, write_checkpoint_index
-from prectr_torchrec.serving.embeddings import Table
+from prectr_torchrec.serving.exported_tables import Table
 
 WEIGHT = "model.embeddings.sequences.{dim}.embeddings.item.weight"
 CANDIDATES, EVENTS = 100, 50

@@ -60,7 +60,7 @@ def train(
     """
     app = dist.ddp(
         *_arguments("--config", config, "--data", data, "--run", run, *script_args),
-        m="prectr_torchrec.training.main",
+        m="prectr_torchrec.training.rank",
         j=j,
         cpu=cpu,
         gpu=gpu,

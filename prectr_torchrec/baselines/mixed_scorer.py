@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from prectr_torchrec.baselines.grades import TextGrades
 from prectr_torchrec.baselines.impressions import Impressions, read_impressions, to_rows
 from prectr_torchrec.baselines.mixed import MixedConfig, MixedEffects, fit_mixed
-from prectr_torchrec.baselines.posterior import UserPosterior
 from prectr_torchrec.baselines.samples import LABELLED, Samples, open_texts
+from prectr_torchrec.baselines.user_posterior import UserPosterior
 from prectr_torchrec.baselines.vocabulary import REFERENCE, Vocabulary
 from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.evaluation.predictions import Rows

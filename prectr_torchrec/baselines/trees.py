@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from prectr_torchrec.baselines.features import CandidateFeatures, UsualRates, frequent, stack
 from prectr_torchrec.baselines.grades import TextGrades
 from prectr_torchrec.baselines.impressions import to_rows
 from prectr_torchrec.baselines.samples import BaselineConfig, Samples, candidate_requests, open_texts
+from prectr_torchrec.baselines.tree_features import CandidateFeatures, UsualRates, frequent, stack
 from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.evaluation.predictions import Rows
 

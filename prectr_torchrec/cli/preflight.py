@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.data.reader.features import check_features
+from prectr_torchrec.data.reader.feature_columns import check_features
 from prectr_torchrec.data.schema import check_findings, load_manifest, read_manifest
 from prectr_torchrec.runs.layout import checkpoint_path, load_run
 from prectr_torchrec.system.errors import ConfigError

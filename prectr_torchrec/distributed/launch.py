@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Program = Literal["train", "evaluate", "teach", "distill"]
 PROGRAMS: dict[Program, str] = {
-    "train": "prectr_torchrec.training.main",
+    "train": "prectr_torchrec.training.rank",
     "evaluate": "prectr_torchrec.evaluation.evaluate",
     "teach": "prectr_torchrec.text.teach",
     "distill": "prectr_torchrec.text.distill",

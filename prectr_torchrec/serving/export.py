@@ -32,7 +32,7 @@ from prectr_torchrec.runs.layout import checkpoint_path, load_run
 from prectr_torchrec.runs.workspace import build_if_absent
 from prectr_torchrec.serving.card import model_card
 from prectr_torchrec.serving.digests import describe, is_sealed, sealed
-from prectr_torchrec.serving.embeddings import RowPrecision, write_ids, write_table
+from prectr_torchrec.serving.exported_tables import RowPrecision, write_ids, write_table
 from prectr_torchrec.serving.request import RequestSchema
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file

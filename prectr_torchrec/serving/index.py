@@ -22,8 +22,8 @@ from prectr_torchrec.data.raw.source import Table, open_duckdb, open_source
 from prectr_torchrec.data.tokens import TextTokenizer
 from prectr_torchrec.runs.workspace import replace_text, replacing
 from prectr_torchrec.serving.digests import SEAL, describe
-from prectr_torchrec.serving.embeddings import Pieces, write_tensors
 from prectr_torchrec.serving.export import TEXT, TITLES, read_about
+from prectr_torchrec.serving.exported_tables import Pieces, write_tensors
 from prectr_torchrec.serving.titles import BATCH, TITLES_ABOUT, TOKENS, VECTORS
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local

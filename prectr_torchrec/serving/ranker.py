@@ -32,8 +32,8 @@ from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, RankingModel, TextRelevance
 from prectr_torchrec.serving.digests import SEAL, check
-from prectr_torchrec.serving.embeddings import ServedEmbeddings, Table
 from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
+from prectr_torchrec.serving.exported_tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
 from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, load_title_vectors
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table

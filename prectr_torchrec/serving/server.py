@@ -26,8 +26,8 @@ from prectr_torchrec.serving.body import Refused, read_json, read_request
 from prectr_torchrec.serving.connection import BEGAN
 from prectr_torchrec.serving.fields import Limits, short
 from prectr_torchrec.serving.memory import freeze_objects, release_memory
-from prectr_torchrec.serving.metrics import Metrics
 from prectr_torchrec.serving.page import DemoPage, page, render
+from prectr_torchrec.serving.prometheus import Metrics
 from prectr_torchrec.serving.ranker import Ranker, Scores, as_sent
 from prectr_torchrec.serving.request import RequestSchema
 

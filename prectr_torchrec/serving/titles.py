@@ -15,8 +15,8 @@ from typing_extensions import TypedDict
 
 from prectr_torchrec.modules import CrossInteraction, RankingModel
 from prectr_torchrec.serving.digests import Files, check
-from prectr_torchrec.serving.embeddings import map_tensors
 from prectr_torchrec.serving.export import TITLES
+from prectr_torchrec.serving.exported_tables import map_tensors
 from prectr_torchrec.serving.trial import check_finite
 from prectr_torchrec.system.plain_files import read_json
 

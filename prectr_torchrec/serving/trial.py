@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from prectr_torchrec.serving.embeddings import INT8_EXTRA, WEIGHT
+from prectr_torchrec.serving.exported_tables import INT8_EXTRA, WEIGHT
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker

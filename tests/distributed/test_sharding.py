@@ -17,7 +17,7 @@ from prectr_torchrec.distributed.sharding import plan_from_dict, plan_to_dict, r
 from prectr_torchrec.distributed.table_collections import build_embeddings
 from prectr_torchrec.distributed.workload import build_workload
 from prectr_torchrec.system.errors import ConfigError
-from prectr_torchrec.training.main import main
+from prectr_torchrec.training.rank import main
 
 GPUS = Hardware(ranks=2, ranks_per_host=2, hbm=10**9, ddr=10**10)
 

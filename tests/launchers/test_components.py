@@ -73,7 +73,7 @@ def test_local_run_starts_two_ranks(tmp_path: Path) -> None:
     request = dryrun("local_cwd", "", "prectr.train", "-j", "1x2", *JOB, cwd=tmp_path)
     request = " ".join(part.strip(" '") for part in request.splitlines())
     assert (
-        "exec python -m prectr_torchrec.distributed.launch --nproc 2 --max-restarts 0 prectr_torchrec.training.main --" in request
+        "exec python -m prectr_torchrec.distributed.launch --nproc 2 --max-restarts 0 prectr_torchrec.training.rank --" in request
     )
 
 
@@ -132,7 +132,7 @@ def test_slurm_gets_resources_retries_and_arguments(tmp_path: Path) -> None:
     ):
         assert part in request
     assert "--nnodes 2 --nproc_per_node 8" in request
-    assert "-m prectr_torchrec.training.main -- --config prectr_v1 --data /data --run /run" in request
+    assert "-m prectr_torchrec.training.rank -- --config prectr_v1 --data /data --run /run" in request
     assert "OMP_NUM_THREADS=4,OMP_WAIT_POLICY=PASSIVE" in request
 
 
@@ -157,7 +157,7 @@ JOBS = {
     "teach": ["--teacher", "/mnt/shared/llm", "--pairs", "/mnt/shared/pairs.parquet", "--out", "/mnt/shared/scores"],
     "distill": ["--config", "student", "--pairs", "/mnt/shared/pairs.parquet", "--out", "/mnt/shared/student"],
 }
-MODULES = {"train": "training.main", "evaluate": "evaluation.evaluate", "teach": "text.teach", "distill": "text.distill"}
+MODULES = {"train": "training.rank", "evaluate": "evaluation.evaluate", "teach": "text.teach", "distill": "text.distill"}
 
 
 @pytest.mark.parametrize("component", JOBS)

@@ -19,8 +19,8 @@ from prectr_torchrec import Ranker
 from prectr_torchrec.cli.main import app
 from prectr_torchrec.runs.workspace import file_digest
 from prectr_torchrec.serving import digests
-from prectr_torchrec.serving.embeddings import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.export import export
+from prectr_torchrec.serving.exported_tables import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.index import index_titles
 
 TABLE = "tables/item.safetensors"

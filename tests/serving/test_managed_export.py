@@ -15,8 +15,8 @@ from small_run import write_small_data
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.distributed.launch import launch
-from prectr_torchrec.serving.embeddings import Pieces, map_tensors, write_tensors
 from prectr_torchrec.serving.export import export
+from prectr_torchrec.serving.exported_tables import Pieces, map_tensors, write_tensors
 
 
 def test_managed_ids_keep_their_rows(tmp_path: Path) -> None:

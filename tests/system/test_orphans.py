@@ -58,7 +58,7 @@ SCHEDULED = """
 import time
 from prectr_torchrec.distributed import launch
 launch.launch = lambda *given, **settings: print("began", flush=True) or time.sleep(100)
-launch.main(["prectr_torchrec.training.main", "--", "--run", "run"])
+launch.main(["prectr_torchrec.training.rank", "--", "--run", "run"])
 """
 
 

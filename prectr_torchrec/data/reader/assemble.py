@@ -21,7 +21,7 @@ from prectr_torchrec.data.column_kinds import Texts
 from prectr_torchrec.data.columns import Column, family_of, sample_columns
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.data.reader.features import TITLE_TOKENS, check_features
+from prectr_torchrec.data.reader.feature_columns import TITLE_TOKENS, check_features
 from prectr_torchrec.data.reader.flat import Columns
 from prectr_torchrec.data.reader.packing import Block, Entry, Layout, entry_blocks, make_layout
 from prectr_torchrec.data.reader.reads import SEQUENCES, batch_entries, text_columns

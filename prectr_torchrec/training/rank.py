@@ -1,4 +1,4 @@
-"""One rank of a training job: `torchrun -m prectr_torchrec.training.main --config C --data DIR --run-dir DIR`."""
+"""One rank of a training job: `torchrun -m prectr_torchrec.training.rank --config C --data DIR --run-dir DIR`."""
 
 from __future__ import annotations
 

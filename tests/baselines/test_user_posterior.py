@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prectr_torchrec.baselines.posterior import UserPosterior
+from prectr_torchrec.baselines.user_posterior import UserPosterior
 
 VARIANCE = np.array([0.5, 1.0, 2.0])
 
