@@ -110,8 +110,9 @@ class Inputs:
             `examined` (R, K + 1), the first without a grade.
         candidate: (C, D) by name: looked-up ids and bags; the counters `shown`, `clicked`, `examined` of the item (C, 1);
             `position` (C,) int64 from 1, 0: hold at the reference; `relevance` (C,) the grade, NaN where there is none; `level`
-            (C,) int64 its class in 1..K, 0: none; `predicted` (C, K) as of `Events`. The log's own
-            numbers, (C, 1), and vectors, (C, width), those of `request` (R, ...), are NaN where they are missing.
+            (C,) int64 its class in 1..K, 0: none; `predicted` (C, K) as of `Events`; `of_graded_request` (C,) bool, where
+            `of_graded_requests` is to say something else. The log's own numbers, (C, 1), and vectors, (C, width), those of
+            `request` (R, ...), are NaN where they are missing.
         sequences: past events by name: `history`, `peer`.
         texts: by name: `query` (R,), `title` (C,), `history_title` (R, L).
         request_weight: (R,) 1, or 0 for padding.
@@ -172,11 +173,25 @@ class Inputs:
         shown = columns[f"{prefix}shown"]
         return shown, columns[f"{prefix}clicked"], columns.get(f"{prefix}examined", shown)
 
+    @cached_property
+    def graded(self) -> Tensor:
+        """(C,) bool: the candidate has a grade, given or predicted."""
+        return (self.candidate["level"] > 0) | (self.candidate["predicted"] > 0).any(1)
+
+    def of_graded_requests(self) -> Tensor:
+        """(C,) bool: the candidate, or another one of its request, has a grade."""
+        if "of_graded_request" in self.candidate:
+            return self.candidate["of_graded_request"]
+        graded = torch.zeros_like(self.request_weight)
+        graded.index_add_(0, self.candidate_request, self.graded * self.candidate_weight)
+        return (graded > 0)[self.candidate_request]
+
     def without_grades(self, rows: Tensor | None = None) -> Inputs:
-        """As if candidates had no grade, given or predicted, as most have none when a ranker serves; the past keeps its grades.
+        """As if candidates were of requests without any grade, given or predicted, as most are when a ranker serves; the past
+        keeps its grades.
 
         Args:
-            rows: (C,) bool, whose grade is hidden; None: of all.
+            rows: (C,) bool, the candidates that see it so; None: all.
         """
         level = self.candidate["level"]
         hidden = torch.ones_like(level, dtype=torch.bool) if rows is None else rows
@@ -184,6 +199,7 @@ class Inputs:
             "relevance": self.candidate["relevance"].masked_fill(hidden, torch.nan),
             "level": level.masked_fill(hidden, 0),
             "predicted": self.candidate["predicted"].masked_fill(hidden.unsqueeze(1), 0.0),
+            "of_graded_request": self.of_graded_requests() & ~hidden,
         }
         return replace(self, candidate={**self.candidate, **ungraded})
 

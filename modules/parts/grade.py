@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from ..inputs import Inputs
 from ..text.relevance import TextReading
 from .base import Given, Part, PartOutput
+
+Missing = Literal["marked", "modelled"]
+"""What stands for a grade that is missing."""
 
 
 class KnownGrade(Part):
@@ -22,10 +25,15 @@ class KnownGrade(Part):
     :math:`[e_0 + \sum_k \pi_k e_k; \sum_k \pi_k n(g_k); 1]`: the vector of no grade marks a predicted one. Nothing known gives
     :math:`[e_0; 0; 1]`.
 
+    With `missing="modelled"` the relevance tower's own levels take the place of predicted ones where nothing is known, without a
+    gradient, and a last feature is 1 where no candidate of the request has a grade. A grade that is missing beside others says
+    something of the candidate, such as that nobody thought it worth grading; where all are missing it says nothing.
+
     Args:
         level_grades: (K,) the grade that stands for each level.
         grade_range: lowest and highest grade.
         dim: width of the vector.
+        missing: what stands for a missing grade: a mark (`marked`), or besides what the ranker has of its own (`modelled`).
 
     Example::
 
@@ -39,9 +47,12 @@ class KnownGrade(Part):
         assert part(inputs, text).features[:, 8:].tolist() == [[0.5, 0.0], [0.0, 1.0]]
     """
 
-    def __init__(self, level_grades: Sequence[float], grade_range: tuple[float, float], *, dim: int = 8) -> None:
+    def __init__(
+        self, level_grades: Sequence[float], grade_range: tuple[float, float], *, dim: int = 8, missing: Missing = "marked"
+    ) -> None:
         super().__init__()
-        self.grade_range, self.num_features = grade_range, dim + 2
+        self.grade_range, self.modelled = grade_range, missing == "modelled"
+        self.num_features = dim + 2 + self.modelled
         self.level_grades: Tensor
         self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
         self.level = nn.Embedding(len(level_grades) + 1, dim)
@@ -52,10 +63,15 @@ class KnownGrade(Part):
         return cls(given.level_grades, given.grade_range, **settings)
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
-        """Features (C, dim + 2)."""
+        """Features (C, dim + 2), or (C, dim + 3) of what is modelled."""
         low, high = self.grade_range
         given, predicted = inputs.candidate["relevance"], inputs.candidate["predicted"]
         missing = given.isnan()
+        if self.modelled and text.relevance.log_pi.shape[1]:  # a ranker without a relevance side has no levels
+            predicted = torch.where(inputs.graded.unsqueeze(1), predicted, text.relevance.log_pi.detach().exp())
         grade = torch.where(missing, predicted @ (self.level_grades - low), given - low) / (high - low)
         level = self.level(inputs.candidate["level"]) + predicted @ self.level.weight[1:]
-        return PartOutput(torch.cat([level, grade.unsqueeze(1), missing.float().unsqueeze(1)], dim=1))
+        features = [level, grade.unsqueeze(1), missing.float().unsqueeze(1)]
+        if self.modelled:
+            features.append((~inputs.of_graded_requests()).float().unsqueeze(1))
+        return PartOutput(torch.cat(features, dim=1))

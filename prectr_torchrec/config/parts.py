@@ -122,6 +122,8 @@ class GradePart(PartSection):
     built_of: ClassVar[str] = "grade:KnownGrade"
     dim: int = Field(8, ge=1)
     """Width of the level's vector."""
+    missing: Literal["marked", "modelled"] = "marked"
+    """What stands for a missing grade: a mark; or besides the relevance tower's levels, and whether the request has any grade."""
 
 
 class TextPart(PartSection):

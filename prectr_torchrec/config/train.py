@@ -48,8 +48,8 @@ class TrainConfig(Section):
     """Requests of a step, of all ranks together, that the rates of AdamW are stated for: with n times as many they are sqrt(n)
     times as high. null: the rates as they are, whatever the ranks."""
     hidden_grades: float = Field(0.0, ge=0, lt=1)
-    """Share of the training candidates, drawn anew in each step, whose grade the ranker does not see, so that it learns what to
-    do without one; the losses see it."""
+    """Share of the graded training candidates, drawn anew in each step, that the ranker sees as of a request without any grade,
+    and half of those without one, so that it learns what to do there; the losses see all grades."""
     weight_decay: float = Field(0.01, ge=0)
     taste_weight_decay: float = Field(3.0, ge=0)
     """Of the title tokens' taste vectors: many, each with few clicks to learn from."""

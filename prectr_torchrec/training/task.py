@@ -17,6 +17,10 @@ from prectr_torchrec.modules import Inputs, Label, Loss, Predictions, RankingMod
 from prectr_torchrec.training.freezing import HeldFeatures, freeze_towers, frozen_tables
 from prectr_torchrec.training.losses import build_losses
 
+HIDDEN_UNGRADED = 0.5
+"""Share of the candidates without a grade that are seen as of a request without any, where grades are hidden. What is shown is
+mostly relevant; what nobody graded is nearest to what is not shown, and has to be met there too."""
+
 
 class StepReport(NamedTuple):
     """What a step has to say, detached."""
@@ -71,8 +75,8 @@ class RankingTask(nn.Module):
         model: the ranker.
         losses: what it learns from.
         held: takes features of frozen tables out of learning.
-        hidden_grades: share of the candidates, drawn anew in each training step, whose grade the ranker does not see; the losses
-            see it.
+        hidden_grades: share of the graded candidates, drawn anew in each training step, that the ranker sees as of a request
+            without grades, and with them half of the others; the losses see all grades.
 
     Attributes:
         hides_all_grades: the ranker sees no grade at all, as most candidates have none when it serves.
@@ -108,7 +112,8 @@ class RankingTask(nn.Module):
 
 @torch.fx.wrap
 def _with_hidden_grades(inputs: Inputs, share: float) -> Inputs:
-    return inputs.without_grades(torch.rand_like(inputs.candidate_weight) < share)
+    shares = torch.where(inputs.graded, share, HIDDEN_UNGRADED)
+    return inputs.without_grades(torch.rand_like(shares) < shares)
 
 
 def build_task(

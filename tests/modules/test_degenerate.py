@@ -51,7 +51,7 @@ def parts(relevance_dim: int = RELEVANCE, match_dim: int = MATCH, title_dim: int
         "counts": PastCounts(),
         "text": TextFeatures(relevance_dim, match_dim),
         "title": TitleFeatures(title_dim),
-        "grade": KnownGrade([1.0, 1.5, 2.0, 3.0], (1.0, 3.0)),
+        "grade": KnownGrade([1.0, 1.5, 2.0, 3.0], (1.0, 3.0), missing="modelled"),
         "counters": Counters(["user", "query", "group", "item"], LEVELS, position_corrected=True),
         "interest": Interest(WIDTHS.sequences["history"], LEVELS, dim=8),
         "personal": Personal(WIDTHS, LEVELS, relevance_dim=relevance_dim, dim=8),

@@ -69,17 +69,29 @@ def test_rows_by_level_are_means_where_the_level_is_predicted(inputs: Inputs) ->
     torch.testing.assert_close(rows, table[level])
 
 
-def test_hidden_grades_are_hidden_in_all_three_of_their_forms(inputs: Inputs) -> None:
-    rows = torch.tensor([True, True, False, False, False, False])
+def test_hidden_grades_are_hidden_in_all_of_their_forms(inputs: Inputs) -> None:
+    rows = torch.tensor([True, False, False, False, False, False])  # its request has another grade
     for hidden, other in ((rows, inputs.without_grades(rows)), (torch.ones(6) > 0, inputs.without_grades())):
         level, relevance, predicted = (other.candidate[name] for name in ("level", "relevance", "predicted"))
         assert level[hidden].eq(0).all() and relevance[hidden].isnan().all() and predicted[hidden].eq(0).all()
         kept = {"level": level, "relevance": relevance, "predicted": predicted}
         for name, value in kept.items():
             torch.testing.assert_close(value[~hidden], inputs.candidate[name][~hidden], equal_nan=True)
-        unchanged = {name for name, value in other.candidate.items() if value is inputs.candidate[name]}
+        assert other.graded.equal(~hidden) and other.of_graded_requests().equal(~hidden)
+        unchanged = {name for name, value in other.candidate.items() if value is inputs.candidate.get(name)}
         assert unchanged == inputs.candidate.keys() - kept.keys()
         assert other.sequences is inputs.sequences
+
+
+def test_one_grade_makes_a_graded_request(inputs: Inputs) -> None:
+    level, predicted = torch.tensor([0, 2, 0, 0, 0, 1]), torch.zeros(6, LEVELS)
+    predicted[2, 1] = 1.0
+    candidate = {"level": level, "predicted": predicted, "relevance": torch.where(level > 0, level.float(), torch.nan)}
+    found = replace(inputs, candidate=candidate, candidate_weight=torch.tensor([1.0, 1, 1, 1, 1, 0]))
+    assert found.graded.tolist() == [False, True, True, False, False, True]
+    assert found.of_graded_requests().tolist() == [True, True, True, True, False, False]  # padding gives no request a grade
+    again = found.without_grades(torch.tensor([False, True, False, False, False, False]))
+    assert again.of_graded_requests().tolist() == [True, False, True, True, False, False]
 
 
 @pytest.mark.parametrize("whose", get_args(Whose))

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from small_run import small_config, write_small_data
-from small_task import batches, build, outputs_of, small
+from small_task import batches, build, inputs_of, outputs_of, small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prectr_torchrec.modules import OtherTexts, PRECTRFindings
+from prectr_torchrec.modules import Inputs, OtherTexts, PRECTRFindings
 
 WEIGHTS = {"anchor": 0.7, "consistency": 1.3, "random_negatives": 0.4, "load_balance": 0.9}
 
@@ -89,15 +89,17 @@ def test_the_parts_reported_are_those_of_the_output(data: Path) -> None:
 def test_hidden_grades_are_hidden_from_the_ranker_and_not_from_the_anchor(data: Path) -> None:
     config = small_config(train={"hidden_grades": 0.5}, losses={"random_negatives": {"weight": 0.0}})
     task, batch = build(config, data).train(), batches(config, data)[0]
-    seen: list[Tensor] = []
-    task.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].candidate["level"]))
+    seen: list[Inputs] = []
+    task.model.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     outputs = outputs_of(task)
     torch.manual_seed(0)
     anchor = task(batch)[1].terms["anchor"]
     graded = batch["candidate_level"] > 0
-    hidden = (seen[0] == 0) & graded
-    assert 0.3 < hidden.sum() / graded.sum() < 0.7 and seen[0][graded & ~hidden].equal(batch["candidate_level"][graded & ~hidden])
+    level, hidden = seen[0].candidate["level"], seen[0].of_graded_requests() < inputs_of(task, batch).of_graded_requests()
+    assert level[hidden].eq(0).all() and level[~hidden].equal(batch["candidate_level"][~hidden])
+    for rows in (graded, ~graded & (batch.candidate_weight > 0)):
+        assert 0.3 < hidden[rows].float().mean() < 0.7
     expected = -outputs[0].own.text.relevance.log_pi[graded].gather(1, batch["candidate_level"][graded, None] - 1).mean()
     torch.testing.assert_close(anchor, expected.detach())
     task.eval()(batch)
-    assert seen[1].equal(batch["candidate_level"])
+    assert seen[1].candidate["level"].equal(batch["candidate_level"])
