@@ -13,7 +13,7 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.parts import PartSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig
-from prectr_torchrec.data.columns import Column, declared_columns
+from prectr_torchrec.data.columns import Column, declared_of
 from prectr_torchrec.data.tokenizer import load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import Given, NumberColumn, Part, RankingModel, VectorColumn, Widths
@@ -65,8 +65,7 @@ def _numbers(data: DataConfig, learned: Learned) -> list[NumberColumn]:
     """The log's own numbers by the names that `Inputs` has them under."""
     return [
         NumberColumn(c.family, c.key, number.transform != "none", number.bins, **_known(NumberColumn, learned, c))  # type: ignore[arg-type]
-        for c, number in zip(declared_columns(data), data.columns.kinds(), strict=True)
-        if isinstance(number, columns.NumberColumn)
+        for c, number in declared_of(data, columns.NumberColumn)
     ]
 
 
@@ -74,8 +73,7 @@ def _vectors(data: DataConfig, learned: Learned) -> list[VectorColumn]:
     """Its own vectors, alike."""
     return [
         VectorColumn(c.family, c.key, vector.width, **_known(VectorColumn, learned, c))  # type: ignore[arg-type]
-        for c, vector in zip(declared_columns(data), data.columns.kinds(), strict=True)
-        if isinstance(vector, columns.VectorColumn)
+        for c, vector in declared_of(data, columns.VectorColumn)
     ]
 
 

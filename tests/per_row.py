@@ -15,8 +15,6 @@ from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.column_kinds import (
-    Counter,
-    Distribution,
     Flag,
     Grade,
     Id,
@@ -29,6 +27,8 @@ from prectr_torchrec.data.column_kinds import (
     Whole,
 )
 from prectr_torchrec.data.columns import Column, sample_columns
+from prectr_torchrec.data.counted_kinds import Counter, Distribution
+from prectr_torchrec.data.list_kinds import Ids, Weights
 
 MASK = 2**64 - 1
 
@@ -150,6 +150,8 @@ class RowCollate:
                 return {key: (0.0, f32, lambda cell, _: float(cell or 0)), f"{key}_weight": weight}
             case Id() if column.name not in ("request_id", "user_id", "candidate_item_id"):
                 return {}  # looked up, and no view
+            case Ids() | Weights():
+                return {}
             case Id() | Position() | Flag():
                 return {key: (-1 if key == "request_id" else 0, i64, lambda cell, _: cell)}
             case Whole() | Number() if column.family in ("history", "peer"):
@@ -212,45 +214,71 @@ class RowCollate:
     def bag(self, tokens: list[int], rows: int) -> list[int]:
         return [token % rows for token in tokens if token not in self.special]
 
-    def ids(self, row: dict[str, Any], name: str, rows: int) -> list[int]:
-        values = row[name] if isinstance(row[name], list) else [row[name]]
-        if name.startswith(("history_", "peer_")):
-            values = self.events(row, name)
-        return [mix64(value) % rows for value in values]
+    def lists(
+        self, cell: Any, row: dict[str, Any], weights: str | None, place: int | None, name: str
+    ) -> tuple[list[int], list[float]]:
+        """Table rows and weights of a cell: of one id, or of a bag."""
+        feature = self.config.features[name]
+        found = [mix64(value) % self.config.tables[feature.table].rows for value in (cell if isinstance(cell, list) else [cell])]
+        if weights is None:
+            return found, [1.0] * len(found)
+        given = row[weights] if place is None else row[weights][place]
+        if feature.pooling == "mean":
+            total = sum(given)
+            given = [weight / total if total else 0.0 for weight in given]
+        return found, given
 
     def request_features(self, rows: list[dict[str, Any]]) -> KeyedJaggedTensor:
-        keys, values, lengths = [], [], []
-        for name, feature in self.config.features.items():
-            if feature.table in self.config.bag_tables():
-                continue
+        keys, values, lengths, counts = [], [], [], list[float]()
+        features = {name: f for name, f in self.config.features.items() if name not in self.bags_of_candidates()}
+        for name, feature in features.items():
             keys.append(name)
+            column = feature.column or name
             for row in rows:
-                ids = self.ids(row, name, self.config.tables[feature.table].rows)
-                values.extend(ids)
-                lengths.append(len(ids))
+                if column.startswith(("history_", "peer_")):
+                    cells = self.events(row, column)
+                elif column.startswith("candidate_"):
+                    cells = row[column]
+                else:
+                    cells = [row[column]]
+                found = [self.lists(cell, row, feature.weights, None, name) for cell in cells]
+                values += [value for ids, _ in found for value in ids]
+                counts += [weight for _, weights in found for weight in weights]
+                lengths.append(sum(len(ids) for ids, _ in found))
             lengths.extend([0] * (self.requests - len(rows)))
-        return KeyedJaggedTensor(
-            keys, torch.tensor(values, dtype=torch.int64), lengths=torch.tensor(lengths, dtype=torch.int64), stride=self.requests
-        )
+        return self.jagged(keys, values, lengths, counts if any(f.weights for f in features.values()) else None, self.requests)
+
+    def bags_of_candidates(self) -> set[str]:
+        tables = self.config.bag_tables()
+        return {n for n, f in self.config.features.items() if n.startswith("candidate_") and f.table in tables}
 
     def candidate_features(self, rows: list[dict[str, Any]], tokens_of: dict[str, list[int]]) -> KeyedJaggedTensor:
-        keys, values, lengths = [], [], []
-        for name, feature in self.config.features.items():
-            if feature.table not in self.config.bag_tables():
-                continue
+        keys, values, lengths, counts = [], [], [], list[float]()
+        features = {name: f for name, f in self.config.features.items() if name in self.bags_of_candidates()}
+        for name, feature in features.items():
             keys.append(name)
             num_embeddings, count = self.config.tables[feature.table].rows, 0
             for row in rows:
                 for i, title in enumerate(row["candidate_title"]):
-                    bag = name == "candidate_title_tokens"
-                    ids = self.bag(tokens_of[title], num_embeddings) if bag else [mix64(row[name][i]) % num_embeddings]
+                    if name == "candidate_title_tokens":
+                        ids = self.bag(tokens_of[title], num_embeddings)
+                        weights = [1.0] * len(ids)
+                    else:
+                        ids, weights = self.lists(row[feature.column or name][i], row, feature.weights, i, name)
                     values.extend(ids)
+                    counts.extend(weights)
                     lengths.append(len(ids))
                     count += 1
             lengths.extend([0] * (self.candidates - count))
+        return self.jagged(keys, values, lengths, counts if any(f.weights for f in features.values()) else None, self.candidates)
+
+    def jagged(
+        self, keys: list[str], values: list[int], lengths: list[int], weights: list[float] | None, stride: int
+    ) -> KeyedJaggedTensor:
         return KeyedJaggedTensor(
             keys,
             torch.tensor(values, dtype=torch.int64),
             lengths=torch.tensor(lengths, dtype=torch.int64),
-            stride=self.candidates,
+            weights=None if weights is None else torch.tensor(weights, dtype=torch.float32),
+            stride=stride,
         )

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import Vector
+from prectr_torchrec.data.column_kinds import Id, Vector
 from prectr_torchrec.data.columns import Column, declared_columns
 from prectr_torchrec.data.levels import pack_levels
+from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
 from prectr_torchrec.data.tokenizer import write_document_frequency
 
@@ -121,6 +122,8 @@ def _rows(
     candidates = _candidates(rng, data, split, num_candidates, titles)
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
     for column in declared_columns(data):
+        if column.name in columns:  # an attribute
+            continue
         values = _declared(int(num_candidates.sum()) if column.listed else requests, column)
         columns[column.name] = _lists(values, num_candidates) if column.listed else values
     schema = sample_schema(data)
@@ -131,8 +134,16 @@ def _rows(
 
 
 def _declared(count: int, column: Column) -> pa.Array:
-    """Numbers around 1, or vectors of such, one value in five missing."""
+    """Numbers around 1, or vectors or lists of weights of such, one number or vector in five missing; ids of 30."""
     rng = np.random.default_rng([count, *column.name.encode()])
+    lengths = np.random.default_rng(count).integers(0, 4, count)  # alike for ids and their weights
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if isinstance(column.kind, Weights):
+        return column.kind.to_arrow(Bags(rng.gamma(2.0, 0.5, offsets[-1]) * (rng.random(offsets[-1]) < 0.8), offsets))
+    if isinstance(column.kind, Ids):
+        return column.kind.to_arrow(Bags(rng.integers(0, 30, offsets[-1]), offsets))
+    if isinstance(column.kind, Id):
+        return column.kind.to_arrow(rng.integers(0, 30, count))
     missing = rng.random(count) < 0.2
     shape = (count, column.kind.width) if isinstance(column.kind, Vector) else (count,)
     values = rng.gamma(2.0, 0.5, shape).astype(np.float32)

@@ -16,6 +16,7 @@ from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
 
 REQUESTS = 150
+TABLES = ("user", "city", "item", "category", "brand", "token", "tag", "badge", "engine", "device", "interest")
 
 
 def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | None = None, **batch: Any) -> RunConfig:
@@ -32,7 +33,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
             },
             "text": {"query_tokens": 4, "title_tokens": 6},
             "batch": {"requests": 8, "candidates": 40, "shuffle_row_groups": 3, **batch},
-            "tables": {name: table for name in ("user", "city", "item", "category", "brand", "token")},
+            "tables": {name: table for name in TABLES},
             "features": {
                 "candidate_brand_id": {"table": "brand"},
                 "user_id": {"table": "user"},
@@ -42,6 +43,12 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
                 "candidate_item_id": {"table": "item"},
                 "candidate_category_id": {"table": "category", "sequence": "candidate"},
                 "candidate_title_tokens": {"table": "token"},
+                "candidate_tags": {"table": "tag", "pooling": "mean"},
+                "candidate_badges": {"table": "badge"},
+                "candidate_engine": {"table": "engine"},
+                "device": {"table": "device"},
+                "user_interests": {"table": "interest"},
+                "interests_again": {"table": "interest", "column": "user_interests"},
             },
             "model": {"parts": {"statistics": {"whose": statistics or ["user"]}, **(parts or {})}},
         },
@@ -86,6 +93,9 @@ def assert_holds(batch: SearchBatch, expected: RowBatch) -> None:
     ):
         assert found.keys() == wanted.keys() and found.stride() == wanted.stride()
         assert torch.equal(found.values(), wanted.values()) and torch.equal(found.lengths(), wanted.lengths())
+        weights = found.weights_or_none(), wanted.weights_or_none()
+        assert (weights[0] is None) == (weights[1] is None)
+        assert weights[0] is None or torch.allclose(weights[0], weights[1], rtol=1e-6)
     tensors = {name: batch[name] for name in batch.layout.places}
     for name, found in [*tensors.items(), *batch.texts.items()]:
         wanted = expected.texts[name] if name in batch.texts else expected.views[name]

@@ -10,9 +10,9 @@ from typing import Any
 
 from sample_files import WORDS, write_samples
 
+from prectr_torchrec.config.columns import NumberColumn, VectorColumn
 from prectr_torchrec.config.run import RunConfig, validate_config
-from prectr_torchrec.data.column_kinds import Vector
-from prectr_torchrec.data.columns import declared_columns
+from prectr_torchrec.data.columns import declared_of
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_settings
 from prectr_torchrec.data.tokenizer import write_document_frequency
 
@@ -36,16 +36,25 @@ FEATURES = {
     "peer_item_id": {"table": "item", "sequence": "peer"},
     "candidate_brand_id": {"table": "brand"},
     "candidate_title_tokens": {"table": "title_token"},
+    "device": {"table": "device"},
+    "query_kind": {"table": "kind"},
+    "user_interests": {"table": "interest", "pooling": "mean"},
+    "candidate_tags": {"table": "tag", "pooling": "mean"},
+    "candidate_badges": {"table": "badge"},
+    "candidate_engine": {"table": "engine"},
     "history_brands": {"table": "past_brand", "column": "history_brand_id", "pooling": "mean"},
 }
 
 
 COLUMNS = {
-    "users": {"age": "number", "profile": {"vector": 3}},
-    "queries": {"length": "number", "intent": {"vector": 2}},
-    "requests": {"hour": "number", "context": {"vector": 5}},
-    "items": {"price": {"number": {"transform": "log1p", "bins": 4}}},
-    "impressions": {"bm25": {"number": {"transform": "signed_log"}}, "view": {"vector": 3}},
+    "users": {"age": "number", "profile": {"vector": 3}, "interests": "ids"},
+    "queries": {"length": "number", "intent": {"vector": 2}, "kind": "id"},
+    "requests": {"hour": "number", "context": {"vector": 5}, "device": "id"},
+    "items": {
+        "price": {"number": {"transform": "log1p", "bins": 4}},
+        "tags": {"ids": {"separator": "|", "weights": "tag_scores"}},
+    },
+    "impressions": {"bm25": {"number": {"transform": "signed_log"}}, "view": {"vector": 3}, "badges": "ids", "engine": "id"},
 }
 """Columns of the log's own, of each kind wherever there may be one."""
 
@@ -70,6 +79,12 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
             "title_token": {**table, "sharding": [kinds[0]]},
             "brand": {**table, "sharding": [kinds[2]]},
             "past_brand": {**table, "dim": 12, "sharding": [kinds[0]]},
+            "device": {**table, "dim": 4, "sharding": [kinds[1]]},
+            "kind": {**table, "dim": 4, "sharding": [kinds[1]]},
+            "interest": {**table, "dim": 4, "sharding": [kinds[0]]},
+            "tag": {**table, "sharding": [kinds[0]]},
+            "badge": {**table, "sharding": [kinds[1]]},
+            "engine": {**table, "sharding": [kinds[1]]},
         },
         "features": FEATURES,
         "model": {
@@ -135,12 +150,9 @@ def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Pa
 
 def small_numbers(config: RunConfig) -> dict[str, Any]:
     """What `prepare` would have learned of numbers and vectors."""
-    return {
-        column.name: {"mean": [1.0] * column.kind.width, "deviation": [0.7] * column.kind.width}
-        if isinstance(column.kind, Vector)
-        else {"edges": [0.1, 0.5, 1.0, 2.0]}
-        for column in declared_columns(config.data)
-    }
+    numbers = {column.name: {"edges": [0.1, 0.5, 1.0, 2.0]} for column, _ in declared_of(config.data, NumberColumn)}
+    vectors = declared_of(config.data, VectorColumn)
+    return numbers | {column.name: {"mean": [1.0] * v.width, "deviation": [0.7] * v.width} for column, v in vectors}
 
 
 def write_small_manifest(folder: Path, config: RunConfig) -> None:

@@ -51,7 +51,7 @@ def read_impressions(
         grades: what predicts a grade where there is none.
         hide_grades: `grade` is predicted everywhere; `candidate_relevance` stays.
     """
-    candidate = (*CANDIDATE, *(f"candidate_{name}" for name in samples.data.item_attributes))
+    candidate = (*CANDIDATE, *(f"candidate_{name}" for name in samples.data.ids_of("items")))
     places: dict[str, int] = {}
     parts: list[dict[str, Array]] = []
     for number, split in enumerate(splits):

@@ -42,7 +42,7 @@ class MixedScorer:
             raise ValueError(f"{samples.folder}: no candidate of {' and '.join(splits)} has a click label to learn from")
         self._vocabulary = Vocabulary.fit(train, samples.data, self._texts, config.word_share)
         pairs = self._vocabulary.encode(train)
-        attributes, positions = tuple(samples.data.item_attributes), self._vocabulary.positions
+        attributes, positions = tuple(samples.data.ids_of("items")), self._vocabulary.positions
         self.model = MixedEffects(self._vocabulary.occurrences(pairs), attributes, samples.data.levels.count, positions, config)
         fit_mixed(self.model, pairs, torch.from_numpy(train.values["candidate_click"].astype(np.float32)), config)
 

@@ -11,10 +11,11 @@ from scipy.sparse import csr_matrix
 
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
+from prectr_torchrec.config.columns import IdColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import UNLABELLED
-from prectr_torchrec.data.columns import user_column
+from prectr_torchrec.data.columns import declared_of
 from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
 from prectr_torchrec.data.reader.flat import Columns
@@ -83,14 +84,14 @@ class CandidateFeatures:
     @staticmethod
     def category_columns(data: DataConfig) -> list[str]:
         """Sample columns that become categories."""
-        users = (user_column(name) for name in data.user_attributes)
-        return [*(f"candidate_{name}" for name in data.item_attributes), *users, "group_id"]
+        ids = [column.name for column, _ in declared_of(data, IdColumn)]
+        return [*sorted(ids, key=lambda name: not name.startswith("candidate_")), "group_id"]
 
     @staticmethod
     def columns(data: DataConfig) -> list[str]:
         """The sample columns that are read."""
         names = [f"{who}_{what}" for who in ("user", "query", "group") for what in COUNTED]
-        names += [f"{family}_{name}" for family in ("history", "peer") for name in (*_EVENT, *data.item_attributes)]
+        names += [f"{family}_{name}" for family in ("history", "peer") for name in (*_EVENT, *data.ids_of("items"))]
         names += [f"candidate_{name}" for name in ("item_id", "title", "position", "click", "relevance", "predicted", *COUNTED)]
         request = ["request_id", "user_id", "query_id", "query", "user_events", "user_query_events", "query_events"]
         return [*request, "history_query_id", "history_title", *names, *CandidateFeatures.category_columns(data)]
@@ -162,7 +163,7 @@ class CandidateFeatures:
         candidate, event = _pairs(columns.offsets[family], request)
         surplus = self._usual.surplus(columns, family)
         features: Features = {}
-        for name in ("item_id", *self._data.item_attributes):
+        for name in ("item_id", *self._data.ids_of("items")):
             value = columns.values[f"candidate_{name}"][candidate]
             same = (value == columns.values[f"{family}_{name}"][event]) & (value != 0)
             counts = np.bincount(candidate[same], minlength=len(request))

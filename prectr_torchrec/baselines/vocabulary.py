@@ -61,7 +61,7 @@ class Vocabulary:
     def fit(cls, train: Impressions, data: DataConfig, texts: TextPairs, word_share: float) -> Vocabulary:
         """Args: word_share: of the distinct titles of the training part that have to contain a word."""
         columns = {"user": "user_id", "query": "query_id", "group": "group_id", "item": "candidate_item_id"}
-        columns |= {name: f"candidate_{name}" for name in data.item_attributes}
+        columns |= {name: f"candidate_{name}" for name in data.ids_of("items")}
         titles = [train.titles[i] for i in np.unique(train.values["title"])]
         stems = _once_a_title(texts.title_stems(titles))
         frequency = np.bincount(stems[stems > 0], minlength=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -12,6 +12,14 @@ from prectr_torchrec.system.errors import nearest
 
 Place = Literal["users", "items", "queries", "requests", "impressions"]
 PLACES: tuple[Place, ...] = ("users", "queries", "requests", "items", "impressions")
+PREFIXES: dict[Place, str] = {
+    "users": "user_",
+    "queries": "query_",
+    "requests": "",
+    "items": "candidate_",
+    "impressions": "candidate_",
+}
+"""What the names of the samples' columns begin with."""
 
 
 class NumberColumn(Section):
@@ -35,11 +43,37 @@ class VectorColumn(Section):
         return {"width": given} if isinstance(given, int) else given
 
 
+class IdColumn(Section):
+    """An id, a whole number or text; null is none."""
+
+
+class IdsColumn(Section):
+    """Lists of ids, such as tags; they may be empty."""
+
+    separator: str | None = Field(None, min_length=1)
+    """What stands between the ids where the column is text, as of CSV; blanks around an id do not count. null: it has lists."""
+    weights: str | None = None
+    """The column of the same table that has a weight for each id, as a list, or as text with the same separator."""
+
+
+class WeightsColumn(NamedTuple):
+    """Weights of ids, which stand in a column of their own."""
+
+    of: str
+    """The column of ids."""
+    separator: str | None
+
+
+Settings = NumberColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn
+
+
 class ColumnConfig(Section):
     """One declared column: the kind by its name, `number`, or with settings, `{number: {transform: log1p}}`."""
 
     number: NumberColumn | None = None
     vector: VectorColumn | None = None
+    id: IdColumn | None = None
+    ids: IdsColumn | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -60,15 +94,29 @@ class ColumnConfig(Section):
         return {kind: settings for kind, settings in dump(self).items() if settings is not None}
 
     @property
-    def name(self) -> str:
-        """Of its kind."""
+    def kind(self) -> str:
+        """By its name."""
         (name,) = (name for name, settings in self if settings is not None)
         return name
 
     @property
-    def kind(self) -> NumberColumn | VectorColumn:
-        """The settings of its kind."""
-        return getattr(self, self.name)
+    def settings(self) -> NumberColumn | VectorColumn | IdColumn | IdsColumn:
+        """Of its kind."""
+        return getattr(self, self.kind)
+
+
+class Declared(NamedTuple):
+    """A column of the log's own."""
+
+    place: Place
+    name: str
+    settings: Settings
+
+    @property
+    def sample(self) -> str:
+        """Its name in the samples; of an item's or impression's, that of the candidates."""
+        prefix = PREFIXES[self.place]
+        return prefix + (self.name.removeprefix(prefix) if self.place in ("users", "queries") else self.name)
 
 
 class ColumnsConfig(Section):
@@ -77,7 +125,7 @@ class ColumnsConfig(Section):
     users: dict[str, ColumnConfig] = {}
     """Of users; in samples and requests `user_<name>`."""
     items: dict[str, ColumnConfig] = {}
-    """Of items; of a candidate `<name>`, in samples `candidate_<name>`."""
+    """Of items; of a candidate `<name>`, in samples `candidate_<name>`; an `id` also of past events."""
     queries: dict[str, ColumnConfig] = {}
     """Of queries; in samples and requests `query_<name>`."""
     requests: dict[str, ColumnConfig] = {}
@@ -85,10 +133,11 @@ class ColumnsConfig(Section):
     impressions: dict[str, ColumnConfig] = {}
     """Columns of impressions, of a candidate as it was then, such as the engine's score; as of `items`."""
 
-    def declared(self) -> Iterator[tuple[Place, str, ColumnConfig]]:
-        """Place and name of each, and the column."""
-        return ((place, name, column) for place in PLACES for name, column in getattr(self, place).items())
-
-    def kinds(self) -> Iterator[NumberColumn | VectorColumn]:
-        """The settings of each, in the same order."""
-        return (column.kind for _, _, column in self.declared())
+    def declared(self) -> Iterator[Declared]:
+        """All of them; weights come after their ids."""
+        for place in PLACES:
+            for name, column in getattr(self, place).items():
+                settings = column.settings
+                yield Declared(place, name, settings)
+                if isinstance(settings, IdsColumn) and settings.weights is not None:
+                    yield Declared(place, settings.weights, WeightsColumn(name, settings.separator))

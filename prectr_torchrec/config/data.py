@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from prectr_torchrec.config.attributes import check_attributes, check_columns
 from prectr_torchrec.config.base import LocalPath, Section
-from prectr_torchrec.config.columns import ColumnsConfig
+from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, Place
 
 ZeroId = Literal["none", "id"]
 """What the id 0 is."""
@@ -112,11 +113,13 @@ class DataConfig(Section):
     raw: RawLog = RawLog()
     levels: Levels = Levels()
     item_attributes: list[str] = ["category_id", "brand_id"]
-    """Columns of items that become `candidate_*`, `history_*` and `peer_*` ids; null becomes 0, "none"."""
+    """Columns of items that become `candidate_*`, `history_*` and `peer_*` ids; null becomes 0, "none". Short for
+    `columns.items: {<name>: id}`."""
     user_attributes: list[str] = []
-    """Columns of users that become `user_*` request columns."""
+    """Columns of users that become `user_*` ids of requests. Short for `columns.users: {<name>: id}`."""
     columns: ColumnsConfig = ColumnsConfig()
-    """Further columns of the log, declared once: preparation, reader, rankers and requests have them; a `number`, a `vector`."""
+    """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
+    `number`, `vector`."""
     history_length: int = Field(50, ge=0)
     """L: the user's own latest events kept per request."""
     history_events: Literal["shown", "clicked"] = "shown"
@@ -152,6 +155,16 @@ class DataConfig(Section):
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
         return self
+
+    def declared(self) -> Iterator[Declared]:
+        """The columns of the log's own: the attributes, which are ids, and those of `columns`."""
+        yield from (Declared("users", name, IdColumn()) for name in self.user_attributes)
+        yield from (Declared("items", name, IdColumn()) for name in self.item_attributes)
+        yield from self.columns.declared()
+
+    def ids_of(self, place: Place) -> list[str]:
+        """Names of the declared columns of one id."""
+        return [name for where, name, settings in self.declared() if where == place and isinstance(settings, IdColumn)]
 
 
 class BatchConfig(Section):

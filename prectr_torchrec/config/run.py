@@ -15,7 +15,7 @@ from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
 from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
 from prectr_torchrec.config.losses import LossesConfig
-from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables, check_pooling
+from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables, check_pooling, with_bags
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
 from prectr_torchrec.config.train import TrainConfig
 from prectr_torchrec.system.errors import ConfigError, nearest
@@ -39,7 +39,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:
         unread = tuple(f"{name}_" for name in {"history", "peer"} - self.model.compared_sequences())
-        self.features = {n: f for n, f in self.features.items() if f.pooling or not n.startswith(unread)}
+        features = with_bags(self.features, self.data.declared())
+        self.features = {n: f for n, f in features.items() if f.pooling or not n.startswith(unread)}
         for name, feature in self.features.items():
             if feature.table not in self.tables:
                 hint = nearest(feature.table, self.tables)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.columns import Declared, IdsColumn, WeightsColumn
 from prectr_torchrec.config.kernels import KERNELS, Kernel, KernelName, kernels_where
 
 ShardingName = Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]
@@ -114,8 +116,11 @@ class FeatureConfig(Section):
     """The list that this feature belongs to; must agree with the column's prefix. `candidate_*` features whose table has no
     sequence or request feature go through the EmbeddingBagCollection, all others through the EmbeddingCollection."""
     pooling: Pooling | None = None
-    """One vector of all ids, of a candidate or, for `history_*`, `peer_*` and others, of a request; null: `sum` for what goes
-    through the EmbeddingBagCollection, and for the rest a vector an id."""
+    """One vector of all ids, of a candidate or, for `history_*`, `peer_*` and others, of a request; null: `sum` for columns of
+    `ids` and for what goes through the EmbeddingBagCollection, and for the rest a vector an id. By weights, `mean` divides by
+    their sum."""
+    weights: str | None = None
+    """Of samples, the weights of the column's ids; null: those that `data.columns` declares."""
 
 
 def bag_tables(features: dict[str, FeatureConfig]) -> set[str]:
@@ -135,11 +140,37 @@ def check_pooling(features: dict[str, FeatureConfig]) -> None:
     for name, feature in features.items():
         owner = "candidates" if name.startswith("candidate_") else "requests"
         apart = not feature.pooling and (feature.sequence or owner == "requests")
-        how = ("a vector an id",) if apart else (feature.pooling or "sum", f"of {owner}")
+        how = ("a vector an id",) if apart else _bag(feature, owner)
         other, before = seen.setdefault(feature.table, (name, how))
         if feature.table in bags and before != how:
             lookups = f"{' '.join(before)} for {other} and {' '.join(how)} for {name}"
             raise ValueError(f"tables.{feature.table} would be looked up as {lookups}; give each a table of its own")
+
+
+def _bag(feature: FeatureConfig, owner: str) -> tuple[str, ...]:
+    """How its bags are pooled; weighted ones are summed, since their weights bring the mean."""
+    return ("weighted sum" if feature.weights else feature.pooling or "sum", f"of {owner}")
+
+
+def with_bags(features: dict[str, FeatureConfig], declared: Iterable[Declared]) -> dict[str, FeatureConfig]:
+    """Features of columns of `ids` are bags, with the weights that the columns have.
+
+    Raises:
+        ValueError: a feature has weights that its ids have not.
+    """
+    columns = list(declared)
+    bags = {c.sample: c for c in columns if isinstance(c.settings, IdsColumn)}
+    weights = {(c.place, c.settings.of): c.sample for c in columns if isinstance(c.settings, WeightsColumn)}
+    found = {}
+    for name, feature in features.items():
+        column = bags.get(feature.column or name)
+        theirs = weights.get((column.place, column.name)) if column else None
+        if feature.weights not in (None, theirs):
+            has = f"its ids have {theirs}" if theirs else "its column has none; declare them: data.columns, {ids: {weights: ...}}"
+            raise ValueError(f"features.{name}.weights: {feature.weights!r} are no weights of this feature: {has}")
+        bag = {"pooling": feature.pooling or "sum", "weights": theirs} if column else {}
+        found[name] = feature.model_copy(update=bag)
+    return found
 
 
 class CommunicationConfig(Section):

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.columns import PLACES, IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import load_config, written_settings
 from prectr_torchrec.config.kinds import PRECTRConfig, RankerSection
@@ -101,32 +102,39 @@ def _settings(config: Section, written: dict[str, Any]) -> dict[str, bool]:
 
 
 def _attributes_without_feature(data: DataConfig, features: dict[str, FeatureConfig], category: str) -> Iterator[str]:
-    for name in data.item_attributes:
-        columns = [f"{family}_{name}" for family in ("candidate", "history", "peer")]
-        if not any(c in features for c in columns) and name not in (data.query_group, category):
-            yield f"data.item_attributes: {name!r} is not used: no feature reads {', '.join(columns)}; add one, with a table"
-    for name in data.user_attributes:
-        column = f"user_{name.removeprefix('user_')}"
-        if column not in features:
-            yield f"data.user_attributes: {name!r} is not used: no feature reads {column}; add one, with a table"
+    read = {feature.column or name for name, feature in features.items()}
+    settings = {("items", name): "data.item_attributes" for name in data.item_attributes}
+    settings |= {("users", name): "data.user_attributes" for name in data.user_attributes}
+    for column in data.declared():
+        if not isinstance(column.settings, IdColumn | IdsColumn):
+            continue
+        places = ["candidate", "history", "peer"] if column.place == "items" and isinstance(column.settings, IdColumn) else []
+        columns = [f"{family}_{column.name}" for family in places] or [column.sample]
+        grouped = column.place == "items" and column.name in (data.query_group, category)
+        if not read.intersection(columns) and not grouped:
+            where = settings.get((column.place, column.name), f"data.columns.{column.place}")
+            yield f"{where}: {column.name!r} is not used: no feature reads {', '.join(columns)}; add one, with a table"
 
 
 def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
     """Names that `data.raw` maps to columns of files, and that are none of ours."""
-    columns = data.columns
-    event = ("request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click")
-    ours: dict[str, tuple[str, ...]] = {
-        "impressions": (*event, *columns.requests, *columns.impressions),
-        "items": ("item_id", "title", *data.item_attributes, *columns.items),
-        "queries": ("query_id", "query", *([data.query_group] if data.query_group else []), *columns.queries),
-        "judgments": ("query_id", "item_id", "relevance"),
-        "users": ("user_id", *data.user_attributes, *columns.users),
+    declared: dict[str, list[str]] = {}
+    for column in data.declared():
+        table = "impressions" if column.place == "requests" else column.place
+        declared.setdefault(table, []).append(column.name)
+    ours = {
+        "impressions": ["request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click"],
+        "items": ["item_id", "title"],
+        "queries": ["query_id", "query", *([data.query_group] if data.query_group else [])],
+        "judgments": ["query_id", "item_id", "relevance"],
+        "users": ["user_id"],
     }
+    ours = {name: [*columns, *declared.get(name, ())] for name, columns in ours.items()}
     for name, valid in ours.items():
-        table = getattr(data.raw, name)
-        for column in table.columns if table is not None else ():
-            if column not in valid:
-                yield f"data.raw.{name}.columns.{column} is not used: no column of ours has this name{nearest(column, valid)}"
+        mapped = getattr(data.raw, name)
+        for theirs in mapped.columns if mapped is not None else ():
+            if theirs not in valid:
+                yield f"data.raw.{name}.columns.{theirs} is not used: no column of ours has this name{nearest(theirs, valid)}"
 
 
 def _loss_reasons(losses: LossesConfig, model: RankerSection, key: str) -> Iterator[str]:
@@ -157,6 +165,8 @@ def _feature_reasons(features: dict[str, FeatureConfig], key: str) -> Iterator[s
 
 
 def _column_reasons(data: DataConfig, model: RankerSection, key: str) -> Iterator[str]:
-    for place, name, column in data.columns.declared():
-        if f"{key}.".startswith(f"data.columns.{place}.{name}.") and column.name not in model.reads().declared:
-            yield f"model.parts.{column.name}s is null"
+    for place in PLACES:
+        for name, column in getattr(data.columns, place).items():
+            ours = f"{key}.".startswith(f"data.columns.{place}.{name}.") and column.kind in ("number", "vector")
+            if ours and column.kind not in model.reads().declared:
+                yield f"model.parts.{column.kind}s is null"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prectr_torchrec.config.data import Levels, ZeroId
 from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.json_values import JsonField
-from prectr_torchrec.data.levels import grade_levels, unpack_levels
+from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, measure, number, text, vector, whole_number
 
 UNLABELLED = -1
@@ -66,6 +66,11 @@ class Kind(ABC):
         """
         raise TypeError(f"{type(self).__name__}: no column of a raw log holds these")
 
+    @property
+    def missing(self) -> str:
+        """SQL of a value that is not there, of kinds that a log can declare."""
+        return self.raw().absent
+
     def to_arrow(self, values: NDArray[Any]) -> pa.Array:
         """Flat values as the column has them."""
         return pa.array(values).cast(self.arrow)
@@ -98,9 +103,14 @@ class Id(Kind):
         looked_up: whether a table may have rows for them.
     """
 
+    declared_as = "id"
     written: IdKind | Literal["either"] = "either"
     zero: ZeroId = "none"
     looked_up: bool = True
+
+    @property
+    def missing(self) -> str:
+        return "0::BIGINT"
 
     @property
     def arrow(self) -> pa.DataType:
@@ -296,56 +306,6 @@ class Grade(Kind):
 
     def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return {key: flat[key], "level": grade_levels(flat[key], self.levels.boundaries)}
-
-
-@dataclass(frozen=True)
-class Distribution(Kind):
-    """Predicted distributions over K levels, packed as of `pack_levels`; 0: none. A grade beside them, `unless`, wins."""
-
-    num_levels: int
-    unless: str
-
-    @property
-    def beside(self) -> tuple[str, ...]:
-        return (self.unless,)
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.int64()
-
-    def json(self) -> JsonField:
-        return json.distribution_field(self.num_levels)
-
-    def views(self, key: str) -> dict[str, View]:
-        return {key: View(np.float32, (self.num_levels,))}
-
-    def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        graded = ~np.isnan(flat[self.unless])
-        return {key: unpack_levels(np.where(graded, 0, flat[key]), self.num_levels)}
-
-
-@dataclass(frozen=True)
-class Counter(Kind):
-    """Counts by level, K + 1 a row: index 0 counts what has no grade."""
-
-    num_levels: int
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.list_(pa.float32())
-
-    def json(self) -> JsonField:
-        return json.counter_field(self.num_levels + 1)
-
-    def to_arrow(self, values: NDArray[Any]) -> pa.Array:
-        offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)).cast(pa.float32()))
-
-    def flat(self, chunks: Sequence[pa.Array]) -> Any:
-        return super().flat([chunk.flatten() for chunk in chunks]).reshape(sum(map(len, chunks)), -1)
-
-    def views(self, key: str) -> dict[str, View]:
-        return {key: View(np.float32, (self.num_levels + 1,))}
 
 
 @dataclass

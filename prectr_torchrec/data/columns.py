@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 
-from prectr_torchrec.config.columns import ColumnConfig, NumberColumn, Place
+from prectr_torchrec.config.columns import (
+    Declared,
+    IdColumn,
+    IdsColumn,
+    NumberColumn,
+    Place,
+    Settings,
+    VectorColumn,
+    WeightsColumn,
+)
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import (
-    Counter,
-    Distribution,
     Flag,
     Grade,
     Id,
@@ -25,12 +32,16 @@ from prectr_torchrec.data.column_kinds import (
     Vector,
     Whole,
 )
+from prectr_torchrec.data.counted_kinds import Counter, Distribution
+from prectr_torchrec.data.list_kinds import Ids, Weights
 
 Family = Literal["request", "history", "peer", "candidate"]
 Table = Literal["requests", "users", "queries", "items", "events", "derived"]
 LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
+
+S = TypeVar("S", bound=Settings)
 
 
 class Source(NamedTuple):
@@ -96,34 +107,52 @@ def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) 
     """The columns of samples, in the order of the file.
 
     `relevance` is a raw grade, `predicted` then a predicted distribution over the levels. `age` is in seconds before the request.
-    The lists of `history` and `peer` run from the oldest to the newest event. Ids are 64-bit; attributes are 0 where unknown.
+    The lists of `history` and `peer` run from the oldest to the newest event. Ids are 64-bit; declared ones are 0 where unknown.
     `*_trained` is how often a user, query, group or item occurs as a shown candidate of the train part, whenever that was: it
     weighs priors in training, and is no feature.
 
     Args:
-        data: attributes, levels and what the id 0 is.
+        data: declared columns, levels and what the id 0 is.
         id_kinds: how the log writes its ids, as `prepared.json` has it.
     """
     ids = _Ids(data, id_kinds or {})
-    requests, candidates = ([c for c in declared_columns(data) if c.family == family] for family in ("request", "candidate"))
-    return [*_of_request(data, ids), *requests, *_of_events(data, ids), *_of_candidates(data, ids), *candidates]
+    declared = declared_columns(data, id_kinds=id_kinds)
+    of_users, of_items = (
+        [c for c in declared if c.source.table == table and isinstance(c.kind, Id)] for table in ("users", "items")
+    )
+    more = [column for column in declared if column not in (*of_users, *of_items)]
+    requests, candidates = ([c for c in more if c.family == family] for family in ("request", "candidate"))
+    return [
+        *_of_request(data, ids, of_users),
+        *requests,
+        *_of_events(data, ids, of_items),
+        *_of_candidates(data, ids, of_items),
+        *candidates,
+    ]
 
 
-def declared_columns(data: DataConfig, *tables: Table) -> list[Column]:
-    """The columns of `data.columns`, those of some tables, or all."""
-    columns = []
-    for number, (place, name, config) in enumerate(data.columns.declared()):
-        family, table, prefix = _PLACES[place]
+def declared_columns(data: DataConfig, *tables: Table, id_kinds: Mapping[str, str] | None = None) -> list[Column]:
+    """The columns that a log declares, those of some tables, or all; of items those of candidates."""
+    ids, columns = _Ids(data, id_kinds or {}), []
+    for number, declared in enumerate(data.declared()):
+        family, table = _PLACES[declared.place]
         if not tables or table in tables:
-            source = Source(table, name, f"{place}_{number}")
-            key = f"{prefix}{name.removeprefix(prefix)}"
-            columns.append(Column(family, key, _declared_kind(config), source, "As the log has it."))
+            source = Source(table, declared.name, f"{declared.place}_{number}")
+            key = declared.sample.removeprefix("candidate_") if family == "candidate" else declared.sample
+            columns.append(Column(family, key, _declared_kind(declared, ids), source, "As the log has it."))
     return columns
 
 
-def user_column(attribute: str) -> str:
-    """The sample column of an attribute of users."""
-    return "user_" + attribute.removeprefix("user_")
+def declared_of(data: DataConfig, settings: type[S]) -> list[tuple[Column, S]]:
+    """The declared columns of a kind, with their settings."""
+    pairs = zip(declared_columns(data), data.declared(), strict=True)
+    return [(column, declared.settings) for column, declared in pairs if isinstance(declared.settings, settings)]
+
+
+def stored_name(data: DataConfig, place: Place, name: str) -> str:
+    """What tables and column files call a declared column."""
+    (stored,) = (f"{place}_{number}" for number, d in enumerate(data.declared()) if (d.place, d.name) == (place, name))
+    return stored
 
 
 def family_of(column: str) -> Family | None:
@@ -132,26 +161,28 @@ def family_of(column: str) -> Family | None:
     return next((family for family in LISTS if family == prefix), None)
 
 
-def attribute_columns(attributes: Sequence[str]) -> dict[str, str]:
-    """Attribute -> its column in tables and column files, where the log's own name could be one of ours, or no name of a file."""
-    return {name: f"a{number}" for number, name in enumerate(attributes)}
-
-
-_PLACES: dict[Place, tuple[Family, Table, str]] = {
-    "users": ("request", "users", "user_"),
-    "queries": ("request", "queries", "query_"),
-    "requests": ("request", "requests", ""),
-    "items": ("candidate", "items", ""),
-    "impressions": ("candidate", "events", ""),
+_PLACES: dict[Place, tuple[Family, Table]] = {
+    "users": ("request", "users"),
+    "queries": ("request", "queries"),
+    "requests": ("request", "requests"),
+    "items": ("candidate", "items"),
+    "impressions": ("candidate", "events"),
 }
-"""Whose the columns declared there are, what they are read from, and what their names begin with."""
+"""Whose the columns declared there are, and what they are read from."""
 
 
-def _declared_kind(config: ColumnConfig) -> Kind:
-    kind = config.kind
-    if isinstance(kind, NumberColumn):
-        return Measure(0) if kind.transform == "log1p" else Measure()
-    return Vector(kind.width)
+def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
+    match declared.settings:
+        case NumberColumn(transform=transform):
+            return Measure(0) if transform == "log1p" else Measure()
+        case VectorColumn(width=width):
+            return Vector(width)
+        case IdColumn():
+            return ids.kind(declared.name)
+        case IdsColumn(separator=separator):
+            return Ids(ids.written.get(declared.name, "either"), ids.data.zero_id, separator)  # type: ignore[arg-type]
+        case WeightsColumn(of, separator):
+            return Weights(of, separator)
 
 
 class _Ids(NamedTuple):
@@ -170,11 +201,10 @@ _COUNTED = {
 }
 
 
-def _of_request(data: DataConfig, ids: _Ids) -> list[Column]:
+def _of_request(data: DataConfig, ids: _Ids, of_users: Sequence[Column]) -> list[Column]:
     def column(key: str, kind: Kind, table: Table, doc: str = "", **more: bool) -> Column:
         return Column("request", key, kind, Source(table, key), doc, **more)
 
-    users = (Column("request", user_column(a), ids.kind(a), Source("users", a)) for a in data.user_attributes)
     nobody = "null: nobody known." if data.zero_id == "id" else "0: nobody known."
     counters = (
         column(f"{who}_{what}", Counter(data.levels.count), "derived", _counter_doc(what, whom))
@@ -185,7 +215,7 @@ def _of_request(data: DataConfig, ids: _Ids) -> list[Column]:
         column("request_id", Id(looked_up=False), "requests", "Comes back with the scores."),
         column("timestamp", Whole(-(2**63), 2**63 - 1), "requests"),
         column("user_id", ids.kind("user_id"), "requests", nobody),
-        *users,
+        *of_users,
         column("query_id", ids.kind("query_id"), "queries"),
         column("group_id", ids.kind("group_id"), "derived"),  # 0: the query has no known group
         column("query", Text(), "queries", "As the user typed it.", required=True),
@@ -202,9 +232,9 @@ def _counter_doc(what: str, whom: str) -> str:
     return f"By level, index 0 without a grade: times {what.replace('examined', 'shown, weighted by examination,')} {whom}."
 
 
-def _of_items(family: Family, data: DataConfig, ids: _Ids, *, required: bool) -> list[Column]:
-    attributes = (Column(family, a, ids.kind(a), Source("items", a)) for a in data.item_attributes)
-    return [Column(family, "item_id", ids.kind("item_id"), Source("items", "item_id"), required=required), *attributes]
+def _of_items(family: Family, ids: _Ids, of_items: Sequence[Column], *, required: bool) -> list[Column]:
+    item = Column(family, "item_id", ids.kind("item_id"), Source("items", "item_id"), required=required)
+    return [item, *(column._replace(family=family) for column in of_items)]
 
 
 def _of_grades(family: Family, data: DataConfig) -> list[Column]:
@@ -225,10 +255,10 @@ def _position(family: Family) -> Column:
     return Column(family, "position", Position(), Source("events", "position"), "From 1; 0: not logged.")
 
 
-def _of_events(data: DataConfig, ids: _Ids) -> list[Column]:
+def _of_events(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> list[Column]:
     columns: list[Column] = []
     for family in LISTS[:2]:
-        item, *attributes = _of_items(family, data, ids, required=False)
+        item, *attributes = _of_items(family, ids, of_items, required=False)
         columns += [
             item,
             Column(family, "query_id", ids.kind("query_id"), Source("queries", "query_id")),
@@ -242,8 +272,8 @@ def _of_events(data: DataConfig, ids: _Ids) -> list[Column]:
     return [*columns, _title("history"), Column("peer", "in_group", Flag(), Source("derived", "in_group"), in_group)]
 
 
-def _of_candidates(data: DataConfig, ids: _Ids) -> list[Column]:
-    item, *attributes = _of_items("candidate", data, ids, required=True)
+def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> list[Column]:
+    item, *attributes = _of_items("candidate", ids, of_items, required=True)
     docs = {
         "shown": "How often it was shown before, to anyone.",
         "clicked": "How often it was clicked before.",

@@ -115,6 +115,22 @@ def id_field(written: str, zero: ZeroId) -> JsonField:
     return field._replace(read=read_id, default=None if is_id else 0, zero=becomes if is_id else 0)
 
 
+def ids_field(written: str, zero: ZeroId, most: int) -> JsonField:
+    """A list of ids, as of `id_field`; null is the empty list."""
+    one = id_field(written, zero)
+    schema = {"type": "array", "items": one.schema, "maxItems": most}
+    return JsonField(f"a list of at most {most:,}, each {one.expected}", lambda v: _list(v, one, most), schema, [])
+
+
+def weights_field(of: str, most: int, largest: float) -> JsonField:
+    """A list of numbers that are not negative, one for each of the ids; of null or none, each is 1."""
+    one = JsonField(
+        f"a number from 0 to {largest:g}", _number, {"type": "number", "minimum": 0, "maximum": largest}, 1, 0, largest
+    )
+    schema = {"type": "array", "items": one.schema, "maxItems": most}
+    return JsonField(f"a list, for each of {of!r} {one.expected}", lambda v: _list(v, one, most), schema, [])
+
+
 def _id(value: Any) -> int:
     return hash_id(value) if isinstance(value, str) else _integer_id(value)
 
@@ -180,6 +196,23 @@ def _distribution(value: Any, levels: int) -> int:
     if not abs(sum(numbers) - 1) < 0.01:
         raise ValueError
     return int(pack_levels(np.array(numbers)))
+
+
+def _list(value: Any, one: JsonField, most: int) -> list[Any]:
+    """Values that each are one; an id is never null there."""
+    if value is None:
+        return []
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Sequence | np.ndarray)
+        or len(value) > most
+        or any(v is None for v in value)
+    ):
+        raise TypeError
+    found = [one.read(v) for v in value]
+    if one.low is not None and one.high is not None and not all(one.low <= v <= one.high for v in found):
+        raise ValueError
+    return found
 
 
 def _numbers(value: Any, length: int, low: float, high: float) -> list[float]:

@@ -40,8 +40,14 @@ def build_embeddings(
         (bags[stride] if name in bag_names else sequences).append(made)
     where = device or torch.device("cpu")
     managed = {name: make_managed(name, table, where) for name, table in tables.items() if table.ids == "managed"}
-    return SearchEmbeddings(sequences, bags["candidate"], request_bag_tables=bags["request"], managed=managed, device=device)
+    weighted = {feature.table for feature in features.values() if feature.weights}
+    of_requests = bags["request"]
+    return SearchEmbeddings(
+        sequences, bags["candidate"], request_bag_tables=of_requests, weighted=weighted, managed=managed, device=device
+    )
 
 
 def _pooling(features: dict[str, FeatureConfig]) -> PoolingType:
-    return PoolingType.MEAN if any(feature.pooling == "mean" for feature in features.values()) else PoolingType.SUM
+    """The weights of a mean are shares already."""
+    mean = any(feature.pooling == "mean" and not feature.weights for feature in features.values())
+    return PoolingType.MEAN if mean else PoolingType.SUM

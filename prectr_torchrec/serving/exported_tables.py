@@ -187,8 +187,11 @@ class ServedEmbeddings(nn.Module):
             ids = (candidate_features if name.startswith("candidate_") else request_features)[name]
             vectors, lengths = self._tables[feature.table](ids.values()), ids.lengths()
             bag = torch.arange(len(lengths)).repeat_interleave(lengths)
+            if feature.weights:
+                vectors = vectors * ids.weights().unsqueeze(1)
             pooled = vectors.new_zeros(len(lengths), vectors.shape[1]).index_add_(0, bag, vectors)
-            bags[name] = pooled / lengths.clamp(min=1).unsqueeze(1) if feature.pooling == "mean" else pooled
+            mean = feature.pooling == "mean" and not feature.weights  # whose weights are shares already
+            bags[name] = pooled / lengths.clamp(min=1).unsqueeze(1) if mean else pooled
         return sequences, bags
 
 

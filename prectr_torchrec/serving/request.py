@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import LARGEST, Counter, Id, Measure, Text, Vector, vector_rows
+from prectr_torchrec.data.column_kinds import LARGEST, Id, Measure, Text, Vector, vector_rows
 from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
+from prectr_torchrec.data.counted_kinds import Counter
+from prectr_torchrec.data.json_values import id_field
+from prectr_torchrec.data.list_kinds import Ids, Weights
 from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
+from prectr_torchrec.serving.lists import bad_lists, fit_weights
 from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
@@ -85,6 +90,7 @@ class RequestSchema:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
             places = [f"{path}{field.key}" for path in paths]
             arrays[field.name] = self._column(field, values, places.__getitem__, limits)
+        fit_weights(arrays, self._request, lambda field, i: f"{paths[i]}{field.key}")
         for family, key in GROUPS.items():
             arrays |= self._family(family, key, requests, paths, limits)
         if limits is not None:
@@ -113,6 +119,12 @@ class RequestSchema:
                 columns[name] = _defaults(field, example, table.num_rows)
         for field in self._fields.values():
             _check_column(field, columns[field.name])
+        for fields in (self._request, self._families["candidate"]):
+            flat = {f.name: columns[f.name].flatten() if f.column.listed else columns[f.name] for f in fields}
+            fit_weights(flat, fields, lambda field, i: _place(field, columns[field.name], i))
+            for name in (field.name for field in fields if isinstance(field.column.kind, Weights)):
+                listed = self._fields[name].column.listed
+                columns[name] = pa.ListArray.from_arrays(columns[name].offsets, flat[name]) if listed else flat[name]
         return self._table(columns, table.num_rows)
 
     def _table(self, columns: dict[str, pa.Array], rows: int) -> pa.Table:
@@ -142,16 +154,15 @@ class RequestSchema:
             offsets.append(offsets[-1] + length)
         ends = np.array(offsets)
 
-        def place(field: Field) -> Callable[[int], str]:
-            def name(i: int) -> str:
-                row = int(np.searchsorted(ends, i, side="right")) - 1
-                where, by_column = starts[row]
-                return f"{where}.{field.key}[{i - ends[row]}]" if by_column else f"{where}[{i - ends[row]}].{field.key}"
+        def place(field: Field, i: int) -> str:
+            row = int(np.searchsorted(ends, i, side="right")) - 1
+            where, by_column = starts[row]
+            return f"{where}.{field.key}[{i - ends[row]}]" if by_column else f"{where}[{i - ends[row]}].{field.key}"
 
-            return name
-
+        flat = {field.name: self._column(field, values[field.key], partial(place, field), limits) for field in fields}
+        fit_weights(flat, fields, place)
         packed = pa.array(ends, pa.int32())
-        return {f.name: pa.ListArray.from_arrays(packed, self._column(f, values[f.key], place(f), limits)) for f in fields}
+        return {name: pa.ListArray.from_arrays(packed, array) for name, array in flat.items()}
 
     def _column(self, field: Field, values: list[Any], place: Callable[[int], str], limits: Limits | None) -> pa.Array:
         """Values as an array, each read and within its bounds; `place(i)` names the i-th in errors."""
@@ -197,6 +208,12 @@ def _check_column(field: Field, column: pa.Array) -> None:
         if (wrong := np.flatnonzero(lengths != bins)).size:
             row = int(wrong[0])
             raise RequestError(f"row {row}: {field.name}", f"{lengths[row]} values", field.json.expected)
+    if isinstance(field.column.kind, Ids | Weights):
+        lists = column.flatten() if field.column.listed else column
+        if (wrong := np.flatnonzero(bad_lists(lists, weights=isinstance(field.column.kind, Weights)))).size:
+            first = int(wrong[0])
+            raise RequestError(_place(field, column, first), shown(lists[first].as_py()), field.json.expected)
+        return
     measured, vectors = isinstance(field.column.kind, Measure), isinstance(field.column.kind, Vector)
     if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type) or measured or vectors):
         return
@@ -216,7 +233,7 @@ def _check_column(field: Field, column: pa.Array) -> None:
 
 def _place(field: Field, column: pa.Array, number: int) -> str:
     """Where a value of an Arrow column stands: the n-th, of lists the n-th of all."""
-    if not field.column.listed and not isinstance(field.column.kind, Counter):
+    if not (field.column.listed or isinstance(field.column.kind, Counter)):
         return f"row {number}: {field.name}"
     ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
     row = int(np.searchsorted(ends, number, side="right"))
@@ -301,12 +318,16 @@ def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
 
 def _cast(column: pa.ChunkedArray, field: Field) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    given, of_id = array.type, isinstance(field.column.kind, Id)
+    given, of_id = array.type, isinstance(field.column.kind, Id | Ids)
     if isinstance(field.column.kind, Vector):
         _check_widths(array, field, field.column.kind.width)
     try:
         array = _our_ids(array, field) if of_id else array
-        value = array.type.value_type if pa.types.is_list(array.type) else array.type
+        if isinstance(field.column.kind, Weights):
+            array = _on_values(array, lambda values: values, nulls=not field.column.listed)
+        value = array.type
+        while pa.types.is_list(value):
+            value = value.value_type
         # ids from 2**63 on in two's complement
         array = array.cast(field.column.arrow, safe=not (of_id and pa.types.is_uint64(value)))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -332,19 +353,31 @@ def _has_lists(array: pa.Array) -> bool:
 
 def _our_ids(array: pa.Array, field: Field) -> pa.Array:
     """Ids of an Arrow column: texts are hashed, and null is none where there may be none; integers are as in samples."""
-    listed = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
-    if listed and array.null_count:
+    kind = field.column.kind
+    assert isinstance(kind, Id | Ids)
+
+    def read_ids(flat: pa.Array) -> pa.Array:
+        if flat.null_count and (field.column.required or isinstance(kind, Ids)):
+            raise RequestError(field.name, f"{flat.null_count} nulls", field.json.expected)
+        if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
+            one = id_field(kind.written, kind.zero)
+            texts = enumerate(flat.to_pylist())
+            return pa.array([read(text, one, lambda i: f"{field.name}, value {i}", i) for i, text in texts], pa.int64())
+        flat = flat.cast(pa.int64()) if pa.types.is_null(flat.type) else flat
+        return flat.fill_null(0) if flat.null_count else flat
+
+    return _on_values(array, read_ids, nulls=not field.column.listed)
+
+
+def _on_values(array: pa.Array, change: Callable[[pa.Array], pa.Array], *, nulls: bool) -> pa.Array:
+    """An array, or lists of any depth, with other values; `nulls`: null lists become empty, at the outermost too."""
+    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        return change(array)
+    if array.null_count and not nulls:
         return array
-    flat = array.flatten() if listed else array
-    if flat.null_count and field.column.required:
-        raise RequestError(field.name, f"{flat.null_count} nulls", field.json.expected)
-    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-        texts = enumerate(flat.to_pylist())
-        flat = pa.array([read(text, field.json, lambda i: f"{field.name}, value {i}", i) for i, text in texts], pa.int64())
-    flat = flat.cast(pa.int64()).fill_null(0) if pa.types.is_null(flat.type) else flat.fill_null(0) if flat.null_count else flat
-    if not listed:
-        return flat
-    return pa.ListArray.from_arrays(np.concatenate([[0], pc.list_value_length(array).to_numpy().cumsum()]), flat)
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy().cumsum()
+    inner = _on_values(array.flatten(), change, nulls=True)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], lengths]), pa.int32()), inner)
 
 
 def _defaults(field: Field, example: pa.Array | None, rows: int) -> pa.Array:

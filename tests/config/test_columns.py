@@ -33,6 +33,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "data.columns.users.profile.vector.width: Input should be greater than or equal to 1; got 0",
     ),
     "a vector of text": ({"users": {"profile": {"vector": "wide"}}}, "data.columns.users.profile.vector: "),
+    "the weights of two": (
+        {"items": {"tags": {"ids": {"weights": "score"}}, "score": "number"}},
+        "columns.items.score: declared twice, also in columns.items",
+    ),
+    "ids that weigh themselves": (
+        {"items": {"tags": {"ids": {"weights": "tags"}}}},
+        "columns.items.tags: declared twice, also in columns.items",
+    ),
+    "an empty separator": (
+        {"items": {"tags": {"ids": {"separator": ""}}}},
+        "data.columns.items.tags.ids.separator: String should",
+    ),
     "an unknown place": ({"item": {}}, "data.columns.item: unknown key (did you mean 'items'?)"),
     "a name of ours": (
         {"items": {"Position": "number"}},
@@ -109,6 +121,40 @@ def test_a_declared_column_that_no_part_reads_is_told() -> None:
     assert unused({"numbers": {}}) == [profile]
     assert unused({"vectors": {}}) == [price]
     assert unused({"numbers": {}, "vectors": {}}) == []
+
+
+def with_feature(**feature: Any) -> dict[str, Any]:
+    columns = {"items": {"tags": {"ids": {"weights": "score"}}, "badges": "ids"}}
+    table = {"rows": 9, "dim": 4}
+    features = {"candidate_tags": {"table": "tag", **feature}, "candidate_badges": {"table": "badge"}}
+    return {"name": "x", "data": {"columns": columns}, "tables": {"tag": table, "badge": table}, "features": features}
+
+
+def test_ids_are_bags_with_the_weights_that_are_declared() -> None:
+    features = validate_config(with_feature(), "test").features
+    assert features["candidate_tags"].pooling == "sum" and features["candidate_tags"].weights == "candidate_score"
+    assert features["candidate_badges"].pooling == "sum" and features["candidate_badges"].weights is None
+    assert validate_config(with_feature(pooling="mean"), "test").features["candidate_tags"].pooling == "mean"
+    config = validate_config(with_feature(), "test")
+    assert validate_config(config.model_dump(mode="json"), "test") == config
+
+
+def test_weights_that_are_not_of_the_ids_and_bags_of_both_kinds_in_one_table_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"features.candidate_tags.weights: 'other' are no weights .* have candidate_score"):
+        validate_config(with_feature(weights="other"), "test")
+    tree = with_feature(table="badge")
+    del tree["tables"]["tag"]
+    with pytest.raises(
+        ConfigError, match=r"tables.badge would be looked up as weighted sum of candidates for candidate_tags and"
+    ):
+        validate_config(tree, "test")
+
+
+def test_ids_that_no_feature_reads_are_told() -> None:
+    tree = with_feature()
+    del tree["features"]["candidate_badges"], tree["tables"]["badge"]
+    told = [line for line in unused_settings(validate_config(tree, "test"), {}) if "badges" in line]
+    assert told == ["data.columns.items: 'badges' is not used: no feature reads candidate_badges; add one, with a table"]
 
 
 @pytest.mark.parametrize("column", sample_columns(DataConfig(item_attributes=[])), ids=lambda column: column.name)

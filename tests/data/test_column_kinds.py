@@ -9,8 +9,6 @@ import pytest
 
 from prectr_torchrec.config.data import DataConfig, Levels
 from prectr_torchrec.data.column_kinds import (
-    Counter,
-    Distribution,
     Flag,
     Grade,
     Id,
@@ -25,6 +23,7 @@ from prectr_torchrec.data.column_kinds import (
     Whole,
 )
 from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.counted_kinds import Counter, Distribution
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.schema import sample_schema
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from prectr_torchrec.config.data import DataConfig, Levels, RawTable
 from prectr_torchrec.config.text import PairsConfig
-from prectr_torchrec.data.columns import attribute_columns
+from prectr_torchrec.data.columns import stored_name
 from prectr_torchrec.data.hashing import hash_sql, normalised_sql
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.pairs.made_queries import make_queries
@@ -85,9 +85,9 @@ def write_pairs(
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
     """
-    if pairs.category not in data.item_attributes and pairs.draws():
-        hint = nearest(pairs.category, data.item_attributes)
-        raise RawLogError(f"pairs.category: {pairs.category!r} is not in data.item_attributes{hint}")
+    if pairs.category not in data.ids_of("items") and pairs.draws():
+        hint = nearest(pairs.category, data.ids_of("items"))
+        raise RawLogError(f"pairs.category: {pairs.category!r} is not in data.item_attributes, nor an id of items{hint}")
     check_database(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -100,7 +100,7 @@ def write_pairs(
             files = given_files("candidates", candidates)
             load_candidates(con, files, report["id_kinds"], data, report["dropped"])
         _collect(con, given=candidates is not None)
-        _draw(con, pairs, data.item_attributes)
+        _draw(con, pairs, data)
         new_queries = find_new_queries(con, in_train(data, split_times(con, data)))
         _split(con, data, pairs, report["id_kinds"], test_queries)
         con.execute(f"DELETE FROM drawn USING splits s WHERE s.query = drawn.query AND origin = {MADE} AND split <> 'train'")
@@ -178,7 +178,7 @@ def _collect(con: Connection, *, given: bool) -> None:
     )
 
 
-def _draw(con: Connection, pairs: PairsConfig, attributes: list[str]) -> None:
+def _draw(con: Connection, pairs: PairsConfig, data: DataConfig) -> None:
     """Makes table drawn(query, item, origin), and adds made queries to table queries.
 
     A draw of the same category takes the category of one of the query's graded or shown items at random, and one of its items
@@ -188,7 +188,7 @@ def _draw(con: Connection, pairs: PairsConfig, attributes: list[str]) -> None:
     con.execute("CREATE TABLE drawn (query BIGINT, item BIGINT, origin INTEGER)")
     if not pairs.draws():
         return
-    category = attribute_columns(attributes)[pairs.category]
+    category = stored_name(data, "items", pairs.category)
     # items in order of category: those of a category are places first .. first + size - 1
     con.execute(
         f"CREATE TABLE placed AS SELECT rowid AS item, {category} AS category, "

@@ -31,7 +31,8 @@ Floats = NDArray[np.float64]
 def write_columns(con: duckdb.DuckDBPyConnection, query: str, folder: Path) -> int:
     """Streams the result of a query into one file a column and returns the number of rows.
 
-    A column `<name>#length` is written as its running total `<name>_ends`; text becomes `<name>_bytes` and `<name>_ends`.
+    A column `<name>#length` is written as its running total `<name>_ends`; lists become `<name>_values`, one after another, and
+    `<name>_ends`, and so do texts, as bytes.
     """
     folder.mkdir(parents=True)
     with _ColumnFiles(folder) as files:
@@ -163,12 +164,22 @@ def expand(start: Ints, stop: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - lengths), lengths)
 
 
-def texts_at(columns: Mapping[str, NDArray[Any]], name: str, rows: Ints) -> tuple[Ints, NDArray[np.uint8]]:
-    """The texts of some rows as (offsets (R + 1,), UTF-8 bytes)."""
+def lists_at(columns: Mapping[str, NDArray[Any]], name: str, rows: Ints) -> tuple[Ints, NDArray[Any]]:
+    """The lists of some rows as (offsets (R + 1,), values); of texts, values are UTF-8 bytes."""
     ends = columns[f"{name}_ends"]
     stop = ends[rows]
     start = np.where(rows > 0, ends[rows - 1], 0)
-    return np.concatenate([[0], np.cumsum(stop - start)]), columns[f"{name}_bytes"][expand(start, stop)]
+    return np.concatenate([[0], np.cumsum(stop - start)]), columns[f"{name}_values"][expand(start, stop)]
+
+
+def slice_columns(columns: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+    """Rows `start..stop` of all columns."""
+    found = {name: np.asarray(column[start:stop]) for name, column in columns.items() if not name.endswith("_values")}
+    for name in (name.removesuffix("_values") for name in columns if name.endswith("_values")):
+        ends = columns[f"{name}_ends"]
+        first, last = (int(ends[row - 1]) if row else 0 for row in (start, stop))
+        found |= {f"{name}_values": np.asarray(columns[f"{name}_values"][first:last]), f"{name}_ends": ends[start:stop] - first}
+    return found
 
 
 def _bisect(columns: tuple[NDArray[Any], ...], values: tuple[NDArray[Any], ...]) -> Ints:
@@ -273,8 +284,11 @@ def _to_numpy(batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:
             array = array.cast(pa.large_string())
             offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
             data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
-            columns[f"{name}_bytes"] = data[offsets[0] : offsets[-1]]
+            columns[f"{name}_values"] = data[offsets[0] : offsets[-1]]
             columns[f"{name}#length"] = np.diff(offsets)
+        elif pa.types.is_list(array.type):
+            columns[f"{name}_values"] = array.flatten().to_numpy(zero_copy_only=False)
+            columns[f"{name}#length"] = np.diff(array.offsets.to_numpy())
         elif pa.types.is_fixed_size_list(array.type):
             columns[name] = vector_rows(array)
         else:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import Table, attribute_columns, declared_columns
+from prectr_torchrec.data.columns import Table, declared_columns
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
@@ -250,14 +250,14 @@ class _Job:
 
     def _declared(self, *tables: Table, null: bool = False) -> str:
         """SQL of declared columns as they are, or null, behind others."""
-        return "".join(f", {f'{c.kind.raw().absent} AS ' * null}{c.source.stored}" for c in declared_columns(self.data, *tables))
+        return "".join(f", {f'{c.kind.missing} AS ' * null}{c.source.stored}" for c in declared_columns(self.data, *tables))
 
     def _write_requests(self, con: Connection, rows: str, folder: Path) -> None:
         order = "timestamp, request_id, part"
         shared = "".join(f", max({c.source.stored}) AS {c.source.stored}" for c in declared_columns(self.data, "requests"))
         counted = f'SELECT {order}, user_id, query{shared}, count(*) AS "candidate#length" FROM ({rows}) GROUP BY ALL'
-        added = [f"coalesce(u.{name}, 0) AS {name}" for name in attribute_columns(self.data.user_attributes).values()]
-        added += [f"u.{column.source.stored}" for column in declared_columns(self.data, "users")]
+        users = declared_columns(self.data, "users")
+        added = [f"coalesce(u.{c.source.stored}, {c.kind.missing}) AS {c.source.stored}" for c in users]
         if added:
             counted = f"SELECT c.*, {', '.join(added)} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")

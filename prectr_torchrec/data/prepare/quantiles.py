@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prectr_torchrec.config.columns import NumberColumn
+from prectr_torchrec.config.columns import NumberColumn, VectorColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.columns import declared_columns
+from prectr_torchrec.data.columns import declared_of
 from prectr_torchrec.data.prepare.events import open_columns
 
 SAMPLE = 1_000_000
@@ -39,13 +39,13 @@ def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
         "events": (candidates, None),
     }
     found = {}
-    for column, kind in zip(declared_columns(data), data.columns.kinds(), strict=True):
+    for column, number in declared_of(data, NumberColumn):
         named, rows = tables[column.source.table]
-        values = named[column.source.stored]
-        if isinstance(kind, NumberColumn):
-            found[column.name] = _describe(_sampled(values, rows, SAMPLE), kind.bins, kind.transform)
-        else:
-            found[column.name] = _describe_vectors(_sampled(values, rows, SAMPLE // kind.width))
+        values = _sampled(named[column.source.stored], rows, SAMPLE)
+        found[column.name] = _describe(values, number.bins, number.transform)
+    for column, vector in declared_of(data, VectorColumn):
+        named, rows = tables[column.source.table]
+        found[column.name] = _describe_vectors(_sampled(named[column.source.stored], rows, SAMPLE // vector.width))
     return found
 
 

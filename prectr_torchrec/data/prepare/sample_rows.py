@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import Text
-from prectr_torchrec.data.columns import Column, attribute_columns, sample_columns
-from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, open_columns, texts_at
+from prectr_torchrec.data.columns import Column, sample_columns
+from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
+from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.schema import sample_schema
 
@@ -75,11 +76,9 @@ _ALL = slice(None)
 
 def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last: int) -> pa.Table:
     """The samples of requests first..last - 1, in `sample_schema`."""
-    request = {name: np.asarray(column[first:last]) for name, column in requests.columns.items()}
+    request = slice_columns(requests.columns, first, last)
     time, user, query = request["timestamp"], request["user_id"], request["query"]
     group = log.query["group_id"][query]
-    users = request | {name: request[column] for name, column in attribute_columns(data.user_attributes).items()}
-    items = log.item | {name: log.item[column] for name, column in attribute_columns(data.item_attributes).items()}
 
     user_range = _known(user, log.users.before(time, user))
     pair_range = _known(user, log.pairs.before(time, user, query))
@@ -105,14 +104,18 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     tables: dict[str, dict[str, Table]] = {
         "request": {
             "requests": (request, _ALL),
-            "users": (users, _ALL),
+            "users": (request, _ALL),
             "queries": (log.query, query),
             "derived": (derived, _ALL),
         }
     }
     lists = {"history": history, "peer": peers, "candidate": candidates}
     for family, rows in lists.items():
-        tables[family] = {"items": (items, rows.events["item"]), "events": (rows.events, _ALL), "derived": (rows.derived, _ALL)}
+        tables[family] = {
+            "items": (log.item, rows.events["item"]),
+            "events": (rows.events, _ALL),
+            "derived": (rows.derived, _ALL),
+        }
         if "query" in rows.events:
             tables[family]["queries"] = (log.query, rows.events["query"])
     arrays = []
@@ -193,7 +196,7 @@ def _ages(events: dict[str, NDArray[Any]], time: Ints, lengths: Ints) -> dict[st
 def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints) -> Rows:
     ends = np.concatenate([requests.ends[first - 1 : first] if first else [0], requests.ends[first:last]])
     lengths = np.diff(ends)
-    candidate = {name: np.asarray(column[ends[0] : ends[-1]]) for name, column in requests.candidates.items()}
+    candidate = slice_columns(requests.candidates, int(ends[0]), int(ends[-1]))
     item = candidate["item"]
     counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
     derived = {what: count[:, 0] for what, count in zip(COUNTED, counts, strict=True)}
@@ -205,12 +208,15 @@ def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> p
     if isinstance(column.kind, Text):
         assert not isinstance(rows, slice)
         return column.kind.to_arrow(_strings(columns, name, rows))
+    if isinstance(column.kind, Ids | Weights):
+        offsets, values = lists_at(columns, name, np.arange(len(columns[f"{name}_ends"])) if isinstance(rows, slice) else rows)
+        return column.kind.to_arrow(Bags(values, offsets))
     return column.kind.to_arrow(columns[name][rows])
 
 
 def _strings(columns: Mapping[str, NDArray[Any]], name: str, rows: Ints) -> pa.Array:
     distinct, index = np.unique(rows, return_inverse=True)
-    offsets, data = texts_at(columns, name, distinct)
+    offsets, data = lists_at(columns, name, distinct)
     texts = pa.LargeStringArray.from_buffers(len(distinct), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data)))
     return texts.take(pa.array(index))
 

@@ -6,8 +6,9 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
+from prectr_torchrec.config.columns import IdColumn
 from prectr_torchrec.config.data import DataConfig, Levels
-from prectr_torchrec.data.columns import attribute_columns, declared_columns
+from prectr_torchrec.data.columns import declared_columns, declared_of
 from prectr_torchrec.data.raw.source import Connection, Source, one_row
 
 POSITIONS = 10
@@ -38,10 +39,8 @@ def summarise(con: Connection, data: DataConfig, sources: dict[str, Source], row
     empty = {"items.title": _share(con, "items", "title = ''"), "queries.query": _share(con, "queries", "query = ''")}
     for column in declared_columns(data):
         source = column.source
-        empty[f"{source.raw}.{source.column}"] = _share(con, source.table, f"{source.stored} IS NULL")
-    for table, attributes in (("items", data.item_attributes), ("users", data.user_attributes)):
-        if table in sources:
-            empty |= {f"{table}.{a}": _share(con, table, f"{c} = 0") for a, c in attribute_columns(attributes).items()}
+        missing = f"{source.stored} IS NOT DISTINCT FROM {column.kind.missing}"
+        empty[f"{source.raw}.{source.column}"] = _share(con, source.table, missing)
     if data.query_group:
         empty["groups of queries"] = _share(con, "queries", "group_id = 0")
     at = f"SELECT position, count(*), sum(click) FROM events WHERE position <= {POSITIONS} GROUP BY 1 ORDER BY 1"
@@ -91,7 +90,7 @@ def _notes(manifest: dict[str, Any], data: DataConfig) -> list[str]:
         notes.append(f"left out of judgments: {what}")
     if not manifest["rows"]["judgments"]:
         notes.append("no judgments file: every relevance is missing")
-    attributes = {f"items.{name}" for name in data.item_attributes} | {f"users.{name}" for name in data.user_attributes}
+    attributes = {f"{column.source.raw}.{column.source.column}" for column, _ in declared_of(data, IdColumn)}
     for column, count in manifest["zeros"].items():
         none = "" if column in attributes else _NONE.get(column.partition(".")[2], "")
         notes.append(f"note: {count:,} rows of {column} are 0, which stands for none{none}; if 0 is an id, set data.zero_id: id")

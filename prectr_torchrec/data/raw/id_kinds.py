@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from prectr_torchrec.data.raw.readings import IdKind, Reading, is_plain_integer, is_text, is_unsigned, is_zero
+from prectr_torchrec.data.raw.readings import IdKind, Reading, element_type, is_plain_integer, is_text, is_unsigned, is_zero
 from prectr_torchrec.data.raw.source import Connection, Source, Table
 
 IdColumns = Mapping[str, Collection[str]]
 """Column of ids -> the raw tables where its name means these ids: an attribute may be called as another table's texts are."""
 
 
-def id_kinds(con: Connection, sources: Sequence[Source], columns: IdColumns) -> dict[str, IdKind]:
+def id_kinds(
+    con: Connection, sources: Sequence[Source], columns: IdColumns, separated: Collection[str] = ()
+) -> dict[str, IdKind]:
     """How to read each id column: integers if every table has integers there, else hashed text in every table.
 
-    CSV has no types: there a column is of integers if all its values are written as plain integers.
+    CSV has no types: there a column is of integers if all its values are written as plain integers, but for `separated` ones,
+    whose text is of several ids.
     """
     text, unsigned = set[str](), set[str]()
     for source in sources:
-        types = {column: {type_ for _, type_ in source.types(column)} for column in _ids_of(source, columns)}
+        there = _ids_of(source, columns)
+        types = {column: {element_type(type_) or type_ for _, type_ in source.types(column)} for column in there}
         texts = [column for column, found in types.items() if any(map(is_text, found))]
         if source.parts[0].dialect is None:
             text |= {*texts}
         else:
-            rows, plain = source.count(con, {column: lambda sql, type_: is_plain_integer(sql) for column in texts})
-            text |= {column for column, count in zip(texts, plain, strict=True) if count < rows}
+            one = [column for column in texts if column not in separated]
+            rows, plain = source.count(con, {column: lambda sql, type_: is_plain_integer(sql) for column in one})
+            text |= {column for column, count in zip(one, plain, strict=True) if count < rows} | ({*texts} - {*one})
         wide = [c for c, found in types.items() if c not in text and any(not t.endswith("INT") or t == "UBIGINT" for t in found)]
         if wide:
             _, counts = source.count(con, dict.fromkeys(wide, is_unsigned))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Grade, Label, Position
-from prectr_torchrec.data.columns import Column, attribute_columns, declared_columns, sample_columns
+from prectr_torchrec.data.columns import Column, declared_columns, sample_columns
+from prectr_torchrec.data.list_kinds import Weights
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
 
@@ -70,12 +71,13 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
     columns = sample_columns(data, kinds)
     of_table = [column for column in columns if column.source.table == source.name and column.family in ("request", "candidate")]
-    declared = [column for column in declared_columns(data) if column.source.raw == source.name]
+    declared = [column for column in declared_columns(data, id_kinds=kinds) if column.source.raw == source.name]
     readings = {column.source.column: column.kind.raw() for column in (*of_table, *declared)}
-    attributes = {"items": data.item_attributes, "users": data.user_attributes}.get(source.name, [])
+    names = {column.source.column: column.source.stored for column in declared}
     if source.name == "queries" and data.query_group and data.query_group in source:
-        attributes = [data.query_group]
+        names[data.query_group] = "group_id"
         readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
+    fits = {column.source.column: column.kind.of for column in declared if isinstance(column.kind, Weights)}
     keys: dict[str, Reading] = {
         "items": {"item_id": ids["item_id"]},
         "queries": {"query_id": ids["query_id"]},
@@ -89,8 +91,7 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
             "position": Position().raw(),
         },
     }[source.name]
-    names = attribute_columns(attributes) | {column.source.column: column.source.stored for column in declared}
-    return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, names)
+    return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, names, fits)
 
 
 def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:

@@ -52,7 +52,7 @@ def family(type_: str) -> str:
 
 def element_type(type_: str) -> str:
     """Of the elements of a type of lists; "" of what is none."""
-    return type_.rpartition("[")[0] if type_.endswith("]") else ""
+    return type_.rpartition("[")[0].strip('"') if type_.endswith("]") else ""
 
 
 def is_text(type_: str) -> bool:
@@ -134,7 +134,7 @@ def vector(width: int, most: float) -> Reading:
         element, none = element_type(type_), f"NULL::FLOAT[{width}]"
         if type_ == NULL:
             return none, "false"
-        if not (is_number(element) or element in ("VARCHAR", NULL, f'"{NULL}"')):
+        if not (is_number(element) or element in ("VARCHAR", NULL)):
             return None
         numbers = f"TRY_CAST({sql} AS DOUBLE[])"
         fit = f"len({numbers}) = {width} AND len([x FOR x IN {numbers} IF x BETWEEN {-most} AND {most}]) = {width}"
@@ -158,7 +158,7 @@ def identifier(kind: IdKind, zero: ZeroId | None) -> Reading:
     """Ids as BIGINT, null where there is none; `zero` says what 0 is, of all ids but those of requests."""
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
-        if (found := _id(sql, type_, kind)) is None:
+        if (found := read_id(sql, type_, kind)) is None:
             return None
         value, bad = found
         return zero_sql(value, zero) if zero else value, f"({sql} IS NOT NULL AND {bad})"
@@ -174,7 +174,7 @@ def attribute(kind: IdKind, zero: ZeroId) -> Reading:
         found = ids.read(sql, type_)
         return (f"coalesce({found[0]}, 0)", found[1]) if found else None
 
-    return Reading(_ID, read, absent="0", types=IDS)
+    return Reading(_ID, read, absent="0::BIGINT", types=IDS)
 
 
 def is_plain_integer(sql: str) -> str:
@@ -191,11 +191,11 @@ def is_unsigned(sql: str, type_: str) -> str:
 
 def is_zero(sql: str, type_: str, kind: IdKind) -> str:
     """Whether an id is 0 or the text "0"."""
-    found = _id(sql, type_, kind)
+    found = read_id(sql, type_, kind)
     return f"{found[0]} IN (0, {ZERO_ID})" if found else "false"
 
 
-def _id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
+def read_id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
     """SQL of an id, null where that is or a text is empty, and of whether a value that is not null is bad."""
     if type_ == NULL:
         return "NULL::BIGINT", "false"

@@ -106,12 +106,20 @@ class Table:
         readings: our column name -> how to read it, of those columns that are there.
         names: our column name -> what SQL calls it, where that is something else; a log's own names can be any.
 
+        fits: column of lists -> another one, whose lists have as many values in each row.
+
     A column that cannot be read so, or has types in two files that do not go together, is among the `refused`, as `check` says.
     """
 
-    def __init__(self, source: Source, readings: Mapping[str, Reading], names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        readings: Mapping[str, Reading],
+        names: Mapping[str, str] | None = None,
+        fits: Mapping[str, str] | None = None,
+    ) -> None:
         self.source, self.readings = source, {name: reading for name, reading in readings.items() if name in source}
-        self.names = {column: column for column in self.readings} | dict(names or {})
+        self.names, self.fits = {column: column for column in self.readings} | dict(names or {}), fits or {}
         self.refused: dict[str, str] = {}
         for column, reading in self.readings.items():
             try:
@@ -183,6 +191,9 @@ class Table:
 
     def _bad(self, part: Part, column: str) -> str:
         place, (_, bad) = self.source.place(part, column), self._read(part, column)
+        if (other := self.fits.get(column)) in self.readings and other not in self.refused:
+            values, fitting = (self._read(part, name)[0] for name in (column, other))
+            bad = f"({bad}) OR len({values}) <> len({fitting})"
         return f"({bad}) OR coalesce({_too_long(*place)}, false)" if place and _too_long(*place) else bad
 
     def _describe(self, column: str, row: FoundRow, count: int) -> str:

@@ -1,9 +1,9 @@
 """The raw log as checked DuckDB tables with dense item and query numbers.
 
 Tables made here, all sorted and complete:
-    items(item_id, title, <attributes>, <declared>) and queries(query_id, query, group_id, <declared>); their `rowid` is the dense
-        number, attributes are called as `attribute_columns` says, and declared columns as `Source.stored` does;
-    users(user_id, <attributes>, <declared>);
+    items(item_id, title, <declared>) and queries(query_id, query, group_id, <declared>); their `rowid` is the dense
+        number, and declared columns are called as `Source.stored` says;
+    users(user_id, <declared>);
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
     events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>), user
@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
-from prectr_torchrec.data.columns import attribute_columns, declared_columns
+from prectr_torchrec.data.columns import declared_columns, declared_of, stored_name
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
 from prectr_torchrec.data.raw.loading import (
@@ -80,29 +81,28 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
         declared[column.source.raw].append(column.source.column)
     clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
     open_table("impressions", log.impressions, [*clicks, *declared["impressions"]], ["position"])
-    open_table("items", log.items, ["item_id", "title", *data.item_attributes, *declared["items"]])
+    open_table("items", log.items, ["item_id", "title", *declared["items"]])
     open_table(
         "queries", log.queries, ["query_id", "query", *declared["queries"]], [data.query_group] if data.query_group else []
     )
     if log.judgments and exists("judgments", log.judgments):
         open_table("judgments", log.judgments, ["query_id", "item_id", "relevance"])
-    of_users = [*data.user_attributes, *declared["users"]]
-    if log.users and (of_users or exists("users", log.users)):
-        open_table("users", log.users, ["user_id", *of_users])
-    elif of_users:
+    if log.users and (declared["users"] or exists("users", log.users)):
+        open_table("users", log.users, ["user_id", *declared["users"]])
+    elif declared["users"]:
         problems.found.append(
-            f"data.raw.users is null, and columns of users are wanted: {', '.join(of_users)}; name the users file"
+            f"data.raw.users is null, and columns of users are wanted: {', '.join(declared['users'])}; name the users file"
         )
     queries, group = sources.get("queries"), data.query_group
-    if queries and group and group not in queries and group not in data.item_attributes:
-        hint = nearest(group, data.item_attributes)
+    if queries and group and group not in queries and group not in data.ids_of("items"):
+        hint = nearest(group, data.ids_of("items"))
         problems.found.append(
             f"data.query_group: {group!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
             "one of these, or to null for no fallback"
         )
     if problems.found:
         with problems.collecting():
-            check_sources(con, data, sources, id_kinds(con, list(sources.values()), _id_columns(data)))
+            check_sources(con, data, sources, id_kinds(con, list(sources.values()), _id_columns(data), _separated(data)))
     problems.refuse()
     return sources
 
@@ -119,7 +119,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     Raises:
         RawLogError: rows that cannot be used; the message names the first of each kind.
     """
-    kinds = id_kinds(con, list(sources.values()), _id_columns(data))
+    kinds = id_kinds(con, list(sources.values()), _id_columns(data), _separated(data))
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
@@ -139,13 +139,14 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
         "level_grades": _mean_grades(con, data.levels),
         "positions_from": positions_from,
         "zeros": _count_zeros(con, data, sources, kinds) if data.zero_id == "none" else {},
-        "mixed_ids": mixed_ids(con, list(sources.values()), _id_columns(data), kinds),
+        "mixed_ids": mixed_ids(con, list(sources.values()), _id_columns(data, separated=False), kinds),
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **findings}
 
 
-def _id_columns(data: DataConfig) -> IdColumns:
+def _id_columns(data: DataConfig, *, separated: bool = True) -> IdColumns:
+    """Columns of ids by the tables that have them; `separated`: those of text with a separator too."""
     group = [data.query_group] if data.query_group else []
     found = {
         "request_id": {"impressions"},
@@ -153,20 +154,24 @@ def _id_columns(data: DataConfig) -> IdColumns:
         "query_id": {"impressions", "queries", "judgments"},
         "item_id": {"impressions", "items", "judgments"},
     }
-    for table, names in (("items", data.item_attributes), ("users", data.user_attributes), ("queries", group)):
-        for name in names:
-            found.setdefault(name, set()).add(table)
+    for name in group:
+        found.setdefault(name, set()).add("queries")
+    lists = (column for column, ids in declared_of(data, IdsColumn) if separated or ids.separator is None)
+    for column in (*(column for column, _ in declared_of(data, IdColumn)), *lists):
+        found.setdefault(column.source.column, set()).add(column.source.raw)
     return found
+
+
+def _separated(data: DataConfig) -> list[str]:
+    """Columns of ids that text with a separator may hold."""
+    return [column.source.column for column, ids in declared_of(data, IdsColumn) if ids.separator is not None]
 
 
 def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds) -> dict[str, int]:
     group = [data.query_group] if data.query_group else []
-    columns = {
-        "impressions": ["user_id"],
-        "items": ["item_id", *data.item_attributes],
-        "queries": ["query_id", *group],
-        "users": data.user_attributes,
-    }
+    columns = {"impressions": ["user_id"], "items": ["item_id"], "queries": ["query_id", *group], "users": []}
+    for column, _ in declared_of(data, IdColumn):
+        columns[column.source.raw].append(column.source.column)
     found = (count_zeros(con, source, columns.get(name, ()), kinds) for name, source in sources.items())
     return {column: count for counts in found for column, count in counts.items()}
 
@@ -204,7 +209,7 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
             LEFT JOIN graded j ON j.query = r.query AND j.item = i.rowid
             LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
     else:
-        unknown = "".join(f", {c.kind.raw().absent} AS {c.source.stored}" for c in declared_columns(data, "requests"))
+        unknown = "".join(f", {c.kind.missing} AS {c.source.stored}" for c in declared_columns(data, "requests"))
         matched = f"""SELECT *, {PART} AS part FROM (
             SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
                 g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}
@@ -246,9 +251,8 @@ def _add_groups(con: Connection, data: DataConfig, *, from_column: bool) -> None
         con.execute("ALTER TABLE queries ADD COLUMN group_id BIGINT DEFAULT 0")
         return
     if from_column:
-        con.execute("ALTER TABLE queries RENAME COLUMN a0 TO group_id")
         return
-    group = attribute_columns(data.item_attributes)[data.query_group]
+    group = stored_name(data, "items", data.query_group)
     judged = f"SELECT j.query, i.{group} AS value FROM graded j JOIN items i ON i.rowid = j.item WHERE value <> 0"
     counted = f"SELECT query, value, count(*) AS n FROM ({judged}) GROUP BY ALL"
     modal = f"SELECT query, value FROM ({counted}) QUALIFY row_number() OVER (PARTITION BY query ORDER BY n DESC, value) = 1"

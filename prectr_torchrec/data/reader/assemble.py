@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,9 +20,11 @@ from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.column_kinds import Texts
 from prectr_torchrec.data.columns import Column, family_of, sample_columns
 from prectr_torchrec.data.hashing import table_rows
+from prectr_torchrec.data.list_kinds import Bags, Ids
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.feature_columns import TITLE_TOKENS, check_features
 from prectr_torchrec.data.reader.flat import Columns
+from prectr_torchrec.data.reader.jagged_ids import JaggedIds
 from prectr_torchrec.data.reader.packing import Block, Entry, Layout, entry_blocks, make_layout
 from prectr_torchrec.data.reader.reads import SEQUENCES, batch_entries, text_columns
 from prectr_torchrec.data.tokens import TextTokenizer, TokenCache
@@ -35,6 +37,8 @@ class PreparedRows:
     Attributes:
         blocks: for each block of the layout, its views that are made of columns: (views, rows, ...) or (views, candidates, ...).
         ids: feature -> table rows, (rows,) or (events of its family,).
+        bags: feature -> table rows in lists, of each row or candidate.
+        weights: feature -> what each of these counts, in lists alike.
         offsets: family -> (rows + 1,).
         texts: text -> its column, and rows of the token cache, (rows,), (candidates,) or (events,).
     """
@@ -45,6 +49,8 @@ class PreparedRows:
     offsets: dict[str, NDArray[np.int64]]
     texts: dict[str, Texts]
     token_rows: dict[str, NDArray[np.int64]]
+    bags: dict[str, Bags]
+    weights: dict[str, Bags]
 
 
 class MadeOf(NamedTuple):
@@ -60,7 +66,7 @@ class MadeOf(NamedTuple):
 
 
 BatchArrays = dict[str, NDArray[Any]]
-"""Packed arrays by dtype, tokens by text, `*.values` and `*.lengths` of jagged ids, and `most_candidates`, one number."""
+"""Packed arrays by dtype, tokens by text, the arrays of `JaggedIds`, and `most_candidates`, one number."""
 Piece = tuple[PreparedRows, int, int]
 """Rows `start..stop` of prepared rows, or candidates."""
 
@@ -103,6 +109,10 @@ class BatchBuilder:
         of_candidates = [name for name in features if name.startswith("candidate_")]
         bags = [name for name in of_candidates if features[name].table in bag_tables(features)]
         self._columns = {name: feature.column or name for name, feature in features.items()}
+        self._weights = {name: feature.weights for name, feature in features.items() if feature.weights}
+        lists = {column.name for column in sample_columns(data) if isinstance(column.kind, Ids)}
+        self._lists = {name for name, column in self._columns.items() if column in lists}
+        self._averaged = {name for name in self._weights if features[name].pooling == "mean"}
         self._tables = {name: tables[feature.table].id_range for name, feature in features.items()}
         self._bag_features, self._request_features = bags, [name for name in features if name not in bags]
         self._families = {name: family_of(name) for name in self._request_features}
@@ -131,7 +141,8 @@ class BatchBuilder:
     def _plan(self, columns: list[Column], reads: Reads, predicted: bool) -> MadeOf:
         """What batches are made of, by what the ranker reads, the features, and whether there are predicted levels."""
         named = {column.name: column for column in columns}
-        plain = list(dict.fromkeys(column for column in self._columns.values() if column != TITLE_TOKENS))
+        looked_up = (*self._columns.values(), *self._weights.values())
+        plain = list(dict.fromkeys(column for column in looked_up if column != TITLE_TOKENS))
         families = [f for f in SEQUENCES if f in reads.sequences or any(family_of(name) == f for name in plain)]
         entries = entry_blocks(batch_entries(columns, reads, families, predicted=predicted))
         texts = text_columns(columns, reads)
@@ -172,10 +183,19 @@ class BatchBuilder:
         ids = {
             name: table_rows(columns.values[column], self._tables[name])
             for name, column in self._columns.items()
-            if column != TITLE_TOKENS
+            if column in columns.values
+        }
+        bags = {
+            name: replace(lists, values=table_rows(lists.values, self._tables[name]))
+            for name, column in self._columns.items()
+            if (lists := columns.bags.get(column)) is not None
+        }
+        weights = {
+            name: columns.bags[column].shares() if name in self._averaged else columns.bags[column]
+            for name, column in self._weights.items()
         }
         texts = {name: columns.texts[column.name] for name, column in self._texts.items()}
-        prepared = PreparedRows(columns.num_rows, blocks, ids, columns.offsets, texts, {})
+        prepared = PreparedRows(columns.num_rows, blocks, ids, columns.offsets, texts, {}, bags, weights)
         self._tokenise(prepared)
         return prepared
 
@@ -196,8 +216,9 @@ class BatchBuilder:
 
         def jagged(name: str, keys: list[str], stride: int) -> KeyedJaggedTensor:
             values, lengths = tensors[f"{name}.values"], tensors[f"{name}.lengths"]
+            weights = tensors.get(f"{name}.weights")
             # lengths by feature are summed here: on a GPU the host would have to wait for them
-            return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths, stride=stride).sync()
+            return KeyedJaggedTensor(keys=keys, values=values, weights=weights, lengths=lengths, stride=stride).sync()
 
         return SearchBatch(
             jagged("request_features", self._request_features, self._max_requests),
@@ -254,33 +275,43 @@ class BatchBuilder:
 
     def _add_request_features(self, arrays: BatchArrays, pieces: Sequence[Piece]) -> None:
         R = self._max_requests
-        values: list[NDArray[np.int64]] = []
-        lengths = np.zeros((len(self._request_features), R), dtype=np.int64)
+        found = JaggedIds(len(self._request_features), R, weighted=not self._weights.keys().isdisjoint(self._request_features))
         by_family = {family: _lengths(pieces, family, R) for family in set(self._families.values())}
         for row, name in enumerate(self._request_features):
             family = self._families[name]
-            lengths[row] = by_family[family]
+            if name in self._lists:
+                found.add_bags(row, *self._bags_of(name, pieces))
+                continue
+            found.lengths[row] = by_family[family]
             for rows, start, stop in pieces:
                 span = slice(start, stop) if family is None else slice(rows.offsets[family][start], rows.offsets[family][stop])
-                values.append(rows.ids[name][span])
-        arrays |= {"request_features.values": _joined(values), "request_features.lengths": lengths.reshape(-1)}
+                found.add(rows.ids[name][span])
+        arrays |= found.arrays("request_features")
 
     def _add_candidate_features(
         self, arrays: BatchArrays, views: Mapping[str, NDArray[Any]], spans: Sequence[Piece], num_candidates: int
     ) -> None:
-        values: list[NDArray[np.int64]] = []
-        lengths = np.zeros((len(self._bag_features), self._max_candidates), dtype=np.int64)
+        weighted = not self._weights.keys().isdisjoint(self._bag_features)
+        found = JaggedIds(len(self._bag_features), self._max_candidates, weighted=weighted)
         for row, name in enumerate(self._bag_features):
-            if name in self._token_rows:
+            if name in self._lists:
+                found.add_bags(row, *self._bags_of(name, spans))
+            elif name in self._token_rows:
                 ids = self._token_rows[name][
                     arrays["title"][views["candidate_title_index"][:num_candidates]]
                 ]  # (candidates, tokens)
-                lengths[row, :num_candidates] = (ids >= 0).sum(1)
-                values.append(ids[ids >= 0])
+                found.lengths[row, :num_candidates] = (ids >= 0).sum(1)
+                found.add(ids[ids >= 0])
             else:
-                lengths[row, :num_candidates] = 1
-                values += [rows.ids[name][start:stop] for rows, start, stop in spans]
-        arrays |= {"candidate_features.values": _joined(values), "candidate_features.lengths": lengths.reshape(-1)}
+                found.lengths[row, :num_candidates] = 1
+                for rows, start, stop in spans:
+                    found.add(rows.ids[name][start:stop])
+        arrays |= found.arrays("candidate_features")
+
+    def _bags_of(self, name: str, parts: Sequence[Piece]) -> tuple[list[Bags], list[Bags] | None]:
+        """Lists of a feature, and of their weights where it has such, of rows or candidates."""
+        weights = [rows.weights[name].slice(start, stop) for rows, start, stop in parts] if name in self._weights else None
+        return [rows.bags[name].slice(start, stop) for rows, start, stop in parts], weights
 
     def _tokenise(self, rows: PreparedRows) -> None:
         for name, texts in rows.texts.items():
@@ -314,7 +345,3 @@ def _distinct(parts: list[NDArray[np.int64]], cache: TokenCache) -> tuple[NDArra
     if not any(map(len, parts)):  # an encoder never sees no text at all
         return cache.distinct(cache.rows([""]))[0], np.zeros(0, dtype=np.int64)
     return cache.distinct(np.concatenate(parts))
-
-
-def _joined(values: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate(values) if values else np.zeros(0, dtype=np.int64)

@@ -6,6 +6,7 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.tables import FeatureConfig, bag_tables
 from prectr_torchrec.data.column_kinds import Id
 from prectr_torchrec.data.columns import family_of, sample_columns
+from prectr_torchrec.data.list_kinds import Ids
 from prectr_torchrec.system.errors import nearest
 
 TITLE_TOKENS = "candidate_title_tokens"
@@ -15,7 +16,8 @@ TITLE_TOKENS = "candidate_title_tokens"
 def check_features(data: DataConfig, features: dict[str, FeatureConfig]) -> None:
     """Raises ValueError where a feature is no column of ids, or a bag of title tokens in a table with sequences."""
     kinds = {column.name: column.kind for column in sample_columns(data)}
-    valid = [*(name for name, kind in kinds.items() if isinstance(kind, Id) and kind.looked_up), TITLE_TOKENS]
+    ids = (name for name, kind in kinds.items() if isinstance(kind, Ids) or (isinstance(kind, Id) and kind.looked_up))
+    valid = [*ids, TITLE_TOKENS]
     for name, feature in features.items():
         column = feature.column or name
         where = f"features.{name}" if column == name else f"features.{name}.column: {column}"

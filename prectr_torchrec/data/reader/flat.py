@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.data.column_kinds import Texts
 from prectr_torchrec.data.columns import Column
+from prectr_torchrec.data.list_kinds import Bags
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Columns:
     Attributes:
         values: column -> (rows,) for request columns, (rows, K + 1) for counters by level, (events,) for those of lists.
         texts: the same of texts.
+        bags: the same of lists of ids, and of their weights.
         offsets: list -> (rows + 1,) int64: row i owns the values `offsets[i]..offsets[i + 1]`.
     """
 
@@ -28,6 +30,7 @@ class Columns:
     values: dict[str, NDArray[Any]]
     texts: dict[str, Texts]
     offsets: dict[str, NDArray[np.int64]]
+    bags: dict[str, Bags] = field(default_factory=dict)
 
 
 def to_columns(
@@ -71,6 +74,8 @@ def to_columns(
         index, values = gather[column.family], column.kind.flat(chunks)
         if isinstance(values, Texts):
             result.texts[column.name] = values if index is None else values.take(index)
+        elif isinstance(values, Bags):
+            result.bags[column.name] = values if index is None else values.take(index)
         else:
             result.values[column.name] = values if index is None else values.take(index, axis=0)
     return result

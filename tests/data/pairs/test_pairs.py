@@ -203,7 +203,8 @@ def test_a_level_without_grades_stands_for_the_middle_of_its_range(tmp_path: Pat
 def test_a_category_that_is_no_attribute_is_named(tmp_path: Path) -> None:
     pairs = PAIRS.model_copy(update={"category": "categry_id"})
     with pytest.raises(
-        RawLogError, match=r"pairs.category: 'categry_id' is not in data.item_attributes .did you mean 'category_id'"
+        RawLogError,
+        match=r"pairs.category: 'categry_id' is not in data.item_attributes, nor an id of items .did you mean 'category_id'",
     ):
         write_pairs(DATA, pairs, write_log(shop(), tmp_path / "raw"), tmp_path / "p")
 

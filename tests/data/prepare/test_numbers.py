@@ -11,8 +11,9 @@ import pytest
 from prepared_logs import SMALL, labelled_rows, run
 from raw_logs import Raw, as_id, random_log, read_split, write_table
 
+from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig, RawLog, RawTable
-from prectr_torchrec.data.columns import declared_columns
+from prectr_torchrec.data.columns import declared_of
 from prectr_torchrec.data.raw.source import RawLogError
 
 COLUMNS: dict[str, Any] = {
@@ -77,7 +78,7 @@ def test_what_rankers_know_of_numbers_is_of_the_train_part(tmp_path: Path) -> No
     raw["impressions"][-1]["timestamp"], raw["impressions"][-1]["request_id"] = last + 1, 10**6  # of the test part
     learned = run(raw, tmp_path, DataConfig(**DATA))["numbers"]
     train = read_split(tmp_path / "out", "train")
-    for column in declared_columns(DataConfig(**DATA)):
+    for column, _ in declared_of(DataConfig(**DATA), NumberColumn):
         values = [v for row in train for v in (row[column.name] if column.listed else [row[column.name]])]
         known, found = np.array([v for v in values if v is not None]), learned[column.name]
         bins = 4 if column.name == "hour" else 16
