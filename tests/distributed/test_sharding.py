@@ -25,10 +25,16 @@ GPUS = Hardware(ranks=2, ranks_per_host=2, hbm=10**9, ddr=10**10)
 def test_the_plan_follows_each_tables_constraint_on_all_ranks() -> None:
     output = run_ranks(2, "distributed.sharding_worker:check_plan")
     kinds = {
+        "badge": "table_wise",
         "brand": "column_wise",
+        "device": "table_wise",
+        "engine": "table_wise",
+        "interest": "row_wise",
         "item": "row_wise",
+        "kind": "table_wise",
         "past_brand": "row_wise",
         "query": "column_wise",
+        "tag": "row_wise",
         "title_token": "row_wise",
         "user": "table_wise",
     }
@@ -50,7 +56,7 @@ def test_hosts_with_and_without_gpus_make_no_job() -> None:
 def test_ranks_start_with_rows_of_their_own(tmp_path: Path) -> None:
     data = write_small_data(tmp_path / "data", small_config("row_wise"))
     output = run_ranks(2, "distributed.sharding_worker:check_first_rows", data=data, run=tmp_path / "run")
-    assert "rank 0: 6 tables, 0 equal numbers" in output
+    assert "rank 0: 12 tables, 0 equal numbers" in output
 
 
 def test_planned_bytes_are_those_of_the_tensors_that_a_run_with_the_plan_makes(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_any_attribute_has_values_of_its_own(tmp_path: Path) -> None:
     for number, row in enumerate(raw["items"], 1):
         row |= {name: number * 100 + place for place, name in enumerate(names)}
     con, _ = load(write_log(raw, tmp_path), item_attributes=[*names, "category_id"])
-    columns = ", ".join(f"a{place}" for place in range(len(names)))
+    columns = ", ".join(f"items_{place}" for place in range(len(names)))
     found = con.execute(f"SELECT {columns} FROM items ORDER BY item_id").fetchall()
     assert found == [tuple(number * 100 + place for place in range(len(names))) for number in range(1, 21)]
 

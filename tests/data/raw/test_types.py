@@ -131,7 +131,7 @@ def texts(convert: Callable[[Any], Any], type_: pa.DataType) -> Callable[[pa.Chu
 @pytest.mark.parametrize(
     ("table", "column", "convert", "sql", "expected"),
     [
-        ("items", "brand_id", lambda c: pa.nulls(len(c)), "SELECT DISTINCT a1 FROM items", [(0,)]),
+        ("items", "brand_id", lambda c: pa.nulls(len(c)), "SELECT DISTINCT items_1 FROM items", [(0,)]),
         ("impressions", "position", lambda c: pa.nulls(len(c)), "SELECT DISTINCT position FROM events", [(0,)]),
         ("judgments", "relevance", lambda c: pa.nulls(len(c)), "SELECT count(*) FROM judgments", [(0,)]),
         ("items", "title", lambda c: pa.nulls(len(c)), "SELECT DISTINCT title FROM items", [("",)]),
@@ -165,7 +165,7 @@ def texts(convert: Callable[[Any], Any], type_: pa.DataType) -> Callable[[pa.Chu
             "items",
             "category_id",
             texts(lambda v: uuid.UUID(int=7).bytes, pa.uuid()),
-            "SELECT DISTINCT a0 FROM items",
+            "SELECT DISTINCT items_0 FROM items",
             [(hash_id(str(uuid.UUID(int=7))),)],
         ),
     ],
