@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingBagCollection, EmbeddingCollection, JaggedTensor, KeyedJaggedTensor
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingBagCollection, ManagedCollisionEmbeddingCollection
 from torchrec.modules.mc_modules import ManagedCollisionCollection, ManagedCollisionModule
 
@@ -18,7 +18,7 @@ class SearchEmbeddings(nn.Module):
 
     A feature of a request is a jagged list of ids with stride R: one id, the events of its history, or its candidates one
     after another. Its vectors stay apart, one an id. A bag belongs to a candidate, with stride C, or to a request, with stride R,
-    and its vectors are pooled: summed or averaged, each times its weight where the table's bags have weights.
+    and its vectors are pooled: summed or averaged, or, where the table's bags have weights, summed with these.
 
     Kept apart from the towers so that TorchRec's pipelines trace it: this module is all they have to see of the model.
 
@@ -30,6 +30,9 @@ class SearchEmbeddings(nn.Module):
         managed: by table, what gives raw ids rows of their own; these tables have collections of their own, since TorchRec's
             collections manage all of their tables or none.
         device: `meta` leaves the memory to the sharder.
+
+    Raises:
+        ValueError: a table whose bags have weights is to average them, which PyTorch does not.
 
     Example::
 
@@ -58,6 +61,9 @@ class SearchEmbeddings(nn.Module):
         device: torch.device | None = None,
     ) -> None:
         super().__init__()
+        bags_of_all = [*bag_tables, *request_bag_tables]
+        if averaged := [bag.name for bag in bags_of_all if bag.name in weighted and bag.pooling is PoolingType.MEAN]:
+            raise ValueError(f"bags with weights are summed, not averaged: {', '.join(averaged)}")
         by_width: dict[str, list[EmbeddingConfig]] = {}
         for table in tables:
             by_width.setdefault(f"{'managed_' if table.name in (managed or {}) else ''}{table.embedding_dim}", []).append(table)
@@ -75,7 +81,8 @@ class SearchEmbeddings(nn.Module):
         """Looks up every feature that has a table.
 
         Args:
-            request_features: of stride R, int64 ids, with weights where bags of requests have these.
+            request_features: of stride R, int64 ids, with weights where bags of requests have these. Ids of the other features
+                then weigh 1: sharded collections multiply by what is there.
             candidate_features: of stride C, alike.
 
         Returns:

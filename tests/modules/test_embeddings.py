@@ -69,6 +69,12 @@ def test_a_weighted_bag_is_the_weighted_sum_beside_bags_without_weights() -> Non
     assert bags["title_tokens"].equal(embeddings.state_dict()["bags.candidate.embedding_bags.token.weight"][[7, 8]])
 
 
+def test_averaging_bags_with_weights_is_refused() -> None:
+    tags = EmbeddingBagConfig(name="tag", num_embeddings=9, embedding_dim=3, feature_names=["tags"], pooling=PoolingType.MEAN)
+    with pytest.raises(ValueError, match="summed, not averaged: tag"):
+        SearchEmbeddings([], [tags], weighted=["tag"])
+
+
 def test_a_batch_of_one_request_without_a_past_trains_the_rows_that_it_has() -> None:
     embeddings = SearchEmbeddings([ITEM], [TOKEN])
     sequences, bags = embeddings(ids(candidate_item_id=[[3]], history_item_id=[[]]), ids(title_tokens=[[7]]))
