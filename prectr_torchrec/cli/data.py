@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prectr_torchrec.cli.options import Config, Overrides
+from prectr_torchrec.system.locks import check_free
 
 app = typer.Typer()
 
@@ -31,6 +32,7 @@ def simulate(
     price: Multiplier = 0.0,
 ) -> None:
     """Write a simulated search log with planted effects, and its oracle apart."""
+    check_free(out)
     from prectr_torchrec.data.simulate.simulate import simulate
 
     meta = simulate(
@@ -66,6 +68,7 @@ def prepare(
     overrides: Overrides = None,
 ) -> None:
     """Turn a raw search log into request-major samples."""
+    check_free(out)
     from prectr_torchrec.config.unused import load_and_warn
     from prectr_torchrec.data.prepare.prepare import prepare
     from prectr_torchrec.data.prepare.summary import format_summary
@@ -89,6 +92,7 @@ def pairs(
     overrides: Overrides = None,
 ) -> None:
     """Collect the pairs of query and title of a raw log, for a teacher to grade."""
+    check_free(out)
     from prectr_torchrec.config.files import load_config
     from prectr_torchrec.data.pairs.pairs import write_pairs
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prectr_torchrec.cli.options import Config, Nproc, Overrides
-from prectr_torchrec.system.locks import check_free
+from prectr_torchrec.system.locks import check_free, check_job_free
 
 app = typer.Typer()
 
@@ -51,6 +51,7 @@ def teach(
     nproc: Nproc = 1,
 ) -> None:
     """Grade pairs softly with a teacher, for a student to learn from or to fill missing grades."""
+    check_job_free(out)
     from prectr_torchrec.cli.preflight import check_pairs
     from prectr_torchrec.distributed.launch import launch
 
@@ -81,6 +82,7 @@ def distill(
     overrides: Overrides = None,
 ) -> None:
     """Distil a small text encoder and relevance tower from a teacher's scores and from grades."""
+    check_job_free(out)
     from prectr_torchrec.cli.preflight import check_pairs
     from prectr_torchrec.config.files import load_config
     from prectr_torchrec.distributed.launch import launch

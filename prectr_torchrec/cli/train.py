@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prectr_torchrec.cli.options import Config, Nproc, Overrides, Samples
+from prectr_torchrec.system.locks import check_job_free
 
 app = typer.Typer()
 
@@ -35,6 +36,8 @@ def train(
     overrides: Overrides = None,
 ) -> None:
     """Train a ranker, or resume its training. Exit code 75: stopped by a signal and saved; the same command goes on."""
+    if nodes == "1":
+        check_job_free(run)
     from prectr_torchrec.cli.preflight import check_training
     from prectr_torchrec.config.unused import load_and_warn
     from prectr_torchrec.distributed.launch import launch

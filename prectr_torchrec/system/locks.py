@@ -75,6 +75,16 @@ def check_free(path: Path) -> None:
             os.close(descriptor)
 
 
+def check_job_free(folder: Path) -> None:
+    """As `check_free`, by what starts the ranks of a job: one of them, started by another launcher, finds its own job's lock.
+
+    Raises:
+        LockedError: as of `check_free`.
+    """
+    if "RANK" not in os.environ:
+        check_free(folder)
+
+
 def writes_folder(argument: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function that holds `folder_lock` of one of its arguments while it runs."""
     return _holding(argument, folder_lock)
