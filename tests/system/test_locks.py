@@ -100,7 +100,8 @@ def test_every_writer_is_refused_before_it_looks_at_anything(command: str, tmp_p
 )
 def test_a_second_command_is_refused_before_anything_heavy_is_imported(command: str, kind: str, tmp_path: Path) -> None:
     code = "import sys; from prectr_torchrec.cli.main import app\ntry:\n    app(sys.argv[1:], standalone_mode=False)\n"
-    code += "except ValueError as error:\n    print(error, {'torch', 'duckdb', 'pyarrow', 'prectr_torchrec.config.base'} & {*sys.modules})"
+    heavy = {"torch", "duckdb", "pyarrow", "prectr_torchrec.config.base"}
+    code += f"except ValueError as error:\n    print(error, {heavy} & {{*sys.modules}})"
     with held_elsewhere(kind, tmp_path / "out"):
         words = command.replace("OUT", str(tmp_path / "out")).split()
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
