@@ -16,8 +16,9 @@ from small_run import small_config, write_small_data
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.checkpoints.inspection import inspect_checkpoint
-from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.data import DataConfig, Levels
 from prectr_torchrec.config.files import dump_config, load_config
+from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.pairs.pairs import PairsFile
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare.prepare import prepare
@@ -96,21 +97,28 @@ def _make_texts(folder: Path) -> None:
     (folder / "prompt.yaml").write_bytes(PROMPT.read_bytes())
 
 
+RAW = DataConfig(
+    columns={
+        "users": {"age": "number"},
+        "requests": {"hour": "number"},
+        "items": {"price": "number", "image": {"vector": 2}},
+        "impressions": {"bm25": "number"},
+    }
+)
+
+
 def _make_raw(folder: Path) -> None:
-    """With the numbers that the configuration declares."""
     raw = random_log(requests=40)
-    raw["users"] = [{"user_id": user} for user in sorted({row["user_id"] for row in raw["impressions"]})]
-    for table, name in (("users", "age"), ("queries", "length"), ("items", "price"), ("impressions", "bm25")):
-        for number, row in enumerate(raw[table]):
-            row[name] = float(number % 7)
-    for row in raw["impressions"]:
-        row["hour"] = float(row["request_id"] % 24)
+    raw["users"] = [{"user_id": user, "age": 7.0} for user in sorted({row["user_id"] for row in raw["impressions"]})]
+    for number, item in enumerate(raw["items"]):
+        item |= {"price": float(number), "image": [0.5, float(number)]}
+    for number, event in enumerate(raw["impressions"]):
+        event |= {"hour": float(event["request_id"] % 24), "bm25": float(number % 7)}
     write_log(raw, folder / "raw")
 
 
 def _prepare(folder: Path) -> None:
-    config = small_config()
-    prepare(config.data, config.text, folder / "raw", folder / "out")
+    prepare(RAW, TextConfig(vocab_size=300), folder / "raw", folder / "out")
 
 
 def _make_samples(folder: Path) -> None:

@@ -175,7 +175,9 @@ SLOW = {
     ),
     "export_large": Case("export_large", "--folder {out} --rows 30_000 --dim 4 --quantize int8 --requests 3", "export to"),
     "fuzz": Case("fuzz", "--model {model} --cases 30 --examples 1", "30", needs=("schemathesis",)),
-    "fuzz, of files": Case("fuzz", "--damaged exports pairs --tries 3 --seed 1 --first 0", "exports: 3 tries"),
+    "fuzz, of files": Case(
+        "fuzz", "--damaged runs configs samples raw pairs scores exports --tries 2 --seed 1 --first 0", "exports: 2 tries"
+    ),
     "kills": Case(
         "kills", "--config demo --data {samples} --out {out} --kills 2 {sets} --set train.stages.0.epochs=50", "2 kills, 0"
     ),
