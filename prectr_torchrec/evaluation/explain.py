@@ -128,6 +128,7 @@ def format_explanation(found: Row) -> str:
     lines = [
         f"request {found['request_id']} of {found['split']}: {found['query']!r} (query {found['query_id']}) by "
         f"{who}; run {found['run']}, {found['checkpoint']} checkpoint",
+        *([", ".join(f"{_heading(name)} {_number(value)}" for name, value in found["numbers"].items())] * bool(found["numbers"])),
         "",
     ]
     parts = found["parts"]
@@ -155,12 +156,19 @@ def _heading(name: str) -> str:
 
 def _cells(row: Row, parts: Row) -> dict[str, str]:
     """Heading -> text, several values one after the other."""
-    cells = {}
+    cells: dict[str, str] = {}
     for name, value in row.items():
+        if isinstance(value, dict):  # numbers of the log's own, by name
+            cells |= {_heading(number): _number(of_one) for number, of_one in value.items()}
+            continue
         signed = name in parts and parts[name]["signed"]
         values = value if isinstance(value, list) else [value]
         cells[_heading(name)] = " ".join(_text(name, single, signed=signed) for single in values)
     return cells
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _text(name: str, value: Any, *, signed: bool) -> str:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.columns import Family, declared_of
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart
@@ -48,13 +50,14 @@ def take_apart(data: DataConfig, sample: Row, observed: Observed) -> Row:
         observed: of this request alone.
 
     Returns:
-        `candidates`, best first; `parts`, of what the ranker reports of them its `meaning`, and whether it is `signed`;
-        `own_history` and `peers`, each with its number of `events`, the attention on nothing that fits (`nothing_fits`) and the
-        `strongest` events. What the ranker lacks is not there.
+        `candidates`, best first, with their declared `numbers`; `numbers` of the request; `parts`, of what the ranker reports of
+        them its `meaning`, and whether it is `signed`; `own_history` and `peers`, each with its number of `events`, the attention
+        on nothing that fits (`nothing_fits`) and the `strongest` events. What the ranker lacks is not there.
     """
     columns = {column: part for name, part in observed.reported.items() for column in part.names or (name,)}
     found: Row = {
-        "candidates": _candidates(sample, observed),
+        "numbers": {key: sample[name] for name, key in _numbers(data, "request").items()},
+        "candidates": _candidates(data, sample, observed),
         "parts": {name: {"meaning": part.meaning, "signed": part.signed} for name, part in columns.items()},
     }
     for sequence, name in PAST.items():
@@ -68,7 +71,12 @@ def rows_of(found: Row) -> list[Row]:
     return [*found["candidates"], *(event for part in PAST.values() if part in found for event in found[part]["strongest"])]
 
 
-def _candidates(sample: Row, observed: Observed) -> list[Row]:
+def _numbers(data: DataConfig, family: Family) -> dict[str, str]:
+    """Sample columns of the log's own numbers, and what a request calls them."""
+    return {column.name: column.key for column, _ in declared_of(data, NumberColumn) if column.family == family}
+
+
+def _candidates(data: DataConfig, sample: Row, observed: Observed) -> list[Row]:
     candidate, predictions = observed.inputs.candidate, observed.predictions
     columns = {
         "item_id": sample["candidate_item_id"],
@@ -78,6 +86,9 @@ def _candidates(sample: Row, observed: Observed) -> list[Row]:
     }
     if bool(candidate["predicted"].any()):
         columns["predicted_level"] = candidate["predicted"].tolist()
+    if numbers := _numbers(data, "candidate"):
+        values = zip(*(sample[name] for name in numbers), strict=True)
+        columns["numbers"] = [dict(zip(numbers.values(), of_one, strict=True)) for of_one in values]
     columns["click_probability"] = predictions.ranking["click"].logit.sigmoid().tolist()
     columns |= {name: values.tolist() for name, values in part_values(observed.reported, predictions.parts).items()}
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

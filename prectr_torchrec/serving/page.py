@@ -146,6 +146,7 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
                 "click": float(scores.click_probability[i]),
                 "relevance": relevance[i].tolist() if relevance is not None else None,
                 "level": why.get("level"),
+                "numbers": why.get("numbers", {}),
                 "parts": _signed_parts(why, explanation.get("parts", {})),
             }
         )

@@ -127,6 +127,15 @@ def test_attention_falls_on_the_events_of_the_sample(found: dict[str, Any], samp
     assert all(e["title"] == titles[e["item_id"]] for e in found["own_history"]["strongest"])
 
 
+def test_the_numbers_of_the_log_are_told(found: dict[str, Any], sample: dict[str, Any]) -> None:
+    assert found["numbers"] == {name: sample[name] for name in ("user_age", "query_length", "hour")}
+    told = {row["item_id"]: row["numbers"] for row in found["candidates"]}
+    expected = zip(*(sample[f"candidate_{name}"] for name in ("item_id", "price", "bm25")), strict=True)
+    assert told == {item: {"price": price, "bm25": bm25} for item, price, bm25 in expected}
+    text = format_explanation(found)
+    assert "user age" in text.splitlines()[1] and "price" in text and "bm25" in text
+
+
 def test_a_request_without_a_past_has_empty_lists(run: Path, data: Path) -> None:
     newcomer = next(s for s in samples(data) if not s["history_age"] and not s["peer_age"])
     found = explain(run, data, newcomer["request_id"], checkpoint="last")
@@ -142,6 +151,7 @@ def test_parts_that_the_run_lacks_are_left_out(plain: Path, data: Path, sample: 
         "title",
         "grade",
         "level",
+        "numbers",
         "click_probability",
         "relevance_probabilities",
         "effect_own",
