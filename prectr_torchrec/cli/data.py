@@ -30,6 +30,7 @@ def simulate(
     quality: Multiplier = 1.0,
     position: Multiplier = 1.0,
     price: Multiplier = 0.0,
+    tags: Multiplier = 0.0,
 ) -> None:
     """Write a simulated search log with planted effects, and its oracle apart."""
     check_free(out)
@@ -48,6 +49,7 @@ def simulate(
         quality=quality,
         position=position,
         price=price,
+        tags=tags,
     )
     counts = meta["counts"]
     typer.echo(f"{out}: {requests:,} simulated requests, {counts['impressions']:,} impressions, {counts['clicks']:,} clicks")

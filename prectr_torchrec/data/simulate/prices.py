@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from prectr_torchrec.data.simulate.catalogue import Floats, Ints
 
@@ -30,6 +32,10 @@ class Prices:
     def effect(self, user: Ints, item: Ints) -> Floats:
         """(R, C) logits of users (R,) and items (R, C)."""
         return -self.sensitivity[user][:, None] * self.dearness[item]
+
+    def columns(self) -> dict[str, Any]:
+        """What the items have: `price`."""
+        return {"price": pa.array(self.price, from_pandas=True)}
 
 
 def draw_prices(rng: np.random.Generator, items: int, users: int) -> Prices:

@@ -3,12 +3,12 @@
 Users u search queries q at times t; the logging ranker shows items i at positions p; a click is examination times attraction:
 
     P(click) = p^(-0.5 a_position) * sigmoid(z)
-    z        = b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i - a_price sensitivity_u dearness_i
+    z        = b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i + a_price price_ui + a_tags tags_ui
     s_uq     = max(0, s0 + a_strictness user_strictness_u + a_query query_strictness_q)
 
-The multipliers a are 1 by default, but 0 for the price, without which items have none; 0 switches an effect off. They change
-clicks and nothing else: the catalogue, the users, the requests and what was shown stay the same for a seed. Every file says that
-it is simulated.
+The multipliers a are 1 by default, but 0 for prices and tags, without which items have none; 0 switches an effect off. They
+change clicks and nothing else: the catalogue, the users, the requests and what was shown stay the same for a seed. Every file
+says that it is simulated.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.data.simulate.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
 from prectr_torchrec.data.simulate.prices import Prices, draw_prices
+from prectr_torchrec.data.simulate.tags import Tags, draw_tags
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
+
+Planted = dict[str, Prices | Tags]
+"""What columns of a log's own do to clicks, by the name of the multiplier."""
 
 START = 1767225600  # 2026-01-01, UTC
 DAYS = 30
@@ -94,6 +98,7 @@ def simulate(
     quality: float = 1.0,
     position: float = 1.0,
     price: float = 0.0,
+    tags: float = 0.0,
 ) -> dict[str, Any]:
     """Writes a simulated log: `raw/` as a shop would have it, `eval/` with the oracle, and `meta.json` (last).
 
@@ -105,9 +110,10 @@ def simulate(
         queries: distinct queries; a tenth of them is never searched, and is graded only under `eval/`.
         items: size of the catalogue.
         strictness, query_strictness: multipliers of the users' and of the queries' strictness about relevance.
-        taste, quality: multipliers of the users' taste in brands and title words, and of the items' quality.
-        position: multiplier of the exponent with which examination falls with the position.
-        price: multiplier of what users mind about prices; where it is not 0, items have a `price`, which some lack.
+        taste, quality: of the users' taste in brands and title words, and of the items' quality.
+        position: of the exponent with which examination falls with the position.
+        price: of what users mind about prices; where it is not 0, items have a `price`, which some lack.
+        tags: of what tags are worth, to all and to each user; where it is not 0, items have `tags`.
 
     Returns:
         The contents of `meta.json`: settings, counts and `test_from_timestamp`.
@@ -117,29 +123,33 @@ def simulate(
     """
     multipliers = {"strictness": strictness, "query_strictness": query_strictness, "taste": taste, "quality": quality}
     sizes = {"requests": requests, "users": users, "queries": queries, "items": items}
-    multipliers |= {"price": price} if price else {}
+    multipliers |= {name: value for name, value in (("price", price), ("tags", tags)) if value}
     _check(sizes, {**multipliers, "position": position})
     # a stream for each part, so that no part's draws move another's
-    streams = [np.random.default_rng([seed, part]) for part in range(6)]
-    catalogue = make_catalogue(streams[0], items, queries)
-    effects = _draw_effects(streams[1], catalogue, users)
-    prices = draw_prices(streams[5], items, users) if price else None
-    log = _draw_requests(streams[2], catalogue, requests, users)
-    probability = attraction(catalogue, effects, log, multipliers, prices)
+    streams = [np.random.default_rng([seed, part]) for part in range(7)]
+    catalogue, planted = make_catalogue(streams[0], items, queries), _plant(multipliers, streams[5:], items, users)
+    effects, log = _draw_effects(streams[1], catalogue, users), _draw_requests(streams[2], catalogue, requests, users)
+    probability = attraction(catalogue, effects, log, multipliers, planted)
     click = _draw_clicks(streams[3], log.position, probability, position)
     test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
     ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
     judged, unseen = _draw_judged(streams[4], catalogue.grades.shape)
     tables = {
         "raw/impressions": _impressions(catalogue, log, click, ids),
-        "raw/items": _items(catalogue, ids, prices),
+        "raw/items": _items(catalogue, ids, planted),
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
         "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
         "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
-        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, test_from, prices),
+        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, test_from, planted),
     }
     settings = {"seed": seed, **sizes, **multipliers, "position": position}
     return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
+
+
+def _plant(multipliers: dict[str, float], streams: list[np.random.Generator], items: int, users: int) -> Planted:
+    """Those of prices and tags that there are."""
+    planted: Planted = {"price": draw_prices(streams[0], items, users)} if "price" in multipliers else {}
+    return planted | ({"tags": draw_tags(streams[1], items, users)} if "tags" in multipliers else {})
 
 
 def _draw_clicks(rng: np.random.Generator, position: Ints, probability: Floats, exponent: float) -> NDArray[np.bool_]:
@@ -177,7 +187,7 @@ def _write_tables(
 
 
 def attraction(
-    catalogue: Catalogue, effects: Effects, log: Requests, multipliers: dict[str, float], prices: Prices | None = None
+    catalogue: Catalogue, effects: Effects, log: Requests, multipliers: dict[str, float], planted: Planted | None = None
 ) -> Floats:
     """The click probability at position 1 of every candidate of every request, (R, CANDIDATES)."""
     item = catalogue.pool[log.query[:, None], log.candidates]
@@ -186,8 +196,8 @@ def attraction(
     slope = np.maximum(0, SLOPE + multipliers["strictness"] * user + multipliers["query_strictness"] * query)
     logit = BIAS + slope[:, None] * (relevance - CENTRE)
     logit += multipliers["taste"] * _taste(effects, log.user, item) + multipliers["quality"] * effects.quality[item]
-    if prices is not None:
-        logit += multipliers["price"] * prices.effect(log.user, item)
+    for name, effect in (planted or {}).items():
+        logit += multipliers[name] * effect.effect(log.user, item)
     return 1 / (1 + np.exp(-logit))
 
 
@@ -246,10 +256,10 @@ def _searched(queries: int) -> int:
     return queries - queries // 10
 
 
-def _items(catalogue: Catalogue, ids: Ids, prices: Prices | None) -> dict[str, Any]:
+def _items(catalogue: Catalogue, ids: Ids, planted: Planted) -> dict[str, Any]:
     category, brand = (catalogue.item_attributes[:, place] + 1 for place in (0, 5))
     columns = {"item_id": ids.item, "title": catalogue.titles, "category_id": category, "brand_id": brand}
-    return columns | ({"price": pa.array(prices.price, from_pandas=True)} if prices is not None else {})
+    return columns | {name: values for effect in planted.values() for name, values in effect.columns().items()}
 
 
 def _impressions(catalogue: Catalogue, log: Requests, click: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
@@ -282,7 +292,7 @@ def _oracle(
     exponent: float,
     ids: Ids,
     test_from: int,
-    prices: Prices | None,
+    planted: Planted,
 ) -> dict[str, Any]:
     """Every candidate of the test requests, shown or not, with its true probability and what that is made of."""
     test = np.nonzero(log.timestamp >= test_from)[0]
@@ -301,7 +311,7 @@ def _oracle(
         "taste": _taste(effects, user, item).ravel(),
         "quality": effects.quality[item].ravel(),
     }
-    return oracle | ({"price_effect": prices.effect(user, item).ravel()} if prices is not None else {})
+    return oracle | {f"{name}_effect": effect.effect(user, item).ravel() for name, effect in planted.items()}
 
 
 def _write(columns: dict[str, Any], path: Path) -> None:

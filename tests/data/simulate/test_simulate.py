@@ -185,6 +185,23 @@ def test_prices_cost_clicks_of_users_who_mind_and_leave_the_rest_as_it_was(log: 
     assert "price" not in read(log, "raw/items") and "price_effect" not in read(log, "eval/oracle")
 
 
+def test_tags_move_clicks_as_users_like_them_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
+    simulate(tmp_path, **SMALL, tags=1.5)
+    oracle, items = read(tmp_path, "eval/oracle"), pq.read_table(tmp_path / "raw/items.parquet")
+    logit = np.log(expected_probability(oracle) / (1 - expected_probability(oracle))) + 1.5 * oracle["tags_effect"]
+    np.testing.assert_allclose(oracle["probability"], 1 / (1 + np.exp(-logit)), rtol=1e-9)
+    for file in FILES:
+        before, after = pq.read_table(log / f"{file}.parquet"), pq.read_table(tmp_path / f"{file}.parquet")
+        kept = [name for name in before.column_names if name not in ("click", "probability")]
+        assert after.select(kept).equals(before.select(kept))
+    tags = items["tags"].to_pylist()
+    empty = np.mean([not of_one for of_one in tags])
+    assert 0 < empty < 0.3 and max(map(len, tags)) <= 4 and all(len(set(of_one)) == len(of_one) for of_one in tags)
+    without = {item for item, of_one in zip(items["item_id"].to_pylist(), tags, strict=True) if not of_one}
+    assert {effect for item, effect in zip(oracle["item_id"], oracle["tags_effect"], strict=True) if item in without} == {0.0}
+    assert "tags" not in pq.read_schema(log / "raw/items.parquet").names and "tags_effect" not in read(log, "eval/oracle")
+
+
 def test_without_the_position_effect_all_positions_are_examined(full_log: Path, tmp_path: Path) -> None:
     simulate(tmp_path, position=0.0)
 
@@ -224,6 +241,7 @@ def test_test_rows_come_from_users_of_every_activity(full_log: Path) -> None:
         ({"requests": 0}, "requests is 0; it must be at least 1"),
         ({"taste": -1.0}, "taste is -1.0; a multiplier is 0"),
         ({"price": -1.0}, "price is -1.0; a multiplier is 0"),
+        ({"tags": -1.0}, "tags is -1.0; a multiplier is 0"),
         ({"items": 5}, "items is 5; a query's pool alone takes 24"),
         ({"queries": 100_000}, "queries is 100000; the vocabulary is good for 10000"),
     ],
