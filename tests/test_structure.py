@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +131,20 @@ def test_each_folder_imports_only_what_it_may() -> None:
             wrong.append(f"{found.module}, line {found.line}: {found.imported}")
     assert not wrong
     assert {_folder(found.imported) for found in IMPORTS} > {"system", "config", "data", "modules"}, "imports are found"
+
+
+def test_the_picture_of_the_layout_is_the_table() -> None:
+    tree = ast.parse((ROOT / "docs" / "figures" / "draw.py").read_text(encoding="utf-8"))
+    rows = next(node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROWS")
+    assert isinstance(rows, ast.List)
+    texts = [re.findall(r"\('(\w+)'", ast.unparse(row)) for row in reversed(rows.elts)]
+    height = {folder: number for number, row in enumerate(texts) for folder in row}
+    assert height.keys() == {*MAY_IMPORT, "modules", "cli"}
+    assert not [
+        f"{folder}: {name}" for folder, names in MAY_IMPORT.items() for name in names if height[_folder(name)] >= height[folder]
+    ]
+    drawn = (ROOT / "docs" / "figures" / "layout.svg").read_text(encoding="utf-8")
+    assert not [folder for folder in height if f">{folder}<" not in drawn]
 
 
 def test_no_import_of_another_folder_is_hidden_in_a_function() -> None:

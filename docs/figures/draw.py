@@ -18,13 +18,18 @@ ROWS = [
     [("serving", "export, Ranker, score, serve, page", GREEN), ("baselines", "mixed effects, trees", GREY)],
     [("evaluation", "predictions, measures, report, explanation", GREEN)],
     [("training", "task, losses, trainer, optimizers", BLUE)],
-    [("models", "a configuration becomes a ranker", BLUE), ("text", "teacher, student", ORANGE)],
+    [("models", "a configuration becomes a ranker", BLUE)],
+    [("text", "teacher, student", ORANGE)],
     [("checkpoints", "saved, moved, inspected", BLUE)],
-    [("distributed", "kernels, sharding, plan, launch", BLUE), ("metrics", "NumPy measures", GREY)],
+    [
+        ("distributed", "kernels, sharding, plan, launch", BLUE),
+        ("state", "sums as of a request", ORANGE),
+        ("metrics", "NumPy measures", GREY),
+    ],
     [("data", "raw, prepare, reader, pairs, simulate", ORANGE)],
     [("runs", "files of a run", GREY)],
-    [("config", "checked settings", GREY), ("modules", "torch alone: inputs, parts, rankers, losses, text", BLUE)],
-    [("system", "paths, files, locks, processes", GREY)],
+    [("config", "checked settings", GREY)],
+    [("system", "paths, files, locks, processes", GREY), ("modules", "torch alone: inputs, parts, rankers, losses, text", BLUE)],
 ]
 """From top to bottom; a folder imports only from rows beneath it."""
 
