@@ -66,7 +66,7 @@ def test_half_the_rows_bytes_is_the_first_change_where_it_is_enough() -> None:
     config = small_config("row_wise")
     for table in config.tables.values():
         table.rows, table.dim = 1_000_000, 64
-    changes = find_changes(build_workload(config), make_hardware(2, 2, hbm="700MB", ddr="10GB", ssd="0GB"))
+    changes = find_changes(build_workload(config), make_hardware(2, 2, hbm="1400MB", ddr="10GB", ssd="0GB"))
     first = next(iter(changes))
     assert first.what == "fp16 rows" and first.plan is not None and len(first.settings) < len(config.tables)
 
