@@ -246,16 +246,18 @@ def test_graded_pairs_without_users_train_the_relevance_tower_alone(data: Path) 
 
 def test_what_no_part_reads_may_be_missing(data: Path) -> None:
     config = small(
-        parts=dict.fromkeys(("statistics", "personal", "taste", "interest", "grade", "numbers")), grade_overrides=False
+        parts=dict.fromkeys(("statistics", "personal", "taste", "interest", "grade", "numbers", "vectors")), grade_overrides=False
     )
     task = build(config, data)
     batch = batches(config, data)[0]
     inputs = inputs_of(task, batch)
-    features = ("user_id", "query_id", "history_brands", "user_events", "user_query_events", "query_events")
+    features = ("user_id", "query_id", "device", "query_kind", "user_interests", "history_brands")
+    counts = ("user_events", "user_query_events", "query_events")
+    of_candidates = ("item_id", "brand_id", "title_tokens", "tags", "badges", "engine", "position")
     bare = dataclasses.replace(
         inputs,
-        request={name: inputs.request[name] for name in features},
-        candidate={name: inputs.candidate[name] for name in ("item_id", "brand_id", "title_tokens", "position")},
+        request={name: inputs.request[name] for name in (*features, *counts)},
+        candidate={name: inputs.candidate[name] for name in of_candidates},
         sequences={},
         texts={name: inputs.texts[name] for name in ("query", "title")},
     )
@@ -264,7 +266,10 @@ def test_what_no_part_reads_may_be_missing(data: Path) -> None:
 
 def test_the_task_traces_with_fx_around_ranker_and_losses(data: Path) -> None:
     task = build(small(), data)
-    leaves = [f"embeddings.{name}" for name in ("sequences.4", "sequences.8", "bags.candidate", "bags.request")]
+    leaves = [
+        f"embeddings.{name}"
+        for name in ("sequences.4", "sequences.8", "bags.candidate", "bags.weighted_candidate", "bags.request")
+    ]
     leaves += ["model", "losses"]
     graph = Tracer(leaf_modules=leaves).trace(task)
     assert {n.target for n in graph.nodes if n.op == "call_module"} == set(leaves)
