@@ -2,6 +2,7 @@
 
 from .attention.target import TargetAttention
 from .embeddings import SearchEmbeddings
+from .gaussian_effects import EffectsPosterior, GaussianEffect, effects_posterior
 from .hugging_face import from_folder, max_tokens
 from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Label, Texts, Widths
 from .losses.anchor import Anchor, anchor_loss, level_targets
@@ -28,12 +29,12 @@ from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import Taste, TitleBag, TitleTaste
 from .rankers.base import Predictions, RankingModel
 from .rankers.parted import PartedRanker
-from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings, TextEncodings
+from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
 from .text.interaction import CrossInteraction, DualInteraction, Interaction, LateInteraction
 from .text.match import TextMatch
-from .text.relevance import Relevance, RelevanceTower, TextReading, TextRelevance
+from .text.relevance import Relevance, RelevanceTower, SwappedTitles, TextEncodings, TextReading, TextRelevance
 from .vectors import VectorColumn, VectorEncoding
 
 __all__ = [
@@ -50,11 +51,13 @@ __all__ = [
     "CrossInteraction",
     "Debias",
     "DualInteraction",
+    "EffectsPosterior",
     "EventAttention",
     "EventEmbedding",
     "Events",
     "Examination",
     "GateKind",
+    "GaussianEffect",
     "GaussianPosterior",
     "Given",
     "Incentive",
@@ -97,6 +100,7 @@ __all__ = [
     "ReplicatedEmbeddingBagCollection",
     "ReportedPart",
     "SearchEmbeddings",
+    "SwappedTitles",
     "TargetAttention",
     "Taste",
     "TextEncoder",
@@ -116,6 +120,7 @@ __all__ = [
     "anchor_loss",
     "consistency_loss",
     "divergence",
+    "effects_posterior",
     "from_folder",
     "grade_distributions",
     "known_level_log_probabilities",

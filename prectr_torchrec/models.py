@@ -10,6 +10,7 @@ from typing import Any
 
 from prectr_torchrec.config import columns
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.kinds import FusedConfig, Member
 from prectr_torchrec.config.parts import PartSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig
@@ -51,6 +52,11 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False, numbe
         position_corrected=settings.position_corrected,
     )
     arguments = settings.model_dump(exclude=set(settings.elsewhere))
+    if isinstance(settings, FusedConfig):
+        arguments["members"] = {
+            name: build_model(_of_member(config, member), tokenizer, kept=kept, numbers=numbers)
+            for name, member in settings.members.items()
+        }
     if parts := {name: _part_builder(name, part) for name, part in settings.parts.chosen()}:
         arguments["parts"] = parts
     try:
@@ -79,6 +85,13 @@ def _vectors(data: DataConfig, learned: Learned) -> list[VectorColumn]:
 
 def _known(what: type[NumberColumn | VectorColumn], learned: Learned, column: Column) -> dict[str, Any]:
     return {name: value for name, value in learned.get(column.name, {}).items() if name in what._fields}
+
+
+def _of_member(config: RunConfig, member: Member) -> RunConfig:
+    if unknown := [name for name in member.features if name not in config.features]:
+        raise ConfigError(f"model.members: there is no feature {unknown[0]!r}")
+    features = {name: config.features[name] for name in member.features}
+    return config.model_copy(update={"model": member.model, "features": features})
 
 
 def feature_widths(tables: dict[str, TableConfig], features: dict[str, FeatureConfig]) -> Widths:

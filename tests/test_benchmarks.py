@@ -167,6 +167,11 @@ SLOW = {
     "din, of samples": Case(
         "din", f"--data {{samples}} --config demo_din --epochs 0 {DIN} {{sets}}", "DataGenerator", needs=BENCH
     ),
+    "effects": Case(
+        "effects",
+        f"--log {{log}} --out {{out}} --config demo --seeds 1 {_sets(SMALL)} --mixed train.stages.1.epochs=2",
+        r"(?s)ranker .*mixed .*fused .*slope",
+    ),
     "encoder": Case(
         "encoder",
         "--pairs {pairs} --teacher-scores {scores} --graded {graded} --out {out} --config student "

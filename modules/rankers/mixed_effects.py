@@ -5,98 +5,87 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..gaussian_effects import GaussianEffect, effects_posterior
 from ..inputs import Inputs
 from ..mixture import ClickProbability, grade_distributions
 from ..parts.base import Given, ReportedPart
+from ..parts.taste import TitleBag
+from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions, RankingModel
 
 SUFFIX = "_effect"
 """A looked-up feature whose name ends so has rows of effects; all other features of candidates are vectors of the item."""
 _COUNTED = {"user": "user", "query": "query", "group": "query's group", "item": "item"}
-_WHOSE = {f"{who}{SUFFIX}": f"the row of the {what}" for who, what in _COUNTED.items()}
+SUMS = {f"{who}{SUFFIX}": f"{who}_sums" for who in ("user", "query")}
+"""What coefficients are inferred from that are no rows."""
 OCCURRENCES = {f"{who}{SUFFIX}": f"{who}_trained" for who in _COUNTED}
 """What is counted of how often the rows of a feature are trained on."""
 INPUTS = "inputs_of_effects"
 """What is reported of x."""
-NARROW = math.exp(-1)
-"""The standard deviation of a row that nothing was learned of yet, in that of its prior at the start."""
+
+
+class SwappedLevels(NamedTuple):
+    """What the relevance side says of candidates under titles of other requests."""
+
+    log_pi: Tensor
+    """(C, K) float, log probabilities of the levels."""
+    foreign: Tensor
+    """(C,) bool: the query is truly another one, the row real."""
 
 
 @dataclass
 class MixedFindings:
     """What `MixedEffects` finds on its way to a score."""
 
+    model: MixedEffects
+    """Whose findings they are."""
+    inputs: Inputs
+    """Of what."""
     divergence: Tensor
     """(C,) each candidate's share of the divergence of the rows from their priors; zero in evaluation mode."""
     x: Tensor
     """(C, 2 + rank) what coefficients are multiplied with: one, the grade from the middle of the grades, the item's vector."""
     by_effect: dict[str, Tensor]
     """(C,) by feature, what its row adds to the logit."""
+    encodings: TextEncodings | None
+    """The texts of each candidate; None without a relevance side."""
+    text: TextReading
+    """The relevance side's own word, before any known grade."""
 
+    def swapped(self) -> SwappedLevels:
+        """All candidates, each with a title of another request.
 
-class GaussianEffect(nn.Module):
-    r"""Coefficients :math:`b \sim N(m, \mathrm{diag}(s^2))` under the prior :math:`N(0, \mathrm{diag}(\sigma^2))`.
-
-    A looked-up row is :math:`[m; \log s - c]` with a constant :math:`c`, so that a row of zeros is a narrow one around zero. The
-    divergence from the prior is
-
-    .. math:: \sum_d \frac{m_d^2 + s_d^2}{2 \sigma_d^2} + \log \frac{\sigma_d}{s_d} - \frac{1}{2}.
-
-    Spread over the row's occurrences it is least for :math:`\sigma_d^2` the mean of :math:`m_d^2 + s_d^2` over the rows: as a
-    parameter, :math:`\sigma` is estimated by gradient, and is the same on all ranks, as every parameter is.
-
-    Args:
-        dim: coefficients of a row.
-        sd: :math:`\sigma` at the start.
-
-    Example::
-
-        effect = GaussianEffect(2)
-        b, divergence = effect(torch.zeros(3, 4))
-        assert b.shape == (3, 2) and divergence.shape == (3,)
-        assert effect.eval()(torch.zeros(3, 4))[0].eq(0).all()  # the mean
-    """
-
-    offsets = ("log_sd",)
-
-    def __init__(self, dim: int, *, sd: float = 1.0) -> None:
-        super().__init__()
-        self.dim, self.start = dim, math.log(sd * NARROW)
-        self.log_sd = nn.Parameter(torch.full((dim,), math.log(sd)))
-
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (C, dim), drawn in training and the mean else, and the divergence (C,).
-
-        Args:
-            rows: (C, 2 dim) looked up.
+        Raises:
+            ValueError: the ranker has no relevance side.
         """
-        mean, log_sd = rows[:, : self.dim], rows[:, self.dim : 2 * self.dim] + self.start
-        if not self.training:
-            return mean, torch.zeros_like(mean[:, 0])
-        sd = log_sd.exp()
-        scaled = (mean.square() + sd.square()) / (2 * self.log_sd).exp()
-        return mean + sd * torch.randn_like(mean), (scaled / 2 + self.log_sd - log_sd - 0.5).sum(1)
+        relevance = self.model.relevance
+        if relevance is None or self.encodings is None:
+            raise ValueError("a ranker without a relevance side knows no level of a swapped title")
+        drawn = relevance.swap_titles(self.inputs, self.encodings, share=1.0)
+        return SwappedLevels(relevance(drawn.pair, drawn.match).log_pi, drawn.foreign)
 
 
 class MixedEffects(RankingModel):
     r"""The click logit from the grade, and from rows of coefficients with a prior.
 
-    Of a candidate, let :math:`g` be the visible grade, else the mean of the predicted levels, else the middle of the grades,
-    :math:`v` the sum of the vectors of its title words and attributes, and :math:`x = [1; g; v]` with :math:`g` from the middle
-    of the grades. With a row :math:`b_n` for each feature :math:`n` of effects, such as user, query, group and item, which has
-    a coefficient for all of :math:`x` or for its first elements, a function :math:`f` that is linear between knots, and a bias
-    of the position :math:`p` that was logged,
+    Of a candidate, let :math:`g` be the visible grade, else the mean of the predicted levels, else that of the relevance side's
+    levels, through which no gradient of the click goes, or without such a side the middle of the grades, :math:`v` the vector of
+    its title (`TitleBag`) and those of its attributes, summed, and :math:`x = [1; g; v]` with :math:`g` from the middle of the
+    grades. With a row :math:`b_n` for each feature :math:`n` of effects, such as user, query, group and item, which has a
+    coefficient for all of :math:`x` or for its first elements, a function :math:`f` that is linear between knots, and a bias of
+    the position :math:`p` that was logged,
 
     .. math:: z = f(g) + \sum_n b_n \cdot x, \quad P(y = 1 | x, p) = \sigma(z + \mathrm{bias}_p)
 
     (generalised linear mixed models of search: GLMix, KDD 2016). The user's row holds an offset, how much more than others this
     user wants of relevance, and a taste. Rows are drawn while training and are their means when scoring; see `GaussianEffect`.
-    The vectors have the prior :math:`N(0, 1)`, an item at a time. It reads neither texts nor a past.
+    The vectors have no prior: what they gain in length, the estimated variance of the tastes loses. Of the past it reads sums
+    alone, and only where what they infer of users or queries replaces rows; see `effects_posterior`.
 
     Args:
         effects: feature -> coefficients of a row.
@@ -105,6 +94,10 @@ class MixedEffects(RankingModel):
         level_grades: (K,) the grade that stands for each level.
         grade_range: lowest and highest grade.
         position_count: positions with a bias of their own, deeper ones share the last; 0: the position has no part.
+        relevance: predicts levels from the texts; None: there is no such side.
+        title: vectors of titles, of width `rank`; None: titles have none.
+        posterior: feature -> coefficients, of effects that are inferred from sums over past events in place of rows: of the
+            user's own (`user_effect`), or of others' under the query (`query_effect`). Who has no past has none.
 
     Example::
 
@@ -131,13 +124,18 @@ class MixedEffects(RankingModel):
         level_grades: Sequence[float],
         grade_range: tuple[float, float],
         position_count: int = 50,
+        relevance: TextRelevance | None = None,
+        title: TitleBag | None = None,
+        posterior: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         K = len(level_grades)
+        self.relevance, self.title = relevance, title
         self.vectors, self.rank, self.position_count = tuple(vectors), rank, position_count
-        self.effects = nn.ModuleDict({name: GaussianEffect(dim) for name, dim in effects.items()})
-        self.reported = {name: ReportedPart(f"what {_WHOSE[name]} adds to the click logit", signed=True) for name in effects}
-        self.reported[INPUTS] = ReportedPart("what rows of effects are multiplied with", width=2 + rank, where="predictions")
+        self.posterior = dict(posterior or {})
+        dims = {**effects, **self.posterior}
+        self.effects = nn.ModuleDict({name: GaussianEffect(dims[name]) for name in OCCURRENCES if name in dims})
+        self.reported = self._reported()
         self.level_grades: Tensor
         self.knots: Tensor
         self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
@@ -145,9 +143,25 @@ class MixedEffects(RankingModel):
         self.by_grade = nn.Parameter(torch.cat([torch.linspace(-2.0, -0.5, K), torch.zeros(K)]))
         self.position_bias = nn.Parameter(torch.zeros(position_count + 1))
 
+    def _reported(self) -> dict[str, ReportedPart]:
+        found = {INPUTS: ReportedPart("what effects are multiplied with", width=2 + self.rank, where="predictions")}
+        for name in self.effects:
+            whose = _COUNTED[name.removesuffix(SUFFIX)]
+            found[name] = ReportedPart(f"what the effects of the {whose} add to the click logit", signed=True)
+        for name, dim in self.posterior.items():
+            whose, slope = _COUNTED[name.removesuffix(SUFFIX)], name.replace(SUFFIX, "_slope")
+            if dim > 1:
+                by_whom = "the past events of others" if whose == "query" else "past events"
+                meaning = f"what a grade more is worth to the {whose}, in logits, beside what it is to all; from {by_whom}"
+                found[slope] = ReportedPart(meaning, signed=True)
+                found[f"{slope}_sd"] = ReportedPart(f"the standard deviation of {slope}")
+        return found
+
     @classmethod
     def build(cls, given: Given, **settings: Any) -> MixedEffects:
-        """As of `RankingModel`: `position_bias` and `position_count`.
+        """As of `RankingModel`: `position_bias` and `position_count`; `relevance`, whether there is a relevance side;
+        `taste`, the width of titles' vectors, and `taste_share`, of the texts that a word has to be in to have one; and
+        `posterior`, coefficients of `user` or `query`.
 
         Raises:
             ValueError: rows or vectors have widths that do not fit together, or there are rows of what is not counted.
@@ -155,9 +169,9 @@ class MixedEffects(RankingModel):
         candidate, request = given.widths.candidate, given.widths.request
         looked_up = {name: width for name, width in (request | candidate).items() if name.endswith(SUFFIX)}
         vectors = {name: width for name, width in candidate.items() if name not in looked_up}
-        rank = max(vectors.values(), default=0)
-        if len(set(vectors.values())) > 1:
-            raise ValueError(f"the vectors of an item need tables of one width; got {vectors}")
+        rank = settings["taste"] or max(vectors.values(), default=0)
+        if wrong := {name: width for name, width in vectors.items() if width != rank}:
+            raise ValueError(f"the vectors of an item need one width, {rank} as of model.taste or the widest table; got {wrong}")
         for name, width in looked_up.items():
             if name not in OCCURRENCES:
                 raise ValueError(f"no occurrences are counted for {name}; valid: {', '.join(OCCURRENCES)}")
@@ -165,9 +179,35 @@ class MixedEffects(RankingModel):
                 most = 2 * (2 + rank)
                 raise ValueError(f"a row of {name} is {width} wide, and {most} are read: mean and width of 2 + {rank}")
         positions = settings["position_count"] if settings["position_bias"] else 0
+        inferred = {f"{who}{SUFFIX}": dim for who, dim in settings["posterior"].items()}
+        if both := looked_up.keys() & inferred.keys():
+            raise ValueError(f"{min(both)} has rows and is inferred too: take the feature, or its model.posterior, out")
+        for name, dim in inferred.items():
+            if dim > 2 + rank:
+                raise ValueError(
+                    f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients, and {2 + rank} are read: 2 + {rank}"
+                )
         dims = {name: width // 2 for name, width in looked_up.items()}
-        grades, bounds = given.level_grades, given.grade_range
-        return cls(dims, list(vectors), rank=rank, level_grades=grades, grade_range=bounds, position_count=positions)
+        return cls(
+            dims,
+            list(vectors),
+            rank=rank,
+            level_grades=given.level_grades,
+            grade_range=given.grade_range,
+            position_count=positions,
+            relevance=given.relevance() if settings["relevance"] else None,
+            title=_frequent_words(given, rank, settings["taste_share"]) if settings["taste"] else None,
+            posterior=inferred,
+        )
+
+    def text_side(self) -> TextRelevance | None:
+        """As of `RankingModel`."""
+        return self.relevance
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """As of `RankingModel`."""
+        of_title = {"taste": list(self.title.parameters())} if self.title is not None else {}
+        return {**(self.relevance.groups() if self.relevance is not None else {}), **of_title}
 
     @torch.no_grad()
     def start_from(self, examination: Sequence[float]) -> None:
@@ -178,23 +218,26 @@ class MixedEffects(RankingModel):
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
-        by_grade, x = self._read(inputs)
-        occurrences = {name: inputs.rows([OCCURRENCES[name]]).squeeze(1).clamp(min=1) for name in self.effects}
+        encodings, text = None, TextReading.of_nothing(inputs.candidate_weight)
+        if self.relevance is not None:
+            encodings, text = self.relevance.read(inputs)
+        by_grade, x = self._read(inputs, text)
         divergence = torch.zeros_like(by_grade)
         added: dict[str, Tensor] = {}
-        for name, effect in self.effects.items():
-            b, diverged = effect(inputs.rows([name]))
+        slopes: dict[str, Tensor] = {}
+        for name in self.effects:
+            if name in self.posterior:
+                b = self._inferred(name, inputs, slopes)
+            else:
+                b, diverged = self.effects[name](inputs.rows([name]))
+                divergence = divergence + diverged / inputs.rows([OCCURRENCES[name]]).squeeze(1).clamp(min=1)
             added[name] = (b * x[:, : b.shape[1]]).sum(1)
-            divergence = divergence + diverged / occurrences[name]
-        if self.training and self.vectors:
-            of_item = inputs.candidate["item_trained"].squeeze(1).clamp(min=1)
-            divergence = divergence + x[:, 2:].square().sum(1) / 2 / of_item
         z = by_grade + sum(added.values())
         position = inputs.candidate["position"].clamp(max=self.position_count)
         bias = self.position_bias - self.position_bias[min(1, self.position_count)]
         logged = z + bias[position].masked_fill(position == 0, 0.0)
-        findings = MixedFindings(divergence, x, added)
-        parts = {**added, INPUTS: x} if self.reports_parts and not self.training else {}
+        findings = MixedFindings(self, inputs, divergence, x, added, encodings, text)
+        parts = {INPUTS: x, **added, **slopes} if self.reports_parts and not self.training else {}
         return Predictions(
             {"click": ClickProbability.from_logit(z)}, {"click": ClickProbability.from_logit(logged)}, parts, findings
         )
@@ -203,15 +246,33 @@ class MixedEffects(RankingModel):
         """(dim,) of the prior of a feature's rows."""
         return (2 * cast(GaussianEffect, self.effects[effect]).log_sd.detach()).exp()
 
-    def _read(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    def _inferred(self, name: str, inputs: Inputs, slopes: dict[str, Tensor]) -> Tensor:
+        """(C, dim) coefficients from past events; what is to be reported of their slope goes into `slopes`, (C,) each."""
+        found = effects_posterior(inputs.request[SUMS[name]], self.variance(name))
+        if self.posterior[name] > 1:
+            slope = name.replace(SUFFIX, "_slope")
+            slopes[slope] = found.mean[inputs.candidate_request, 1]
+            slopes[f"{slope}_sd"] = found.covariance[inputs.candidate_request, 1, 1].sqrt()
+        return found.mean[inputs.candidate_request]
+
+    def _read(self, inputs: Inputs, text: TextReading) -> tuple[Tensor, Tensor]:
         """(C,) f(g), and x (C, 2 + rank)."""
         given, predicted = inputs.candidate["relevance"], inputs.candidate["predicted"]
         middle = (self.knots[0] + self.knots[-1]) / 2
-        expected = torch.where(predicted.sum(1) > 0, predicted @ self.level_grades, middle)
+        own = middle if self.relevance is None else text.relevance.log_pi.detach().exp() @ self.level_grades
+        expected = torch.where(predicted.sum(1) > 0, predicted @ self.level_grades, own)
         missing = given.isnan()
         grade = torch.where(missing, expected, given)
         basis = grade_distributions(grade, self.knots)  # (C, K)
         f = torch.cat([basis, basis * missing.unsqueeze(1)], dim=1) @ self.by_grade
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
         vector = sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank))
+        if self.title is not None:
+            vector = vector + self.title(inputs.texts["title"].tokens)[inputs.texts["title"].rows]
         return f, torch.cat([x, vector], dim=1)
+
+
+def _frequent_words(given: Given, dim: int, share: float) -> TitleBag:
+    """Vectors of titles by the words that at least a share of the texts contains: of others, clicks would tell little."""
+    rare = (given.match().idf > -math.log(share)).nonzero().flatten().tolist()
+    return TitleBag(given.vocab_size, dim, special_tokens=(*given.special_tokens, *rare))

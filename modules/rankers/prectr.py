@@ -13,7 +13,7 @@ from ..inputs import Inputs, Whose
 from ..mixture import LevelMixture, known_level_log_probabilities
 from ..parts.base import Given, Part, ReportedPart
 from ..parts.position import Examination
-from ..text.relevance import TextReading, TextRelevance
+from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions
 from .parted import PartedRanker
 from .towers import ClickTower
@@ -30,19 +30,6 @@ class OtherTexts(NamedTuple):
     """(C,) bool: the text is truly another one, the row real; where it is not, the other two say nothing."""
     logit: Tensor
     """(C,) float, ranking logit if this text were the candidate's, all else equal; no grade is known of it."""
-
-
-class TextEncodings(NamedTuple):
-    """Each candidate's query and title, as tokens and as the encoder has them."""
-
-    query_tokens: Tensor
-    """(C, W_q) int64."""
-    title_tokens: Tensor
-    """(C, W_t) int64."""
-    query: Tensor
-    """(C, ...) rows of `TextRelevance.encode`."""
-    title: Tensor
-    """(C, ...) rows of `TextRelevance.encode`."""
 
 
 @dataclass
@@ -185,14 +172,11 @@ class PRECTR(PartedRanker):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As of `RankingModel`."""
-        interaction = self.relevance.interaction
-        encoder = list(interaction.encoder.parameters()) if interaction is not None else []
-        others = [p for p in self.relevance.parameters() if not any(p is e for e in encoder)]
-        return {"encoder": encoder, "relevance": others, **super().groups()}
+        return {**self.relevance.groups(), **super().groups()}
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
-        encodings, text = self._read(inputs)
+        encodings, text = self.relevance.read(inputs)
         log_pi = self._level_log_probabilities(text.relevance.log_pi, inputs)
         z, outputs = self.logits(self.click_tower, inputs, text)
         ranking = self.mixture(log_pi, z)
@@ -206,17 +190,10 @@ class PRECTR(PartedRanker):
 
     def with_swapped_titles(self, findings: PRECTRFindings) -> OtherTexts:
         """As of `PRECTRFindings.swapped`."""
-        inputs, encodings, z = findings.inputs, findings.encodings, findings.level_logits
-        count = z.shape[0]
-        order = (torch.arange if self.swap_share >= 1 else torch.randperm)(count, device=z.device)
-        rows = order[: max(round(self.swap_share * count), 1)]
-        other = _rows_of_other_requests(inputs.candidate_weight)[rows]
-        query_of = inputs.texts["query"].rows[inputs.candidate_request]
-        foreign = (query_of[rows] != query_of[other]) & (inputs.candidate_weight[rows] > 0)
-        match = self.relevance.match_features(encodings.query_tokens[rows], encodings.title_tokens[other])
-        pair = self.relevance.pair(encodings.query[rows], encodings.title[other])
-        drawn = self._other_texts(pair, match, foreign, z[rows])
-        return OtherTexts(*(part.new_zeros(count, *part.shape[1:]).index_copy(0, rows, part) for part in drawn))
+        z = findings.level_logits
+        drawn = self.relevance.swap_titles(findings.inputs, findings.encodings, self.swap_share)
+        others = self._other_texts(drawn.pair, drawn.match, drawn.foreign, z[drawn.rows])
+        return OtherTexts(*(part.new_zeros(len(z), *part.shape[1:]).index_copy(0, drawn.rows, part) for part in others))
 
     def with_noise(self, findings: PRECTRFindings, scale: Tensor) -> OtherTexts:
         """As of `PRECTRFindings.noised`."""
@@ -230,18 +207,6 @@ class PRECTR(PartedRanker):
             raise ValueError("PRECTR is in training mode, where dropout would pass for an effect of the past; call eval() first")
         without, _ = self.logits(self.click_tower, findings.inputs.without_past(whose), findings.text)
         return findings.level_logits - without
-
-    def _read(self, inputs: Inputs) -> tuple[TextEncodings, TextReading]:
-        query, title, to_request = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
-        query_index = query.rows[to_request]
-        tokens = query.tokens[query_index], title.tokens[title.rows]
-        queries = self.relevance.encode(query.tokens)[query_index]
-        titles = (self.relevance.encode(title.tokens) if title.encoded is None else title.encoded)[title.rows]
-        pair = self.relevance.pair(queries, titles)  # (C, P)
-        match = self.relevance.match_features(*tokens)
-        relevance = self.relevance(pair, match)
-        reading = TextReading(relevance, match, pair, self.relevance.title_vector(pair))
-        return TextEncodings(*tokens, queries, titles), reading
 
     def _level_log_probabilities(self, log_pi: Tensor, inputs: Inputs) -> Tensor:
         if not self.use_mixture:
@@ -297,9 +262,3 @@ def _with_noise(features: Tensor, scale: Tensor, real: Tensor) -> Tensor:
     deviations = (features.detach() - (features.detach() * weight).sum(0) / count) * weight
     deviation = (deviations.square().sum(0) / count).sqrt()
     return features + torch.randn_like(features) * deviation * scale.unsqueeze(1)
-
-
-def _rows_of_other_requests(candidate_weight: Tensor) -> Tensor:
-    """For each row the row half a batch away: with many requests a batch, another request's title."""
-    count = (candidate_weight > 0).sum().clamp(min=1)  # stays a tensor: the host need not wait for it
-    return (torch.arange(candidate_weight.shape[0], device=candidate_weight.device) + count // 2) % count

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..inputs import Inputs
 from ..layers import hidden_layers
 from .interaction import Interaction
 from .match import TextMatch
@@ -38,6 +39,32 @@ class TextReading(NamedTuple):
         """For C rows of a ranker without a relevance side: no features, no levels."""
         none = _nothing(rows)
         return cls(Relevance(none, none), none, none, none)
+
+
+class TextEncodings(NamedTuple):
+    """Each candidate's query and title, as tokens and as the encoder has them."""
+
+    query_tokens: Tensor
+    """(C, W_q) int64."""
+    title_tokens: Tensor
+    """(C, W_t) int64."""
+    query: Tensor
+    """(C, ...) rows of `TextRelevance.encode`."""
+    title: Tensor
+    """(C, ...) rows of `TextRelevance.encode`."""
+
+
+class SwappedTitles(NamedTuple):
+    """n of the candidates under a title of another request."""
+
+    rows: Tensor
+    """(n,) int64, which of the candidates."""
+    pair: Tensor
+    """(n, P) float, vectors of query and other title."""
+    match: Tensor
+    """(n, match_dim) float, features of the same pairs."""
+    foreign: Tensor
+    """(n,) bool: the query is truly another one, the row real."""
 
 
 class RelevanceTower(nn.Module):
@@ -129,6 +156,12 @@ class TextRelevance(nn.Module):
         text_dim = interaction.feature_dim if interaction is not None else 0
         self.tower = RelevanceTower(text_dim + self.match_dim, hidden, num_levels, dropout=dropout)
 
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """As of `RankingModel.groups`: `encoder`, and the rest as `relevance`."""
+        encoder = list(self.interaction.encoder.parameters()) if self.interaction is not None else []
+        others = [p for p in self.parameters() if not any(p is e for e in encoder)]
+        return {"encoder": encoder, "relevance": others}
+
     def encode(self, tokens: Tensor) -> Tensor:
         """One row (N, ...) a text (N, W), of that text alone; those of titles may be kept. (N, 0) without an encoder."""
         return self.interaction.encode(tokens) if self.interaction is not None else _nothing(tokens)
@@ -144,6 +177,30 @@ class TextRelevance(nn.Module):
     def match_features(self, query_tokens: Tensor, title_tokens: Tensor) -> Tensor:
         """Features (C, match_dim) of the pairs (C, W); match_dim is 0 without match features."""
         return self.match(query_tokens, title_tokens) if self.match is not None else _nothing(query_tokens)
+
+    def read(self, inputs: Inputs) -> tuple[TextEncodings, TextReading]:
+        """The texts of each candidate, and what they say."""
+        query, title, to_request = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
+        query_index = query.rows[to_request]
+        tokens = query.tokens[query_index], title.tokens[title.rows]
+        queries = self.encode(query.tokens)[query_index]
+        titles = (self.encode(title.tokens) if title.encoded is None else title.encoded)[title.rows]
+        pair = self.pair(queries, titles)  # (C, P)
+        match = self.match_features(*tokens)
+        reading = TextReading(self(pair, match), match, pair, self.title_vector(pair))
+        return TextEncodings(*tokens, queries, titles), reading
+
+    def swap_titles(self, inputs: Inputs, encodings: TextEncodings, share: float) -> SwappedTitles:
+        """A share of the candidates, drawn at random, each with the title of the row half a batch away."""
+        count = inputs.candidate_weight.shape[0]
+        order = (torch.arange if share >= 1 else torch.randperm)(count, device=inputs.candidate_weight.device)
+        rows = order[: max(round(share * count), 1)]
+        other = _rows_of_other_requests(inputs.candidate_weight)[rows]
+        query_of = inputs.texts["query"].rows[inputs.candidate_request]
+        foreign = (query_of[rows] != query_of[other]) & (inputs.candidate_weight[rows] > 0)
+        match = self.match_features(encodings.query_tokens[rows], encodings.title_tokens[other])
+        pair = self.pair(encodings.query[rows], encodings.title[other])
+        return SwappedTitles(rows, pair, match, foreign)
 
     def forward(self, pair: Tensor, match: Tensor) -> Relevance:
         """The levels of pairs.
@@ -161,3 +218,9 @@ class TextRelevance(nn.Module):
 
 def _nothing(rows: Tensor) -> Tensor:
     return torch.zeros(rows.shape[0], 0, device=rows.device)
+
+
+def _rows_of_other_requests(candidate_weight: Tensor) -> Tensor:
+    """For each row the row half a batch away: with many requests a batch, another request's title."""
+    count = (candidate_weight > 0).sum().clamp(min=1)  # stays a tensor: the host need not wait for it
+    return (torch.arange(candidate_weight.shape[0], device=candidate_weight.device) + count // 2) % count

@@ -77,7 +77,7 @@ def _check_samples(chosen: set[str], source: Path, run: Path) -> None:
 
 
 def _check_tokens(chosen: set[str], features: dict[str, FeatureConfig], source: Path, run: Path) -> None:
-    token_tables = {f"tables.{f.table}" for name, f in features.items() if name.endswith("_tokens")}
+    token_tables = {f"tables.{f.table}" for name, f in features.items() if (f.column or name).endswith("_tokens")}
     by_token = (".encoder.", ".taste.title.", "relevance.match.")
     of_tokens = sorted(n for n in chosen if n in token_tables or any(part in n for part in by_token))
     if of_tokens and tokenizer_digest(source / TOKENIZER) != tokenizer_digest(run / TOKENIZER):

@@ -21,12 +21,14 @@ from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
 from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer
+from prectr_torchrec.evaluation.effect_sums import write_effects
 from prectr_torchrec.evaluation.predictions import HIDDEN
 from prectr_torchrec.evaluation.report import write_report
 from prectr_torchrec.runs.workspace import build_if_absent
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.text.tune import tune_teacher, tuning_config
+from prectr_torchrec.training.fuse import main as fuse
 
 RUNS = {"prectr_v2": "demo", "prectr_v1": "demo_v1", "din": "demo_din", "dnn": "demo_dnn"}
 """Name in the report -> shipped configuration."""
@@ -46,8 +48,8 @@ TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
 @only_local
 @writes_folder("out")
 def demo(out: Path) -> None:
-    """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1, DIN and DNN on two ranks
-    through TorchX, fits boosted trees and mixed effects, evaluates, reports.
+    """Simulates a log, teaches and distils a text encoder, prepares samples, trains PRECTR-V2, V1, DIN, DNN and mixed effects on
+    two ranks through TorchX, fuses V2 with the effects, fits boosted trees and a regression, evaluates, reports.
 
     Finished steps are skipped, so that repeating it is quick.
 
@@ -70,19 +72,45 @@ def demo(out: Path) -> None:
     prepare(config.data, config.text, log / "raw", candidates, candidates=oracle)
     runs = {name: out / "runs" / name for name in RUNS}
     for name, run in runs.items():
-        _say(f"5/8  train {name} on {RANKS} ranks through TorchX -> {run}")
-        if not (run / "metrics-candidates.json").exists():
-            text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
-            _torchx(out, "prectr.train", "--config", RUNS[name], "--data", str(samples), "--run", str(run), *text)
-        _say(f"6/8  evaluate {name} on logged clicks and, against the oracle, on all candidates, with their grades and without")
-        if not (run / "metrics-candidates.json").exists():
-            for data, extra in ((candidates, ["--hide-grades"]), (samples, []), (candidates, [])):
-                arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples), *extra)
-                _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments)
+        text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
+        _train(out, name, RUNS[name], samples, run, *text)
+        _evaluate(out, name, run, samples, candidates, oracle)
+    runs = {"prectr_v2 with effects": with_effects(out, runs["prectr_v2"], samples, candidates, oracle), **runs}
     runs |= baselines(out, samples, candidates, oracle)
     _say(f"8/8  report -> {report}")
     write_report(report, runs, title="PRECTR on a simulated search log")
     _say(f"done: open {report}; curves: tensorboard --logdir {out / 'runs'}")
+
+
+def with_effects(out: Path, ranker: Path, samples: Path, candidates: Path, oracle: Path) -> Path:
+    """The run of a ranker fused with mixed effects, which infer each user from their past events."""
+    mixed, fused = (out / "runs" / name for name in ("mixed_effects", "fused"))
+    if (fused / "metrics-candidates.json").exists():
+        return fused
+    _train(out, "mixed effects", "mixed", samples, mixed)
+    with_sums = [out / f"{folder.name}_effects" for folder in (samples, candidates)]
+    _say(f"6/8  sums over each user's past events -> {', '.join(map(str, with_sums))}; both rankers in one -> {fused}")
+    for folder, written in zip((samples, candidates), with_sums, strict=True):
+        if not written.exists():
+            write_effects(mixed, folder, written, events=samples)
+    if not (fused / "checkpoints" / "index.json").exists():
+        fuse(["--member", str(ranker), "--member", str(mixed), "--data", str(with_sums[0]), "--run", str(fused)])
+    _evaluate(out, "both in one", fused, with_sums[0], with_sums[1], oracle)
+    return fused
+
+
+def _train(out: Path, name: str, config: str, samples: Path, run: Path, *text: str) -> None:
+    _say(f"5/8  train {name} on {RANKS} ranks through TorchX -> {run}")
+    if not (run / "metrics-candidates.json").exists():
+        _torchx(out, "prectr.train", "--config", config, "--data", str(samples), "--run", str(run), *text)
+
+
+def _evaluate(out: Path, name: str, run: Path, samples: Path, candidates: Path, oracle: Path) -> None:
+    _say(f"6/8  evaluate {name} on logged clicks and, against the oracle, on all candidates, with their grades and without")
+    if not (run / "metrics-candidates.json").exists():
+        for data, extra in ((candidates, ["--hide-grades"]), (samples, []), (candidates, [])):
+            arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples), *extra)
+            _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments)
 
 
 def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prectr_torchrec.cli.options import Checkpoint, Nproc, Run, Samples
+from prectr_torchrec.config.data import Effect
 from prectr_torchrec.system.locks import check_free
 
 app = typer.Typer()
@@ -17,6 +18,11 @@ app = typer.Typer()
 class Baseline(StrEnum):
     trees = "trees"
     mixed = "mixed"
+
+
+class Effects(StrEnum):
+    user = "user"
+    query = "query"
 
 
 @app.command()
@@ -111,17 +117,24 @@ def explain(
 def effects(
     run: Run,
     data: Samples,
-    out: Annotated[Path, typer.Option(help="Folder to write a file a split into.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the samples into, with the sums as columns.")],
+    events: Annotated[
+        Path | None, typer.Option(help="Folder of prepared samples whose labelled splits are the events; default: --data.")
+    ] = None,
+    of: Annotated[list[Effects] | None, typer.Option(help="Whose events are summed up; may be repeated. Default: user.")] = None,
     checkpoint: Checkpoint = "best",
 ) -> None:
-    """Write what the earlier events of users say of them at each request, by a trained ranker of mixed effects."""
+    """Add sums over the earlier events of users or queries to samples, by a trained ranker of mixed effects."""
+    check_free(out)
     from prectr_torchrec.cli.preflight import check_run
 
     check_run(run, checkpoint, data)
-    from prectr_torchrec.evaluation.user_effects import write_effects
+    from prectr_torchrec.evaluation.effect_sums import write_effects
 
-    for split, known in write_effects(run, data, out, checkpoint).items():
-        typer.echo(f"{out / split}.parquet: {known:,} requests of users with a past")
+    whose: list[Effect] = [who.value for who in of or [Effects.user]]
+    for split, known in write_effects(run, data, out, events=events, of=whose, checkpoint=checkpoint).items():
+        for who, count in known.items():
+            typer.echo(f"{out / split}: {count:,} requests with earlier events of the {who}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prectr_torchrec.cli.options import Config, Nproc, Overrides, Samples
+from prectr_torchrec.cli.options import Checkpoint, Config, Nproc, Overrides, Samples
 from prectr_torchrec.system.locks import check_job_free
 
 app = typer.Typer()
@@ -47,6 +47,28 @@ def train(
     planned = ["--plan", str(plan)] if plan else []
     arguments = ["--config", config, "--data", str(data), "--run", str(run), *planned, *sets]
     launch("train", arguments, nproc, output=run, max_restarts=max_restarts, nodes=nodes, rendezvous=rendezvous)
+
+
+@app.command()
+def fuse(
+    members: Annotated[list[Path], typer.Argument(help="Run directories of trained rankers, of configurations of unlike names.")],
+    data: Samples,
+    run: Annotated[Path, typer.Option(help="Run directory to make.")],
+    checkpoint: Checkpoint = "best",
+    nproc: Nproc = 1,
+) -> None:
+    """Make one ranker of several: a sum of their click logits, with weights fitted on the validation split of --data."""
+    check_job_free(run)
+    from prectr_torchrec.distributed.launch import launch
+    from prectr_torchrec.runs.layout import checkpoint_path, is_unfinished
+
+    for member in members:
+        checkpoint_path(member, checkpoint)  # before torch is imported
+    if run.exists() and not is_unfinished(run):
+        raise FileExistsError(f"{run}: a run is there already; remove it or choose another --run")
+    given = [word for member in members for word in ("--member", str(member))]
+    arguments = [*given, "--data", str(data), "--run", str(run), "--checkpoint", checkpoint]
+    launch("fuse", arguments, nproc, output=run)
 
 
 @app.command()

@@ -109,6 +109,10 @@ class Split(Section):
     """Share of all requests, the latest ones."""
 
 
+Effect = Literal["user", "query"]
+"""Whose effects are inferred from past events: of the user's own, or of other users' under the query."""
+
+
 class DataConfig(Section):
     raw: RawLog = RawLog()
     levels: Levels = Levels()
@@ -120,6 +124,8 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
     `number`, `vector`."""
+    effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
+    """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
     """L: the user's own latest events kept per request."""
     history_events: Literal["shown", "clicked"] = "shown"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from prectr_torchrec.config.base import Section
+from prectr_torchrec.config.data import Effect
 from prectr_torchrec.config.parts import (
     CountsPart,
     FeaturesPart,
@@ -63,12 +64,28 @@ class RankerSection(Section):
         return self.parts.position_corrected
 
 
-class PRECTRConfig(RankerSection):
+class RelevanceSection(RankerSection):
+    """Rankers with a relevance side: levels from the texts."""
+
+    elsewhere: ClassVar[frozenset[str]] = frozenset({"kind", "parts", "text", "match", "relevance_tower"})
+    text: bool = True
+    """The text encoder; false: match features only."""
+    match: bool = True
+    """Hand-made features of text match between query and title."""
+    relevance_tower: list[int] = [128, 64]
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @property
+    def encodes(self) -> bool:
+        """As of `RankerSection`."""
+        return self.text
+
+
+class PRECTRConfig(RelevanceSection):
     """One probability from relevance levels and click, with the user's own interest and preferences."""
 
     built_of: ClassVar[str] = "prectr:PRECTR"
     losses: ClassVar[dict[str, float]] = {"click": 1.0, "anchor": 0.3, "consistency": 0.3, "load_balance": 0.01}
-    elsewhere: ClassVar[frozenset[str]] = frozenset({"kind", "parts", "text", "match", "relevance_tower"})
     kind: Literal["prectr"] = "prectr"
     cross_layers: int = Field(0, ge=0)
     """Layers of TorchRec's low-rank cross network (DCN) in front of the click tower."""
@@ -76,27 +93,16 @@ class PRECTRConfig(RankerSection):
     """One probability from relevance levels and click; false: a single click logit."""
     parts: PartsConfig = PartsConfig()
     """What the click tower reads, and what else moves its logits."""
-    text: bool = True
-    """The text encoder; false: match features only."""
-    match: bool = True
-    """Hand-made features of text match between query and title."""
     grade_overrides: bool = True
     """A grade known when scoring replaces the predicted level distribution; `parts.grade` is what the click tower sees of it."""
-    relevance_tower: list[int] = [128, 64]
     click_tower: list[int] = [256, 128]
-    dropout: float = Field(0.1, ge=0, lt=1)
     swap_share: float = Field(1.0, gt=0, le=1)
     """Share of the rows, drawn anew in each step, whose title is swapped where a loss asks for it. An interaction that reads
     texts together reads these pairs besides those of the log."""
 
-    @property
-    def encodes(self) -> bool:
-        """As of `RankerSection`."""
-        return self.text
-
     def finds(self) -> frozenset[str]:
         """As of `RankerSection`."""
-        return super().finds() | {"levels"}
+        return super().finds() | {"levels", "level_clicks"}
 
     def reads(self) -> Reads:
         """As of `RankerSection`."""
@@ -161,24 +167,43 @@ class DINConfig(TowerSection):
         return super().compared_sequences() | {"history"}
 
 
-class MixedConfig(RankerSection):
-    """Mixed effects: rows with a prior for users, queries, groups and items; it reads neither texts nor a past.
+class MixedConfig(RelevanceSection):
+    """Mixed effects: rows with a prior for users, queries, groups and items; it reads no past.
 
     A feature whose name ends in `_effect` has rows of means and widths, half of the table's dim each: of an offset, of what is
     wanted of relevance and, where it is wider, of a taste. All other features of candidates are vectors of the item.
     """
 
     built_of: ClassVar[str] = "mixed_effects:MixedEffects"
-    losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0}
+    losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0, "anchor": 1.0, "random_negatives": 0.3}
     kind: Literal["mixed"] = "mixed"
+    relevance: bool = True
+    """A relevance side, which says what level a candidate without a grade has; false: the middle grade stands for it."""
+    taste: int = Field(8, ge=0)
+    """Width of the titles' vectors, sums of their frequent words'; 0: titles have none."""
+    taste_share: float = Field(0.0075, gt=0, le=1)
+    """Of the texts, queries and titles, that a word has to be in to have a vector."""
+    posterior: dict[Effect, int] = {}
+    """Whose effects are inferred from the samples' sums over past events in place of rows, and how many; set by `prectr fuse`."""
+    text: bool = False
+    relevance_tower: list[int] = [64, 32]
+
+    @property
+    def encodes(self) -> bool:
+        """As of `RankerSection`."""
+        return self.relevance and self.text
 
     def finds(self) -> frozenset[str]:
         """As of `RankerSection`."""
-        return frozenset({"prior"})
+        return frozenset({"prior", *["levels"] * self.relevance})
 
     def reads(self) -> Reads:
         """As of `RankerSection`."""
-        return Reads(request=frozenset({"user_trained", "query_trained", "group_trained"}), candidate=frozenset({"item_trained"}))
+        return Reads(
+            request=frozenset({f"{who}_{'sums' if who in self.posterior else 'trained'}" for who in ("user", "query", "group")}),
+            candidate=frozenset({"item_trained"}),
+            texts=frozenset({"query", "title"} if self.relevance else {"title"} if self.taste else ()),
+        )
 
 
 def _kind(section: Any) -> str:
@@ -186,15 +211,60 @@ def _kind(section: Any) -> str:
     return str(section.get("kind", "prectr") if isinstance(section, dict) else getattr(section, "kind", "prectr"))
 
 
-_SECTIONS = (*RankerSection.__subclasses__(), *TowerSection.__subclasses__())
-KINDS: dict[str, type[RankerSection]] = {
-    kind.model_fields["kind"].default: kind for kind in _SECTIONS if kind is not TowerSection
-}
-ModelConfig = Annotated[
+_Trained = (
     Annotated[PRECTRConfig, Tag("prectr")]
     | Annotated[DNNConfig, Tag("dnn")]
     | Annotated[DCNConfig, Tag("dcn")]
     | Annotated[DINConfig, Tag("din")]
-    | Annotated[MixedConfig, Tag("mixed")],
-    Discriminator(_kind),
-]
+    | Annotated[MixedConfig, Tag("mixed")]
+)
+
+
+class Member(Section):
+    """A ranker within `fused`."""
+
+    model: Annotated[_Trained, Discriminator(_kind)]
+    features: list[str]
+    """Those of the run's features that it reads."""
+
+
+class FusedConfig(RankerSection):
+    """Rankers that were trained apart, as one: a weighted sum of their click logits. `prectr fuse` makes it."""
+
+    built_of: ClassVar[str] = "fused:Fused"
+    elsewhere: ClassVar[frozenset[str]] = frozenset({"kind", "parts", "members"})
+    kind: Literal["fused"] = "fused"
+    members: dict[str, Member] = Field(min_length=1)
+
+    @property
+    def encodes(self) -> bool:
+        """As of `RankerSection`."""
+        return any(member.model.encodes for member in self.members.values())
+
+    @property
+    def position_corrected(self) -> bool:
+        """As of `RankerSection`; each member reads what it was trained on."""
+        return any(member.model.position_corrected for member in self.members.values())
+
+    def finds(self) -> frozenset[str]:
+        """As of `RankerSection`: nothing, since members learn apart."""
+        return frozenset()
+
+    def reads(self) -> Reads:
+        """As of `RankerSection`."""
+        parts = [member.model.reads() for member in self.members.values()]
+        return Reads(*(frozenset().union(*fields) for fields in zip(*parts, strict=True)))
+
+    def compared_sequences(self) -> frozenset[str]:
+        """As of `RankerSection`."""
+        return frozenset().union(*(member.model.compared_sequences() for member in self.members.values()))
+
+
+_ABSTRACT = (RelevanceSection, TowerSection)
+KINDS: dict[str, type[RankerSection]] = {
+    kind.model_fields["kind"].default: kind
+    for section in (RankerSection, *_ABSTRACT)
+    for kind in section.__subclasses__()
+    if kind not in _ABSTRACT
+}
+ModelConfig = Annotated[_Trained | Annotated[FusedConfig, Tag("fused")], Discriminator(_kind)]

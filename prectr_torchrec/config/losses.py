@@ -45,7 +45,7 @@ class ConsistencyLoss(LossSection):
     """The hinge that keeps the levels' click probabilities in order."""
 
     built_of: ClassVar[str] = "consistency:Consistency"
-    reads: ClassVar[frozenset[str]] = frozenset({"levels"})
+    reads: ClassVar[frozenset[str]] = frozenset({"level_clicks"})
     margin: float = 0.0
     """In probability."""
 
@@ -54,7 +54,7 @@ class DebiasLoss(LossSection):
     """Exposure-bias correction: relevant rows against lowered copies of themselves."""
 
     built_of: ClassVar[str] = "debias:Debias"
-    reads: ClassVar[frozenset[str]] = frozenset({"levels"})
+    reads: ClassVar[frozenset[str]] = frozenset({"level_clicks"})
     negatives: Literal["noise", "swap"] = "swap"
     """The title of another request (`swap`), or `noise` on the text side."""
     noise: float = Field(1.0, gt=0)

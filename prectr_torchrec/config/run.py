@@ -96,7 +96,7 @@ def _explain(root: type[Section], source: str, error: Any) -> str:
 
 def _is_tag(root: type[Section], location: tuple[Any, ...], place: int) -> bool:
     """Whether a part of an error's location is no key but the kind of ranker that a section is of."""
-    return root is RunConfig and place == 1 and location[0] == "model" and location[1] in KINDS
+    return root is RunConfig and place > 0 and location[place - 1] == "model" and location[place] in KINDS
 
 
 def _section_at(section: Any, location: tuple[Any, ...]) -> type[Section] | None:

@@ -56,6 +56,9 @@ class TableConfig(Section):
     stochastic_rounding: bool | None = None
     """Round updated fp16 rows up or down by chance, so that small steps are not lost; null: where the device can, that
     is on CUDA."""
+    init: float | None = Field(None, gt=0)
+    """Rows start at random within so much of 0; null: within rows^-0.5. Factors that are multiplied with each other learn nothing
+    while both are next to nothing."""
     ids: Literal["hashed", "managed"] = "hashed"
     """`hashed`: row = mix64(id) % rows, which ids may share. `managed`: ids have rows of their own as long as they are in use;
     rows of ids that are not are cleared and given to others."""
@@ -74,6 +77,11 @@ class TableConfig(Section):
     it, and it of the number of ranks."""
     optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
     """`rowwise_adagrad` keeps one number a row (and column shard), `adagrad` one an element: dim times the memory."""
+
+    @property
+    def start(self) -> float:
+        """What rows start within of 0."""
+        return float(self.rows**-0.5 if self.init is None else self.init)
 
     @property
     def id_range(self) -> int:

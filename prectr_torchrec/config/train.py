@@ -25,6 +25,8 @@ class StageConfig(Section):
     parameter by about its rate a step, whatever the gradient; null: ten times `lr`. No weight decay."""
     table_lr: float = Field(0.03, gt=0)
     """Peak rate of row-wise Adagrad for the tables."""
+    table_decay: bool = False
+    """Lower the tables' rate linearly to 0 over the stage, as AdamW's."""
     warmup_steps: int = Field(50, ge=0)
     reset_tables: bool = False
     """Re-initialise the sparse tables before each epoch but the first; dense parts go on."""

@@ -32,7 +32,7 @@ from prectr_torchrec.data.column_kinds import (
     Vector,
     Whole,
 )
-from prectr_torchrec.data.counted_kinds import Counter, Distribution
+from prectr_torchrec.data.counted_kinds import Counter, Distribution, Sums
 from prectr_torchrec.data.list_kinds import Ids, Weights
 
 Family = Literal["request", "history", "peer", "candidate"]
@@ -225,7 +225,12 @@ def _of_request(data: DataConfig, ids: _Ids, of_users: Sequence[Column]) -> list
         column("query_events", Whole(), "derived", "How often anything was shown to others under this query before."),
         *counters,
         *(column(f"{who}_trained", Whole(), "derived", served=False) for who in _COUNTED),
+        *(column(f"{who}_sums", Sums(dim), "derived", _sums_doc(_COUNTED[who])) for who, dim in data.effects.items()),
     ]
+
+
+def _sums_doc(whom: str) -> str:
+    return f"Of mixed effects, over what was shown {whom}: the clicks' surplus, and their information."
 
 
 def _counter_doc(what: str, whom: str) -> str:

@@ -1,7 +1,8 @@
-"""The kinds of columns by relevance level that no raw log has: preparation counts them, or a teacher predicts them."""
+"""The kinds of columns that no raw log has: preparation counts them, a teacher predicts them, or a ranker sums them up."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,18 +43,16 @@ class Distribution(Kind):
         return {key: unpack_levels(np.where(graded, 0, flat[key]), self.num_levels)}
 
 
-@dataclass(frozen=True)
-class Counter(Kind):
-    """Counts by level, K + 1 a row: index 0 counts what has no grade."""
+class Row(Kind):
+    """`width` numbers a row."""
 
-    num_levels: int
+    @property
+    @abstractmethod
+    def width(self) -> int: ...
 
     @property
     def arrow(self) -> pa.DataType:
         return pa.list_(pa.float32())
-
-    def json(self) -> JsonField:
-        return json.counter_field(self.num_levels + 1)
 
     def to_arrow(self, values: NDArray[Any]) -> pa.Array:
         offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
@@ -63,4 +62,37 @@ class Counter(Kind):
         return super().flat([chunk.flatten() for chunk in chunks]).reshape(sum(map(len, chunks)), -1)
 
     def views(self, key: str) -> dict[str, View]:
-        return {key: View(np.float32, (self.num_levels + 1,))}
+        return {key: View(np.float32, (self.width,))}
+
+
+@dataclass(frozen=True)
+class Counter(Row):
+    """Counts by level, K + 1 a row: index 0 counts what has no grade."""
+
+    num_levels: int
+
+    @property
+    def width(self) -> int:
+        return self.num_levels + 1
+
+    def json(self) -> JsonField:
+        return json.counter_field(self.width)
+
+
+@dataclass(frozen=True)
+class Sums(Row):
+    """Sums of past events for D effects, as of `state/effects.py`."""
+
+    dim: int
+
+    @property
+    def width(self) -> int:
+        return sums_width(self.dim)
+
+    def json(self) -> JsonField:
+        return json.sums_field(self.width)
+
+
+def sums_width(dim: int) -> int:
+    """Numbers of the sums for D effects: a vector, and the upper triangle of a matrix."""
+    return dim + dim * (dim + 1) // 2

@@ -90,6 +90,15 @@ def counter_field(bins: int) -> JsonField:
     return JsonField(expected, lambda v: _counts(v, bins), schema, [0.0] * bins, 0, MOST)
 
 
+def sums_field(width: int) -> JsonField:
+    """Sums over past events, of either sign."""
+    items = {"type": "number", "minimum": -MOST, "maximum": MOST}
+    schema = {"type": "array", "items": items, "minItems": width, "maxItems": width}
+    return JsonField(
+        f"{width} numbers from {-MOST} to {MOST}", lambda v: _numbers(v, width, -MOST, MOST), schema, [0.0] * width, -MOST, MOST
+    )
+
+
 def text_field() -> JsonField:
     """A text."""
     return JsonField("a text", _text, {"type": "string"}, "")

@@ -20,6 +20,8 @@ from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.system.plain_files import check_shape, read_json
 
 SAMPLE_VERSION = "7"
+MADE_BY = "effects"
+"""Key of the manifest: digest of the ranker that sums of effects were made by."""
 VERSION_KEY = b"prectr_samples"
 PREDICTED_KEY = b"prectr_predicted"
 """In the metadata of files whose `*_predicted` may be other than 0."""
@@ -30,6 +32,7 @@ _AGREED = (
     "item_attributes",
     "user_attributes",
     "columns",
+    "effects",
     "history_length",
     "history_events",
     "peer_length",
@@ -130,10 +133,11 @@ def check_findings(folder: Path, owner: Path, found: Mapping[str, Any]) -> None:
     Args:
         folder: the prepared folder, or one that no preparation is known of.
         owner: who was trained, for messages.
-        found: `id_kinds` and `examination` of the samples trained on.
+        found: `id_kinds`, `examination` and the maker of sums of effects, where there are any, of the samples trained on.
 
     Raises:
-        ValueError: ids are read otherwise, so that none would be known again, or positions are examined otherwise.
+        ValueError: ids are read otherwise, so that none would be known again, positions are examined otherwise, or sums of
+            effects were made by another ranker.
     """
     if not (folder / MANIFEST).is_file():
         return
@@ -148,6 +152,11 @@ def check_findings(folder: Path, owner: Path, found: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{folder}: {name} is read as {found_kinds[name]}, in the samples of {owner} as {kinds[name]}, so no id would be "
             f"known again; write the column as {kinds[name]} and prepare again"
+        )
+    if manifest.get(MADE_BY) != found.get(MADE_BY, manifest.get(MADE_BY)):
+        raise ValueError(
+            f"{folder}: its sums of effects were made by another ranker than those of {owner}; run `prectr effects` with the "
+            "same run and checkpoint"
         )
     given = found.get("examination")
     if given is not None and manifest["examination"] != given:

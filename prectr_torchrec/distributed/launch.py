@@ -22,9 +22,10 @@ from prectr_torchrec.system.orphans import die_with_parent
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-Program = Literal["train", "evaluate", "teach", "distill"]
+Program = Literal["train", "fuse", "evaluate", "teach", "distill"]
 PROGRAMS: dict[Program, str] = {
     "train": "prectr_torchrec.training.rank",
+    "fuse": "prectr_torchrec.training.fuse",
     "evaluate": "prectr_torchrec.evaluation.evaluate",
     "teach": "prectr_torchrec.text.teach",
     "distill": "prectr_torchrec.text.distill",

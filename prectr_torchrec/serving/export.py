@@ -43,8 +43,6 @@ from prectr_torchrec.text.student import STUDENT, read_student
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
 TITLES = "titles.safetensors"
 EXPORT_VERSION = 4
-ENCODER = "relevance.interaction.encoder.model."
-"""Weights of the towers that lie in `text/` instead, where there is a Hugging Face encoder."""
 _TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.model.", "model.embeddings.", "_mch_sorted_raw_ids"
 
 
@@ -176,7 +174,8 @@ def _write_towers(folder: Path, run: Path, text: TextConfig, model: RankingModel
     weights, encoder = model.state_dict(), text_encoder(model)
     if encoder is not None:
         encoder.model.save_pretrained(str(folder / TEXT))
-        weights = {name: weight for name, weight in weights.items() if not name.startswith(ENCODER)}
+        elsewhere = encoder_prefix(model)
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(elsewhere)}
     save_file({name: weight.contiguous() for name, weight in weights.items()}, str(folder / TOWERS))
     student = read_student(run / TOKENIZER)
     settings = student["text"]["encoder"] if student is not None else text.encoder
@@ -188,6 +187,19 @@ def text_encoder(model: RankingModel) -> TextEncoder | None:
     text = model.text_side()
     encoder = text.interaction.encoder if text is not None and text.interaction is not None else None
     return encoder if isinstance(encoder, TextEncoder) else None
+
+
+def encoder_prefix(model: RankingModel) -> str:
+    """What the names of the weights begin with that a Hugging Face encoder has within the towers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    encoder = text_encoder(model)
+    for name, module in model.named_modules():
+        if encoder is not None and module is encoder.model:
+            return f"{name}."
+    raise ValueError("the towers have no Hugging Face encoder")
 
 
 def _findings(run: Path) -> dict[str, Any]:

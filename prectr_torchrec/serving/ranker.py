@@ -32,7 +32,7 @@ from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, RankingModel, TextRelevance
 from prectr_torchrec.serving.digests import SEAL, check
-from prectr_torchrec.serving.export import CONFIG, ENCODER, TABLES, TEXT, TOWERS, ids_path, read_about
+from prectr_torchrec.serving.export import CONFIG, TABLES, TEXT, TOWERS, encoder_prefix, ids_path, read_about
 from prectr_torchrec.serving.exported_tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
 from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, load_title_vectors
@@ -93,7 +93,7 @@ class Ranker:
     ) -> None:
         self.config, self.titles = config, titles
         self.schema = RequestSchema(config.data, id_kinds)
-        self._model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
+        self.model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
         self._levels = model.reported[LEVELS].width if LEVELS in model.reported else 0
         self._builder = BatchBuilder(
             config.data, config.text, config.tables, config.features, text, 1, 1, reads=config.model.reads(), texts=texts
@@ -105,7 +105,7 @@ class Ranker:
     def aside(self) -> Ranker:
         """This ranker once more for another thread, which reads its texts apart: those of a large request keep no other
         waiting. Model, tables and kept titles are shared."""
-        return Ranker(self.config, self._model, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
+        return Ranker(self.config, self.model, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
 
     @property
     def relevance(self) -> TextRelevance:
@@ -114,7 +114,7 @@ class Ranker:
         Raises:
             ValueError: this kind of ranker has none.
         """
-        if (text := self._model.text_side()) is None:
+        if (text := self.model.text_side()) is None:
             raise ValueError(f"a ranker of kind {self.config.model.kind} has no relevance tower")
         return text
 
@@ -154,14 +154,14 @@ class Ranker:
         towers = load_file(str(folder / TOWERS))
         check_finite(folder / TOWERS, towers)
         found = model.load_state_dict(towers, strict=False)
-        elsewhere = ENCODER if encoder else None
+        elsewhere = encoder_prefix(model) if encoder else None
         missing = [name for name in found.missing_keys if elsewhere is None or not name.startswith(elsewhere)]
         if missing or found.unexpected_keys:
             raise ValueError(
                 f"{folder / TOWERS}: these weights are not the model's of {CONFIG}; missing {missing}, unexpected "
                 f"{found.unexpected_keys}; export again"
             )
-        encoder_weights = {name: weight for name, weight in model.named_parameters() if name.startswith(ENCODER)}
+        encoder_weights = {n: weight for n, weight in model.named_parameters() if elsewhere and n.startswith(elsewhere)}
         check_finite(folder / TEXT / "model.safetensors", encoder_weights)
         model.eval().requires_grad_(False)
         tables = {
@@ -226,13 +226,24 @@ class Ranker:
             scores[i] = replace(scores[i], explanation=self._explain(samples.slice(i, 1)))
         return scores
 
+    def inputs(self, request: Request | pa.Table) -> Inputs:
+        """What `model` reads of a request, a mapping, or of the requests of a table of samples.
+
+        Raises:
+            RequestError: as of `score`.
+        """
+        samples = (
+            self.schema.from_arrow(request) if isinstance(request, pa.Table) else self.schema.from_plain([request], name=None)
+        )
+        return self._inputs(self._batch(samples, sum(samples["num_candidates"].to_pylist())))
+
     def _explain(self, sample: pa.Table) -> dict[str, Any]:
         row = sample.to_pylist()[0]
         if not row["num_candidates"]:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config.data, row, observe(self._model, self._inputs(batch)))
+            return take_apart(self.config.data, row, observe(self.model, self._inputs(batch)))
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -249,7 +260,7 @@ class Ranker:
         click, relevance = np.zeros(0, np.float32), np.zeros((0, self._levels), np.float32)
         if total := int(counts.sum()):
             with torch.inference_mode():
-                predictions = self._model(self._inputs(self._batch(samples, total)))
+                predictions = self.model(self._inputs(self._batch(samples, total)))
             click = predictions.ranking["click"].logit.sigmoid().numpy()[:total]
             relevance = predictions.parts[LEVELS].numpy()[:total] if self._levels else relevance
         cuts = np.cumsum(counts)[:-1]

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from prectr_torchrec.config.data import Levels
-from prectr_torchrec.config.kinds import PRECTRConfig
+from prectr_torchrec.config.kinds import RelevanceSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
@@ -59,7 +59,7 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
         ConfigError: a kind of ranker without one, settings that do not fit together, the tokenizer, or what is in `text.path`.
     """
     model, text = config.model, config.text
-    if not isinstance(model, PRECTRConfig):
+    if not isinstance(model, RelevanceSection):
         raise ConfigError(f"model.kind: a ranker of kind {model.kind!r} has no relevance tower")
     interaction = build_interaction(text, load_tokenizer(tokenizer), tokenizer, kept=kept) if model.text else None
     match = build_match(tokenizer, text.stemmer) if model.match else None

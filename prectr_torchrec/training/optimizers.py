@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ class Optimizers:
         self.combined = CombinedOptimizer([("fused", self.fused), ("dense", clipped)])
 
     def set_rates(self, stage: StageConfig, step: int, total_steps: int) -> None:
-        """Sets the rates for the step to come: linear warm-up times, of the dense ones, linear decay; tables keep theirs.
+        """Sets the rates for the step to come: linear warm-up times linear decay, of tables where `table_decay` says so.
 
         In a stage of graded pairs only the relevance side has something to learn from, and only it is moved.
 
@@ -89,7 +89,7 @@ class Optimizers:
         for group in self.dense.param_groups:
             group["lr"] = peak[group["part"]] * self.factor * risen * left
         for group in self.fused.param_groups:
-            group["lr"] = stage.table_lr * risen
+            group["lr"] = stage.table_lr * risen * (left if stage.table_decay else 1.0)
         self.fused.step()  # passes the rate on to the kernels; the update itself happens in backward
 
     def restart(self) -> None:
@@ -112,13 +112,20 @@ class Optimizers:
 
 
 @torch.no_grad()
-def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: int, keep: Collection[str] = ()) -> None:
+def reset_tables(
+    model: DistributedModelParallel,
+    optimizers: Optimizers,
+    seed: int,
+    tables: Mapping[str, TableConfig],
+    keep: Collection[str] = (),
+) -> None:
     """Starts the sparse tables afresh, weights and optimizer state; the towers keep what they learned.
 
     Several epochs overfit id tables long before the towers are done; see `train.stages[].reset_tables`.
 
     Args:
         seed: of this rank's rows; the same seed and sharding give the same rows.
+        tables: of the run.
         keep: tables to leave as they are.
     """
     generators: dict[torch.device, torch.Generator] = {}
@@ -126,7 +133,7 @@ def reset_tables(model: DistributedModelParallel, optimizers: Optimizers, seed: 
     for name, table in sorted(model.state_dict().items()):
         if name not in fused or name.split(".")[-2] in keep:
             continue
-        bound = table.metadata().size[0] ** -0.5
+        bound = tables[name.split(".")[-2]].start
         for shard in table.local_shards():
             device = shard.tensor.device
             generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))

@@ -290,7 +290,7 @@ class Trainer:
     def _reset_tables(self, epoch: int) -> None:
         seed = self.config.train.seed * 1_000_003 + epoch * 65_537 + self.process.rank
         keep = frozen_tables(self.config.tables, self.config.train.freeze) if epoch > 0 else ()
-        reset_tables(self.model, self.optimizers, seed, keep=keep)
+        reset_tables(self.model, self.optimizers, seed, self.config.tables, keep=keep)
         if epoch > 0 and self.config.train.init_from is not None:  # afresh is as the run began
             tables = {f"tables.{name}" for name in self.config.tables if name not in keep}
             init_from(self.config.train.init_from, self.model, self.config.features, self.run, only=tables)

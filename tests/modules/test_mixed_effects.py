@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from prectr_torchrec.modules import Given, Inputs, Label, Widths
+from prectr_torchrec.modules import GaussianEffect, Given, Inputs, Label, TextMatch, TextRelevance, Texts, Widths
 from prectr_torchrec.modules.losses.prior import Prior
-from prectr_torchrec.modules.rankers.mixed_effects import GaussianEffect, MixedEffects
+from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 
 RANK = 2
 GRADES = [1.25, 1.8, 2.5, 2.9]
@@ -80,8 +80,6 @@ def test_each_row_brings_its_share_of_the_divergence_from_its_prior(model: Mixed
         row = Normal(rows[:, :dim], (rows[:, dim:] + effect.start).exp())
         shares = inputs.rows([name.replace("effect", "trained")]).squeeze(1).clamp(min=1)
         expected += kl_divergence(row, Normal(torch.zeros(dim), effect.log_sd.exp())).sum(1) / shares
-    vector = inputs.candidate["brand_id"] + inputs.candidate["title_tokens"]
-    expected += vector.square().sum(1) / 2 / torch.tensor([1.0, 2.0, 1.0, 3.0])
     torch.testing.assert_close(found, expected)
     labels = {"click": Label(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 1.0]))}
     loss = Prior()(model(inputs), inputs, labels)["prior"]
@@ -146,4 +144,68 @@ def test_widths_that_do_not_fit_are_refused(request_: dict[str, int], candidate:
 
     given = Given(Widths(request_, candidate, {}), GRADES, (1.0, 3.0), 10, (), nothing, nothing)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=re.escape(message)):
-        MixedEffects.build(given, position_bias=True, position_count=5)
+        MixedEffects.build(given, position_bias=True, position_count=5, relevance=False, posterior={})
+
+
+@pytest.fixture
+def sums() -> dict[str, torch.Tensor]:
+    """Of two requests' users and queries: of the second user nothing was seen."""
+    torch.manual_seed(1)
+    x = torch.randn(2, 30, 2 + RANK)
+    e, surplus = torch.rand(2, 30), torch.randn(2, 30)
+    upper = torch.triu_indices(2 + RANK, 2 + RANK)
+    information = torch.einsum("rn,rni,rnj->rij", e * (1 - e), x, x)
+    user = torch.cat([torch.einsum("rn,rni->ri", surplus, x), information[:, upper[0], upper[1]]], dim=1)
+    user[1] = 0
+    query = torch.tensor([[0.5, -1.0, 2.0, 0.25, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    return {"user_sums": user, "query_sums": query}
+
+
+def test_users_and_queries_are_inferred_where_there_are_sums(inputs: Inputs, sums: dict[str, torch.Tensor]) -> None:
+    rows = {name: dim for name, dim in EFFECTS.items() if name not in ("user_effect", "query_effect")}
+    posterior = {name: EFFECTS[name] for name in ("user_effect", "query_effect")}
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "posterior": posterior}
+    model = MixedEffects(rows, ["brand_id", "title_tokens"], **options).eval()
+    model.reports_parts = True
+    with torch.no_grad():
+        model.effects["user_effect"].log_sd.copy_(torch.tensor([0.5, 1.0, 2.0, 0.3]).log())
+    out = model(replace(inputs, request=inputs.request | sums))
+    for name, D in posterior.items():
+        variance = model.variance(name).double()
+        for r in (0, 1):
+            row = sums[name.replace("effect", "sums")][r].double()
+            information = torch.zeros(D, D, dtype=torch.double)
+            information[torch.triu_indices(D, D)[0], torch.triu_indices(D, D)[1]] = row[D:]
+            information = information + information.triu(1).T
+            covariance = torch.linalg.inv(information + torch.diag(1 / variance))
+            b = covariance @ row[:D]
+            for c in (2 * r, 2 * r + 1):
+                expected = (b * out.own.x[c, :D].double()).sum()
+                torch.testing.assert_close(out.own.by_effect[name][c].double(), expected, atol=1e-5, rtol=1e-5)
+            slope = name.replace("effect", "slope")
+            torch.testing.assert_close(out.parts[slope][2 * r].double(), b[1], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(out.parts[f"{slope}_sd"][2 * r].double(), covariance[1, 1].sqrt(), atol=1e-5, rtol=1e-5)
+    assert not out.own.by_effect["user_effect"][2:].any()  # exactly nothing of whom nothing was seen
+    assert not model.train()(replace(inputs, request=inputs.request | sums)).own.by_effect["query_effect"][2:].any()
+
+
+def test_a_relevance_side_says_what_an_ungraded_candidate_is_and_learns_from_no_click(inputs: Inputs) -> None:
+    match = TextMatch(idf=torch.full((50,), 2.0), is_number=torch.zeros(50, dtype=torch.bool))
+    relevance = TextRelevance(None, match, [8], num_levels=4)
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "relevance": relevance}
+    model = MixedEffects(EFFECTS, ["brand_id", "title_tokens"], **options).train()
+    texts = {
+        "query": Texts(torch.tensor([[7, 8], [9, 0]]), rows=torch.tensor([0, 1])),
+        "title": Texts(torch.tensor([[7, 5], [8, 6], [9, 9]]), rows=torch.tensor([0, 1, 1, 2])),
+    }
+    out = model(replace(inputs, texts=texts))
+    expected = out.own.text.relevance.log_pi.exp() @ torch.tensor(GRADES)
+    torch.testing.assert_close(out.own.x[2, 1], expected[2] - 2.0)  # neither a grade nor a prediction
+    torch.testing.assert_close(out.own.x[1, 1], torch.tensor((1.25 + 2.5) / 2 - 2.0))  # a predicted one
+    out.logged["click"].log_click.sum().backward()
+    assert all(weight.grad is None for weight in relevance.parameters())
+    swapped = out.own.swapped()
+    assert swapped.foreign.tolist() == [True] * 4  # half a batch away stands the other request
+    assert swapped.log_pi.shape == (4, 4)
+    with pytest.raises(ValueError, match="a ranker without a relevance side knows no level of a swapped title"):
+        replace(out.own, model=MixedEffects(EFFECTS, [], rank=0, level_grades=GRADES, grade_range=(1.0, 3.0))).swapped()

@@ -75,6 +75,7 @@ LEAVES = {
     "ReplicatedEmbeddingBagCollection": "TorchRec's collections are leaves of its tracer",
     "Interaction": "says what the interactions have in common",
     "Part": "says what the parts have in common",
+    "GaussianEffect": "draws in training alone; rankers, which use it, are whole",
 }
 """Public layers and parts that stay whole in a graph, and why. So do rankers and losses, which read and give dictionaries."""
 

@@ -134,7 +134,7 @@ def test_a_hub_keeps_the_folder_as_one_that_loads(exported: Any, ranker: Ranker,
     assert Ranker.load(folder).score(exported.samples).equals(ranker.score(exported.samples))
     tokenizer = AutoTokenizer.from_pretrained("somebody/ranker", subfolder="text", **offline)
     encoder = AutoModel.from_pretrained("somebody/ranker", subfolder="text", **offline)
-    kept = text_encoder(ranker._model)
+    kept = text_encoder(ranker.model)
     assert kept is not None and tokenizer(["red lamp"])["input_ids"] == [[2, *tokenizer.convert_tokens_to_ids(["red", "lamp"])]]
     for name, weight in kept.model.state_dict().items():
         assert torch.equal(weight, encoder.state_dict()[name])

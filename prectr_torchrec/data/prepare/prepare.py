@@ -41,6 +41,7 @@ from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_t
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.runs.workspace import build_if_absent, digest, open_output
+from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import check_database, only_local
 from prectr_torchrec.system.plain_files import read_json
@@ -94,6 +95,8 @@ def prepare(
     """
     raw, out = Path(raw), Path(out)
     check_database(out)
+    if data.effects:
+        raise ConfigError("data.effects: preparation makes no sums of effects; `prectr effects` adds them to prepared samples")
     given = given_files("candidates", Path(candidates)) if candidates else ()
     with open_duckdb() as con:
         sources = open_sources(con, data, raw)

@@ -1,0 +1,116 @@
+"""What mixed effects add to a ranker: the ranker alone, the effects alone, and both as one, on a search log with an oracle.
+
+    python benchmarks/effects.py --log DIR --out DIR [--config prectr_v2] [--seeds 1 2 3] [--set KEY=VALUE ...]
+
+`--log` is a folder as `prectr simulate` writes it. Every step is the command that a user runs: train the ranker and `mixed`, sums
+of the users' events (`prectr effects`), fusion on the validation split, evaluation on all candidates of the test requests with
+their grades. Finished steps are kept. Beside expected AUC it tells how the inferred slope of users ranks with the strictness that
+the log was made with, by the events that the user has had at the last request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ablation import prectr, sets
+from common import describe
+from scipy.stats import spearmanr
+
+EVENTS = {"1-19": (1, 20), "20-99": (20, 100), "100+": (100, 2**62)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", default="prectr_v2", help="of the ranker")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the ranker and its samples")
+    parser.add_argument("--mixed", action="append", default=[], metavar="KEY=VALUE", help="for the mixed effects")
+    arguments = parser.parse_args()
+    test_from = json.loads((arguments.log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
+    common = [f"data.split.test_from={test_from}"]
+    samples = {name: arguments.out / name for name in ("samples", "candidates")}
+    for name, folder in samples.items():
+        extra = ["--candidates", str(arguments.log / "eval" / "oracle.parquet")] if name == "candidates" else []
+        options = ["--raw", str(arguments.log / "raw"), "--out", str(folder), *extra, *sets([*common, *arguments.set])]
+        prectr(["prepare", "--config", arguments.config, *options])
+    measured = [measure(arguments, seed, common, samples) for seed in arguments.seeds]
+    print(describe("torch", "torchrec", "fbgemm-gpu-cpu"))
+    print(f"{'':34}{'shown':>18}{'all':>18}")
+    for name in measured[0]:
+        columns = "".join(f"{spread(found[name][part] for found in measured):>18}" for part in measured[0][name])
+        print(f"{name:34}{columns}", flush=True)
+
+
+def measure(arguments: argparse.Namespace, seed: int, common: list[str], samples: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """The lines of the table, for one seed."""
+    out, oracle = arguments.out / f"seed-{seed}", arguments.log / "eval" / "oracle.parquet"
+    runs = {name: out / name for name in ("ranker", "mixed", "fused")}
+    own = {"ranker": (arguments.config, arguments.set), "mixed": ("mixed", arguments.mixed)}
+    for name, (config, overrides) in own.items():
+        settings = sets([*common, *overrides, f"train.seed={seed}"])
+        prectr(["train", "--config", config, "--data", str(samples["samples"]), "--run", str(runs[name]), *settings])
+    with_sums = {name: out / name for name in samples}
+    for name, folder in with_sums.items():
+        if not folder.exists():
+            events = ["--events", str(samples["samples"])]
+            prectr(["effects", "--run", str(runs["mixed"]), "--data", str(samples[name]), "--out", str(folder), *events])
+    if not (runs["fused"] / "checkpoints" / "index.json").exists():
+        members = [str(runs["ranker"]), str(runs["mixed"])]
+        prectr(["fuse", *members, "--data", str(with_sums["samples"]), "--run", str(runs["fused"])])
+    found: dict[str, dict[str, float]] = {}
+    for name, run in runs.items():
+        data = (with_sums if name == "fused" else samples)["candidates"]
+        if not (run / "metrics-candidates.json").exists():
+            prectr(["evaluate", "--run", str(run), "--data", str(data), "--oracle", str(oracle)])
+        metrics = json.loads((run / "metrics-candidates.json").read_text(encoding="utf-8"))
+        found[name] = {part: metrics["oracle"]["expected_auc"][part]["model"] for part in ("shown", "all")}
+    return found | slopes(runs["fused"], with_sums["candidates"], oracle)
+
+
+def slopes(run: Path, candidates: Path, oracle: Path) -> dict[str, dict[str, float]]:
+    """Rank correlation of users' slopes with their strictness at their last requests; nothing where the oracle knows none."""
+    if "user_strictness" not in pq.read_schema(oracle).names:
+        return {}
+    slope = by_request(pq.read_table(run / "predictions-candidates.parquet", columns=["request_id", "user_slope"]))
+    strictness = by_request(pq.read_table(oracle, columns=["request_id", "user_strictness"]))
+    rows = [
+        pq.read_table(p, columns=["request_id", "user_id", "user_events", "timestamp"])
+        for p in candidates.rglob("part-*.parquet")
+    ]
+    last: dict[int, dict[str, Any]] = {}
+    for row in pa.concat_tables(rows).sort_by("timestamp").to_pylist():
+        if row["user_id"] and row["request_id"] in slope:
+            last[row["user_id"]] = row
+    found = {}
+    for name, (low, high) in EVENTS.items():
+        requests = [row["request_id"] for row in last.values() if low <= row["user_events"] < high]
+        if len(requests) > 2:
+            pairs = np.array([[slope[request], strictness[request]] for request in requests])
+            found[f"slope, {name} events ({len(requests)} users)"] = {"rank correlation": float(spearmanr(*pairs.T)[0])}
+    return found
+
+
+def by_request(table: pa.Table) -> dict[int, float]:
+    """Of a table with a value for each candidate that is the same for all of a request."""
+    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def spread(values: Iterable[float]) -> str:
+    """Mean, and half of the range of several."""
+    found = list(values)
+    half = f" ± {(max(found) - min(found)) / 2:.4f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.4f}{half}"
+
+
+if __name__ == "__main__":
+    main()

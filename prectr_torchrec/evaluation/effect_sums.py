@@ -1,0 +1,229 @@
+"""`prectr effects`: samples with sums over past events, by a trained ranker of mixed effects, as columns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.config.data import DataConfig, Effect
+from prectr_torchrec.config.run import validate_section
+from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.counted_kinds import sums_width
+from prectr_torchrec.data.log_ids import IDS
+from prectr_torchrec.data.parquet_files import WRITTEN, open_parquet, readable
+from prectr_torchrec.data.prepare.prepare import SPLITS
+from prectr_torchrec.data.schema import MADE_BY, MANIFEST, TOKENIZER, read_manifest, sample_schema, sample_settings
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.evaluation.predictions import sample_files
+from prectr_torchrec.evaluation.scoring import Scored, score
+from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, SUFFIX, MixedEffects
+from prectr_torchrec.runs.layout import CONFIG, load_run
+from prectr_torchrec.runs.workspace import digest, replacing
+from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, sums_before
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.system.locks import writes_file
+from prectr_torchrec.system.paths import only_local
+
+LABELLED = ("train", "validation", "test")
+"""Splits whose shown candidates are events."""
+
+
+class _Requests(NamedTuple):
+    """Of a split, by request id."""
+
+    request: NDArray[np.int64]
+    user: NDArray[np.int64]
+    query: NDArray[np.int64]
+    time: NDArray[np.int64]
+
+    def keys(self, by: _By) -> NDArray[np.int64]:
+        """What events are counted by; 0: nobody known."""
+        if by != "own":
+            return self.user if by == "user" else self.query
+        pair = (self.query.astype(np.uint64) * _ODD) ^ self.user.astype(np.uint64)
+        return np.where((self.user == 0) | (self.query == 0), 0, pair.view(np.int64))
+
+
+_By = Literal["user", "query", "own"]
+"""`own`: this user's under the query."""
+_COUNTED_BY: dict[Effect, tuple[_By, ...]] = {"user": ("user",), "query": ("query", "own")}
+"""The first one's sums, less those of the second."""
+NOTHING = 1e-9
+"""Less information than any event brings."""
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio: spreads queries over all bits, so that two pairs hardly ever meet."""
+
+
+@only_local
+@writes_file("out")
+def write_effects(
+    run: Path, data: Path, out: Path, *, events: Path | None = None, of: Sequence[Effect] = ("user",), checkpoint: str = "best"
+) -> dict[str, dict[Effect, int]]:
+    """Writes prepared samples anew, with sums over events as of each request as columns; `state/effects.py` says of what.
+
+    Every shown candidate with a click label is an event. Sums are over strictly earlier requests alone: of `user`, of this user,
+    unless nobody is known; of `query`, of others under the query. Click probabilities leave out the effects of all of these.
+
+    Args:
+        run: of a ranker of kind `mixed` with rows for them.
+        data: prepared folder.
+        out: folder to write.
+        events: prepared folder whose labelled splits are the events; None: `data`.
+        of: whose sums.
+        checkpoint: as of `evaluate`.
+
+    Returns:
+        Split -> of whom -> requests with a past.
+
+    Raises:
+        ConfigError: another kind of ranker, or one without such rows.
+        FileExistsError: `out` is there already.
+        ValueError: samples that the ranker does not fit, or that have sums already.
+    """
+    config, events = load_run(run), events or data
+    for who in of:
+        if config.model.kind != "mixed" or f"{who}{SUFFIX}" not in config.features:
+            kind = config.model.kind
+            raise ConfigError(f"{run}: needs a ranker of kind 'mixed' with features.{who}{SUFFIX}; this is one of {kind!r}")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already; remove it or choose another folder")
+    manifest = read_manifest(data, config.data, run / CONFIG)
+    own = validate_section(DataConfig, manifest["settings"]["data"], str(data / MANIFEST))
+    found: dict[str, dict[Effect, int]] = {}
+    with replacing(out) as folder, process_group(config.train.device) as process:
+        folder.mkdir()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            files = _EventFiles(Path(scratch), of)
+            for split in (split for split in LABELLED if (events / split).is_dir()):
+                files.append(score(run, events, split, checkpoint, process), _read_requests(events / split))
+            wanted = own.model_copy(update={"effects": dict(files.widths)})
+            for split in (split for split in SPLITS if (data / split).is_dir()):
+                sums = files.sums(_read_requests(data / split), Path(scratch) / split)
+                found[split] = _copy_split(data / split, folder / split, wanted, sums)
+        for name in (TOKENIZER, IDS):
+            if (data / name).is_dir():
+                shutil.copytree(data / name, folder / name)
+        settings = {**manifest["settings"], "data": sample_settings(wanted)}
+        by = ranker_digest(run, checkpoint)
+        about = {**manifest, "settings": settings, "digest": digest(settings), MADE_BY: by}
+        (folder / MANIFEST).write_text(json.dumps(about, indent=1), encoding="utf-8")
+    return found
+
+
+def ranker_digest(run: Path, checkpoint: str) -> str:
+    """Digest of the files of a run's checkpoint."""
+    return digest(json.loads((Checkpoints(run).path(checkpoint) / "files.json").read_text(encoding="utf-8")))
+
+
+def _read_requests(split: Path) -> _Requests:
+    """By request id."""
+    columns = ["request_id", "user_id", "query_id", "timestamp"]
+    table = pa.concat_tables([pq.read_table(path, columns=columns) for path in sample_files(split)]).sort_by("request_id")
+    return _Requests(*(table[name].to_numpy() for name in columns))
+
+
+class _EventFiles:
+    """Events on disk, a file a column.
+
+    Args:
+        folder: for the files.
+        of: whose effects are asked for; click probabilities leave them out.
+
+    Attributes:
+        widths: D of each.
+    """
+
+    def __init__(self, folder: Path, of: Sequence[Effect]) -> None:
+        self._folder, self._of = folder, of
+        self.widths: dict[Effect, int] = {}
+        self._sorted: dict[_By, EffectEvents] = {}
+
+    def append(self, scored: Scored, requests: _Requests) -> None:
+        """Adds those with a click label."""
+        ranker = cast(MixedEffects, scored.ranker)
+        self.widths = {who: len(ranker.variance(f"{who}{SUFFIX}")) for who in self._of}
+        with contextlib.ExitStack() as stack:
+            opened = {n: stack.enter_context((self._folder / n).open("ab")) for n in ("time", "x", "surplus", "information")}
+            keys = {by: stack.enter_context((self._folder / by).open("ab")) for by in self._keys()}
+            for rows in scored.rows:
+                kept = ~np.isnan(rows["click"])
+                row = np.searchsorted(requests.request, rows["request_id"][kept])
+                slow = rows["logged_logit"][kept].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"][kept] for who in self._of)
+                e = np.exp(-np.logaddexp(0, -slow))
+                x = rows[INPUTS][kept, : max(self.widths.values())].astype(np.float64)
+                values = {"time": requests.time[row], "x": x, "surplus": rows["click"][kept] - e, "information": e * (1 - e)}
+                for name, file in opened.items():
+                    file.write(np.ascontiguousarray(values[name]).data)
+                for by, file in keys.items():
+                    file.write(np.ascontiguousarray(requests.keys(by)[row]).data)
+
+    def sums(self, requests: _Requests, path: Path) -> dict[Effect, Floats]:
+        """(m, D + D (D + 1) / 2) of the m requests, in files that begin with a path."""
+        found: dict[Effect, Floats] = {}
+        for who, D in self.widths.items():
+            out = np.memmap(f"{path}-{who}", np.float64, "w+", shape=(max(len(requests.request), 1), sums_width(D)))
+            for by in _COUNTED_BY[who]:
+                key = requests.keys(by)
+                for rows, sums in sums_before(self._by(by, D), key, requests.time):
+                    out[rows] += np.where(key[rows, None] == 0, 0, sums if by == who else -sums)
+            for first in range(0, len(out), BLOCK):  # of own events less themselves nothing is left
+                block = out[first : first + BLOCK]
+                block[block[:, D] < NOTHING] = 0
+            found[who] = out
+        return found
+
+    def _keys(self) -> list[_By]:
+        return list(dict.fromkeys(by for who in self._of for by in _COUNTED_BY[who]))
+
+    def _by(self, by: _By, width: int) -> EffectEvents:
+        """Sorted by key and time; memory holds both, and a block of the rest."""
+        if by not in self._sorted:
+            columns = {"user": self._open(by, np.int64), "time": self._open("time", np.int64)}
+            order = np.lexsort((columns["time"], columns["user"]))
+            columns |= {name: self._open(name, np.float64) for name in ("surplus", "information")}
+            columns["x"] = self._open("x", np.float64).reshape(len(order), -1)
+            for name, column in columns.items():
+                with (self._folder / f"{by}-{name}").open("wb") as file:
+                    for first in range(0, len(order), BLOCK):
+                        file.write(np.ascontiguousarray(column[order[first : first + BLOCK]]).data)
+            self._sorted[by] = EffectEvents(
+                *(self._open(f"{by}-{name}", columns[name].dtype).reshape(columns[name].shape) for name in EffectEvents._fields)
+            )
+        events = self._sorted[by]
+        return events._replace(x=events.x[:, :width])
+
+    def _open(self, name: str, dtype: Any) -> NDArray[Any]:
+        path = self._folder / name
+        return np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _copy_split(split: Path, out: Path, data: DataConfig, sums: dict[Effect, Floats]) -> dict[Effect, int]:
+    """Returns of whom how many requests have a past."""
+    out.mkdir()
+    known: dict[Effect, int] = dict.fromkeys(sums, 0)
+    request = _read_requests(split).request
+    columns = {column.name: column for column in sample_columns(data)}
+    for path in sample_files(split):
+        with readable(path), open_parquet(path) as file:
+            schema = sample_schema(data).with_metadata(file.schema_arrow.metadata)
+            with pq.ParquetWriter(out / path.name, schema, **WRITTEN) as writer:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group)
+                    place = np.searchsorted(request, table["request_id"].to_numpy())
+                    for who, rows in sums.items():
+                        known[who] += int(rows[place].any(axis=1).sum())
+                        name = f"{who}_sums"
+                        table = table.append_column(name, columns[name].kind.to_arrow(rows[place]))
+                    writer.write_table(table.select(schema.names).cast(schema), row_group_size=max(len(table), 1))
+    return known

@@ -1,0 +1,99 @@
+"""Sums over past events as columns of samples, by a trained ranker of mixed effects, against the events one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_run import MIXED, small_config, write_small_data
+
+from prectr_torchrec.config.data import Effect
+from prectr_torchrec.data.schema import load_manifest, read_manifest
+from prectr_torchrec.distributed.process import process_group
+from prectr_torchrec.evaluation import effect_sums as effects
+from prectr_torchrec.evaluation.scoring import score
+from prectr_torchrec.system.errors import ConfigError
+from prectr_torchrec.training.trainer import Trainer
+
+D = {"user": 10, "query": 2}
+OF: tuple[Effect, ...] = ("user", "query")
+
+
+class Job(NamedTuple):
+    run: Path
+    data: Path
+    out: Path
+    known: dict[str, dict[Effect, int]]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("effects")
+    stages = [{"split": "train", "epochs": 1, "warmup_steps": 2}]
+    config = small_config(train={"stages": stages, "validation": False}, **MIXED)
+    data = write_small_data(folder / "data", config, requests=60)
+    with process_group("cpu") as process:
+        Trainer(config, data, folder / "run", process).train()
+    known = effects.write_effects(folder / "run", data, folder / "out", of=OF, checkpoint="last")
+    return Job(folder / "run", data, folder / "out", known)
+
+
+def samples(data: Path, split: str) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted((data / split).glob("*.parquet"))])
+
+
+def test_every_request_has_the_sums_of_all_strictly_earlier_events(job: Job) -> None:
+    past: list[tuple[dict[str, Any], Any, float, float]] = []
+    for split in effects.LABELLED:
+        requests = {row["request_id"]: row for row in samples(job.data, split).to_pylist()}
+        with process_group("cpu") as process:
+            for rows in score(job.run, job.data, split, "last", process).rows:
+                slow = rows["logged_logit"].astype(np.float64) - rows["user_effect"] - rows["query_effect"]
+                e = 1 / (1 + np.exp(-slow))
+                values = zip(rows["request_id"], rows["inputs_of_effects"], rows["click"], e, strict=True)
+                past += [(requests[int(request)], x.astype(np.float64), y, p) for request, x, y, p in values]
+    for split in effects.LABELLED:
+        for request in samples(job.out, split).to_pylist()[::3]:
+            for who, dim in D.items():
+                expected = np.zeros(dim + dim * (dim + 1) // 2)
+                for event, x, y, p in past:
+                    mine = event["user_id"] == request["user_id"] != 0
+                    wanted = mine if who == "user" else event["query_id"] == request["query_id"] != 0 and not mine
+                    if wanted and event["timestamp"] < request["timestamp"]:
+                        upper = np.outer(x[:dim], x[:dim])[np.triu_indices(dim)]
+                        expected += np.concatenate([(y - p) * x[:dim], p * (1 - p) * upper])
+                np.testing.assert_allclose(request[f"{who}_sums"], expected, atol=1e-5)
+
+
+def test_who_has_no_past_has_zeros_and_is_not_counted(job: Job) -> None:
+    for split in effects.LABELLED:
+        table = samples(job.out, split)
+        for who in OF:
+            found = np.array(table[f"{who}_sums"].to_pylist())
+            assert found.any(axis=1).sum() == job.known[split][who] < len(found)
+    assert sum(known["user"] for known in job.known.values()) > 50
+
+
+def test_nothing_else_of_the_samples_changes(job: Job) -> None:
+    for split in effects.LABELLED:
+        assert samples(job.out, split).drop_columns(["user_sums", "query_sums"]).equals(samples(job.data, split))
+    config = small_config(**MIXED)
+    with_sums = config.data.model_copy(update={"effects": D})
+    assert read_manifest(job.out, with_sums)["effects"] == effects.ranker_digest(job.run, "last")
+    assert load_manifest(job.out)["examination"] == load_manifest(job.data)["examination"]
+    with pytest.raises(ValueError, match=r"prepared with data\.effects"):
+        read_manifest(job.out, config.data)
+
+
+def test_what_cannot_be_done_is_said(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileExistsError, match="is there already; remove it or choose another folder"):
+        effects.write_effects(job.run, job.data, job.out)
+    with pytest.raises(ValueError, match=r"prepared with data\.effects"):
+        effects.write_effects(job.run, job.out, tmp_path / "twice")
+    monkeypatch.setattr(effects, "load_run", lambda run: small_config())
+    with pytest.raises(ConfigError, match=r"needs a ranker of kind 'mixed' with features.user_effect; this is one of 'prectr'"):
+        effects.write_effects(tmp_path, tmp_path, tmp_path / "out")
