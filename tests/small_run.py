@@ -57,6 +57,8 @@ COLUMNS = {
     "impressions": {"bm25": {"number": {"transform": "signed_log"}}, "view": {"vector": 3}, "badges": "ids", "engine": "id"},
 }
 """Columns of the log's own, of each kind wherever there may be one."""
+DECLARED = ("device", "query_kind", "user_interests", "candidate_tags", "candidate_badges", "candidate_engine")
+"""Features of these: where a test declares no columns, they and their tables are not there."""
 
 
 def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
@@ -116,6 +118,10 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
         if "kind" not in values and "parts" in values and "parts" in tree.get(section, {}):
             given["parts"] = {**tree[section]["parts"], **values["parts"]}
         tree[section] = given
+    if not tree["data"]["columns"]:
+        tree["features"] = {name: feature for name, feature in tree["features"].items() if name not in DECLARED}
+        used = {feature["table"] for feature in tree["features"].values()}
+        tree["tables"] = {name: table for name, table in tree["tables"].items() if name in used}
     return validate_config(tree, "small_config")
 
 

@@ -44,7 +44,7 @@ def start(source: Path, config: RunConfig, run: Path, process: Process) -> dict[
 
 
 def test_chosen_tables_and_towers_start_as_the_other_run_ended(source: Path, tmp_path: Path, process: Process) -> None:
-    chosen = {"include": ["tables.item", "tables.[bu]*", "relevance.*"], "exclude": ["tables.brand", "relevance.tower.*"]}
+    chosen = {"include": ["tables.item", "tables.[bu][rs]*", "relevance.*"], "exclude": ["tables.brand", "relevance.tower.*"]}
     theirs = start(source, config_from(source), tmp_path / "all", process)
     own = start(source, small_config("table_wise", train={"seed": 7}), tmp_path / "none", process)
     found = start(source, config_from(source, **chosen), tmp_path / "some", process)

@@ -186,7 +186,7 @@ def test_the_command_prints_tables_and_writes_the_same_as_json(
     parts = ("relevance probabilities", "click by level", *effects, "taste", "taste variance")
     weights = ("weight own", "weight peers", "weight prior")
     assert sorted(re.split(r" {2,}", header)) == sorted(
-        ("item", "title", "grade", "level", "click probability", *parts, *weights)
+        ("item", "title", "grade", "level", "click probability", "price", "bm25", *parts, *weights)
     )
     said = {name: part["meaning"] for name, part in found["parts"].items()}
     assert f"taste: {said['taste']}" in done.output and "a known or predicted level replaces them" in done.output

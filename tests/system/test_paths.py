@@ -34,7 +34,7 @@ from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import PathError, check_arguments, literal, local_path
 from prectr_torchrec.text import distill, teach
-from prectr_torchrec.training import main
+from prectr_torchrec.training import rank
 
 URLS = ["s3://bucket/x", "gs://b/x", "hdfs://name:9000/x", "abfs://c@a/x", "file:///x", "dbfs:/x", "simplecache::s3://b/x"]
 PLAIN = ["runs/a", "/tmp/a[1]", "12:30/x", "click=1/x", "a:b", "./s3:", "C:/x"]
@@ -128,7 +128,7 @@ S3 = Path("s3://bucket/x")
         lambda out: write_report(out / "r.html", {"a": S3}),
         lambda out: run_baseline("trees", out, S3),
         lambda out: Ranker.load("s3://bucket/x"),
-        lambda out: main.main(["--config", "demo", "--data", str(out), "--run", "s3://bucket/x"]),
+        lambda out: rank.main(["--config", "demo", "--data", str(out), "--run", "s3://bucket/x"]),
         lambda out: evaluate.main(["--run", str(out), "--data", "s3://bucket/x"]),
         lambda out: teach.main(["--teacher", str(out), "--pairs", str(out), "--out", "s3://bucket/x"]),
         lambda out: distill.main(["--config", "student", "--pairs", "s3://bucket/x", "--out", str(out)]),
