@@ -140,7 +140,7 @@ class MixedEffects(RankingModel):
         self.knots: Tensor
         self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
         self.register_buffer("knots", torch.linspace(*grade_range, K), persistent=False)
-        self.by_grade = nn.Parameter(torch.cat([torch.linspace(-2.0, -0.5, K), torch.zeros(K)]))
+        self.by_grade = nn.Parameter(torch.linspace(-2.0, -0.5, K))
         self.position_bias = nn.Parameter(torch.zeros(position_count + 1))
 
     def _reported(self) -> dict[str, ReportedPart]:
@@ -261,10 +261,8 @@ class MixedEffects(RankingModel):
         middle = (self.knots[0] + self.knots[-1]) / 2
         own = middle if self.relevance is None else text.relevance.log_pi.detach().exp() @ self.level_grades
         expected = torch.where(predicted.sum(1) > 0, predicted @ self.level_grades, own)
-        missing = given.isnan()
-        grade = torch.where(missing, expected, given)
-        basis = grade_distributions(grade, self.knots)  # (C, K)
-        f = torch.cat([basis, basis * missing.unsqueeze(1)], dim=1) @ self.by_grade
+        grade = torch.where(given.isnan(), expected, given)
+        f = grade_distributions(grade, self.knots) @ self.by_grade
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
         vector = sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank))
         if self.title is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prectr_torchrec.cli.options import Checkpoint, Nproc, Run, Samples
-from prectr_torchrec.config.data import Effect
 from prectr_torchrec.system.locks import check_free
+
+if TYPE_CHECKING:
+    from prectr_torchrec.config.data import Effect
 
 app = typer.Typer()
 

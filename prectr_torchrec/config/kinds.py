@@ -175,7 +175,7 @@ class MixedConfig(RelevanceSection):
     """
 
     built_of: ClassVar[str] = "mixed_effects:MixedEffects"
-    losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0, "anchor": 1.0, "random_negatives": 0.3}
+    losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0, "anchor": 1.0, "random_negatives": 2.0}
     kind: Literal["mixed"] = "mixed"
     relevance: bool = True
     """A relevance side, which says what level a candidate without a grade has; false: the middle grade stands for it."""

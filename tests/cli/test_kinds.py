@@ -16,7 +16,10 @@ from small_run import MIXED, small_config, write_small_data
 
 from prectr_torchrec.config.files import dump_config
 
-KINDS: dict[str, dict[str, Any]] = {"dnn": {"model": {"kind": "dnn", "tower": [16]}}, "mixed": MIXED}
+KINDS: dict[str, dict[str, Any]] = {
+    "dnn": {"model": {"kind": "dnn", "tower": [16]}},
+    "mixed": {**MIXED, "model": {"kind": "mixed", "relevance": False}},
+}
 """Kind -> sections of its configuration."""
 REPORTED = {"mixed": {"user_effect", "query_effect", "group_effect", "item_effect"}}
 """What it reports of each candidate."""

@@ -22,7 +22,7 @@ EFFECTS = {"user_effect": 2 + RANK, "query_effect": 2, "group_effect": 2, "item_
 def model() -> MixedEffects:
     model = MixedEffects(EFFECTS, ["brand_id", "title_tokens"], rank=RANK, level_grades=GRADES, grade_range=(1.0, 3.0))
     with torch.no_grad():
-        model.by_grade.copy_(torch.tensor([-2.0, -1.0, 0.0, 0.5, 0.1, 0.2, 0.3, 0.4]))
+        model.by_grade.copy_(torch.tensor([-2.0, -1.0, 0.0, 0.5]))
         model.position_bias[:3] = torch.tensor([9.0, 0.5, -1.0])
     return model.eval()
 
@@ -48,10 +48,10 @@ def inputs() -> Inputs:
 
 def test_the_logit_is_the_formula(model: MixedEffects, inputs: Inputs) -> None:
     out, knots = model(inputs), [1.0, 5 / 3, 7 / 3, 3.0]
-    for c, (grade, missing) in enumerate([(3.0, 0), ((1.25 + 2.5) / 2, 1), (2.0, 1), (1.2, 0)]):
+    for c, grade in enumerate([3.0, (1.25 + 2.5) / 2, 2.0, 1.2]):
         left = max(k for k in range(3) if knots[k] <= grade)
         share = (grade - knots[left]) / (2 / 3)
-        f = sum((1 - share) * model.by_grade[left + 4 * m] + share * model.by_grade[left + 1 + 4 * m] for m in range(1 + missing))
+        f = (1 - share) * model.by_grade[left] + share * model.by_grade[left + 1]
         vector = inputs.candidate["brand_id"][c] + inputs.candidate["title_tokens"][c]
         x = torch.cat([torch.tensor([1.0, grade - 2.0]), vector])
         rows = {name: inputs.rows([name])[c] for name in EFFECTS}
@@ -133,7 +133,11 @@ def test_every_weight_and_row_learns(model: MixedEffects, inputs: Inputs) -> Non
 @pytest.mark.parametrize(
     ("request_", "candidate", "message"),
     [
-        ({"user_effect": 12}, {"brand_id": 4, "title_tokens": 8}, "the vectors of an item need tables of one width"),
+        (
+            {"user_effect": 12},
+            {"brand_id": 4, "title_tokens": 8},
+            "the vectors of an item need one width, 8 as of model.taste or the widest table; got",
+        ),
         ({"device_effect": 4}, {}, "no occurrences are counted for device_effect; valid: user_effect, query_effect"),
         ({"user_effect": 8}, {}, "a row of user_effect is 8 wide, and 4 are read: mean and width of 2 + 0"),
     ],
@@ -144,7 +148,7 @@ def test_widths_that_do_not_fit_are_refused(request_: dict[str, int], candidate:
 
     given = Given(Widths(request_, candidate, {}), GRADES, (1.0, 3.0), 10, (), nothing, nothing)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=re.escape(message)):
-        MixedEffects.build(given, position_bias=True, position_count=5, relevance=False, posterior={})
+        MixedEffects.build(given, position_bias=True, position_count=5, relevance=False, posterior={}, taste=0)
 
 
 @pytest.fixture

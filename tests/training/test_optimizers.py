@@ -90,13 +90,13 @@ def test_reset_tables_forgets_weights_and_states_and_keeps_the_towers(small: Sma
     small.train()
     trained = small.weights()
     assert any(state.abs().sum() > 0 for state in small.states().values())
-    reset_tables(small.model, small.optimizers, seed=1)
+    reset_tables(small.model, small.optimizers, 1, small_config().tables)
     fresh = small.weights()
     assert all(torch.equal(trained[n], fresh[n]) for n in trained if not n.startswith("embeddings."))
     assert all(not torch.equal(trained[n], fresh[n]) for n in trained if n.startswith("embeddings."))
     assert all(fresh[n].abs().max() <= 101**-0.5 for n in fresh if n.startswith("embeddings."))
     assert all(state.eq(0).all() for state in small.states().values())
-    reset_tables(small.model, small.optimizers, seed=1)
+    reset_tables(small.model, small.optimizers, 1, small_config().tables)
     assert all(torch.equal(fresh[n], w) for n, w in small.weights().items())
 
 
