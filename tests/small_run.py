@@ -119,10 +119,14 @@ def small_config(sharding: str | None = None, **sections: Any) -> RunConfig:
             given["parts"] = {**tree[section]["parts"], **values["parts"]}
         tree[section] = given
     if not tree["data"]["columns"]:
-        tree["features"] = {name: feature for name, feature in tree["features"].items() if name not in DECLARED}
-        used = {feature["table"] for feature in tree["features"].values()}
-        tree["tables"] = {name: table for name, table in tree["tables"].items() if name in used}
+        _drop_declared(tree)
     return validate_config(tree, "small_config")
+
+
+def _drop_declared(tree: dict[str, Any]) -> None:
+    tree["features"] = {name: feature for name, feature in tree["features"].items() if name not in DECLARED}
+    used = {feature["table"] for feature in tree["features"].values()}
+    tree["tables"] = {name: table for name, table in tree["tables"].items() if name in used}
 
 
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
