@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import LARGEST, Id, Measure, Text, Vector, vector_rows
 from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
-from prectr_torchrec.data.counted_kinds import Counter
+from prectr_torchrec.data.counted_kinds import Row
 from prectr_torchrec.data.json_values import id_field
 from prectr_torchrec.data.list_kinds import Ids, Weights
 from prectr_torchrec.data.schema import sample_schema
@@ -203,8 +203,8 @@ def _value(request: Request, field: Field, path: str) -> Any:
 
 def _check_column(field: Field, column: pa.Array) -> None:
     """Refuses values of an Arrow column that a request could not have."""
-    if isinstance(field.column.kind, Counter):
-        lengths, bins = pc.list_value_length(column).to_numpy(zero_copy_only=False), field.column.kind.num_levels + 1
+    if isinstance(field.column.kind, Row):
+        lengths, bins = pc.list_value_length(column).to_numpy(zero_copy_only=False), field.column.kind.width
         if (wrong := np.flatnonzero(lengths != bins)).size:
             row = int(wrong[0])
             raise RequestError(f"row {row}: {field.name}", f"{lengths[row]} values", field.json.expected)
@@ -233,7 +233,7 @@ def _check_column(field: Field, column: pa.Array) -> None:
 
 def _place(field: Field, column: pa.Array, number: int) -> str:
     """Where a value of an Arrow column stands: the n-th, of lists the n-th of all."""
-    if not (field.column.listed or isinstance(field.column.kind, Counter)):
+    if not (field.column.listed or isinstance(field.column.kind, Row)):
         return f"row {number}: {field.name}"
     ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
     row = int(np.searchsorted(ends, number, side="right"))

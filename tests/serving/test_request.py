@@ -109,6 +109,12 @@ def test_a_wrong_column_of_a_table_is_named(column: str, values: list[Any], mess
         SCHEMA.from_arrow(pa.table(columns))
 
 
+def test_sums_of_another_number_of_effects_are_named() -> None:
+    columns = {"query": ["a", "b"], "candidate_item_id": [[1], [2]], "user_sums": [[0.0] * 5, [0.0] * 3]}
+    with pytest.raises(RequestError, match=r"row 1: user_sums: got 3 values; expected 5 numbers from"):
+        RequestSchema(DataConfig(effects={"user": 2})).from_arrow(pa.table(columns))
+
+
 def test_a_table_without_candidates_column_is_refused() -> None:
     with pytest.raises(RequestError, match="candidate_item_id: got no such column; expected a column of list"):
         SCHEMA.from_arrow(pa.table({"query": ["a"]}))
