@@ -15,6 +15,7 @@ from ..inputs import Inputs
 from ..mixture import ClickProbability, grade_distributions
 from ..parts.base import Given, ReportedPart
 from ..parts.taste import TitleBag
+from ..text.match import TextMatch
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions, RankingModel
 
@@ -188,6 +189,9 @@ class MixedEffects(RankingModel):
                     f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients, and {2 + rank} are read: 2 + {rank}"
                 )
         dims = {name: width // 2 for name, width in looked_up.items()}
+        relevance = given.relevance() if settings["relevance"] else None
+        match = relevance.match if relevance is not None else None
+        words = match or given.match() if settings["taste"] else None
         return cls(
             dims,
             list(vectors),
@@ -195,8 +199,8 @@ class MixedEffects(RankingModel):
             level_grades=given.level_grades,
             grade_range=given.grade_range,
             position_count=positions,
-            relevance=given.relevance() if settings["relevance"] else None,
-            title=_frequent_words(given, rank, settings["taste_share"]) if settings["taste"] else None,
+            relevance=relevance,
+            title=_frequent_words(given, words, rank, settings["taste_share"]) if words is not None else None,
             posterior=inferred,
         )
 
@@ -270,7 +274,7 @@ class MixedEffects(RankingModel):
         return f, torch.cat([x, vector], dim=1)
 
 
-def _frequent_words(given: Given, dim: int, share: float) -> TitleBag:
+def _frequent_words(given: Given, words: TextMatch, dim: int, share: float) -> TitleBag:
     """Vectors of titles by the words that at least a share of the texts contains: of others, clicks would tell little."""
-    rare = (given.match().idf > -math.log(share)).nonzero().flatten().tolist()
+    rare = (words.idf > -math.log(share)).nonzero().flatten().tolist()
     return TitleBag(given.vocab_size, dim, special_tokens=(*given.special_tokens, *rare))

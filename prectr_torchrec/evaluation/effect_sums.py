@@ -109,8 +109,9 @@ def write_effects(
                 files.append(score(run, events, split, checkpoint, process), _read_requests(events / split))
             wanted = own.model_copy(update={"effects": dict(files.widths)})
             for split in (split for split in SPLITS if (data / split).is_dir()):
-                sums = files.sums(_read_requests(data / split), Path(scratch) / split)
-                found[split] = _copy_split(data / split, folder / split, wanted, sums)
+                requests = _read_requests(data / split)
+                sums = files.sums(requests, Path(scratch) / split)
+                found[split] = _copy_split(data / split, folder / split, wanted, requests, sums)
         for name in (TOKENIZER, IDS):
             if (data / name).is_dir():
                 shutil.copytree(data / name, folder / name)
@@ -155,7 +156,8 @@ class _EventFiles:
         self.widths = {who: len(ranker.variance(f"{who}{SUFFIX}")) for who in self._of}
         with contextlib.ExitStack() as stack:
             opened = {n: stack.enter_context((self._folder / n).open("ab")) for n in ("time", "x", "surplus", "information")}
-            keys = {by: stack.enter_context((self._folder / by).open("ab")) for by in self._keys()}
+            counted = list(dict.fromkeys(by for who in self._of for by in _COUNTED_BY[who]))
+            keys = [(stack.enter_context((self._folder / by).open("ab")), requests.keys(by)) for by in counted]
             for rows in scored.rows:
                 kept = ~np.isnan(rows["click"])
                 row = np.searchsorted(requests.request, rows["request_id"][kept])
@@ -165,8 +167,8 @@ class _EventFiles:
                 values = {"time": requests.time[row], "x": x, "surplus": rows["click"][kept] - e, "information": e * (1 - e)}
                 for name, file in opened.items():
                     file.write(np.ascontiguousarray(values[name]).data)
-                for by, file in keys.items():
-                    file.write(np.ascontiguousarray(requests.keys(by)[row]).data)
+                for file, key in keys:
+                    file.write(np.ascontiguousarray(key[row]).data)
 
     def sums(self, requests: _Requests, path: Path) -> dict[Effect, Floats]:
         """(m, D + D (D + 1) / 2) of the m requests, in files that begin with a path."""
@@ -182,9 +184,6 @@ class _EventFiles:
                 block[block[:, D] < NOTHING] = 0
             found[who] = out
         return found
-
-    def _keys(self) -> list[_By]:
-        return list(dict.fromkeys(by for who in self._of for by in _COUNTED_BY[who]))
 
     def _by(self, by: _By, width: int) -> EffectEvents:
         """Sorted by key and time; memory holds both, and a block of the rest."""
@@ -208,11 +207,10 @@ class _EventFiles:
         return np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.zeros(0, dtype)
 
 
-def _copy_split(split: Path, out: Path, data: DataConfig, sums: dict[Effect, Floats]) -> dict[Effect, int]:
+def _copy_split(split: Path, out: Path, data: DataConfig, requests: _Requests, sums: dict[Effect, Floats]) -> dict[Effect, int]:
     """Returns of whom how many requests have a past."""
     out.mkdir()
     known: dict[Effect, int] = dict.fromkeys(sums, 0)
-    request = _read_requests(split).request
     columns = {column.name: column for column in sample_columns(data)}
     for path in sample_files(split):
         with readable(path), open_parquet(path) as file:
@@ -220,7 +218,7 @@ def _copy_split(split: Path, out: Path, data: DataConfig, sums: dict[Effect, Flo
             with pq.ParquetWriter(out / path.name, schema, **WRITTEN) as writer:
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group)
-                    place = np.searchsorted(request, table["request_id"].to_numpy())
+                    place = np.searchsorted(requests.request, table["request_id"].to_numpy())
                     for who, rows in sums.items():
                         known[who] += int(rows[place].any(axis=1).sum())
                         name = f"{who}_sums"
