@@ -131,7 +131,7 @@ def _drop_declared(tree: dict[str, Any]) -> None:
 
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
 MIXED: dict[str, Any] = {
-    "model": {"kind": "mixed"},
+    "model": {"kind": "mixed", "dropout": 0.0},
     "tables": {
         "user_effect": {**_EFFECT, "dim": 20, "sharding": ["row_wise"]},
         "query_effect": {**_EFFECT, "sharding": ["table_wise"]},

