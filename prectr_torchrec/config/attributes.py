@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from prectr_torchrec.config.columns import ColumnsConfig, Place
+from prectr_torchrec.config.columns import ColumnsConfig, LabelColumn, Place
+from prectr_torchrec.system.errors import nearest
 
 OF_ITEMS = frozenset(
     "item_id query_id title title_tokens position click relevance level predicted age in_group shown clicked examined".split()
@@ -81,3 +82,23 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
             if (space, low) in seen:
                 raise ValueError(f"{where}: declared twice, also in {seen[space, low]}; {advice}")
             seen[space, low] = f"columns.{place}"
+
+
+def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig) -> None:
+    """Raises ValueError where a label is called like another column, or follows one that is not declared, or itself."""
+    declared = {name.lower(): f"columns.{place}" for place, name, _ in columns.declared() if place != "users"}
+    for name, label in labels.items():
+        if not re.fullmatch(r"[^\W\d]\w*", name) or name.lower() in _TAKEN["impressions"]:
+            raise ValueError(f"labels.{name}: this is no name that a label can have; give it another one, such as cart")
+        if name.lower() in declared:
+            raise ValueError(f"labels.{name}: declared twice, also in {declared[name.lower()]}")
+        if label.after != "click" and label.after not in labels:
+            known = ["click", *labels]
+            raise ValueError(f"labels.{name}: follows {label.after!r}, which is no label{nearest(label.after, known)}")
+        passed = [name]
+        while label.after != "click":
+            if label.after in passed:
+                circle = " after ".join([*passed, label.after])
+                raise ValueError(f"labels.{name}: {circle} is a circle; one of them has to come after click")
+            passed.append(label.after)
+            label = labels[label.after]

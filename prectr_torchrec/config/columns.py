@@ -56,6 +56,13 @@ class IdsColumn(Section):
     """The column of the same table that has a weight for each id, as a list, or as text with the same separator."""
 
 
+class LabelColumn(Section):
+    """Something else than the click that a user may do with a candidate: 0, 1, or null where it is not known."""
+
+    after: str = "click"
+    """What comes before it: `click`, or another label."""
+
+
 class WeightsColumn(NamedTuple):
     """Weights of ids, which stand in a column of their own."""
 
@@ -64,7 +71,7 @@ class WeightsColumn(NamedTuple):
     separator: str | None
 
 
-Settings = NumberColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn
+Settings = NumberColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn | LabelColumn
 
 
 class ColumnConfig(Section):

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prectr_torchrec.config.attributes import check_attributes, check_columns
+from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels
 from prectr_torchrec.config.base import LocalPath, Section
-from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, Place
+from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
 
 ZeroId = Literal["none", "id"]
 """What the id 0 is."""
@@ -124,6 +124,8 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
     `number`, `vector`."""
+    labels: dict[str, LabelColumn] = {}
+    """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1."""
     effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
@@ -160,13 +162,15 @@ class DataConfig(Section):
     def _attributes_have_names_of_their_own(self) -> DataConfig:
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
+        check_labels(self.labels, self.columns)
         return self
 
     def declared(self) -> Iterator[Declared]:
-        """The columns of the log's own: the attributes, which are ids, and those of `columns`."""
+        """The columns of the log's own: the attributes, which are ids, those of `columns`, and labels."""
         yield from (Declared("users", name, IdColumn()) for name in self.user_attributes)
         yield from (Declared("items", name, IdColumn()) for name in self.item_attributes)
         yield from self.columns.declared()
+        yield from (Declared("impressions", name, settings) for name, settings in self.labels.items())
 
     def ids_of(self, place: Place) -> list[str]:
         """Names of the declared columns of one id."""

@@ -11,6 +11,7 @@ from prectr_torchrec.config.columns import (
     Declared,
     IdColumn,
     IdsColumn,
+    LabelColumn,
     NumberColumn,
     Place,
     Settings,
@@ -139,7 +140,8 @@ def declared_columns(data: DataConfig, *tables: Table, id_kinds: Mapping[str, st
         if not tables or table in tables:
             source = Source(table, declared.name, f"{declared.place}_{number}")
             key = declared.sample.removeprefix("candidate_") if family == "candidate" else declared.sample
-            columns.append(Column(family, key, _declared_kind(declared, ids), source, "As the log has it."))
+            served = not isinstance(declared.settings, LabelColumn)
+            columns.append(Column(family, key, _declared_kind(declared, ids), source, "As the log has it.", served=served))
     return columns
 
 
@@ -183,6 +185,8 @@ def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
             return Ids(ids.written.get(declared.name, "either"), ids.data.zero_id, separator)  # type: ignore[arg-type]
         case WeightsColumn(of, separator):
             return Weights(of, separator)
+        case LabelColumn():
+            return Label()
 
 
 class _Ids(NamedTuple):

@@ -32,6 +32,7 @@ _AGREED = (
     "item_attributes",
     "user_attributes",
     "columns",
+    "labels",
     "effects",
     "history_length",
     "history_events",

@@ -13,6 +13,7 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config, load_config
 from prectr_torchrec.config.run import validate_config
 from prectr_torchrec.config.unused import unused_settings
+from prectr_torchrec.data.column_kinds import Label
 from prectr_torchrec.data.columns import Column, sample_columns
 from prectr_torchrec.system.errors import ConfigError
 
@@ -170,6 +171,39 @@ def test_no_declared_column_is_called_like_one_of_ours(column: Column) -> None:
 
 
 PREFIXES = {"users": "user_", "queries": "query_"}
+
+
+BAD_LABELS: dict[str, tuple[dict[str, Any], str]] = {
+    "one that is not declared": (
+        {"order": {"after": "carts"}, "cart": {}},
+        "labels.order: follows 'carts', which is no label (did you mean 'cart'?)",
+    ),
+    "itself": ({"order": {"after": "order"}}, "labels.order: order after order is a circle; one of them has to"),
+    "in a circle": (
+        {"order": {"after": "cart"}, "cart": {"after": "order"}},
+        "labels.order: order after cart after order is a circle",
+    ),
+    "a name of ours": ({"Click": {}}, "labels.Click: this is no name that a label can have"),
+    "no name": ({"to cart": {}}, "labels.to cart: this is no name that a label can have"),
+    "a column twice": ({"Price": {}}, "labels.Price: declared twice, also in columns.items"),
+    "an unknown setting": ({"order": {"afer": "click"}}, "data.labels.order.afer: unknown key (did you mean 'after'?)"),
+}
+
+
+@pytest.mark.parametrize(("labels", "message"), BAD_LABELS.values(), ids=BAD_LABELS)
+def test_a_wrong_label_is_named(labels: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        validate_config({"name": "x", "data": {"labels": labels, "columns": {"items": {"price": "number"}}}}, "test")
+
+
+def test_samples_have_a_label_of_each_candidate_and_requests_have_none() -> None:
+    data = DataConfig.model_validate({"labels": {"cart": {}, "order": {"after": "cart"}}})
+    labels = [column for column in sample_columns(data) if isinstance(column.kind, Label)]
+    assert [(column.name, column.served) for column in labels] == [
+        ("candidate_click", True),
+        ("candidate_cart", False),
+        ("candidate_order", False),
+    ]
 
 
 def test_a_column_that_is_written_twice_is_refused(tmp_path: Path) -> None:
