@@ -1,4 +1,4 @@
-"""`prectr evaluate`, `baseline`, `explain`, `effects` and `report`: what a run is worth, and why it ranks as it does."""
+"""Commands that say what a run is worth, and why it ranks as it does."""
 
 from __future__ import annotations
 
@@ -59,6 +59,29 @@ def evaluate(
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
     given += ["--hide-grades"] if hide_grades else []
     launch("evaluate", ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint, *given], nproc)
+
+
+@app.command()
+def importance(
+    run: Run,
+    data: Samples,
+    split: Annotated[str | None, typer.Option(help="test where there is one, else candidates.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON file to write; default: importance-<split>.json in the run.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the exchanges.")] = 0,
+    checkpoint: Checkpoint = "best",
+    nproc: Nproc = 1,
+) -> None:
+    """Exchange each column that a ranker reads among requests or candidates, and measure what the AUC loses."""
+    from prectr_torchrec.cli.preflight import check_run
+    from prectr_torchrec.distributed.launch import launch
+
+    check_run(run, checkpoint, data)
+    optional = {"--split": split, "--out": out}
+    given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
+    arguments = ["--run", str(run), "--data", str(data), "--checkpoint", checkpoint, "--seed", str(seed), *given]
+    launch("importance", arguments, nproc)
 
 
 @app.command()

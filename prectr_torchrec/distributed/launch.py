@@ -22,11 +22,12 @@ from prectr_torchrec.system.orphans import die_with_parent
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-Program = Literal["train", "fuse", "evaluate", "teach", "distill"]
+Program = Literal["train", "fuse", "evaluate", "importance", "teach", "distill"]
 PROGRAMS: dict[Program, str] = {
     "train": "prectr_torchrec.training.rank",
     "fuse": "prectr_torchrec.training.fuse",
     "evaluate": "prectr_torchrec.evaluation.evaluate",
+    "importance": "prectr_torchrec.evaluation.importance",
     "teach": "prectr_torchrec.text.teach",
     "distill": "prectr_torchrec.text.distill",
 }

@@ -18,21 +18,17 @@ Both orders are measured on the same resampled requests, so that the interval is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
-
-Array = NDArray[Any]
-Measure = Callable[[Array], float]
-"""From weights of the requests (G,) to the value."""
+from prectr_torchrec.evaluation.bootstrap import Array, Measure, auc, paired_differences, ratio
 
 MAX_WEIGHT = 10.0
-REPLICATES = 200
+_FIELDS = ("model", "logged_order", "difference", "interval")
 VERDICT = "ndcg@10"
 """The measure that decides."""
 
@@ -109,13 +105,13 @@ def _logged(score: Array, shown: Shown) -> dict[str, Measure]:
     """The project's own measures of clicks, as functions of the requests' weights."""
     click, request = shown.click, shown.request
     measures: dict[str, Measure] = {
-        "auc": _auc(score, click, 1 - click, request),
-        "gauc_request": _ratio(*m.gauc_sums(score, click, request)),
+        "auc": auc(score, click, 1 - click, request),
+        "gauc_request": ratio(*m.gauc_sums(score, click, request)),
     }
     for k in m.NDCG_AT:
         ideal = m.dcg(click, click, request, k)
         some = np.where(ideal > 0, 1.0, 0.0)
-        measures[f"ndcg@{k}"] = _ratio(m.dcg(score, click, request, k) / np.where(ideal > 0, ideal, 1), some)
+        measures[f"ndcg@{k}"] = ratio(m.dcg(score, click, request, k) / np.where(ideal > 0, ideal, 1), some)
     return measures
 
 
@@ -124,59 +120,18 @@ def _corrected(score: Array, shown: Shown, weights: Array) -> dict[str, Measure]
     won, pairs = m.pair_weights(score, gain, 1 - gain, request)
     itself = np.bincount(request, gain * (1 - gain))  # a row is no pair with itself; half of it was counted as a tie
     measures: dict[str, Measure] = {
-        "auc": _auc(score, gain, 1 - gain, request),
-        "pair_accuracy": _ratio(won - itself / 2, pairs - itself),
+        "auc": auc(score, gain, 1 - gain, request),
+        "pair_accuracy": ratio(won - itself / 2, pairs - itself),
     }
     for k in m.NDCG_AT:
-        measures[f"ndcg@{k}"] = _ratio(m.dcg(score, gain, request, k), m.dcg(gain, gain, request, k))
+        measures[f"ndcg@{k}"] = ratio(m.dcg(score, gain, request, k), m.dcg(gain, gain, request, k))
     return measures
 
 
 def _differences(model: dict[str, Measure], logged: dict[str, Measure], *, requests: int, seed: int) -> dict[str, Any]:
-    """Values, differences, and intervals of the differences by the bootstrap's standard error."""
-    once, rng = np.ones(requests), np.random.default_rng(seed)
-    replicates: dict[str, list[float]] = {name: [] for name in model}
-    for _ in range(REPLICATES):
-        weights = np.bincount(rng.integers(0, requests, requests), minlength=requests).astype(np.float64)
-        for name, values in replicates.items():
-            values.append(model[name](weights) - logged[name](weights))
+    """Values, differences, and their intervals; null where there is no difference."""
     found = {}
-    for name, values in replicates.items():
-        ours, theirs = model[name](once), logged[name](once)
-        if not np.isfinite([ours, theirs]).all():
-            found[name] = dict.fromkeys(("model", "logged_order", "difference", "interval"))
-            continue
-        error = m.NORMAL_95 * float(np.nanstd(values, ddof=1))
-        difference = ours - theirs
-        found[name] = {
-            "model": ours,
-            "logged_order": theirs,
-            "difference": difference,
-            "interval": [difference - error, difference + error],
-        }
+    for name, (ours, theirs, difference, interval) in paired_differences(model, logged, requests=requests, seed=seed).items():
+        values = (ours, theirs) if difference is not None else (None, None)
+        found[name] = dict(zip(_FIELDS, (*values, difference, interval), strict=True))
     return found
-
-
-def _ratio(numerator: Array, denominator: Array) -> Measure:
-    """Of sums over requests; NaN where there is nothing to divide by."""
-
-    def measure(weights: Array) -> float:
-        below = float(weights @ denominator)
-        return float(weights @ numerator) / below if below > 0 else float("nan")
-
-    return measure
-
-
-def _auc(score: Array, positive: Array, negative: Array, request: Array) -> Measure:
-    """Over all rows; sorted once, so that a resampling costs no sort."""
-    order, starts, _ = m.tie_runs(score, np.zeros(len(score), dtype=np.int64))
-    p, n, of_request = positive[order], negative[order], request[order]
-
-    def measure(weights: Array) -> float:
-        w = weights[of_request]
-        p_run, n_run = np.add.reduceat(p * w, starts), np.add.reduceat(n * w, starts)
-        pairs = float(p_run.sum() * n_run.sum())
-        n_below = np.cumsum(n_run) - n_run
-        return float(p_run @ (n_below + n_run / 2)) / pairs if pairs > 0 else float("nan")
-
-    return measure

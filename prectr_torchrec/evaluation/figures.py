@@ -135,6 +135,25 @@ def weights_figure(runs: dict[str, dict[str, dict[str, float]]]) -> Figure | Non
     return figure
 
 
+def importance_figure(runs: dict[str, dict[str, Metrics]]) -> Figure | None:
+    """What the AUC loses by each column, with its interval, a panel a run; `runs`: run -> column -> `loss` and `interval`."""
+    measured = {run: {n: c for n, c in columns.items() if c["loss"] is not None} for run, columns in runs.items()}
+    if not any(measured.values()):
+        return None
+    rows = max(len(columns) for columns in measured.values())
+    figure = Figure(figsize=(5.2 * min(len(measured), 2), (0.21 * rows + 0.8) * -(-len(measured) // 2)), layout="constrained")
+    axes = [figure.add_subplot(-(-len(measured) // 2), min(len(measured), 2), i + 1) for i in range(len(measured))]
+    for i, (axis, (name, columns)) in enumerate(zip(axes, measured.items(), strict=True)):
+        losses = np.array([column["loss"] for column in columns.values()])
+        error = np.array([column["interval"][1] for column in columns.values()]) - losses
+        axis.barh(range(len(columns)), losses, 0.7, xerr=error, color=COLOURS[i % 6], ecolor=INK)
+        axis.set_yticks(range(len(columns)), list(columns))
+        axis.invert_yaxis()
+        axis.set(title=name, xlabel="loss of AUC")
+        axis.grid(False, axis="y")
+    return figure
+
+
 def calibration_figure(runs: dict[str, list[Metrics]]) -> Figure | None:
     """Reliability curves; `runs`: run -> bins of `metrics.reliability`."""
     if not any(runs.values()):

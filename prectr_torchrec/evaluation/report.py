@@ -39,6 +39,11 @@ CALIBRATION = (
     "On the diagonal a prediction means what it says."
 )
 
+IMPORTANCE = (
+    "What the AUC of the clicks loses where one column's values are exchanged at random among requests or candidates, with 95 % "
+    "bootstrap intervals by request. Columns that say alike stand in for each other."
+)
+
 WEIGHTS = (
     "What a user's relevance preference is drawn from, by the user's events before the request: the own history, other users "
     "under the query and its group, and the learned prior; means over candidates."
@@ -86,7 +91,8 @@ def write_report(
     measured = {name: _read_metrics(name, run, splits) for name, run in runs.items()}
     with_hidden = _with_hidden(measured, runs, [f"{split}{HIDDEN}" for split in splits])
     curves = {name: read_records(run / "metrics.jsonl") for name, run in runs.items()}
-    read = [path for run in runs.values() for path in (*sorted(run.glob("metrics-*.json")), run / "metrics.jsonl")]
+    important = {name: columns for name, run in runs.items() if (columns := _read_importance(run, splits))}
+    read = [path for run in runs.values() for path in (*sorted(run.glob("*-*.json")), run / "metrics.jsonl")]
     with made_of(*read), figures.style():
         activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
         sections = [
@@ -100,6 +106,7 @@ def write_report(
             _figure("Calibration", figures.calibration_figure({n: f["reliability"] for n, f in measured.items()}), CALIBRATION),
             _calibration_by_position(measured),
             _relevance(measured),
+            _figure("Importance of columns", figures.importance_figure(important), IMPORTANCE),
         ]
         text = page(title, measured, [s for s in sections if s])
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +126,13 @@ def _read_metrics(name: str, run: Path, splits: Sequence[str]) -> Metrics:
         with_oracle = [f for f in found if f["oracle"]]
         whole = next((f for f in with_oracle if f["oracle"]["expected_auc"]["all"]["model"] is not None), None)
         return {**clicks, "truth": whole or next(iter(with_oracle), None), "simulated": any(f["simulated"] for f in found)}
+
+
+def _read_importance(run: Path, splits: Sequence[str]) -> dict[str, Metrics]:
+    """The columns of a run by name, of the first split that they were measured on."""
+    found = next((path for split in splits if (path := run / f"importance-{split}.json").is_file()), None)
+    columns: dict[str, Metrics] = read_json(found)["columns"] if found else {}
+    return columns
 
 
 def _with_hidden(measured: dict[str, Metrics], runs: dict[str, Path], splits: Sequence[str]) -> dict[str, Metrics]:
