@@ -60,7 +60,10 @@ class LabelColumn(Section):
     """Something else than the click that a user may do with a candidate: 0, 1, or null where it is not known."""
 
     after: str = "click"
-    """What comes before it: `click`, or another label."""
+    """What comes before it: `click`, or another label. Of `click` itself nothing does."""
+    time: str | None = None
+    """The column of impressions with the time at which it happened, as of `timestamp`; null where it did not. A label without
+    such a time is known `data.feedback_delay` after its impression."""
 
 
 class WeightsColumn(NamedTuple):

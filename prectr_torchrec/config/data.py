@@ -125,7 +125,10 @@ class DataConfig(Section):
     """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
     `number`, `vector`."""
     labels: dict[str, LabelColumn] = {}
-    """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1."""
+    """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1. `click` may be
+    here too, to say when it happened: `{click: {time: click_time}}`."""
+    feedback_delay: int = Field(0, ge=0)
+    """Seconds after its impression from which on a click, or a label without a time of its own, is known to later requests."""
     effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
@@ -165,12 +168,22 @@ class DataConfig(Section):
         check_labels(self.labels, self.columns)
         return self
 
+    @property
+    def late(self) -> bool:
+        """Whether what users did may be known later than that it was shown."""
+        return self.feedback_delay > 0 or any(label.time is not None for label in self.labels.values())
+
+    @property
+    def further_labels(self) -> dict[str, LabelColumn]:
+        """The labels beside the click."""
+        return {name: label for name, label in self.labels.items() if name != "click"}
+
     def declared(self) -> Iterator[Declared]:
         """The columns of the log's own: the attributes, which are ids, those of `columns`, and labels."""
         yield from (Declared("users", name, IdColumn()) for name in self.user_attributes)
         yield from (Declared("items", name, IdColumn()) for name in self.item_attributes)
         yield from self.columns.declared()
-        yield from (Declared("impressions", name, settings) for name, settings in self.labels.items())
+        yield from (Declared("impressions", name, settings) for name, settings in self.further_labels.items())
 
     def ids_of(self, place: Place) -> list[str]:
         """Names of the declared columns of one id."""

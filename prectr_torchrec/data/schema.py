@@ -33,6 +33,7 @@ _AGREED = (
     "user_attributes",
     "columns",
     "labels",
+    "feedback_delay",
     "effects",
     "history_length",
     "history_events",

@@ -21,7 +21,8 @@ Key = tuple[int, ...]
 class PreferenceStatistics:
     """Shown, clicked and examined events by level, exactly as `prepare` counts them; constant time an event and a look-up.
 
-    The samples count what is strictly older than the request: look up all requests of a moment before adding its events.
+    The samples count what is known strictly before the request: look up all requests of a moment before adding its events. A
+    click that becomes known after its impression was added is added by itself, when it is.
 
     Args:
         num_levels: K.
@@ -31,7 +32,8 @@ class PreferenceStatistics:
 
         statistics = PreferenceStatistics(num_levels=4, examination=manifest["examination"])
         counters = statistics.look_up(user_id=7, query_id=3, group_id=0) | statistics.item(candidates)
-        statistics.add(user_id=7, query_id=3, group_id=0, item_id=candidates[0], level=4, position=1, click=1)
+        statistics.add(user_id=7, query_id=3, group_id=0, item_id=candidates[0], level=4, position=1, click=0)
+        statistics.add_click(user_id=7, query_id=3, group_id=0, item_id=candidates[0], level=4)  # an hour later
     """
 
     def __init__(self, num_levels: int, examination: Sequence[float]) -> None:
@@ -43,7 +45,7 @@ class PreferenceStatistics:
     def add(
         self, user_id: int, query_id: int, group_id: int, item_id: int, level: int, position: int, click: int, predicted: int = 0
     ) -> None:
-        """Counts a shown item.
+        """Counts a shown item, and its click if that is known by now.
 
         Args:
             user_id: 0: nobody known, whose events are others' to everybody.
@@ -61,9 +63,25 @@ class PreferenceStatistics:
                 f"level {level}, position {position}, click {click}: expected a level in 0..{self.num_levels}, "
                 "a position from 0 and a click of 0 or 1"
             )
+        weight = float(weights_at(self._weights, np.array(position)))
+        self._add((1, click, weight), level, predicted, (user_id, query_id, group_id, item_id))
+
+    def add_click(self, user_id: int, query_id: int, group_id: int, item_id: int, level: int, predicted: int = 0) -> None:
+        """Counts the click on an item that was added as not clicked; the arguments are those of its impression.
+
+        Raises:
+            ValueError: a level that cannot be.
+        """
+        if not 0 <= level <= self.num_levels:
+            raise ValueError(f"level {level}: expected a level in 0..{self.num_levels}")
+        self._add((0, 1, 0), level, predicted, (user_id, query_id, group_id, item_id))
+
+    def _add(self, counts: tuple[float, float, float], level: int, predicted: int, ids: tuple[int, int, int, int]) -> None:
+        """Adds to shown, clicked and examined events."""
+        user_id, _, group_id, _ = ids
         share = level_shares(np.array([level]), np.array([predicted]), self.num_levels)[0]  # (K + 1,)
-        event = np.outer((1, click, float(weights_at(self._weights, np.array(position)))), share)
-        for name, key in _keys(user_id, query_id, group_id, item_id).items():
+        event = np.outer(counts, share)
+        for name, key in _keys(*ids).items():
             if (group_id or not name.endswith("group")) and (user_id or not name.startswith("user")):
                 self._counts[name].setdefault(key, np.zeros_like(self._none))[...] += event
 

@@ -6,8 +6,9 @@ Tables made here, all sorted and complete:
     users(user_id, <declared>);
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
-    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>), user
-        0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction;
+    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>,
+        <known>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction; <known>
+        is what `known_columns` says, 0 of what did not happen;
     requests(request_id, timestamp, user_id, query, <declared>).
 """
 
@@ -24,6 +25,7 @@ from prectr_torchrec.data.column_kinds import Grade
 from prectr_torchrec.data.columns import declared_columns, declared_of, stored_name
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
+from prectr_torchrec.data.raw.labels import known_columns, link_labels, time_columns
 from prectr_torchrec.data.raw.loading import (
     Kinds,
     Loaded,
@@ -80,7 +82,7 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     for column in declared_columns(data):
         declared[column.source.raw].append(column.source.column)
     clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
-    open_table("impressions", log.impressions, [*clicks, *declared["impressions"]], ["position"])
+    open_table("impressions", log.impressions, [*clicks, *declared["impressions"], *time_columns(data)], ["position"])
     open_table("items", log.items, ["item_id", "title", *declared["items"]])
     open_table(
         "queries", log.queries, ["query_id", "query", *declared["queries"]], [data.query_group] if data.query_group else []
@@ -123,6 +125,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
+    link_labels(con, loaded.tables["impressions"], data, mended)
     _link_judgments(con, loaded, kinds, drops, mended)
     _add_groups(con, data, from_column=data.query_group is not None and data.query_group in sources["queries"])
     rows, problems = loaded.rows, Problems()
@@ -281,11 +284,12 @@ def _link_events(
         "".join(f", {how.format(column.source.stored)}" for column in declared_columns(data, *tables))
         for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
     )
+    known = "".join(f", coalesce({column}, 0) AS {column}" for column in known_columns(data))
     con.execute(
         f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
             coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
             coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
-            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}
+            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}
         FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
         LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
         LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""

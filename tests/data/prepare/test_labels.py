@@ -1,0 +1,121 @@
+"""Labels beside the click: their values in the samples, what is mended, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prepared_logs import SMALL, labelled_rows, run
+from raw_logs import Raw, random_log, read_split
+
+from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.raw.source import RawLogError
+
+LABELS: dict[str, Any] = {"labels": {"cart": {}, "order": {"after": "cart"}}}
+TIMED: dict[str, Any] = {
+    "labels": {"cart": {"time": "carted"}, "order": {"after": "cart", "time": "ordered"}, "click": {"time": "clicked"}}
+}
+
+
+def random_labels(seed: int = 0) -> Raw:
+    """A log in which half of the clicked are put into a cart and half of these ordered; some of it is not known."""
+    raw, rng = random_log(seed), np.random.default_rng(seed)
+    for event in raw["impressions"]:
+        event["cart"] = int(event["click"] and rng.random() < 0.5)
+        event["order"] = int(event["cart"] and rng.random() < 0.5)
+        if rng.random() < 0.1:
+            event["cart"] = event["order"] = None
+    return raw
+
+
+def times(raw: Raw) -> Raw:
+    """The log with a time of each label: a second after the one before it."""
+    for event in raw["impressions"]:
+        for delay, (name, time) in enumerate({"click": "clicked", "cart": "carted", "order": "ordered"}.items(), 1):
+            event[time] = event["timestamp"] + delay if event[name] else None
+    return raw
+
+
+def values(rows: list[dict[str, Any]], name: str) -> dict[tuple[int, int], int | None]:
+    return {
+        (row["request_id"], item): value
+        for row in rows
+        for item, value in zip(row["candidate_item_id"], row[f"candidate_{name}"], strict=True)
+    }
+
+
+def test_labels_are_those_of_the_log_and_pairs_without_a_request_have_none(tmp_path: Path) -> None:
+    raw = random_labels()
+    manifest = run(raw, tmp_path, DataConfig.model_validate(SMALL | LABELS))
+    for name in ("click", "cart", "order"):
+        assert values(labelled_rows(tmp_path), name) == {(e["request_id"], e["item_id"]): e[name] for e in raw["impressions"]}
+        assert set(values(read_split(tmp_path / "out", "judgments"), name).values()) == {None}
+    assert manifest["mended"] == {}
+
+
+@pytest.mark.parametrize("settings", [LABELS, TIMED], ids=["plain", "times"])
+def test_what_comes_after_implies_what_comes_before(tmp_path: Path, settings: dict[str, Any]) -> None:
+    raw = times(random_labels())
+    first, second = raw["impressions"][:2]
+    first |= {"click": 0, "cart": 0, "order": 1, "clicked": None, "carted": None, "ordered": first["timestamp"] + 9}
+    second |= {"click": 0, "cart": 1, "order": 0, "clicked": None, "carted": second["timestamp"] + 2, "ordered": None}
+    manifest = run(raw, tmp_path, DataConfig.model_validate(SMALL | settings))
+    found = [values(labelled_rows(tmp_path), name) for name in ("click", "cart", "order")]
+    assert [label[first["request_id"], first["item_id"]] for label in found] == [1, 1, 1]
+    assert [label[second["request_id"], second["item_id"]] for label in found] == [1, 1, 0]
+    assert manifest["mended"] == {
+        "impressions with cart and without click, which it comes after: taken for both": 1,
+        "impressions with order and without cart, which it comes after: taken for both": 1,
+    }
+
+
+def test_an_implied_click_is_known_when_what_implies_it_is(tmp_path: Path) -> None:
+    shown = random_log(0)["impressions"][0] | {"request_id": 0, "timestamp": 100, "click": 0, "cart": 0, "order": 1}
+    shown |= {"clicked": None, "carted": None, "ordered": 200}
+    nothing = shown | {"order": 0, "ordered": None}
+    later = [nothing | {"request_id": number, "timestamp": time} for number, time in enumerate((200, 201, 202), 1)]
+    raw = random_log(0) | {"impressions": [shown, *later]}
+    data = DataConfig.model_validate({"split": {"validation_from": 201, "test_from": 202}} | TIMED)
+    run(raw, tmp_path, data)
+    assert [row["history_click"][:1] for row in labelled_rows(tmp_path)] == [[], [0], [1], [1]]
+
+
+def test_what_has_no_time_of_its_own_is_counted_and_known_after_the_delay(tmp_path: Path) -> None:
+    raw = times(random_labels())
+    clicked = next(event for event in raw["impressions"] if event["click"] and not event["cart"])
+    clicked["clicked"] = None
+    manifest = run(raw, tmp_path, DataConfig.model_validate(SMALL | TIMED | {"feedback_delay": 5}))
+    assert manifest["mended"] == {
+        "impressions with click and without its time: known data.feedback_delay after they were shown": 1
+    }
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "before it was shown": (
+        {"timestamp": 30, "click": 1, "clicked": 29},
+        r"column 'clicked', row 1: 29, and timestamp is 30; it cannot have happened before it was shown: expected the time of",
+    ),
+    "of what did not happen": (
+        {"timestamp": 30, "click": 0, "clicked": 31},
+        r"column 'clicked', row 1: 31, and click is 0; what did not happen has no time: expected the time of click, or null",
+    ),
+    "negative": ({"click": 1, "clicked": -1}, r"column 'clicked', row 1: -1; expected whole seconds, not negative .*, or null"),
+    "two": ({"cart": 2}, r"column 'cart', row 1: 2; expected 0, 1, or null where it is not known"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
+def test_a_wrong_label_is_named_by_file_and_row(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    raw = times(random_labels())
+    first = raw["impressions"][0]
+    first |= {"request_id": 9999, "cart": 0, "order": 0, "carted": None, "ordered": None} | change
+    with pytest.raises(RawLogError, match=r"impressions\.parquet: " + message):
+        run(raw, tmp_path, DataConfig.model_validate(SMALL | TIMED))
+
+
+def test_a_label_that_the_log_lacks_is_named_with_its_table(tmp_path: Path) -> None:
+    with pytest.raises(RawLogError, match=re.escape("impressions.parquet: column 'cart' is missing")):
+        run(random_log(), tmp_path, DataConfig.model_validate(SMALL | LABELS))
