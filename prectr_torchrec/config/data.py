@@ -54,6 +54,9 @@ class RawLog(Section):
     """query_id, item_id, relevance. Used when the file is there; null: never."""
     users: RawTable | None = RawTable(path="users.parquet")
     """user_id and the user attributes. Used when the file is there; null: never."""
+    actions: RawTable | None = None
+    """request_id, item_id, action, timestamp: what users did with what they were shown, one row each. It tells of the labels, and
+    of the click, that impressions have no column of; null: there is none."""
 
 
 class Levels(Section):
@@ -171,7 +174,12 @@ class DataConfig(Section):
     @property
     def late(self) -> bool:
         """Whether what users did may be known later than that it was shown."""
-        return self.feedback_delay > 0 or any(label.time is not None for label in self.labels.values())
+        timed = self.raw.actions is not None or any(label.time is not None for label in self.labels.values())
+        return timed or self.feedback_delay > 0
+
+    def action_of(self, label: str) -> str:
+        """What actions call a label, or the click."""
+        return self.labels.get(label, LabelColumn()).action or label
 
     @property
     def further_labels(self) -> dict[str, LabelColumn]:

@@ -6,6 +6,7 @@ it happened is known.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from prectr_torchrec.config.columns import LabelColumn
@@ -55,20 +56,28 @@ def known_columns(data: DataConfig) -> list[str]:
     return [label.known for label in label_sources(data)] if data.late else []
 
 
-def link_labels(con: Connection, table: Table, data: DataConfig, mended: dict[str, int]) -> None:
+def link_labels(con: Connection, table: Table, data: DataConfig, acted: Sequence[LabelSource], mended: dict[str, int]) -> None:
     """Checks the labels of table impressions, mends them and adds from when on they are known.
 
     What comes after implies what comes before: who ordered without a cart has put it into one, and has clicked. It is known
     from the earliest of these on.
 
+    Args:
+        con: connection with the table.
+        table: what it was made from.
+        data: the configuration.
+        acted: the labels that actions tell of, instead of columns of the table's source.
+        mended: filled with the number of rows.
+
     Raises:
         RawLogError: a time before the impression, or of what did not happen; names file and row.
     """
-    labels = label_sources(data)
+    of_actions = {label.name: label for label in acted}
+    labels = [of_actions.get(label.name, label) for label in label_sources(data)]
     if not data.late and len(labels) == 1:
         return
     problems = Problems()
-    for label in labels:
+    for label in (label for label in labels if label.name not in of_actions):
         with problems.collecting():
             _check_times(con, table, label)
     problems.refuse()

@@ -12,8 +12,9 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Flag, Grade, Position
 from prectr_torchrec.data.columns import Column, declared_columns, sample_columns
 from prectr_torchrec.data.list_kinds import Weights
+from prectr_torchrec.data.raw.actions import labels_of_actions, load_actions
 from prectr_torchrec.data.raw.labels import time_columns
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds, text
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
 
 Kinds = dict[str, IdKind]
@@ -28,7 +29,7 @@ class Loaded:
 
 
 def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds, drops: dict[str, int]) -> Loaded:
-    """Makes tables items, queries, users, grades(query_id, item_id, relevance) and impressions, of those that are there.
+    """Makes tables items, queries, users, grades(query_id, item_id, relevance), impressions and actions, of those that are there.
 
     Args:
         con: connection to fill.
@@ -47,6 +48,8 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
             loaded.rows[name] = rows = table.check(con)
             if name == "impressions":
                 _load_impressions(con, table, rows, drops, declared_columns(data, "requests"))
+            elif name == "actions":
+                load_actions(con, table, data, labels_of_actions(data, sources["impressions"]), drops)
             else:
                 _LOADS[name](con, table, rows, drops)
     problems.refuse()
@@ -84,6 +87,11 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
         "items": {"item_id": ids["item_id"]},
         "queries": {"query_id": ids["query_id"]},
         "users": {"user_id": ids["user_id"]},
+        "actions": {
+            **{name: ids[name] for name in ("request_id", "item_id")},
+            "action": text(),
+            "timestamp": seconds(*_MOMENTS),
+        },
         "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": Grade(data.levels).raw()},
         "impressions": {
             **{name: ids[name] for name in _OF_IMPRESSIONS},

@@ -23,6 +23,7 @@ from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
 from prectr_torchrec.data.columns import declared_columns, declared_of, stored_name
+from prectr_torchrec.data.raw.actions import COLUMNS, labels_of_actions, link_actions, may_be_actions
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
 from prectr_torchrec.data.raw.labels import known_columns, link_labels, time_columns
@@ -81,8 +82,12 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     declared: dict[str, list[str]] = {name: [] for name in RawLog.model_fields}
     for column in declared_columns(data):
         declared[column.source.raw].append(column.source.column)
-    clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
-    open_table("impressions", log.impressions, [*clicks, *declared["impressions"], *time_columns(data)], ["position"])
+    of_impressions = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click", *declared["impressions"]]
+    acted = may_be_actions(data)
+    required = [column for column in (*of_impressions, *time_columns(data)) if column not in acted]
+    open_table("impressions", log.impressions, required, ["position", *acted])
+    if log.actions:
+        open_table("actions", log.actions, [*COLUMNS])
     open_table("items", log.items, ["item_id", "title", *declared["items"]])
     open_table(
         "queries", log.queries, ["query_id", "query", *declared["queries"]], [data.query_group] if data.query_group else []
@@ -125,7 +130,10 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
-    link_labels(con, loaded.tables["impressions"], data, mended)
+    acted = labels_of_actions(data, sources["impressions"])
+    if acted:
+        link_actions(con, loaded.tables["actions"], acted, drops)
+    link_labels(con, loaded.tables["impressions"], data, acted, mended)
     _link_judgments(con, loaded, kinds, drops, mended)
     _add_groups(con, data, from_column=data.query_group is not None and data.query_group in sources["queries"])
     rows, problems = loaded.rows, Problems()
@@ -152,10 +160,10 @@ def _id_columns(data: DataConfig, *, separated: bool = True) -> IdColumns:
     """Columns of ids by the tables that have them; `separated`: those of text with a separator too."""
     group = [data.query_group] if data.query_group else []
     found = {
-        "request_id": {"impressions"},
+        "request_id": {"impressions", "actions"},
         "user_id": {"impressions", "users"},
         "query_id": {"impressions", "queries", "judgments"},
-        "item_id": {"impressions", "items", "judgments"},
+        "item_id": {"impressions", "items", "judgments", "actions"},
     }
     for name in group:
         found.setdefault(name, set()).add("queries")
