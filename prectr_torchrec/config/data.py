@@ -132,6 +132,9 @@ class DataConfig(Section):
     here too, to say when it happened: `{click: {time: click_time}}`."""
     feedback_delay: int = Field(0, ge=0)
     """Seconds after its impression from which on a click, or a label without a time of its own, is known to later requests."""
+    label_window: int | None = Field(None, ge=1)
+    """Seconds after its impression within which what has a time of its own counts as a label, in all splits. A train impression
+    whose window is still open when the validation part begins has no label. null: labels are as the log has them."""
     effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)

@@ -34,6 +34,7 @@ _AGREED = (
     "columns",
     "labels",
     "feedback_delay",
+    "label_window",
     "effects",
     "history_length",
     "history_events",

@@ -35,7 +35,9 @@ from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.prepare.trained import write_trained
+from prectr_torchrec.data.raw.actions import labels_of_actions
 from prectr_torchrec.data.raw.files import given_files
+from prectr_torchrec.data.raw.labels import events_in_windows
 from prectr_torchrec.data.raw.predicted import find_scores
 from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
@@ -226,14 +228,16 @@ class _Job:
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM events WHERE"
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM"
+        acted = labels_of_actions(self.data, self.sources["impressions"])
+        known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
         return {
-            "train": f"{labelled} {in_train(self.data, begins)}",
-            "validation": f"{labelled} timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
-            "test": f"{labelled} timestamp >= {begins['test']}",
+            "train": f"{labelled} {known} WHERE {in_train(self.data, begins)}",
+            "validation": f"{labelled} {final} WHERE timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{labelled} {final} WHERE timestamp >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
         }, split_findings
 

@@ -91,6 +91,40 @@ def link_labels(con: Connection, table: Table, data: DataConfig, acted: Sequence
     con.execute("ALTER TABLE labelled RENAME TO impressions")
 
 
+def events_in_windows(data: DataConfig, acted: Sequence[LabelSource], until: int | None = None) -> str:
+    """SQL of the events with each label as it is when its window has passed: 1 only if it happened within, after what it follows.
+
+    Args:
+        data: the configuration.
+        acted: the labels that actions tell of.
+        until: when the windows have to be over; a label whose window is not is unknown, -1. None: whenever that is.
+    """
+    labels = {label.name: label for label in [*label_sources(data), *acted]}  # those of actions have times
+    windows = {name: _window(data, label) for name, label in labels.items()}
+    if not any(window is not None for window in windows.values()):
+        return "events"
+    values = []
+    for name, label in labels.items():
+        window = (data.feedback_delay if label.time is None else 0) if windows[name] is None else windows[name]
+        open_ = "false" if until is None else f"timestamp + {window} >= {until}"
+        missed = f"{label.column} = 1 AND NOT ({_in_window(label, labels, windows)})"
+        values.append(f"(CASE WHEN {open_} THEN -1 WHEN {missed} THEN 0 ELSE {label.column} END)::TINYINT AS {label.column}")
+    return f"(SELECT * REPLACE ({', '.join(values)}) FROM events)"
+
+
+def _window(data: DataConfig, label: LabelSource) -> int | None:
+    """Seconds; None: it has no time of its own, or no window."""
+    given = data.labels.get(label.name, LabelColumn()).window
+    return None if label.time is None else data.label_window if given is None else given
+
+
+def _in_window(label: LabelSource, labels: dict[str, LabelSource], windows: dict[str, int | None]) -> str:
+    """Whether a label and all that it comes after happened, each within its window."""
+    window = windows[label.name]
+    own = f"{label.column} = 1" + (f" AND {label.known} <= timestamp + {window}" if window is not None else "")
+    return own if label.after is None else f"{own} AND {_in_window(labels[label.after], labels, windows)}"
+
+
 def _implied(label: LabelSource, labels: list[LabelSource], delay: int) -> tuple[str, str]:
     """SQL of the label with what it is implied by, and of when that is known; null where it did not happen."""
     own = f"coalesce({label.time or 'NULL'}, timestamp + {delay})"

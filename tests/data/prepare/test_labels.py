@@ -20,6 +20,9 @@ TIMED: dict[str, Any] = {
 }
 
 
+TIMES = {"click": "clicked", "cart": "carted", "order": "ordered"}
+
+
 def random_labels(seed: int = 0) -> Raw:
     """A log in which half of the clicked are put into a cart and half of these ordered; some of it is not known."""
     raw, rng = random_log(seed), np.random.default_rng(seed)
@@ -34,7 +37,7 @@ def random_labels(seed: int = 0) -> Raw:
 def times(raw: Raw) -> Raw:
     """The log with a time of each label: a second after the one before it."""
     for event in raw["impressions"]:
-        for delay, (name, time) in enumerate({"click": "clicked", "cart": "carted", "order": "ordered"}.items(), 1):
+        for delay, (name, time) in enumerate(TIMES.items(), 1):
             event[time] = event["timestamp"] + delay if event[name] else None
     return raw
 
@@ -119,3 +122,46 @@ def test_a_wrong_label_is_named_by_file_and_row(tmp_path: Path, change: dict[str
 def test_a_label_that_the_log_lacks_is_named_with_its_table(tmp_path: Path) -> None:
     with pytest.raises(RawLogError, match=re.escape("impressions.parquet: column 'cart' is missing")):
         run(random_log(), tmp_path, DataConfig.model_validate(SMALL | LABELS))
+
+
+def windowed(raw: Raw, name: str, window: dict[str, int], data: DataConfig) -> dict[tuple[int, int], int | None]:
+    """A label by the plain rule: in train it waits until its window is over, and in all splits it counts within it."""
+    chain = ["click", "cart", "order"]
+    found: dict[tuple[int, int], int | None] = {}
+    for event in raw["impressions"]:
+        before = chain[: chain.index(name) + 1]
+        within = all(event[b] and event[TIMES[b]] - event["timestamp"] <= window[b] for b in before)
+        train, over = event["timestamp"] < 20, event["timestamp"] + window[name] < 20
+        value = int(bool(within)) if event[name] is not None else None
+        found[event["request_id"], event["item_id"]] = None if train and not over else value
+    return found
+
+
+@pytest.mark.parametrize(("all_labels", "order"), [(2, None), (1, 5), (100, 5)])
+def test_labels_count_within_their_window_and_train_waits_until_it_is_over(
+    tmp_path: Path, all_labels: int, order: int | None
+) -> None:
+    raw = times(random_labels(3))
+    settings = TIMED | {"label_window": all_labels, "labels": {**TIMED["labels"]}}
+    settings["labels"]["order"] = {**settings["labels"]["order"], "window": order}
+    data = DataConfig.model_validate(SMALL | settings)
+    run(raw, tmp_path, data)
+    windows = {"click": all_labels, "cart": all_labels, "order": order or all_labels}
+    for name in windows:
+        assert values(labelled_rows(tmp_path), name) == windowed(raw, name, windows, data)
+    without = DataConfig.model_validate(SMALL | TIMED)
+    run(raw, tmp_path / "without", without)
+    changed = {"candidate_click", "candidate_cart", "candidate_order"}
+    for row, other in zip(labelled_rows(tmp_path), labelled_rows(tmp_path / "without"), strict=True):
+        assert {name: row[name] for name in row.keys() - changed} == {name: other[name] for name in row.keys() - changed}
+
+
+def test_what_has_no_time_waits_for_the_delay_alone(tmp_path: Path) -> None:
+    raw = times(random_labels(3))
+    labels = {"labels": {"cart": {"time": "carted"}, "order": {"after": "cart", "time": "ordered"}}}
+    run(raw, tmp_path, DataConfig.model_validate(SMALL | labels | {"label_window": 10, "feedback_delay": 3}))
+    clicks = values(read_split(tmp_path / "out", "train"), "click")
+    given = {(e["request_id"], e["item_id"]): e for e in raw["impressions"]}
+    assert clicks == {key: given[key]["click"] if given[key]["timestamp"] + 3 < 20 else None for key in clicks}
+    carts = values(read_split(tmp_path / "out", "train"), "cart")
+    assert all((value is None) == (given[key]["timestamp"] >= 10 or given[key]["cart"] is None) for key, value in carts.items())
