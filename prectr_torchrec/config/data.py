@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels
 from prectr_torchrec.config.base import LocalPath, Section
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
+from prectr_torchrec.config.reads import COUNTED
 
 ZeroId = Literal["none", "id"]
 """What the id 0 is."""
@@ -171,7 +172,7 @@ class DataConfig(Section):
     def _attributes_have_names_of_their_own(self) -> DataConfig:
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
-        check_labels(self.labels, self.columns)
+        check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
         return self
 
     @property
@@ -179,6 +180,11 @@ class DataConfig(Section):
         """Whether what users did may be known later than that it was shown."""
         timed = self.raw.actions is not None or any(label.time is not None for label in self.labels.values())
         return timed or self.feedback_delay > 0
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """What the counters count: shown, clicked, examined, and the labels, such as `carts`."""
+        return (*COUNTED, *(f"{name}s" for name in self.further_labels))
 
     def action_of(self, label: str) -> str:
         """What actions call a label, or the click."""

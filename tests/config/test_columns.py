@@ -192,6 +192,13 @@ BAD_LABELS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a time that is another column": ({"click": {"time": "timestamp"}}, "labels.click.time: timestamp is another column; name"),
     "a time that is a number": ({"cart": {"time": "price"}}, "labels.cart.time: price is another column; name"),
+    "counters of another label": (
+        {"cart": {}, "carts": {}},
+        "labels.cart: its counters are called carts, as a column of labels is",
+    ),
+    "counters of a column": ({"colour": {}}, "labels.colour: its counters are called colours, as a column of columns.items is"),
+    "counters that are ours": ({"event": {}}, "labels.event: this is no name that a label can have"),
+    "an attribute": ({"brand_id": {}}, "labels.brand_id: declared twice, also in item_attributes"),
     "an unknown setting": ({"order": {"afer": "click"}}, "data.labels.order.afer: unknown key (did you mean 'after'?)"),
 }
 
@@ -199,7 +206,9 @@ BAD_LABELS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("labels", "message"), BAD_LABELS.values(), ids=BAD_LABELS)
 def test_a_wrong_label_is_named(labels: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        validate_config({"name": "x", "data": {"labels": labels, "columns": {"items": {"price": "number"}}}}, "test")
+        validate_config(
+            {"name": "x", "data": {"labels": labels, "columns": {"items": {"price": "number", "colours": "ids"}}}}, "test"
+        )
 
 
 def test_the_click_is_no_second_column_where_its_time_is_named() -> None:

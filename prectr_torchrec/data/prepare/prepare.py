@@ -30,7 +30,7 @@ from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare.events import write_columns, write_order
 from prectr_torchrec.data.prepare.examination import estimate_examination
-from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, keys_of, order_arguments
+from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, event_orders
 from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
@@ -108,7 +108,7 @@ def prepare(
     if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(keys_of(data)) + 11)
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11)
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     splits = report["splits"]
@@ -145,8 +145,8 @@ class _Job:
             report = read_json(self.work / "log" / "report.json")
             step("keeping ids of text", self.out / IDS, partial(self._write_ids, con, report["id_kinds"]))
             common = {"levels": self.data.levels.count, "examination": examination}
-            for name in keys_of(self.data):
-                options = {**order_arguments(self.data, name), **common}
+            for name, order in event_orders(self.data).items():
+                options = {**order, **common}
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))

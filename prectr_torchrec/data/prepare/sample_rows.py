@@ -11,38 +11,47 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import Text
-from prectr_torchrec.data.columns import Column, sample_columns
+from prectr_torchrec.data.columns import Column, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
-from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, keys_of, order_arguments
+from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, CLICKED_BY_USER, event_orders
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.schema import sample_schema
 
 
 @dataclass(frozen=True)
 class Log:
-    """The sorted events and the catalogue, memory-mapped; the orders are those of `keys_of`."""
+    """The sorted events and the catalogue, memory-mapped; the orders are those of `event_orders`.
+
+    Attributes:
+        labels: what the orders of labels beside the click begin with.
+    """
 
     orders: dict[str, EventOrder]
+    labels: tuple[str, ...]
     item: dict[str, NDArray[Any]]
     query: dict[str, NDArray[Any]]
     trained: TrainedCounts
 
     @classmethod
     def open(cls, folder: Path, data: DataConfig) -> Log:
-        times = {name: order_arguments(data, name).get("time", "timestamp") for name in keys_of(data)}
+        orders = {
+            name: EventOrder.open(folder / name, *order["keys"], time=order.get("time", "timestamp"))
+            for name, order in event_orders(data).items()
+        }
         return cls(
-            orders={name: EventOrder.open(folder / name, *keys, time=times[name]) for name, keys in keys_of(data).items()},
+            orders=orders,
+            labels=tuple(column.source.stored for column, _ in declared_of(data, LabelColumn)),
             item=open_columns(folder / "items"),
             query=open_columns(folder / "queries"),
             trained=TrainedCounts(folder / "trained"),
         )
 
     def counts(self, name: str, past: tuple[Ints, Ints], time: Ints, *keys: NDArray[Any]) -> NDArray[np.float64]:
-        """Shown, clicked and examined events by level, (3, R, levels).
+        """Shown, clicked and examined events and those with each label, by level, (3 + labels, R, levels).
 
         Args:
             name: of the order.
@@ -50,12 +59,16 @@ class Log:
             time: (R,) moments.
             keys: (R,) each.
         """
+
+        def known(label: str) -> NDArray[np.float64]:
+            order = self.orders[f"{label}_{name}"]
+            start, stop = order.before(time, *keys)
+            return order.counts(start, np.where(past[0] < past[1], stop, start))[0]
+
         counts = self.orders[name].counts(*past)
-        clicked = self.orders.get(f"clicked_{name}")
-        if clicked is not None and clicked.time == CLICK_KNOWN:
-            start, stop = clicked.before(time, *keys)
-            counts[1] = clicked.counts(start, np.where(past[0] < past[1], stop, start))[0]
-        return counts
+        if CLICK_KNOWN in self.orders[CLICKED_BY_USER].columns:
+            counts[1] = known("click")
+        return np.stack([*counts, *map(known, self.labels)]) if self.labels else counts
 
 
 @dataclass(frozen=True)
@@ -99,10 +112,10 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
         "query": log.counts("by_query", query_range, time, query) - log.counts("by_user_query", pair_range, time, user, query),
         "group": log.counts("by_group", group_range, time, group) - log.counts("by_user_group", own_group, time, user, group),
     }
-    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(COUNTED, counts[who], strict=True)}
+    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(data.counted, counts[who], strict=True)}
 
     history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
-    candidates = _candidates(log, requests, first, last, time)
+    candidates = _candidates(data, log, requests, first, last, time)
     derived["num_candidates"] = candidates.lengths
     derived |= {
         f"{who}_trained": log.trained.counts(who, key) for who, key in (("user", user), ("query", query), ("group", group))
@@ -156,7 +169,7 @@ def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
 
 def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> Rows:
     """The user's own latest events."""
-    order = log.orders["clicked_by_user" if data.history_events == "clicked" else "by_user"]
+    order = log.orders[CLICKED_BY_USER if data.history_events == "clicked" else "by_user"]
     start, stop = _known(user, order.before(time, user))
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)
@@ -207,14 +220,14 @@ def _past_rows(events: dict[str, NDArray[Any]], time: Ints, lengths: Ints, **der
     return Rows(lengths, events, {"age": times - events["timestamp"], **derived})
 
 
-def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints) -> Rows:
+def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last: int, time: Ints) -> Rows:
     ends = np.concatenate([requests.ends[first - 1 : first] if first else [0], requests.ends[first:last]])
     lengths = np.diff(ends)
     candidate = slice_columns(requests.candidates, int(ends[0]), int(ends[-1]))
     item = candidate["item"]
     times = np.repeat(time, lengths)
     counts = log.counts("by_item", log.orders["by_item"].before(times, item), times, item)
-    derived = {what: count[:, 0] for what, count in zip(COUNTED, counts, strict=True)}
+    derived = {what: count[:, 0] for what, count in zip(data.counted, counts, strict=True)}
     return Rows(lengths, candidate, derived | {"item_trained": log.trained.counts("item", item)})
 
 

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from prepared_logs import SMALL, labelled_rows, run
-from raw_logs import Raw, click_known, delay_clicks, random_log, random_predictions, reference_rows, write_scores
+from raw_logs import Raw, delay_labels, known_from, random_log, random_predictions, reference_rows, write_scores
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.serving.counters import PreferenceStatistics
 
 CLICKS: dict[str, Any] = {"labels": {"click": {"time": "click_time"}}}
+LABELS = ("click", "cart", "order")
+ALL: dict[str, Any] = {
+    "labels": {"click": {"time": "click_time"}, "cart": {"time": "cart_time"}, "order": {"after": "cart", "time": "order_time"}}
+}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -27,14 +31,13 @@ CLICKS: dict[str, Any] = {"labels": {"click": {"time": "click_time"}}}
         {"feedback_delay": 7},
         CLICKS | {"feedback_delay": 3, "history_events": "clicked"},
         CLICKS | {"peer_minimum": 100, "peer_length": 30},
+        ALL | {"feedback_delay": 2},
+        {"labels": {"cart": {}, "order": {"after": "cart"}}},
     ],
-    ids=["times", "delay", "clicked histories", "groups"],
+    ids=["times", "delay", "clicked histories", "groups", "labels", "labels without times"],
 )
 def test_with_random_delays_every_field_equals_the_slow_reference(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
-    raw = delay_clicks(random_log(seed, text_ids=seed % 2 == 1), 15, seed)
-    if "labels" not in settings:
-        for event in raw["impressions"]:
-            del event["click_time"]
+    raw = delay_labels(random_log(seed, text_ids=seed % 2 == 1), 15, seed)
     data = DataConfig.model_validate(SMALL | settings)
     run(raw, tmp_path, data)
     for found, expected in zip(labelled_rows(tmp_path), reference_rows(raw, data), strict=True):
@@ -66,19 +69,19 @@ def test_a_request_in_between_sees_the_impression_and_not_the_click(tmp_path: Pa
 
 
 def test_a_click_that_is_known_with_its_impression_counts_as_one_without_a_time(tmp_path: Path) -> None:
-    raw = delay_clicks(random_log(1), 0)
+    raw = delay_labels(random_log(1), 0)
     run(raw, tmp_path / "times", DataConfig.model_validate(SMALL | CLICKS))
     run(raw, tmp_path / "none", DataConfig(**SMALL))
     assert labelled_rows(tmp_path / "times") == labelled_rows(tmp_path / "none")
 
 
 def test_examination_is_estimated_from_the_clicks_that_are_known_before_the_validation_part(tmp_path: Path) -> None:
-    raw = delay_clicks(random_log(18, requests=600), 5)
+    raw = delay_labels(random_log(18, requests=600), 5)
     data = DataConfig.model_validate(SMALL | CLICKS | {"examination": None})
     estimate = run(raw, tmp_path / "a", data)["examination"]
     assert len(estimate) > 1
     for event in raw["impressions"]:
-        if event["click"] and click_known(event, data) >= 20:
+        if event["click"] and known_from(event, data) >= 20:
             event["click"], event["click_time"] = 0, None
     assert run(raw, tmp_path / "b", data)["examination"] == estimate
 
@@ -88,26 +91,29 @@ def test_examination_is_estimated_from_the_clicks_that_are_known_before_the_vali
 def test_counters_that_are_told_of_clicks_when_they_are_known_are_those_of_the_samples(
     tmp_path: Path, seed: int, predicted: bool
 ) -> None:
-    raw, data = delay_clicks(random_log(seed), 15, seed), DataConfig.model_validate(SMALL | CLICKS | {"feedback_delay": 4})
+    raw, data = delay_labels(random_log(seed), 15, seed), DataConfig.model_validate(SMALL | ALL | {"feedback_delay": 4})
     scores = [write_scores(random_predictions(raw, data), data, tmp_path / "scores")] if predicted else []
     run(raw, tmp_path, data, relevance=scores)
-    known = {(e["request_id"], e["item_id"]): click_known(e, data) for e in raw["impressions"] if e["click"]}
-    statistics, waiting, order, late = PreferenceStatistics(data.levels.count, SMALL["examination"]), [], count(), 0
+    known = {(label, e["request_id"], e["item_id"]): known_from(e, data, label) for e in raw["impressions"] for label in LABELS}
+    statistics = PreferenceStatistics(data.levels.count, SMALL["examination"], LABELS[1:])
+    waiting, order, late = [], count(), 0
     for time, now in groupby(labelled_rows(tmp_path), key=lambda row: row["timestamp"]):
         while waiting and waiting[0][0] < time:
-            statistics.add_click(**heapq.heappop(waiting)[2])
+            statistics.add_label(**heapq.heappop(waiting)[2])
         of_moment = list(now)
         for row in of_moment:
             found = statistics.look_up(row["user_id"], row["query_id"], row["group_id"])
             found |= statistics.item(row["candidate_item_id"])
             assert {name: counts.tolist() for name, counts in found.items()} == {name: row[name] for name in found}
+            assert len(found) == 4 * 5
         for row in of_moment:
             levels = grade_levels(np.array(row["candidate_relevance"], np.float32), data.levels.boundaries)
             for place, item in enumerate(row["candidate_item_id"]):
                 event = {name: row[name] for name in ("user_id", "query_id", "group_id")}
                 event |= {"item_id": item, "level": int(levels[place]), "predicted": row["candidate_predicted"][place]}
                 statistics.add(**event, position=row["candidate_position"][place], click=0)
-                if row["candidate_click"][place]:
-                    heapq.heappush(waiting, (known[row["request_id"], item], next(order), event))
-                    late += known[row["request_id"], item] > time
-    assert late > 10
+                for label in (label for label in LABELS if row[f"candidate_{label}"][place]):
+                    moment = known[label, row["request_id"], item]
+                    heapq.heappush(waiting, (moment, next(order), {"label": label, **event}))
+                    late += moment > time
+    assert late > 30
