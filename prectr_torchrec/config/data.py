@@ -176,10 +176,14 @@ class DataConfig(Section):
         return self
 
     @property
+    def timed(self) -> bool:
+        """Whether clicks or labels may have times of their own."""
+        return self.raw.actions is not None or any(label.time is not None for label in self.labels.values())
+
+    @property
     def late(self) -> bool:
         """Whether what users did may be known later than that it was shown."""
-        timed = self.raw.actions is not None or any(label.time is not None for label in self.labels.values())
-        return timed or self.feedback_delay > 0
+        return self.timed or self.feedback_delay > 0
 
     @property
     def counted(self) -> tuple[str, ...]:
