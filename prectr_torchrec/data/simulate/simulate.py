@@ -36,6 +36,7 @@ Planted = dict[str, Prices | Tags]
 START = 1767225600  # 2026-01-01, UTC
 DAYS = 30
 TEST_SHARE = 0.1
+TEST_FROM = START + round(DAYS * 86400 * (1 - TEST_SHARE))
 CANDIDATES = 14
 SHOWN = 6
 BIAS, SLOPE, CENTRE = -0.9, 2.2, 7 / 3  # b, s0, r0
@@ -116,8 +117,7 @@ def simulate(
         position: of the exponent with which examination falls with the position.
         price: of what users mind about prices; where it is not 0, items have a `price`, which some lack.
         tags: of what tags are worth, to all and to each user; where it is not 0, items have `tags`.
-        labels: of what carts and orders depend on; where it is not 0, impressions have `cart` and `order`, and the times of these
-            and of clicks.
+        labels: of what carts and orders depend on; where it is not 0, impressions have both, and times of what happened.
 
     Returns:
         The contents of `meta.json`: settings, counts and `test_from_timestamp`.
@@ -136,19 +136,16 @@ def simulate(
     probability = attraction(catalogue, effects, log, multipliers, planted)
     click = _draw_clicks(streams[3], log.position, probability, position)
     purchases = _plant_purchases(streams[7], labels, items, planted)
-    test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
     ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
-    judged, unseen = _draw_judged(streams[4], catalogue.grades.shape)
     tables = {
         "raw/impressions": _impressions(catalogue, log, click, ids, streams[8], purchases),
         "raw/items": _items(catalogue, ids, planted),
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
-        "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
-        "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
-        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, test_from, planted, purchases),
+        **_judgment_tables(streams[4], catalogue, ids),
+        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, planted, purchases),
     }
     settings = {"seed": seed, **sizes, **multipliers, "position": position}
-    return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
+    return _write_tables(out, tables, settings, clicks=int(click.sum()))
 
 
 def _plant(multipliers: dict[str, float], streams: list[np.random.Generator], items: int, users: int) -> Planted:
@@ -179,9 +176,7 @@ def _draw_judged(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[NDAr
     return judged, np.broadcast_to(np.arange(shape[0])[:, None] >= _searched(shape[0]), shape)
 
 
-def _write_tables(
-    out: Path, tables: dict[str, dict[str, Any]], settings: dict[str, float], *, clicks: int, test_from: int
-) -> dict[str, Any]:
+def _write_tables(out: Path, tables: dict[str, dict[str, Any]], settings: dict[str, float], *, clicks: int) -> dict[str, Any]:
     """Writes all files, `meta.json` last; returns that."""
     for name, columns in tables.items():
         _write(columns, out / f"{name}.parquet")
@@ -192,7 +187,7 @@ def _write_tables(
         "simulated": True,
         "settings": settings,
         "counts": {**counts, "clicks": clicks},
-        "test_from_timestamp": test_from,
+        "test_from_timestamp": TEST_FROM,
     }
     (out / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return meta
@@ -303,6 +298,14 @@ def _impressions(
     return columns | draw_labels(rng, log.timestamp[request], click[request, column], *chances)
 
 
+def _judgment_tables(rng: np.random.Generator, catalogue: Catalogue, ids: Ids) -> dict[str, dict[str, Any]]:
+    judged, unseen = _draw_judged(rng, catalogue.grades.shape)
+    return {
+        "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
+        "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
+    }
+
+
 def _judgments(catalogue: Catalogue, judged: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
     query, column = np.nonzero(judged)
     item = catalogue.pool[query, column]
@@ -316,12 +319,11 @@ def _oracle(
     probability: Floats,
     exponent: float,
     ids: Ids,
-    test_from: int,
     planted: Planted,
     purchases: Purchases | None,
 ) -> dict[str, Any]:
     """Every candidate of the test requests, shown or not, with its true probability and what that is made of."""
-    test = np.nonzero(log.timestamp >= test_from)[0]
+    test = np.nonzero(log.timestamp >= TEST_FROM)[0]
     user, query = log.user[test], log.query[test]
     item = catalogue.pool[query[:, None], log.candidates[test]]
     shown = log.position[test].ravel()

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from prepared_logs import SMALL, labelled_rows, run
-from raw_logs import Raw, random_log, read_split
+from prepared_logs import SMALL, TEXT, labelled_rows, run
+from raw_logs import Raw, random_log, read_split, recast, write_log
 
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.raw.source import RawLogError
 
 LABELS: dict[str, Any] = {"labels": {"cart": {}, "order": {"after": "cart"}}}
@@ -165,3 +167,23 @@ def test_what_has_no_time_waits_for_the_delay_alone(tmp_path: Path) -> None:
     assert clicks == {key: given[key]["click"] if given[key]["timestamp"] + 3 < 20 else None for key in clicks}
     carts = values(read_split(tmp_path / "out", "train"), "cart")
     assert all((value is None) == (given[key]["timestamp"] >= 10 or given[key]["cart"] is None) for key, value in carts.items())
+
+
+@pytest.mark.parametrize("written", ["csv", "timestamp", "null"])
+def test_times_are_read_as_timestamps_are(tmp_path: Path, written: str) -> None:
+    raw = times(random_labels(1))
+    if written == "null":
+        for event in raw["impressions"]:
+            event |= {"order": 0, "ordered": None}
+    data = DataConfig.model_validate(SMALL | TIMED | {"label_window": 4})
+    run(raw, tmp_path / "plain", data)
+    suffix = "csv" if written == "csv" else "parquet"
+    folder = write_log(raw, tmp_path / "other" / "raw", suffix=suffix)
+    if written == "timestamp":
+        for column in ("timestamp", *TIMES.values()):
+            recast(folder / "impressions.parquet", column, lambda c: c.cast(pa.timestamp("s")).cast(pa.timestamp("ms")))
+    if written == "null":
+        recast(folder / "impressions.parquet", "ordered", lambda c: pa.nulls(len(c)))
+    log = {name: {"path": f"{name}.{suffix}"} for name in ("impressions", "items", "queries", "judgments")}
+    prepare(DataConfig.model_validate(data.model_dump() | {"raw": log}), TEXT, folder, tmp_path / "other" / "out", progress=False)
+    assert labelled_rows(tmp_path / "other") == labelled_rows(tmp_path / "plain")
