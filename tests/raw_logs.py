@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,18 @@ def random_log(seed: int = 0, *, requests: int = 120, text_ids: bool = False) ->
                 {**request, "item_id": items[i]["item_id"], "position": position, "click": int(rng.random() < 0.4)}
             )
     return {"impressions": impressions, "items": items, "queries": queries, "judgments": judgments}
+
+
+def delay_labels(raw: Raw, most: int, seed: int = 0) -> Raw:
+    """The log with carts and orders, a few without what they follow, and when each happened, but for a few."""
+    rng = np.random.default_rng(seed)
+    for event in raw["impressions"]:
+        time, before = event["timestamp"], event["click"]
+        for label in ("click", "cart", "order"):
+            before = event[label] = before if label == "click" else int(rng.random() < (0.5 if before else 0.03))
+            time += int(rng.integers(0, most + 1))
+            event[f"{label}_time"] = time if before and rng.random() < 0.9 else None
+    return raw
 
 
 def write_log(raw: Raw, folder: Path, *, suffix: str = "parquet") -> Path:
@@ -129,7 +142,7 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     own = [e for e in past if user and e["user_id"] == user]
     others = [e for e in past if not user or e["user_id"] != user]
     under_query = [e for e in others if e["query_id"] == query]
-    history = [e for e in own if e["click"] or data.history_events == "shown"]
+    history = own if data.history_events == "shown" else _happened(own, time, data)
     peers = under_query[max(len(under_query) - data.peer_length, 0) :]
     fill: list[Row] = []
     if len(under_query) < data.peer_minimum and group:
@@ -156,8 +169,11 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     in_group = [e for e in others if group and groups[e["query_id"]] == group]
     for who, events in (("user", own), ("query", under_query), ("group", in_group)):
         row[f"{who}_shown"] = _by_level(events, grades, data, [1.0])
-        row[f"{who}_clicked"] = _by_level([e for e in events if e["click"]], grades, data, [1.0])
+        row[f"{who}_clicked"] = _by_level(_happened(events, time, data), grades, data, [1.0])
+        for label in data.further_labels:
+            row[f"{who}_{label}s"] = _by_level(_happened(events, time, data, label), grades, data, [1.0])
         row[f"{who}_examined"] = _by_level(events, grades, data, data.examination or [1.0])
+    history, peers, fill = ([_as_known(e, time, data) for e in events] for events in (history, peers, fill))
     history = history[max(len(history) - data.history_length, 0) :]
     row |= _event_columns("history", history, time, items, grades, data)
     row["history_title"] = [items[e["item_id"]]["title"] for e in history]
@@ -168,11 +184,33 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     row |= candidates
     row["candidate_title"] = [items[e["item_id"]]["title"] for e in shown]
     row["candidate_shown"] = [float(sum(p["item_id"] == e["item_id"] for p in past)) for e in shown]
-    row["candidate_clicked"] = [float(sum(p["item_id"] == e["item_id"] and p["click"] for p in past)) for e in shown]
+    counted = {"clicked": "click"} | {f"{label}s": label for label in data.further_labels}
+    for name, label in counted.items():
+        happened = [p["item_id"] for p in _happened(past, time, data, label)]
+        row[f"candidate_{name}"] = [float(happened.count(e["item_id"])) for e in shown]
+    for label in ("click", *data.further_labels):
+        row[f"candidate_{label}"] = [1 if known_from(e, data, label) < math.inf else e[label] for e in shown]
     row["candidate_examined"] = [
         sum(_examination(p["position"], data.examination or [1.0]) for p in past if p["item_id"] == e["item_id"]) for e in shown
     ]
     return row
+
+
+def known_from(event: Row, data: DataConfig, label: str = "click") -> float:
+    """From when on it is known that this happened; infinite: it did not."""
+    column = data.labels[label].time if label in data.labels else None
+    own = (event[column] if column else None) or event["timestamp"] + data.feedback_delay
+    followers = [name for name, other in data.further_labels.items() if other.after == label]
+    return min([own if event[label] else math.inf, *(known_from(event, data, name) for name in followers)])
+
+
+def _happened(events: list[Row], time: int, data: DataConfig, label: str = "click") -> list[Row]:
+    """Those that are known to have happened before a moment, in the order in which this became known."""
+    return sorted([e for e in events if known_from(e, data, label) < time], key=lambda e: known_from(e, data, label))
+
+
+def _as_known(event: Row, time: int, data: DataConfig) -> Row:
+    return event | {"click": int(known_from(event, data) < time)}
 
 
 def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades: Any, data: DataConfig) -> Row:

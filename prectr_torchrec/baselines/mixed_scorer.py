@@ -28,10 +28,15 @@ class MixedScorer:
         config: how.
 
     Raises:
-        ValueError: no candidate of these splits has a label.
+        ValueError: no candidate of these splits has a label, or clicks are known late and users have no rows.
     """
 
     def __init__(self, samples: Samples, splits: Sequence[str], config: MixedConfig) -> None:
+        if samples.data.late and config.users != "rows":
+            raise ValueError(
+                f"{samples.folder}: knows clicks later than that they were shown, and users as of a moment would know them at "
+                "once; set users: rows, or prepare without times of clicks and data.feedback_delay"
+            )
         self._config, self._samples = config, samples
         self._texts = open_texts(samples, config)
         self._grades = TextGrades.fit(samples, self._texts, config.seed)

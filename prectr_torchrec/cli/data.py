@@ -31,6 +31,9 @@ def simulate(
     position: Multiplier = 1.0,
     price: Multiplier = 0.0,
     tags: Multiplier = 0.0,
+    labels: Annotated[
+        float, typer.Option(min=0, help="Multiplier of what carts and orders depend on; 0: the log has none, and no times.")
+    ] = 0.0,
 ) -> None:
     """Write a simulated search log with planted effects, and its oracle apart."""
     check_free(out)
@@ -50,6 +53,7 @@ def simulate(
         position=position,
         price=price,
         tags=tags,
+        labels=labels,
     )
     counts = meta["counts"]
     typer.echo(f"{out}: {requests:,} simulated requests, {counts['impressions']:,} impressions, {counts['clicks']:,} clicks")

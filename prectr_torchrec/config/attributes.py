@@ -27,6 +27,9 @@ _TAKEN: dict[Place, frozenset[str]] = {
     "impressions": _OF_CANDIDATES | {"request_id", "timestamp", "user_id"},
 }
 """What a declared column cannot be called."""
+_OF_IMPRESSIONS = frozenset("request_id timestamp user_id query_id item_id position click".split())
+_COUNTERS = OF_ITEMS | OF_USERS | {"sums", "clicks"}
+"""What the counters of a label cannot be called."""
 _PREFIXES: dict[Place, str] = {"users": "user_", "queries": "query_"}
 """What the samples call columns of there by, whether the log does or not."""
 _TABLES: dict[Place, str] = {"requests": "impressions"}
@@ -84,21 +87,43 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
             seen[space, low] = f"columns.{place}"
 
 
-def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig) -> None:
-    """Raises ValueError where a label is called like another column, or follows one that is not declared, or itself."""
-    declared = {name.lower(): f"columns.{place}" for place, name, _ in columns.declared() if place != "users"}
+def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig, items: Sequence[str], users: Sequence[str]) -> None:
+    """Raises ValueError where a label is called like another column, or follows one that is not declared, or itself.
+
+    Args:
+        labels: by their names.
+        columns: the declared ones.
+        items, users: attributes.
+    """
+    declared = dict.fromkeys((name.lower() for name in items), "item_attributes")
+    declared |= {name.lower(): f"columns.{place}" for place, name, _ in columns.declared() if place != "users"}
+    of_users = {name.removeprefix("user_").lower(): "user_attributes" for name in users}
+    of_users |= {name.removeprefix("user_").lower(): "columns.users" for name in columns.users}
     for name, label in labels.items():
-        if not re.fullmatch(r"[^\W\d]\w*", name) or name.lower() in _TAKEN["impressions"]:
+        time, known = label.time, ["click", *(other for other in labels if other != "click")]
+        if time is not None and (time.lower() in declared or time.lower() in _OF_IMPRESSIONS or time in known):
+            raise ValueError(f"labels.{name}.time: {time} is another column; name the one with the times at which it happened")
+        if name == "click":
+            if label.after != "click":
+                raise ValueError(f"labels.click.after: {label.after}: nothing comes before a click; leave it out")
+            continue
+        low, counter = name.lower(), f"{name.lower()}s"
+        if not re.fullmatch(r"[^\W\d]\w*", name) or low in _TAKEN["impressions"] or counter in _COUNTERS:
             raise ValueError(f"labels.{name}: this is no name that a label can have; give it another one, such as cart")
-        if name.lower() in declared:
-            raise ValueError(f"labels.{name}: declared twice, also in {declared[name.lower()]}")
-        if label.after != "click" and label.after not in labels:
-            known = ["click", *labels]
+        if low in declared:
+            raise ValueError(f"labels.{name}: declared twice, also in {declared[low]}")
+        if owner := (declared | of_users | dict.fromkeys(map(str.lower, labels), "labels")).get(counter):
+            raise ValueError(f"labels.{name}: its counters are called {name}s, as a column of {owner} is; rename one of them")
+        if label.after not in known:
             raise ValueError(f"labels.{name}: follows {label.after!r}, which is no label{nearest(label.after, known)}")
-        passed = [name]
-        while label.after != "click":
-            if label.after in passed:
-                circle = " after ".join([*passed, label.after])
-                raise ValueError(f"labels.{name}: {circle} is a circle; one of them has to come after click")
-            passed.append(label.after)
-            label = labels[label.after]
+        _check_circle(name, labels)
+
+
+def _check_circle(name: str, labels: Mapping[str, LabelColumn]) -> None:
+    passed, after = [name], labels[name].after
+    while after != "click" and after in labels:
+        if after in passed:
+            circle = " after ".join([*passed, after])
+            raise ValueError(f"labels.{name}: {circle} is a circle; one of them has to come after click")
+        passed.append(after)
+        after = labels[after].after

@@ -60,7 +60,14 @@ class LabelColumn(Section):
     """Something else than the click that a user may do with a candidate: 0, 1, or null where it is not known."""
 
     after: str = "click"
-    """What comes before it: `click`, or another label."""
+    """What comes before it: `click`, or another label. Of `click` itself nothing does."""
+    time: str | None = None
+    """The column of impressions with the time at which it happened, as of `timestamp`; null where it did not. A label without
+    such a time is known `data.feedback_delay` after its impression."""
+    window: int | None = Field(None, ge=1)
+    """Seconds after the impression within which it counts as a label; null: `data.label_window`."""
+    action: str | None = None
+    """How `actions` call it, where impressions have no column of its name; null: by its name."""
 
 
 class WeightsColumn(NamedTuple):

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels
 from prectr_torchrec.config.base import LocalPath, Section
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
+from prectr_torchrec.config.reads import COUNTED
 
 ZeroId = Literal["none", "id"]
 """What the id 0 is."""
@@ -54,6 +55,9 @@ class RawLog(Section):
     """query_id, item_id, relevance. Used when the file is there; null: never."""
     users: RawTable | None = RawTable(path="users.parquet")
     """user_id and the user attributes. Used when the file is there; null: never."""
+    actions: RawTable | None = None
+    """request_id, item_id, action, timestamp: what users did with what they were shown, one row each. It tells of the labels, and
+    of the click, that impressions have no column of; null: there is none."""
 
 
 class Levels(Section):
@@ -125,7 +129,13 @@ class DataConfig(Section):
     """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
     `number`, `vector`."""
     labels: dict[str, LabelColumn] = {}
-    """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1."""
+    """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1. `click` may be
+    here too, to say when it happened: `{click: {time: click_time}}`."""
+    feedback_delay: int = Field(0, ge=0)
+    """Seconds after its impression from which on a click, or a label without a time of its own, is known to later requests."""
+    label_window: int | None = Field(None, ge=1)
+    """Seconds after its impression within which what has a time of its own counts as a label, in all splits. A train impression
+    whose window is still open when the validation part begins has no label. null: labels are as the log has them."""
     effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
@@ -162,15 +172,39 @@ class DataConfig(Section):
     def _attributes_have_names_of_their_own(self) -> DataConfig:
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
-        check_labels(self.labels, self.columns)
+        check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
         return self
+
+    @property
+    def timed(self) -> bool:
+        """Whether clicks or labels may have times of their own."""
+        return self.raw.actions is not None or any(label.time is not None for label in self.labels.values())
+
+    @property
+    def late(self) -> bool:
+        """Whether what users did may be known later than that it was shown."""
+        return self.timed or self.feedback_delay > 0
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """What the counters count: shown, clicked, examined, and the labels, such as `carts`."""
+        return (*COUNTED, *(f"{name}s" for name in self.further_labels))
+
+    def action_of(self, label: str) -> str:
+        """What actions call a label, or the click."""
+        return self.labels.get(label, LabelColumn()).action or label
+
+    @property
+    def further_labels(self) -> dict[str, LabelColumn]:
+        """The labels beside the click."""
+        return {name: label for name, label in self.labels.items() if name != "click"}
 
     def declared(self) -> Iterator[Declared]:
         """The columns of the log's own: the attributes, which are ids, those of `columns`, and labels."""
         yield from (Declared("users", name, IdColumn()) for name in self.user_attributes)
         yield from (Declared("items", name, IdColumn()) for name in self.item_attributes)
         yield from self.columns.declared()
-        yield from (Declared("impressions", name, settings) for name, settings in self.labels.items())
+        yield from (Declared("impressions", name, settings) for name, settings in self.further_labels.items())
 
     def ids_of(self, place: Place) -> list[str]:
         """Names of the declared columns of one id."""

@@ -50,6 +50,7 @@ RULES: tuple[Rule, ...] = (
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
     ("data.split.test_fraction", lambda c: c.data.split.test_from is not None, "data.split.test_from is set"),
+    ("data.label_window", lambda c: not c.data.timed, "no label has a time of its own"),
     ("data.peer_minimum", lambda c: c.data.query_group is None, "data.query_group is null"),
 )
 """Pattern of settings, when they are not read, and why."""
@@ -122,12 +123,14 @@ def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
     for column in data.declared():
         table = "impressions" if column.place == "requests" else column.place
         declared.setdefault(table, []).append(column.name)
+    times = [label.time for label in data.labels.values() if label.time is not None]
     ours = {
-        "impressions": ["request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click"],
+        "impressions": ["request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click", *times],
         "items": ["item_id", "title"],
         "queries": ["query_id", "query", *([data.query_group] if data.query_group else [])],
         "judgments": ["query_id", "item_id", "relevance"],
         "users": ["user_id"],
+        "actions": ["request_id", "item_id", "action", "timestamp"],
     }
     ours = {name: [*columns, *declared.get(name, ())] for name, columns in ours.items()}
     for name, valid in ours.items():

@@ -15,7 +15,7 @@ from prectr_torchrec.config.data import Levels, ZeroId
 from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.json_values import JsonField
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, measure, number, text, vector, whole_number
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, label, measure, number, text, vector, whole_number
 
 UNLABELLED = -1
 """Stands for null in a flat label; null grades are NaN."""
@@ -266,6 +266,9 @@ class Label(Flag):
     """0, 1 or null, to be learned. A batch has the value, 0 without a label, and `<key>_weight`, 1 with one."""
 
     nullable = True
+
+    def raw(self) -> Reading:
+        return label(UNLABELLED)
 
     def to_arrow(self, values: NDArray[Any]) -> pa.Array:
         return pa.array(values, mask=values == UNLABELLED).cast(self.arrow)

@@ -213,7 +213,7 @@ def _of_request(data: DataConfig, ids: _Ids, of_users: Sequence[Column]) -> list
     counters = (
         column(f"{who}_{what}", Counter(data.levels.count), "derived", _counter_doc(what, whom))
         for who, whom in _COUNTED.items()
-        for what in COUNTED
+        for what in data.counted
     )
     return [
         column("request_id", Id(looked_up=False), "requests", "Comes back with the scores."),
@@ -238,6 +238,8 @@ def _sums_doc(whom: str) -> str:
 
 
 def _counter_doc(what: str, whom: str) -> str:
+    if what not in COUNTED:
+        return f"By level, index 0 without a grade: {what} of what was shown {whom}."
     return f"By level, index 0 without a grade: times {what.replace('examined', 'shown, weighted by examination,')} {whom}."
 
 
@@ -288,7 +290,8 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         "clicked": "How often it was clicked before.",
         "examined": "How often it was shown before, each time weighted by the examination of its position.",
     }
-    counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in COUNTED)
+    docs |= {what: f"How many {what} of it there were before." for what in data.counted[len(docs) :]}
+    counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in data.counted)
     grade, predicted = _of_grades("candidate", data)
     return [
         item,

@@ -33,6 +33,8 @@ _AGREED = (
     "user_attributes",
     "columns",
     "labels",
+    "feedback_delay",
+    "label_window",
     "effects",
     "history_length",
     "history_events",

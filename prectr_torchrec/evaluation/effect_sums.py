@@ -87,7 +87,7 @@ def write_effects(
         Split -> of whom -> requests with a past.
 
     Raises:
-        ConfigError: another kind of ranker, or one without such rows.
+        ConfigError: another kind of ranker, one without such rows, or of samples whose clicks are known late.
         FileExistsError: `out` is there already.
         ValueError: samples that the ranker does not fit, or that have sums already.
     """
@@ -96,6 +96,11 @@ def write_effects(
         if config.model.kind != "mixed" or f"{who}{SUFFIX}" not in config.features:
             kind = config.model.kind
             raise ConfigError(f"{run}: needs a ranker of kind 'mixed' with features.{who}{SUFFIX}; this is one of {kind!r}")
+    if config.data.late:
+        raise ConfigError(
+            f"{run}: its samples know clicks later than that they were shown (data.labels, data.feedback_delay), and sums of "
+            "effects would know them at once; train on samples without times of clicks"
+        )
     if out.exists():
         raise FileExistsError(f"{out} is there already; remove it or choose another folder")
     manifest = read_manifest(data, config.data, run / CONFIG)

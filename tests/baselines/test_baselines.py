@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,13 @@ def test_refuses_a_run_directory_of_a_trained_ranker(log: Path, tmp_path: Path) 
     (tmp_path / CHECKPOINTS).mkdir()
     with pytest.raises(ValueError, match="holds the checkpoints of `prectr train`"):
         run_baseline("mixed", log / "samples", tmp_path)
+
+
+def test_users_as_of_a_moment_are_refused_where_clicks_are_known_late(log: Path) -> None:
+    samples = Samples.open(log / "samples")
+    late = replace(samples, data=samples.data.model_copy(update={"feedback_delay": 60}))
+    with pytest.raises(ValueError, match=r"samples: knows clicks later than that they were shown.*; set users: rows"):
+        MixedScorer(late, ["train"], MixedConfig())
 
 
 def test_refuses_two_folders_that_would_write_one_file(log: Path, tmp_path: Path) -> None:

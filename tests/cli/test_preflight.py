@@ -87,6 +87,14 @@ def test_samples_with_longer_histories_do(tmp_path: Path) -> None:
             {"data.raw.items.columns": {"titel": "name"}},
             ["data.raw.items.columns.titel is not used: no column of ours has this name (did you mean 'title'?)"],
         ),
+        ("demo", {"data.label_window": 3600}, ["data.label_window is not used: no label has a time of its own"]),
+        ("demo", {"data.label_window": 3600, "data.labels": {"click": {"time": "t"}}}, []),
+        ("demo", {"data.labels": {"click": {"time": "t"}}, "data.raw.impressions.columns": {"t": "clicked at"}}, []),
+        (
+            "demo",
+            {"data.raw.actions": {"path": "ubi.csv", "columns": {"action": "action_name", "when": "time"}}},
+            ["data.raw.actions.columns.when is not used: no column of ours has this name"],
+        ),
         ("demo", {"train.max_skipped": 3}, ["train.max_skipped is not used: train.on_bad_loss is not 'skip'"]),
     ],
 )

@@ -186,6 +186,19 @@ BAD_LABELS: dict[str, tuple[dict[str, Any], str]] = {
     "a name of ours": ({"Click": {}}, "labels.Click: this is no name that a label can have"),
     "no name": ({"to cart": {}}, "labels.to cart: this is no name that a label can have"),
     "a column twice": ({"Price": {}}, "labels.Price: declared twice, also in columns.items"),
+    "something before a click": (
+        {"click": {"after": "cart"}, "cart": {}},
+        "labels.click.after: cart: nothing comes before a click",
+    ),
+    "a time that is another column": ({"click": {"time": "timestamp"}}, "labels.click.time: timestamp is another column; name"),
+    "a time that is a number": ({"cart": {"time": "price"}}, "labels.cart.time: price is another column; name"),
+    "counters of another label": (
+        {"cart": {}, "carts": {}},
+        "labels.cart: its counters are called carts, as a column of labels is",
+    ),
+    "counters of a column": ({"colour": {}}, "labels.colour: its counters are called colours, as a column of columns.items is"),
+    "counters that are ours": ({"event": {}}, "labels.event: this is no name that a label can have"),
+    "an attribute": ({"brand_id": {}}, "labels.brand_id: declared twice, also in item_attributes"),
     "an unknown setting": ({"order": {"afer": "click"}}, "data.labels.order.afer: unknown key (did you mean 'after'?)"),
 }
 
@@ -193,7 +206,17 @@ BAD_LABELS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("labels", "message"), BAD_LABELS.values(), ids=BAD_LABELS)
 def test_a_wrong_label_is_named(labels: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        validate_config({"name": "x", "data": {"labels": labels, "columns": {"items": {"price": "number"}}}}, "test")
+        validate_config(
+            {"name": "x", "data": {"labels": labels, "columns": {"items": {"price": "number", "colours": "ids"}}}}, "test"
+        )
+
+
+def test_the_click_is_no_second_column_where_its_time_is_named() -> None:
+    data = DataConfig.model_validate({"labels": {"click": {"time": "click_time"}, "cart": {}}})
+    names = [column.name for column in sample_columns(data)]
+    assert names.count("candidate_click") == names.count("candidate_cart") == 1
+    assert data.late and [*data.further_labels] == ["cart"]
+    assert not DataConfig.model_validate({"labels": {"cart": {}}}).late and DataConfig(feedback_delay=1).late
 
 
 def test_samples_have_a_label_of_each_candidate_and_requests_have_none() -> None:

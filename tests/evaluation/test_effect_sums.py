@@ -94,6 +94,11 @@ def test_what_cannot_be_done_is_said(job: Job, tmp_path: Path, monkeypatch: pyte
         effects.write_effects(job.run, job.data, job.out)
     with pytest.raises(ValueError, match=r"prepared with data\.effects"):
         effects.write_effects(job.run, job.out, tmp_path / "twice")
+    late = small_config(**MIXED)
+    late.data.feedback_delay = 60
+    monkeypatch.setattr(effects, "load_run", lambda run: late)
+    with pytest.raises(ConfigError, match=r"sums of effects would know them at once; train on samples without times of clicks"):
+        effects.write_effects(tmp_path, tmp_path, tmp_path / "out")
     monkeypatch.setattr(effects, "load_run", lambda run: small_config())
     with pytest.raises(ConfigError, match=r"needs a ranker of kind 'mixed' with features.user_effect; this is one of 'prectr'"):
         effects.write_effects(tmp_path, tmp_path, tmp_path / "out")

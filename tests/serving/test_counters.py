@@ -31,6 +31,27 @@ def test_looking_up_counts_nothing_and_nobody_known_has_zeros() -> None:
     assert statistics.item([])["candidate_shown"].shape == (0,)
 
 
+def test_labels_count_when_they_are_known_and_where_their_impression_does() -> None:
+    statistics = PreferenceStatistics(2, [1.0, 0.5], ["cart", "order"])
+    event = {"user_id": 1, "query_id": 10, "group_id": 7, "item_id": 100, "level": 2}
+    statistics.add(**event, position=2, click=0)
+    before = statistics.look_up(2, 10, 7) | statistics.item([100])
+    for label in ("click", "cart", "cart"):
+        statistics.add_label(label, **event)
+    after = statistics.look_up(2, 10, 7) | statistics.item([100])
+    moved = {name: after[name].tolist() for name in after if after[name].tolist() != before[name].tolist()}
+    assert moved == {
+        **{f"{who}_clicked": [0, 0, 1] for who in ("query", "group")},
+        **{f"{who}_carts": [0, 0, 2] for who in ("query", "group")},
+        **{"candidate_clicked": [1], "candidate_carts": [2]},
+    }
+    assert statistics.look_up(1, 10, 7)["user_carts"].tolist() == [0, 0, 2]
+    with pytest.raises(ValueError, match=r"'orders' is no label \(did you mean 'order'\?\)"):
+        statistics.add_label("orders", **event)
+    with pytest.raises(ValueError, match=r"counters with labels \['cart', 'order'\], here it is \[\]"):
+        PreferenceStatistics(2, [1.0, 0.5]).load_state_dict(statistics.state_dict())
+
+
 @pytest.mark.parametrize("event", [{"level": 4}, {"level": -1}, {"position": -1}, {"click": 2}])
 def test_an_event_that_cannot_be_is_refused(event: dict[str, int]) -> None:
     good = {"user_id": 1, "query_id": 1, "group_id": 1, "item_id": 1, "level": 1, "position": 1, "click": 1}

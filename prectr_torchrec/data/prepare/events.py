@@ -61,24 +61,26 @@ def write_order(
     counts: str = "",
     levels: int = 0,
     examination: Sequence[float] = (1.0,),
+    time: str = "timestamp",
 ) -> None:
-    """Writes events sorted by `keys` and timestamp; ties by request, position, item.
+    """Writes events sorted by `keys` and `time`; ties by timestamp, request, position, item.
 
     Args:
         con: connection with the tables of the log.
         folder: where to write; must not exist.
         table: the events, with or without a WHERE.
-        columns: what is to be looked up, keys and timestamp included.
+        columns: what is to be looked up, keys and `time` included.
         keys: columns whose past is asked for.
         runs: columns of which `EventOrder.latest` may skip a value.
         counts: `level`: running totals of shown, clicked and examined events by level, K + 1 each, predicted levels counting by
             their probability; `all`: one of each; "": none.
         levels: K.
         examination: of positions 1, 2, ...
+        time: column of the moments that the past ends with.
     """
     folder.mkdir(parents=True)
     bins = {"level": levels + 1, "all": 1, "": 0}[counts]
-    order = ", ".join(dict.fromkeys([*keys, "timestamp", "request_id", "position", "item"]))
+    order = ", ".join(dict.fromkeys([*keys, time, "timestamp", "request_id", "position", "item"]))
     run_starts = {name: _RunStarts() for name in runs}
     weights = position_weights(examination)
     total = np.zeros(3 * bins)
@@ -100,24 +102,26 @@ def write_order(
 
 @dataclass(frozen=True)
 class EventOrder:
-    """Events sorted by (keys..., timestamp).
+    """Events sorted by (keys..., time).
 
     Args:
         keys: columns of shape (N,).
         columns: all columns of `write_order`: (N,); `totals` (N + 1, 3 * levels), float64.
+        time: name of the column of the moments.
     """
 
     keys: tuple[NDArray[Any], ...]
     columns: dict[str, NDArray[Any]]
+    time: str = "timestamp"
 
     @classmethod
-    def open(cls, folder: Path, *keys: str) -> EventOrder:
+    def open(cls, folder: Path, *keys: str, time: str = "timestamp") -> EventOrder:
         columns = open_columns(folder)
-        return cls(tuple(columns[key] for key in keys), columns)
+        return cls(tuple(columns[key] for key in keys), columns, time)
 
     def before(self, timestamp: Ints, *keys: NDArray[Any]) -> tuple[Ints, Ints]:
         """Ranges [start, stop) of the events of each key that are strictly older than the timestamp; all arrays (R,)."""
-        sides = (*self.keys, self.columns["timestamp"])
+        sides = (*self.keys, self.columns[self.time])
         return _bisect(sides[:-1], keys), _bisect(sides, (*keys, timestamp))
 
     def counts(self, start: Ints, stop: Ints) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ MIN_EXAMINATION = 0.01
 _UNIT = 2.0**-20
 
 
-def estimate_examination(con: duckdb.DuckDBPyConnection, before: int, levels: int) -> list[float]:
+def estimate_examination(con: duckdb.DuckDBPyConnection, before: int, levels: int, *, known: str | None = None) -> list[float]:
     """The examination of positions 1, 2, ... against position 1, from the events strictly before a moment.
 
     Standardised indirectly: the clicks of a position over those its shown levels would have had at position 1, so that
@@ -26,14 +26,16 @@ def estimate_examination(con: duckdb.DuckDBPyConnection, before: int, levels: in
         con: connection with the table `events`.
         before: timestamp.
         levels: K.
+        known: column of the moments at which clicks are known, as those are not before; None: with their events.
 
     Returns:
         Values in [0.01, 1], the first one 1. A position with too few expected clicks takes the value above it, and
         the curve ends with the last trusted one; it is [1.0] where position 1 itself has too few clicks.
     """
     shown, clicks = np.zeros((2, levels + 1, MAX_POSITION))
+    clicks_known = f"coalesce(sum(click) FILTER (WHERE {known} < {before}), 0)" if known else "sum(click)"
     counted = con.execute(
-        "SELECT level, position, count(*), sum(click) FROM events "
+        f"SELECT level, position, count(*), {clicks_known} FROM events "
         f"WHERE timestamp < {before} AND position BETWEEN 1 AND {MAX_POSITION} GROUP BY ALL"
     )
     for level, position, of_shown, of_clicks in counted.fetchall():

@@ -30,11 +30,14 @@ from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare.events import write_columns, write_order
 from prectr_torchrec.data.prepare.examination import estimate_examination
+from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, event_orders
 from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.prepare.trained import write_trained
+from prectr_torchrec.data.raw.actions import labels_of_actions
 from prectr_torchrec.data.raw.files import given_files
+from prectr_torchrec.data.raw.labels import events_in_windows
 from prectr_torchrec.data.raw.predicted import find_scores
 from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one_row, open_duckdb
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
@@ -105,7 +108,7 @@ def prepare(
     if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(ORDERS) + 11)
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11)
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     splits = report["splits"]
@@ -115,21 +118,6 @@ def prepare(
     build_if_absent(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
     shutil.rmtree(job.work)
     return manifest
-
-
-EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
-ORDERS: dict[str, dict[str, Any]] = {
-    "by_user": {"columns": EVENT, "keys": ("user_id",), "counts": "level"},
-    "by_query": {"columns": EVENT, "keys": ("query",), "runs": ("user_id",), "counts": "level"},
-    "by_group": {"columns": (*EVENT, "group_id"), "keys": ("group_id",), "runs": ("user_id", "query"), "counts": "level"},
-    "by_user_query": {"columns": ("timestamp", "user_id", "query"), "keys": ("user_id", "query"), "counts": "level"},
-    "by_user_group": {"columns": ("timestamp", "user_id", "group_id"), "keys": ("user_id", "group_id"), "counts": "level"},
-    "by_item": {"columns": ("timestamp", "item"), "keys": ("item",), "counts": "all"},
-    "clicked_by_user": {"columns": EVENT, "keys": ("user_id",)},
-}
-"""How the events are sorted, what of them is kept, which values may be skipped and what is counted."""
-_GROUPED = "events WHERE group_id <> 0"
-TABLES = {"by_group": _GROUPED, "by_user_group": _GROUPED, "clicked_by_user": "events WHERE click = 1"}
 
 
 @dataclass(frozen=True)
@@ -157,8 +145,8 @@ class _Job:
             report = read_json(self.work / "log" / "report.json")
             step("keeping ids of text", self.out / IDS, partial(self._write_ids, con, report["id_kinds"]))
             common = {"levels": self.data.levels.count, "examination": examination}
-            for name, order in ORDERS.items():
-                options = {**order, **common, "table": TABLES.get(name, "events")}
+            for name, order in event_orders(self.data).items():
+                options = {**order, **common}
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
@@ -184,7 +172,7 @@ class _Job:
 
     def write(self, splits: dict[str, dict[str, Any]], bar: tqdm) -> None:
         """Writes the shards of all splits and notes their names as `files`."""
-        log = Log.open(self.work)
+        log = Log.open(self.work, self.data)
         for name, split in splits.items():
             bar.set_description(f"writing {name}")
             split["files"] = self._write_split(log, name, bar)
@@ -226,7 +214,7 @@ class _Job:
         examination = self.data.examination
         if examination is None:
             before = split_times(con, self.data)["validation"]
-            examination = estimate_examination(con, before, self.data.levels.count)
+            examination = estimate_examination(con, before, self.data.levels.count, known=CLICK_KNOWN if self.data.late else None)
         path.write_text(json.dumps(examination), encoding="utf-8")
 
     def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, Any]]:
@@ -240,14 +228,16 @@ class _Job:
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM events WHERE"
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM"
+        acted = labels_of_actions(self.data, self.sources["impressions"])
+        known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
         return {
-            "train": f"{labelled} {in_train(self.data, begins)}",
-            "validation": f"{labelled} timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
-            "test": f"{labelled} timestamp >= {begins['test']}",
+            "train": f"{labelled} {known} WHERE {in_train(self.data, begins)}",
+            "validation": f"{labelled} {final} WHERE timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{labelled} {final} WHERE timestamp >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
         }, split_findings
 

@@ -11,45 +11,64 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import Text
-from prectr_torchrec.data.columns import Column, sample_columns
+from prectr_torchrec.data.columns import Column, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
+from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, CLICKED_BY_USER, event_orders
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.schema import sample_schema
 
 
 @dataclass(frozen=True)
 class Log:
-    """The sorted events and the catalogue, memory-mapped."""
+    """The sorted events and the catalogue, memory-mapped; the orders are those of `event_orders`.
 
-    users: EventOrder
-    clicks: EventOrder
-    queries: EventOrder
-    groups: EventOrder
-    pairs: EventOrder
-    user_groups: EventOrder
-    items: EventOrder
+    Attributes:
+        labels: what the orders of labels beside the click begin with.
+    """
+
+    orders: dict[str, EventOrder]
+    labels: tuple[str, ...]
     item: dict[str, NDArray[Any]]
     query: dict[str, NDArray[Any]]
     trained: TrainedCounts
 
     @classmethod
-    def open(cls, folder: Path) -> Log:
+    def open(cls, folder: Path, data: DataConfig) -> Log:
+        orders = {
+            name: EventOrder.open(folder / name, *order["keys"], time=order.get("time", "timestamp"))
+            for name, order in event_orders(data).items()
+        }
         return cls(
-            users=EventOrder.open(folder / "by_user", "user_id"),
-            clicks=EventOrder.open(folder / "clicked_by_user", "user_id"),
-            queries=EventOrder.open(folder / "by_query", "query"),
-            groups=EventOrder.open(folder / "by_group", "group_id"),
-            pairs=EventOrder.open(folder / "by_user_query", "user_id", "query"),
-            user_groups=EventOrder.open(folder / "by_user_group", "user_id", "group_id"),
-            items=EventOrder.open(folder / "by_item", "item"),
+            orders=orders,
+            labels=tuple(column.source.stored for column, _ in declared_of(data, LabelColumn)),
             item=open_columns(folder / "items"),
             query=open_columns(folder / "queries"),
             trained=TrainedCounts(folder / "trained"),
         )
+
+    def counts(self, name: str, past: tuple[Ints, Ints], time: Ints, *keys: NDArray[Any]) -> NDArray[np.float64]:
+        """Shown, clicked and examined events and those with each label, by level, (3 + labels, R, levels).
+
+        Args:
+            name: of the order.
+            past: (R,) each, what the order has of the keys before the moments.
+            time: (R,) moments.
+            keys: (R,) each.
+        """
+
+        def known(label: str) -> NDArray[np.float64]:
+            order = self.orders[f"{label}_{name}"]
+            start, stop = order.before(time, *keys)
+            return order.counts(start, np.where(past[0] < past[1], stop, start))[0]
+
+        counts = self.orders[name].counts(*past)
+        if CLICK_KNOWN in self.orders[CLICKED_BY_USER].columns:
+            counts[1] = known("click")
+        return np.stack([*counts, *map(known, self.labels)]) if self.labels else counts
 
 
 @dataclass(frozen=True)
@@ -80,23 +99,23 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     time, user, query = request["timestamp"], request["user_id"], request["query"]
     group = log.query["group_id"][query]
 
-    user_range = _known(user, log.users.before(time, user))
-    pair_range = _known(user, log.pairs.before(time, user, query))
-    query_range = log.queries.before(time, query)
+    user_range = _known(user, log.orders["by_user"].before(time, user))
+    pair_range = _known(user, log.orders["by_user_query"].before(time, user, query))
+    query_range = log.orders["by_query"].before(time, query)
     own = pair_range[1] - pair_range[0]
     others = query_range[1] - query_range[0] - own
     derived = {"group_id": group, "user_events": user_range[1] - user_range[0], "user_query_events": own, "query_events": others}
-    group_range = log.groups.before(time, group)
+    group_range = log.orders["by_group"].before(time, group)
+    own_group = _known(user, log.orders["by_user_group"].before(time, user, group))
     counts = {
-        "user": log.users.counts(*user_range),
-        "query": log.queries.counts(*query_range) - log.pairs.counts(*pair_range),
-        "group": log.groups.counts(*group_range)
-        - log.user_groups.counts(*_known(user, log.user_groups.before(time, user, group))),
+        "user": log.counts("by_user", user_range, time, user),
+        "query": log.counts("by_query", query_range, time, query) - log.counts("by_user_query", pair_range, time, user, query),
+        "group": log.counts("by_group", group_range, time, group) - log.counts("by_user_group", own_group, time, user, group),
     }
-    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(COUNTED, counts[who], strict=True)}
+    derived |= {f"{who}_{what}": count for who in counts for what, count in zip(data.counted, counts[who], strict=True)}
 
     history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
-    candidates = _candidates(log, requests, first, last, time)
+    candidates = _candidates(data, log, requests, first, last, time)
     derived["num_candidates"] = candidates.lengths
     derived |= {
         f"{who}_trained": log.trained.counts(who, key) for who, key in (("user", user), ("query", query), ("group", group))
@@ -125,8 +144,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     return pa.Table.from_arrays(arrays, schema=sample_schema(data))
 
 
-EVENT = ("timestamp", "item", "query", "relevance", "predicted", "position", "click")
-"""Columns of an event that a history or a peer list shows."""
+_EVENT = ("timestamp", "item", "query", "relevance", "predicted", "position", "click")
 
 
 class Rows(NamedTuple):
@@ -151,12 +169,12 @@ def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
 
 def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> Rows:
     """The user's own latest events."""
-    order = log.clicks if data.history_events == "clicked" else log.users
+    order = log.orders[CLICKED_BY_USER if data.history_events == "clicked" else "by_user"]
     start, stop = _known(user, order.before(time, user))
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)
-    events = {name: order.columns[name][positions] for name in EVENT}
-    return Rows(stop - start, events, _ages(events, time, stop - start))
+    events = {name: order.columns[name][positions] for name in _shown_columns(order)}
+    return _past_rows(events, time, stop - start)
 
 
 def _peers(
@@ -173,33 +191,43 @@ def _peers(
     width = data.peer_length
     limit = np.full(len(time), width)
     user = np.where(user == 0, SKIP_NONE, user)  # nobody known is no reason to leave anybody out
-    under_query = log.queries.latest(*query_range, limit, width, {"user_id": user})
+    queries, groups = log.orders["by_query"], log.orders["by_group"]
+    under_query = queries.latest(*query_range, limit, width, {"user_id": user})
     wanted = np.where(others < data.peer_minimum, np.maximum(width - others, 0), 0)
-    under_group = log.groups.latest(*group_range, wanted, width, {"user_id": user, "query": query})
+    under_group = groups.latest(*group_range, wanted, width, {"user_id": user, "query": query})
     positions = np.concatenate([under_group[:, ::-1], under_query[:, ::-1]], axis=1)  # (R, 2M), oldest first
     from_group = np.broadcast_to(np.arange(2 * width) < width, positions.shape)
     there = positions >= 0
     flat, in_group = positions[there], from_group[there]
     events = {}
-    for name in EVENT:
-        events[name] = np.empty(len(flat), log.queries.columns[name].dtype)
-        events[name][in_group] = log.groups.columns[name][flat[in_group]]
-        events[name][~in_group] = log.queries.columns[name][flat[~in_group]]
-    lengths = there.sum(axis=1)
-    return Rows(lengths, events, _ages(events, time, lengths) | {"in_group": in_group.astype(np.int8)})
+    for name in _shown_columns(queries):
+        events[name] = np.empty(len(flat), queries.columns[name].dtype)
+        events[name][in_group] = groups.columns[name][flat[in_group]]
+        events[name][~in_group] = queries.columns[name][flat[~in_group]]
+    return _past_rows(events, time, there.sum(axis=1), in_group=in_group.astype(np.int8))
 
 
-def _ages(events: dict[str, NDArray[Any]], time: Ints, lengths: Ints) -> dict[str, NDArray[Any]]:
-    return {"age": np.repeat(time, lengths) - events["timestamp"]}
+def _shown_columns(order: EventOrder) -> list[str]:
+    """Columns of an event that a history or a peer list shows, and what its click depends on."""
+    return [*_EVENT, *([CLICK_KNOWN] if CLICK_KNOWN in order.columns else [])]
 
 
-def _candidates(log: Log, requests: Requests, first: int, last: int, time: Ints) -> Rows:
+def _past_rows(events: dict[str, NDArray[Any]], time: Ints, lengths: Ints, **derived: NDArray[Any]) -> Rows:
+    """Events as requests at some times know them: what is not yet known to be clicked is not clicked."""
+    times = np.repeat(time, lengths)
+    if (known := events.pop(CLICK_KNOWN, None)) is not None:
+        events["click"] = events["click"] & (known < times)
+    return Rows(lengths, events, {"age": times - events["timestamp"], **derived})
+
+
+def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last: int, time: Ints) -> Rows:
     ends = np.concatenate([requests.ends[first - 1 : first] if first else [0], requests.ends[first:last]])
     lengths = np.diff(ends)
     candidate = slice_columns(requests.candidates, int(ends[0]), int(ends[-1]))
     item = candidate["item"]
-    counts = log.items.counts(*log.items.before(np.repeat(time, lengths), item))
-    derived = {what: count[:, 0] for what, count in zip(COUNTED, counts, strict=True)}
+    times = np.repeat(time, lengths)
+    counts = log.counts("by_item", log.orders["by_item"].before(times, item), times, item)
+    derived = {what: count[:, 0] for what, count in zip(data.counted, counts, strict=True)}
     return Rows(lengths, candidate, derived | {"item_trained": log.trained.counts("item", item)})
 
 

@@ -19,7 +19,14 @@ _NONE = {
     "query_id": ": it shares the row of unknown queries",
 }
 """Of columns that are no attributes."""
-_KEPT = {"impressions": "events", "judgments": "judgments", "items": "items", "queries": "queries", "users": "users"}
+_KEPT = {
+    "impressions": "events",
+    "judgments": "judgments",
+    "items": "items",
+    "queries": "queries",
+    "users": "users",
+    "actions": "actions",
+}
 
 
 def summarise(con: Connection, data: DataConfig, sources: dict[str, Source], rows: dict[str, int]) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import Grade, Label, Position
+from prectr_torchrec.data.column_kinds import Flag, Grade, Position
 from prectr_torchrec.data.columns import Column, declared_columns, sample_columns
 from prectr_torchrec.data.list_kinds import Weights
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds
+from prectr_torchrec.data.raw.actions import labels_of_actions, load_actions
+from prectr_torchrec.data.raw.labels import time_columns
+from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds, text
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
 
 Kinds = dict[str, IdKind]
@@ -27,7 +29,7 @@ class Loaded:
 
 
 def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds, drops: dict[str, int]) -> Loaded:
-    """Makes tables items, queries, users, grades(query_id, item_id, relevance) and impressions, of those that are there.
+    """Makes tables items, queries, users, grades(query_id, item_id, relevance), impressions and actions, of those that are there.
 
     Args:
         con: connection to fill.
@@ -46,6 +48,8 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
             loaded.rows[name] = rows = table.check(con)
             if name == "impressions":
                 _load_impressions(con, table, rows, drops, declared_columns(data, "requests"))
+            elif name == "actions":
+                load_actions(con, table, data, labels_of_actions(data, sources["impressions"]), drops)
             else:
                 _LOADS[name](con, table, rows, drops)
     problems.refuse()
@@ -74,6 +78,7 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     declared = [column for column in declared_columns(data, id_kinds=kinds) if column.source.raw == source.name]
     readings = {column.source.column: column.kind.raw() for column in (*of_table, *declared)}
     names = {column.source.column: column.source.stored for column in declared}
+    names |= time_columns(data) if source.name == "impressions" else {}
     if source.name == "queries" and data.query_group and data.query_group in source:
         names[data.query_group] = "group_id"
         readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
@@ -82,12 +87,18 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
         "items": {"item_id": ids["item_id"]},
         "queries": {"query_id": ids["query_id"]},
         "users": {"user_id": ids["user_id"]},
+        "actions": {
+            **{name: ids[name] for name in ("request_id", "item_id")},
+            "action": text(),
+            "timestamp": seconds(*_MOMENTS),
+        },
         "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": Grade(data.levels).raw()},
         "impressions": {
             **{name: ids[name] for name in _OF_IMPRESSIONS},
             "user_id": attribute(kinds["user_id"], data.zero_id),
-            "timestamp": seconds(0, 10**11),
-            "click": Label().raw(),
+            "timestamp": seconds(*_MOMENTS),
+            "click": Flag().raw(),
+            **{column: seconds(*_MOMENTS, nullable=True) for column in time_columns(data)},
             "position": Position().raw(),
         },
     }[source.name]
@@ -133,6 +144,7 @@ def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str,
     problems.refuse()
 
 
+_MOMENTS = (0, 10**11)
 _OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
 """Ids without which an impression is of no use."""
 _OF_REQUESTS = ("timestamp", "user_id", "query_id")

@@ -81,16 +81,29 @@ def whole_number(low: int, high: int, expected: str, *, nullable: bool = False) 
     return Reading(expected, read)
 
 
-def seconds(low: int, high: int) -> Reading:
-    """Moments as whole seconds; a timestamp without a zone is one of UTC."""
-    plain = whole_number(low, high, "whole seconds, not negative and no milliseconds")
+def label(unknown: int) -> Reading:
+    """0 or 1 as TINYINT, and `unknown` where that is null."""
+    flag = whole_number(0, 1, "0, 1, or null where it is not known", nullable=True)
+
+    def read(sql: str, type_: str) -> tuple[str, str] | None:
+        found = flag.read(sql, type_)
+        return (f"coalesce({found[0]}, {unknown})::TINYINT", found[1]) if found else None
+
+    return Reading(flag.expected, read, absent=f"{unknown}::TINYINT")
+
+
+def seconds(low: int, high: int, *, nullable: bool = False) -> Reading:
+    """Moments as whole seconds, and null where that may be; a timestamp without a zone is one of UTC."""
+    null = ", or null" if nullable else ""
+    plain = whole_number(low, high, f"whole seconds, not negative and no milliseconds{null}", nullable=nullable)
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
         if not type_.startswith("TIMESTAMP") and type_ != "DATE":
             return plain.read(sql, type_)
         ticks, second = (f"epoch_ns({sql})", 10**9) if type_.endswith("_NS") else (f"epoch_us({sql})", 10**6)
         value = f"({ticks} // {second})"
-        return value, f"NOT coalesce({ticks} % {second} = 0 AND {value} BETWEEN {low} AND {high}, false)"
+        bad = f"NOT coalesce({ticks} % {second} = 0 AND {value} BETWEEN {low} AND {high}, false)"
+        return value, f"({sql} IS NOT NULL AND {bad})" if nullable else bad
 
     return Reading(f"{plain.expected} (of a timestamp: date_trunc('second', ...))", read)
 

@@ -6,8 +6,9 @@ Tables made here, all sorted and complete:
     users(user_id, <declared>);
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
-    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>), user
-        0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction;
+    events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>,
+        <known>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction; <known>
+        is what `known_columns` says, 0 of what did not happen;
     requests(request_id, timestamp, user_id, query, <declared>).
 """
 
@@ -22,8 +23,10 @@ from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
 from prectr_torchrec.data.columns import declared_columns, declared_of, stored_name
+from prectr_torchrec.data.raw.actions import COLUMNS, labels_of_actions, link_actions, may_be_actions
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
+from prectr_torchrec.data.raw.labels import known_columns, link_labels, time_columns
 from prectr_torchrec.data.raw.loading import (
     Kinds,
     Loaded,
@@ -79,8 +82,12 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     declared: dict[str, list[str]] = {name: [] for name in RawLog.model_fields}
     for column in declared_columns(data):
         declared[column.source.raw].append(column.source.column)
-    clicks = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click"]
-    open_table("impressions", log.impressions, [*clicks, *declared["impressions"]], ["position"])
+    of_impressions = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click", *declared["impressions"]]
+    acted = may_be_actions(data)
+    required = [column for column in (*of_impressions, *time_columns(data)) if column not in acted]
+    open_table("impressions", log.impressions, required, ["position", *acted])
+    if log.actions:
+        open_table("actions", log.actions, [*COLUMNS])
     open_table("items", log.items, ["item_id", "title", *declared["items"]])
     open_table(
         "queries", log.queries, ["query_id", "query", *declared["queries"]], [data.query_group] if data.query_group else []
@@ -123,6 +130,10 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
+    acted = labels_of_actions(data, sources["impressions"])
+    if acted:
+        link_actions(con, loaded.tables["actions"], acted, drops)
+    link_labels(con, loaded.tables["impressions"], data, acted, mended)
     _link_judgments(con, loaded, kinds, drops, mended)
     _add_groups(con, data, from_column=data.query_group is not None and data.query_group in sources["queries"])
     rows, problems = loaded.rows, Problems()
@@ -149,10 +160,10 @@ def _id_columns(data: DataConfig, *, separated: bool = True) -> IdColumns:
     """Columns of ids by the tables that have them; `separated`: those of text with a separator too."""
     group = [data.query_group] if data.query_group else []
     found = {
-        "request_id": {"impressions"},
+        "request_id": {"impressions", "actions"},
         "user_id": {"impressions", "users"},
         "query_id": {"impressions", "queries", "judgments"},
-        "item_id": {"impressions", "items", "judgments"},
+        "item_id": {"impressions", "items", "judgments", "actions"},
     }
     for name in group:
         found.setdefault(name, set()).add("queries")
@@ -281,11 +292,12 @@ def _link_events(
         "".join(f", {how.format(column.source.stored)}" for column in declared_columns(data, *tables))
         for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
     )
+    known = "".join(f", coalesce({column}, 0) AS {column}" for column in known_columns(data))
     con.execute(
         f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
             coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
             coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
-            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}
+            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}
         FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
         LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
         LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""

@@ -6,9 +6,9 @@ Users u search queries q at times t; the logging ranker shows items i at positio
     z        = b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i + a_price price_ui + a_tags tags_ui
     s_uq     = max(0, s0 + a_strictness user_strictness_u + a_query query_strictness_q)
 
-The multipliers a are 1 by default, but 0 for prices and tags, without which items have none; 0 switches an effect off. They
-change clicks and nothing else: the catalogue, the users, the requests and what was shown stay the same for a seed. Every file
-says that it is simulated.
+The multipliers a are 1 by default, but 0 for prices, tags and labels, without which the log has none; 0 switches an effect
+off. They change clicks and nothing else, and that of labels what follows the clicks (`purchases.py`): the catalogue, the users,
+the requests and what was shown stay the same for a seed. Every file says that it is simulated.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.data.simulate.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
 from prectr_torchrec.data.simulate.prices import Prices, draw_prices
+from prectr_torchrec.data.simulate.purchases import Purchases, draw_labels, draw_purchases
 from prectr_torchrec.data.simulate.tags import Tags, draw_tags
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
@@ -35,6 +36,7 @@ Planted = dict[str, Prices | Tags]
 START = 1767225600  # 2026-01-01, UTC
 DAYS = 30
 TEST_SHARE = 0.1
+TEST_FROM = START + round(DAYS * 86400 * (1 - TEST_SHARE))
 CANDIDATES = 14
 SHOWN = 6
 BIAS, SLOPE, CENTRE = -0.9, 2.2, 7 / 3  # b, s0, r0
@@ -99,6 +101,7 @@ def simulate(
     position: float = 1.0,
     price: float = 0.0,
     tags: float = 0.0,
+    labels: float = 0.0,
 ) -> dict[str, Any]:
     """Writes a simulated log: `raw/` as a shop would have it, `eval/` with the oracle, and `meta.json` (last).
 
@@ -114,6 +117,7 @@ def simulate(
         position: of the exponent with which examination falls with the position.
         price: of what users mind about prices; where it is not 0, items have a `price`, which some lack.
         tags: of what tags are worth, to all and to each user; where it is not 0, items have `tags`.
+        labels: of what carts and orders depend on; where it is not 0, impressions have both, and times of what happened.
 
     Returns:
         The contents of `meta.json`: settings, counts and `test_from_timestamp`.
@@ -123,33 +127,38 @@ def simulate(
     """
     multipliers = {"strictness": strictness, "query_strictness": query_strictness, "taste": taste, "quality": quality}
     sizes = {"requests": requests, "users": users, "queries": queries, "items": items}
-    multipliers |= {name: value for name, value in (("price", price), ("tags", tags)) if value}
+    multipliers |= {name: value for name, value in (("price", price), ("tags", tags), ("labels", labels)) if value}
     _check(sizes, {**multipliers, "position": position})
     # a stream for each part, so that no part's draws move another's
-    streams = [np.random.default_rng([seed, part]) for part in range(7)]
+    streams = [np.random.default_rng([seed, part]) for part in range(9)]
     catalogue, planted = make_catalogue(streams[0], items, queries), _plant(multipliers, streams[5:], items, users)
     effects, log = _draw_effects(streams[1], catalogue, users), _draw_requests(streams[2], catalogue, requests, users)
     probability = attraction(catalogue, effects, log, multipliers, planted)
     click = _draw_clicks(streams[3], log.position, probability, position)
-    test_from = START + round(DAYS * 86400 * (1 - TEST_SHARE))
+    purchases = _plant_purchases(streams[7], labels, items, planted)
     ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
-    judged, unseen = _draw_judged(streams[4], catalogue.grades.shape)
     tables = {
-        "raw/impressions": _impressions(catalogue, log, click, ids),
+        "raw/impressions": _impressions(catalogue, log, click, ids, streams[8], purchases),
         "raw/items": _items(catalogue, ids, planted),
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
-        "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
-        "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
-        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, test_from, planted),
+        **_judgment_tables(streams[4], catalogue, ids),
+        "eval/oracle": _oracle(catalogue, effects, log, probability, position, ids, planted, purchases),
     }
     settings = {"seed": seed, **sizes, **multipliers, "position": position}
-    return _write_tables(out, tables, settings, clicks=int(click.sum()), test_from=test_from)
+    return _write_tables(out, tables, settings, clicks=int(click.sum()))
 
 
 def _plant(multipliers: dict[str, float], streams: list[np.random.Generator], items: int, users: int) -> Planted:
     """Those of prices and tags that there are."""
     planted: Planted = {"price": draw_prices(streams[0], items, users)} if "price" in multipliers else {}
     return planted | ({"tags": draw_tags(streams[1], items, users)} if "tags" in multipliers else {})
+
+
+def _plant_purchases(rng: np.random.Generator, strength: float, items: int, planted: Planted) -> Purchases | None:
+    """None: there are none."""
+    prices = planted.get("price")
+    dearness = prices.dearness if isinstance(prices, Prices) else None
+    return draw_purchases(rng, strength, items, dearness) if strength else None
 
 
 def _draw_clicks(rng: np.random.Generator, position: Ints, probability: Floats, exponent: float) -> NDArray[np.bool_]:
@@ -167,9 +176,7 @@ def _draw_judged(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[NDAr
     return judged, np.broadcast_to(np.arange(shape[0])[:, None] >= _searched(shape[0]), shape)
 
 
-def _write_tables(
-    out: Path, tables: dict[str, dict[str, Any]], settings: dict[str, float], *, clicks: int, test_from: int
-) -> dict[str, Any]:
+def _write_tables(out: Path, tables: dict[str, dict[str, Any]], settings: dict[str, float], *, clicks: int) -> dict[str, Any]:
     """Writes all files, `meta.json` last; returns that."""
     for name, columns in tables.items():
         _write(columns, out / f"{name}.parquet")
@@ -180,7 +187,7 @@ def _write_tables(
         "simulated": True,
         "settings": settings,
         "counts": {**counts, "clicks": clicks},
-        "test_from_timestamp": test_from,
+        "test_from_timestamp": TEST_FROM,
     }
     (out / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return meta
@@ -262,19 +269,40 @@ def _items(catalogue: Catalogue, ids: Ids, planted: Planted) -> dict[str, Any]:
     return columns | {name: values for effect in planted.values() for name, values in effect.columns().items()}
 
 
-def _impressions(catalogue: Catalogue, log: Requests, click: NDArray[np.bool_], ids: Ids) -> dict[str, Any]:
+def _impressions(
+    catalogue: Catalogue,
+    log: Requests,
+    click: NDArray[np.bool_],
+    ids: Ids,
+    rng: np.random.Generator,
+    purchases: Purchases | None,
+) -> dict[str, Any]:
     request, column = np.nonzero(log.position)
     by_position = np.lexsort((log.position[request, column], request))
     request, column = request[by_position], column[by_position]
     query = log.query[request]
-    return {
+    place = log.candidates[request, column]
+    item = catalogue.pool[query, place]
+    columns = {
         "request_id": request,
         "timestamp": log.timestamp[request],
         "user_id": ids.user[log.user[request]],
         "query_id": ids.query[query],
-        "item_id": ids.item[catalogue.pool[query, log.candidates[request, column]]],
+        "item_id": ids.item[item],
         "position": log.position[request, column],
         "click": click[request, column].astype(np.int64),
+    }
+    if purchases is None:
+        return columns
+    chances = purchases.chances(item, catalogue.grades[query, place] - CENTRE)
+    return columns | draw_labels(rng, log.timestamp[request], click[request, column], *chances)
+
+
+def _judgment_tables(rng: np.random.Generator, catalogue: Catalogue, ids: Ids) -> dict[str, dict[str, Any]]:
+    judged, unseen = _draw_judged(rng, catalogue.grades.shape)
+    return {
+        "raw/judgments": _judgments(catalogue, judged & ~unseen, ids),
+        "eval/judgments_unseen_queries": _judgments(catalogue, unseen, ids),
     }
 
 
@@ -291,27 +319,33 @@ def _oracle(
     probability: Floats,
     exponent: float,
     ids: Ids,
-    test_from: int,
     planted: Planted,
+    purchases: Purchases | None,
 ) -> dict[str, Any]:
     """Every candidate of the test requests, shown or not, with its true probability and what that is made of."""
-    test = np.nonzero(log.timestamp >= test_from)[0]
+    test = np.nonzero(log.timestamp >= TEST_FROM)[0]
     user, query = log.user[test], log.query[test]
     item = catalogue.pool[query[:, None], log.candidates[test]]
     shown = log.position[test].ravel()
+    relevance = catalogue.grades[query[:, None], log.candidates[test]]
     oracle = {
         "request_id": np.repeat(test, CANDIDATES),
         "item_id": ids.item[item].ravel(),
         "exposed": shown > 0,
         "examination": pa.array(_examination(shown, exponent), mask=shown == 0),
-        "relevance": catalogue.grades[query[:, None], log.candidates[test]].ravel(),
+        "relevance": relevance.ravel(),
         "probability": probability[test].ravel(),
         "user_strictness": np.repeat(effects.user_strictness[user], CANDIDATES),
         "query_strictness": np.repeat(effects.query_strictness[query], CANDIDATES),
         "taste": _taste(effects, user, item).ravel(),
         "quality": effects.quality[item].ravel(),
     }
-    return oracle | {f"{name}_effect": effect.effect(user, item).ravel() for name, effect in planted.items()}
+    oracle |= {f"{name}_effect": effect.effect(user, item).ravel() for name, effect in planted.items()}
+    if purchases is not None:
+        cart, order = (chance.ravel() for chance in purchases.chances(item, relevance - CENTRE))
+        oracle["cart_probability"] = oracle["probability"] * cart
+        oracle["order_probability"] = oracle["cart_probability"] * order
+    return oracle
 
 
 def _write(columns: dict[str, Any], path: Path) -> None:

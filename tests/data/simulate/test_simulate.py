@@ -202,6 +202,35 @@ def test_tags_move_clicks_as_users_like_them_and_leave_the_rest_as_it_was(log: P
     assert "tags" not in pq.read_schema(log / "raw/items.parquet").names and "tags_effect" not in read(log, "eval/oracle")
 
 
+def test_labels_follow_clicks_by_what_the_oracle_says_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
+    large = {**SMALL, "requests": 4000}
+    simulate(tmp_path / "a", **large, labels=1.0, price=1.0)
+    simulate(tmp_path / "b", **large, price=1.0)
+    for file in FILES:
+        before, after = pq.read_table(tmp_path / f"b/{file}.parquet"), pq.read_table(tmp_path / f"a/{file}.parquet")
+        assert after.select(before.column_names).equals(before)
+    table, oracle = pq.read_table(tmp_path / "a/raw/impressions.parquet"), read(tmp_path / "a", "eval/oracle")
+    rows = {name: table[name].to_numpy() for name in table.column_names}
+    assert table.column_names[-5:] == ["click_time", "cart", "cart_time", "order", "order_time"]
+    before_it = rows["timestamp"].astype(float)
+    for name, follows in (("click", None), ("cart", "click"), ("order", "cart")):
+        time, happened = rows[f"{name}_time"], rows[name] == 1
+        assert (np.isnan(time) == ~happened).all() and (time[happened] > before_it[happened]).all()
+        assert follows is None or (rows[follows][happened] == 1).all()
+        before_it = time
+    hours = (rows["order_time"] - rows["cart_time"])[rows["order"] == 1] / 3600
+    assert 0.5 < np.median(hours) < 4 and 0.1 < rows["cart"].sum() / rows["click"].sum() < 0.5
+    assert 0.2 < rows["order"].sum() / rows["cart"].sum() < 0.6
+    shown = {key: place for place, key in enumerate(zip(rows["request_id"], rows["item_id"], strict=True))}
+    exposed = np.flatnonzero(oracle["exposed"])
+    at = [shown[key] for key in zip(oracle["request_id"][exposed], oracle["item_id"][exposed], strict=True)]
+    for name in ("cart", "order"):
+        expected = (oracle["examination"] * oracle[f"{name}_probability"])[exposed]
+        assert rows[name][at].sum() == pytest.approx(expected.sum(), abs=4 * np.sqrt(expected.sum()))
+        assert roc_auc_score(rows[name][at], expected) > 0.7
+    assert "cart" not in read(log, "raw/impressions") and "cart_probability" not in read(log, "eval/oracle")
+
+
 def test_without_the_position_effect_all_positions_are_examined(full_log: Path, tmp_path: Path) -> None:
     simulate(tmp_path, position=0.0)
 
@@ -242,6 +271,7 @@ def test_test_rows_come_from_users_of_every_activity(full_log: Path) -> None:
         ({"taste": -1.0}, "taste is -1.0; a multiplier is 0"),
         ({"price": -1.0}, "price is -1.0; a multiplier is 0"),
         ({"tags": -1.0}, "tags is -1.0; a multiplier is 0"),
+        ({"labels": -1.0}, "labels is -1.0; a multiplier is 0"),
         ({"items": 5}, "items is 5; a query's pool alone takes 24"),
         ({"queries": 100_000}, "queries is 100000; the vocabulary is good for 10000"),
     ],
