@@ -47,11 +47,12 @@ FEATURES = {
 
 
 COLUMNS = {
-    "users": {"age": "number", "profile": {"vector": 3}, "interests": "ids"},
+    "users": {"age": "number", "joined": "time", "profile": {"vector": 3}, "interests": "ids"},
     "queries": {"length": "number", "intent": {"vector": 2}, "kind": "id"},
     "requests": {"hour": "number", "context": {"vector": 5}, "device": "id"},
     "items": {
         "price": {"number": {"transform": "log1p", "bins": 4}},
+        "listed": {"time": {"transform": "log1p"}},
         "tags": {"ids": {"separator": "|", "weights": "tag_scores"}},
     },
     "impressions": {"bm25": {"number": {"transform": "signed_log"}}, "view": {"vector": 3}, "badges": "ids", "engine": "id"},

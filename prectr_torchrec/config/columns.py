@@ -31,6 +31,11 @@ class NumberColumn(Section):
     """Quantile bins that preparation learns from the train part, for parts that encode by bins."""
 
 
+class TimeColumn(NumberColumn):
+    """Moments, such as when an item was listed, written as `timestamp` is; null is missing. Rankers see the days from then to the
+    request, and a moment after the request is missing too."""
+
+
 class VectorColumn(Section):
     """Lists of numbers, as many in each row; null is missing."""
 
@@ -78,13 +83,14 @@ class WeightsColumn(NamedTuple):
     separator: str | None
 
 
-Settings = NumberColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn | LabelColumn
+Settings = NumberColumn | TimeColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn | LabelColumn
 
 
 class ColumnConfig(Section):
     """One declared column: the kind by its name, `number`, or with settings, `{number: {transform: log1p}}`."""
 
     number: NumberColumn | None = None
+    time: TimeColumn | None = None
     vector: VectorColumn | None = None
     id: IdColumn | None = None
     ids: IdsColumn | None = None
@@ -114,7 +120,7 @@ class ColumnConfig(Section):
         return name
 
     @property
-    def settings(self) -> NumberColumn | VectorColumn | IdColumn | IdsColumn:
+    def settings(self) -> NumberColumn | TimeColumn | VectorColumn | IdColumn | IdsColumn:
         """Of its kind."""
         return getattr(self, self.kind)
 

@@ -15,12 +15,25 @@ from prectr_torchrec.config.data import Levels, ZeroId
 from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.json_values import JsonField
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, label, measure, number, text, vector, whole_number
+from prectr_torchrec.data.raw.readings import (
+    IdKind,
+    Reading,
+    attribute,
+    label,
+    measure,
+    moment,
+    number,
+    text,
+    vector,
+    whole_number,
+)
 
 UNLABELLED = -1
 """Stands for null in a flat label; null grades are NaN."""
 MAX_POSITION = 2**15 - 1
 INT32_MAX = 2**31 - 1
+DAY = 86_400
+"""Seconds."""
 LARGEST = 1e30
 """Of a log's own numbers: a square of such still is a double, and the number itself a float32."""
 
@@ -172,6 +185,21 @@ class Measure(Kind):
 
     def views(self, key: str) -> dict[str, View]:
         return {key: View(np.float32, (1,), fill=np.nan)}
+
+
+@dataclass(frozen=True)
+class Age(Measure):
+    """Days from a log's own moments to the request, null where missing; preparation has the moments."""
+
+    low: float = 0
+
+    def raw(self) -> Reading:
+        return moment()
+
+    def since(self, moments: NDArray[np.float64], time: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n,) days from moments to times, both in seconds; NaN without a moment, and where it comes after the time."""
+        days = (time - moments) / DAY
+        return np.where(days >= 0, days, np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)

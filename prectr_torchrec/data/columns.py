@@ -15,12 +15,14 @@ from prectr_torchrec.config.columns import (
     NumberColumn,
     Place,
     Settings,
+    TimeColumn,
     VectorColumn,
     WeightsColumn,
 )
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import (
+    Age,
     Flag,
     Grade,
     Id,
@@ -175,6 +177,8 @@ _PLACES: dict[Place, tuple[Family, Table]] = {
 
 def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
     match declared.settings:
+        case TimeColumn():
+            return Age()
         case NumberColumn(transform=transform):
             return Measure(0) if transform == "log1p" else Measure()
         case VectorColumn(width=width):

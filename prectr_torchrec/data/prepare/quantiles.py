@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config.columns import NumberColumn, VectorColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.columns import declared_of
+from prectr_torchrec.data.column_kinds import Age
+from prectr_torchrec.data.columns import Column, declared_of
 from prectr_torchrec.data.prepare.events import open_columns
 
 SAMPLE = 1_000_000
@@ -42,6 +43,8 @@ def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
     for column, number in declared_of(data, NumberColumn):
         named, rows = tables[column.source.table]
         values = _sampled(named[column.source.stored], rows, SAMPLE)
+        if isinstance(column.kind, Age):
+            values = column.kind.since(values, _times(column, requests, SAMPLE))
         found[column.name] = _describe(values, number.bins, number.transform)
     for column, vector in declared_of(data, VectorColumn):
         named, rows = tables[column.source.table]
@@ -49,10 +52,23 @@ def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _sampled(values: NDArray[np.float32], rows: NDArray[np.int64] | None, most: int) -> NDArray[np.float32]:
+def _sampled(values: NDArray[Any], rows: NDArray[np.int64] | None, most: int) -> NDArray[Any]:
     """Every n-th of the values, or of the rows of them."""
-    step = slice(None, None, -(-len(values if rows is None else rows) // most) or 1)
-    return values[step] if rows is None else values[rows[step]]
+    step = _step(len(values if rows is None else rows), most)
+    return values[::step] if rows is None else values[rows[::step]]
+
+
+def _times(column: Column, requests: dict[str, NDArray[Any]], most: int) -> NDArray[np.int64]:
+    """Of the request of each of the values that `_sampled` takes."""
+    time, ends = requests["timestamp"], requests["candidate_ends"]
+    if column.family == "request":
+        return time[:: _step(len(time), most)]
+    count = int(ends[-1]) if len(ends) else 0
+    return time[np.searchsorted(ends, np.arange(0, count, _step(count, most)), side="right")]
+
+
+def _step(count: int, most: int) -> int:
+    return -(-count // most) or 1
 
 
 def _describe_vectors(values: NDArray[np.float32]) -> dict[str, Any]:

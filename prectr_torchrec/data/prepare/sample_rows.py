@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import Text
+from prectr_torchrec.data.column_kinds import Age, Text
 from prectr_torchrec.data.columns import Column, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
@@ -137,9 +137,10 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
         }
         if "query" in rows.events:
             tables[family]["queries"] = (log.query, rows.events["query"])
+    times = {"request": time, "candidate": np.repeat(time, candidates.lengths)}
     arrays = []
     for column in sample_columns(data):
-        values = _values(column, *tables[column.family][column.source.table])
+        values = _values(column, *tables[column.family][column.source.table], times.get(column.family))
         arrays.append(_lists(values, lists[column.family].lengths) if column.family in lists else values)
     return pa.Table.from_arrays(arrays, schema=sample_schema(data))
 
@@ -231,7 +232,8 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
     return Rows(lengths, candidate, derived | {"item_trained": log.trained.counts("item", item)})
 
 
-def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> pa.Array:
+def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice, time: Ints | None) -> pa.Array:
+    """Args: time: (n,) of the request of each value, where ages may be asked for."""
     name = column.source.stored or column.source.column
     if isinstance(column.kind, Text):
         assert not isinstance(rows, slice)
@@ -239,6 +241,9 @@ def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice) -> p
     if isinstance(column.kind, Ids | Weights):
         offsets, values = lists_at(columns, name, np.arange(len(columns[f"{name}_ends"])) if isinstance(rows, slice) else rows)
         return column.kind.to_arrow(Bags(values, offsets))
+    if isinstance(column.kind, Age):
+        assert time is not None
+        return column.kind.to_arrow(column.kind.since(columns[name][rows], time))
     return column.kind.to_arrow(columns[name][rows])
 
 

@@ -93,19 +93,47 @@ def label(unknown: int) -> Reading:
 
 
 def seconds(low: int, high: int, *, nullable: bool = False) -> Reading:
-    """Moments as whole seconds, and null where that may be; a timestamp without a zone is one of UTC."""
+    """Moments as whole seconds, and null where that may be: numbers, timestamps, or text as of ISO 8601. Without a zone they are
+    of UTC."""
     null = ", or null" if nullable else ""
     plain = whole_number(low, high, f"whole seconds, not negative and no milliseconds{null}", nullable=nullable)
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
-        if not type_.startswith("TIMESTAMP") and type_ != "DATE":
+        if type_.startswith("TIMESTAMP") or type_ == "DATE":
+            ticks, second = (f"epoch_ns({sql})", 10**9) if type_.endswith("_NS") else (f"epoch_us({sql})", 10**6)
+            value, whole = f"({ticks} // {second})", f"{ticks} % {second} = 0"
+        elif is_text(type_):
+            value, whole = _written_seconds(as_text(sql, type_)), "true"
+        else:
             return plain.read(sql, type_)
-        ticks, second = (f"epoch_ns({sql})", 10**9) if type_.endswith("_NS") else (f"epoch_us({sql})", 10**6)
-        value = f"({ticks} // {second})"
-        bad = f"NOT coalesce({ticks} % {second} = 0 AND {value} BETWEEN {low} AND {high}, false)"
+        bad = f"NOT coalesce({whole} AND {value} BETWEEN {low} AND {high}, false)"
         return value, f"({sql} IS NOT NULL AND {bad})" if nullable else bad
 
-    return Reading(f"{plain.expected} (of a timestamp: date_trunc('second', ...))", read)
+    return Reading(f"{plain.expected} (of a timestamp: date_trunc('second', ...); of text: 2026-05-01T10:00:00+02:00)", read)
+
+
+_ISO = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.0+)?)?)?"
+
+
+def _written_seconds(text: str) -> str:
+    """SQL of the seconds that a text means, null where it means none."""
+    kinds = {
+        _WHOLE: f"TRY_CAST({text} AS BIGINT)",
+        f"'{_ISO}'": f"epoch_us(TRY_CAST({text} AS TIMESTAMP)) // 1000000",
+        rf"'{_ISO}(Z|[+-]\d{{2}}(:?\d{{2}})?)'": f"epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)) // 1000000",
+    }
+    return f"(CASE {' '.join(f'WHEN regexp_full_match({text}, {form}) THEN {value}' for form, value in kinds.items())} END)"
+
+
+def moment() -> Reading:
+    """Moments of any time as DOUBLE seconds, null where they are null."""
+    whole = seconds(-(10**11), 10**11, nullable=True)
+
+    def read(sql: str, type_: str) -> tuple[str, str] | None:
+        found = whole.read(sql, type_)
+        return (f"({found[0]})::DOUBLE", found[1]) if found else None
+
+    return Reading(whole.expected, read, absent="NULL::DOUBLE")
 
 
 def number(low: float, high: float, expected: str) -> Reading:

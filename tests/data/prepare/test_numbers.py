@@ -182,3 +182,58 @@ def test_the_summary_tells_how_much_is_missing(tmp_path: Path) -> None:
     prices = [row["price"] is None for row in raw["items"]]
     assert empty["items.price"] == pytest.approx(np.mean(prices))
     assert {"users.age", "queries.words", "impressions.hour", "impressions.bm25"} <= empty.keys()
+
+
+MOMENTS: dict[str, Any] = {
+    "users": {"joined": "time"},
+    "items": {"listed": {"time": {"bins": 4}}},
+    "requests": {"session": "time"},
+}
+
+
+def log_with_moments() -> Raw:
+    """Of 40 seconds: moments before them, among them, after them, and none."""
+    raw = random_log(3)
+    for n, item in enumerate(raw["items"]):
+        item["listed"] = (None, -86_400 * (n % 7), 20, 10**6)[n % 4]
+    raw["users"] = [{"user_id": user, "joined": -3600 * user} for user in sorted({r["user_id"] for r in raw["impressions"]})[1:]]
+    for row in raw["impressions"]:
+        row["session"] = row["timestamp"] - 9
+    return raw
+
+
+def days(moment: int | None, time: int) -> float | None:
+    return None if moment is None or moment > time else float(np.float32((time - moment) / 86_400))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_moment_is_seen_as_days_from_it_to_the_request(tmp_path: Path, suffix: str) -> None:
+    raw, data = log_with_moments(), {**SMALL, "columns": MOMENTS}
+    files = RawLog(**{name: RawTable(path=f"{name}.{suffix}") for name in raw})
+    learned = run(raw, tmp_path, DataConfig(**data, raw=files), suffix=suffix)["numbers"]
+    of = {table: {as_id(row[key]): row for row in raw[table]} for table, key in KEYS.items()}
+    seen: set[bool] = set()
+    for row in labelled_rows(tmp_path):
+        time = row["timestamp"]
+        assert row["user_joined"] == days(of["users"].get(row["user_id"], {"joined": None})["joined"], time)
+        assert row["session"] == days(time - 9, time)
+        assert row["candidate_listed"] == [days(of["items"][item]["listed"], time) for item in row["candidate_item_id"]]
+        seen |= {value is None for value in row["candidate_listed"]}
+    assert seen == {True, False}
+    judged = read_split(tmp_path / "out", "judgments")
+    assert {v for row in judged for v in row["candidate_listed"]} <= {None, *(days(-86_400 * n, 0) for n in range(7))}
+    train = read_split(tmp_path / "out", "train")
+    known = np.array([v for row in train for v in row["candidate_listed"] if v is not None])
+    np.testing.assert_allclose(
+        learned["candidate_listed"]["edges"], np.unique(np.quantile(known, np.linspace(0, 1, 5)).astype(np.float32)), rtol=1e-6
+    )
+
+
+def test_a_moment_that_is_none_is_named(tmp_path: Path) -> None:
+    raw = log_with_moments()
+    for item in raw["items"]:
+        item["listed"] = "1970-01-01T00:00:05Z"
+    raw["items"][1]["listed"] = "yesterday"
+    files = RawLog(**{name: RawTable(path=f"{name}.csv") for name in raw})
+    with pytest.raises(RawLogError, match=r"items.csv: column 'listed', row 2: 'yesterday'; expected whole seconds"):
+        run(raw, tmp_path, DataConfig(**SMALL, raw=files, columns=MOMENTS), suffix="csv")

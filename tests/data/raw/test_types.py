@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import uuid
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def valued(column: str, value: int, type_: pa.DataType) -> Callable[[pa.Table], 
     return lambda t: t.set_column(t.schema.get_field_index(column), column, pa.array([value] * len(t), type_))
 
 
+IN_TIME = "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events"
 BY_DAY = RawLog(impressions=RawTable(path="day-*.parquet"))
 
 
@@ -128,6 +130,12 @@ def texts(convert: Callable[[Any], Any], type_: pa.DataType) -> Callable[[pa.Chu
     return lambda column: pa.array([convert(value) for value in column.to_pylist()], type_)
 
 
+def iso(form: str) -> Callable[[pa.ChunkedArray], Any]:
+    """Seconds as text, of a zone two hours ahead of UTC where the form has one."""
+    ahead = 7200 if "+" in form else 0
+    return texts(lambda v: datetime.datetime.fromtimestamp(v + ahead, datetime.UTC).strftime(form), pa.string())
+
+
 @pytest.mark.parametrize(
     ("table", "column", "convert", "sql", "expected"),
     [
@@ -140,20 +148,12 @@ def texts(convert: Callable[[Any], Any], type_: pa.DataType) -> Callable[[pa.Chu
         ("items", "item_id", texts(decimal.Decimal, pa.decimal128(38, 0)), "SELECT min(item_id) FROM items", [(4000,)]),
         ("items", "item_id", texts(decimal.Decimal, pa.decimal128(20, 3)), "SELECT min(item_id) FROM items", [(4000,)]),
         ("items", "item_id", texts(float, pa.float64()), "SELECT min(item_id) FROM items", [(4000,)]),
-        (
-            "impressions",
-            "timestamp",
-            texts(lambda v: v * 10**6, pa.timestamp("us")),
-            "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events",
-            [(True,)],
-        ),
-        (
-            "impressions",
-            "timestamp",
-            texts(lambda v: v * 10**9, pa.timestamp("ns", "Asia/Tokyo")),
-            "SELECT min(timestamp) >= 0 AND max(timestamp) < 40 FROM events",
-            [(True,)],
-        ),
+        ("impressions", "timestamp", texts(lambda v: v * 10**6, pa.timestamp("us")), IN_TIME, [(True,)]),
+        ("impressions", "timestamp", texts(lambda v: v * 10**9, pa.timestamp("ns", "Asia/Tokyo")), IN_TIME, [(True,)]),
+        ("impressions", "timestamp", iso("%Y-%m-%dT%H:%M:%S+02:00"), IN_TIME, [(True,)]),
+        ("impressions", "timestamp", iso("%Y-%m-%d %H:%M:%S.000Z"), IN_TIME, [(True,)]),
+        ("impressions", "timestamp", iso("%Y-%m-%dT%H:%M:%S+0200"), IN_TIME, [(True,)]),
+        ("impressions", "timestamp", iso("%Y-%m-%d %H:%M:%S"), IN_TIME, [(True,)]),
         (
             "impressions",
             "request_id",
@@ -190,6 +190,10 @@ def test_types_of_other_writers_are_read(
         ("queries", "query_id", texts(lambda v: [v], pa.list_(pa.int64())), r"is BIGINT\[\]; expected ids: 64-bit whole"),
         ("items", "title", texts(lambda v: b"\xff", pa.binary()), r"row 1: '\\\\xFF'; expected text \(of bytes: UTF-8\)"),
         ("impressions", "timestamp", texts(lambda v: v * 10**6 + 1, pa.timestamp("us")), r"whole seconds, .* date_trunc"),
+        ("impressions", "timestamp", iso("%Y-%m-%dT%H:%M:%S.5Z"), r"\.5Z'; expected whole seconds"),
+        ("impressions", "timestamp", iso("%d.%m.%Y"), r"row 1: '01.01.1970'; expected whole seconds"),
+        ("impressions", "timestamp", iso("%Y-13-%d"), r"row 1: '1970-13-01'; expected whole seconds"),
+        ("impressions", "timestamp", iso("%Y-%m-%d %H:%M:%S Europe/Berlin"), r"Berlin'; expected whole seconds"),
     ],
 )
 def test_values_that_could_not_be_exact_are_refused(tmp_path: Path, table: str, column: str, convert: Any, message: str) -> None:
