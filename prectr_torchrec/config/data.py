@@ -49,8 +49,9 @@ class RawLog(Section):
     """request_id, timestamp, user_id, query_id, item_id, position (optional), click."""
     items: RawTable = RawTable(path="items.parquet")
     """item_id, title and the attributes."""
-    queries: RawTable = RawTable(path="queries.parquet")
-    """query_id, query."""
+    queries: RawTable | None = RawTable(path="queries.parquet")
+    """query_id, query. null: the log has no ids of queries. Then `impressions` and `judgments` have the `query` itself, and texts
+    that agree but for case, blanks and Unicode form are one query."""
     judgments: RawTable | None = RawTable(path="judgments.parquet")
     """query_id, item_id, relevance. Used when the file is there; null: never."""
     users: RawTable | None = RawTable(path="users.parquet")
@@ -173,6 +174,8 @@ class DataConfig(Section):
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
         check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
+        if self.raw.queries is None and self.columns.queries:
+            raise ValueError(f"columns.queries.{next(iter(self.columns.queries))}: raw.queries is null, and no other file has it")
         return self
 
     @property

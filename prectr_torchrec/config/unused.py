@@ -133,6 +133,8 @@ def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
         "actions": ["request_id", "item_id", "action", "timestamp"],
     }
     ours = {name: [*columns, *declared.get(name, ())] for name, columns in ours.items()}
+    if data.raw.queries is None:
+        ours = {name: [*columns, *(["query"] if "query_id" in columns else [])] for name, columns in ours.items()}
     for name, valid in ours.items():
         mapped = getattr(data.raw, name)
         for theirs in mapped.columns if mapped is not None else ():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +72,16 @@ def hash_id_sql(text: str) -> str:
 def hash_sql(text: str) -> str:
     """DuckDB's SQL for a number in 0 .. 2^62 - 1 that depends on the text alone, on every machine and release."""
     return f"CAST(md5_number_lower({text}) & {2**62 - 1} AS BIGINT)"
+
+
+_SPACES = "".join(c for c in map(chr, range(0x3001)) if unicodedata.category(c) == "Zs")
+"""What DuckDB trims."""
+
+
+def normalised(text: str) -> str:
+    """A text without its case and superfluous spaces, as `normalised_sql` makes it."""
+    single = re.sub("[ \\t\\n\\f\\r]+", " ", unicodedata.normalize("NFC", text)).strip(_SPACES)
+    return "".join(character.lower()[0] for character in single)  # one for one, as DuckDB does
 
 
 def normalised_sql(text: str) -> str:

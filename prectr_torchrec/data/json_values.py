@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.data.hashing import hash_id, zero_becomes
+from prectr_torchrec.data.hashing import hash_id, normalised, zero_becomes
 from prectr_torchrec.data.levels import pack_levels
 
 MOST = 10**12
@@ -115,7 +115,7 @@ def id_field(written: str, zero: ZeroId) -> JsonField:
     found, becomes = zero_becomes(zero)
 
     def read_id(value: Any) -> int:
-        if value is None or (value == "" and written in ("text", "either")):
+        if value is None or (value == "" and written in ("text", "normalised", "either")):
             return 0
         number = int(field.read(value))
         return becomes if number == found else number
@@ -142,6 +142,10 @@ def weights_field(of: str, most: int, largest: float) -> JsonField:
 
 def _id(value: Any) -> int:
     return hash_id(value) if isinstance(value, str) else _integer_id(value)
+
+
+def _query_id(value: Any) -> int:
+    return _text_id(normalised(value) if isinstance(value, str) else value)
 
 
 def _text_id(value: Any) -> int:
@@ -240,5 +244,6 @@ _IDS = {
     "integer": _INTEGER,
     "unsigned": _INTEGER,
     "text": JsonField("a text, as in the log", _text_id, {"type": ["string", "integer"], "minimum": 0, "maximum": 0}, 0),
+    "normalised": JsonField("the query, in any case", _query_id, {"type": ["string", "integer"], "minimum": 0, "maximum": 0}, 0),
     "either": JsonField("a 64-bit integer or a text, as in the log", _id, _INTEGERS, 0, *_BOUNDS),
 }

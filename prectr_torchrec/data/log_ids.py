@@ -13,26 +13,30 @@ from typing import Any
 import pyarrow as pa
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.data.hashing import ZERO_ID, hash_id, hash_id_sql, zero_becomes
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id, hash_id_sql, normalised, normalised_sql, zero_becomes
 from prectr_torchrec.data.raw.files import scan_parquet
-from prectr_torchrec.data.raw.readings import identifier
+from prectr_torchrec.data.raw.readings import IdKind, identifier
 from prectr_torchrec.data.raw.source import Connection, Source, Table, open_duckdb, quote, text_literal
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 
 IDS = "ids"
 COLUMNS = {"request_id": "impressions", "user_id": "impressions", "query_id": "queries", "item_id": "items"}
 """Columns whose ids come out again, and the raw table that has all of them."""
-_ARROW = {"text": pa.string(), "unsigned": pa.uint64(), "integer": pa.int64()}
+_ARROW = {"text": pa.string(), "normalised": pa.string(), "unsigned": pa.uint64(), "integer": pa.int64()}
 
 
-def write_ids(con: Connection, sources: Mapping[str, Source], kinds: Mapping[str, str], zero: ZeroId, folder: Path) -> None:
+_TEXTS = ("text", "normalised")
+
+
+def write_ids(con: Connection, sources: Mapping[str, Source], kinds: Mapping[str, IdKind], zero: ZeroId, folder: Path) -> None:
     """Writes the folder `ids`."""
     folder.mkdir()
     for column, table in COLUMNS.items():
-        if kinds[column] == "text":
-            reading = identifier("text", None if column == "request_id" else zero)
+        if (kind := kinds[column]) in _TEXTS:
+            reading = identifier(kind, None if column == "request_id" else zero)
             ids = Table(sources[table], {column: reading}).select_ids(column)
-            texts = f"SELECT id, any_value(text) AS text FROM ({ids}) WHERE id IS NOT NULL GROUP BY id ORDER BY id"
+            text = normalised_sql("text") if kind == "normalised" else "text"
+            texts = f"SELECT id, any_value({text}) AS text FROM ({ids}) WHERE id IS NOT NULL GROUP BY id ORDER BY id"
             path = text_literal(folder / f"{column}.parquet")
             con.execute(f"COPY ({texts}) TO {path} (FORMAT parquet, COMPRESSION zstd)")
 
@@ -43,7 +47,7 @@ class LogIds:
 
     Attributes:
         folder: the prepared folder.
-        kinds: column -> `integer`, `unsigned` (64 bits) or `text`; integer where it says nothing.
+        kinds: column -> `integer`, `unsigned` (64 bits), `text` or `normalised` text; integer where it says nothing.
         zero: what 0 is in the log.
         requests: the column that the split's `request_id` has its ids of: pairs without a request have their query's.
     """
@@ -75,8 +79,8 @@ class LogIds:
         Raises:
             ValueError: the log's are whole numbers, and this is none.
         """
-        if self.kind(column) == "text":
-            number = hash_id(str(value))
+        if (kind := self.kind(column)) in _TEXTS:
+            number = hash_id(normalised(str(value)) if kind == "normalised" else str(value))
         else:
             try:
                 number = int(value)
@@ -102,7 +106,7 @@ class LogIds:
             ValueError: the ids of text are not there.
         """
         kind, column = self.kind(column), self._column(column)
-        if kind == "text":
+        if kind in _TEXTS:
             path, name = self.folder / IDS / f"{column}.parquet", quote(f"text of {id_}")
             if not path.is_file():
                 raise ValueError(f"{path}: there is no such file, which has the log's own ids; run `prectr prepare` again")

@@ -8,6 +8,7 @@ row-wise Adagrad only.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -23,8 +24,6 @@ from torchrec.distributed.mc_embeddingbag import (
     ManagedCollisionEmbeddingBagCollectionSharder,
     ShardedManagedCollisionEmbeddingBagCollection,
 )
-from torchrec.modules.hash_mc_evictions import HashZchEvictionConfig, HashZchEvictionPolicyName
-from torchrec.modules.hash_mc_modules import HashZchManagedCollisionModule
 from torchrec.modules.mc_modules import (
     DistanceLFU_EvictionPolicy,
     LFU_EvictionPolicy,
@@ -36,7 +35,13 @@ from torchrec.modules.mc_modules import (
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from prectr_torchrec.config.tables import MANAGED_IDS, TableConfig
+from prectr_torchrec.system.doctor import quiet_deprecations
 from prectr_torchrec.system.errors import ConfigError
+
+with warnings.catch_warnings():  # it compiles a function as torch 2.14 no longer wants it
+    quiet_deprecations()
+    from torchrec.modules.hash_mc_evictions import HashZchEvictionConfig, HashZchEvictionPolicyName
+    from torchrec.modules.hash_mc_modules import HashZchManagedCollisionModule
 
 
 class SortedIds(MCHManagedCollisionModule):

@@ -8,9 +8,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.columns import Column
+from prectr_torchrec.data.hashing import hash_id, normalised
 from prectr_torchrec.data.json_values import JsonField
 
 DOCS = {
@@ -77,6 +79,12 @@ def outside(numbers: NDArray[Any], kind: JsonField) -> NDArray[np.bool_]:
     if kind.low is None or kind.high is None:
         return np.zeros(len(numbers), bool)
     return ~((numbers >= kind.low) & (numbers <= kind.high))  # of NaN both are false
+
+
+def ids_of_queries(queries: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Where queries are their texts."""
+    texts = (normalised(str(text or "")) for text in queries.to_pylist())
+    return pa.array([hash_id(text) if text else 0 for text in texts], pa.int64())
 
 
 class _Short(reprlib.Repr):

@@ -17,7 +17,7 @@ from prectr_torchrec.data.counted_kinds import Row
 from prectr_torchrec.data.json_values import id_field
 from prectr_torchrec.data.list_kinds import Ids, Weights
 from prectr_torchrec.data.schema import sample_schema
-from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
+from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, ids_of_queries, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
 from prectr_torchrec.serving.lists import bad_lists, fit_weights
 from prectr_torchrec.system.errors import nearest
@@ -32,11 +32,13 @@ class RequestSchema:
 
     Args:
         data: of the run.
-        id_kinds: how the log writes its ids, as `prepared.json` tells; without it integers and texts pass alike.
+        id_kinds: how the log writes its ids, as `prepared.json` tells; without it integers and texts pass alike. Where queries
+            are their texts, a request without `query_id` has that of its query.
     """
 
     def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
         self._arrow = sample_schema(data)
+        self._query_is_id = (id_kinds or {}).get("query_id") == "normalised"
         fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]
         self._fields = {field.name: field for field in fields if field.column.served}
         self._not_served = [field for field in fields if not field.column.served]
@@ -90,6 +92,9 @@ class RequestSchema:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
             places = [f"{path}{field.key}" for path in paths]
             arrays[field.name] = self._column(field, values, places.__getitem__, limits)
+        if self._query_is_id:
+            without = [request.get("query_id") is None for request in requests]
+            arrays["query_id"] = pc.if_else(pa.array(without), ids_of_queries(arrays["query"]), arrays["query_id"])
         fit_weights(arrays, self._request, lambda field, i: f"{paths[i]}{field.key}")
         for family, key in GROUPS.items():
             arrays |= self._family(family, key, requests, paths, limits)
@@ -106,6 +111,8 @@ class RequestSchema:
         for name in table.column_names:
             if family_of(name) and name not in self._arrow.names:
                 raise RequestError(name, "an unknown column", f"one of the schema{nearest(name, self._arrow.names)}")
+        if self._query_is_id and "query_id" not in table.column_names and "query" in table.column_names:
+            table = table.append_column("query_id", ids_of_queries(table["query"]))
         given = {family: next((n for n in table.column_names if family_of(n) == family), None) for family in LISTS}
         columns: dict[str, pa.Array] = {}
         for name, field in self._fields.items():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from prectr_torchrec.system.doctor import fbgemm_builds
+
 ROOT = Path(__file__).parents[2]
 PRECTR = str(Path(sys.executable).parent / "prectr")
 FITTING = {"torch": "2.13.0+cpu", "fbgemm-gpu-cpu": "1.8.0", "torchrec": "1.8.0"}
@@ -118,5 +120,12 @@ def test_other_commands_end_in_the_advice_without_a_traceback(tmp_path: Path) ->
     command = [PRECTR, "train", "--config", "c", "--data", "d", "--run", "r"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: fbgemm-gpu-cpu 1.8.0 does not fit torch 2.15.0")
+    (build, version), *_ = fbgemm_builds().items()
+    assert done.stderr.startswith(f"error: {build} {version} does not fit torch 2.15.0")
     assert "Traceback" not in done.stderr
+
+
+def test_a_rank_says_nothing_of_what_torch_and_torchrec_replace_in_each_other() -> None:
+    command = [sys.executable, "-W", "always", "-c", "import prectr_torchrec.training.rank"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "torch.jit" not in done.stderr

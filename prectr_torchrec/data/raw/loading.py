@@ -48,6 +48,8 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
             loaded.rows[name] = rows = table.check(con)
             if name == "impressions":
                 _load_impressions(con, table, rows, drops, declared_columns(data, "requests"))
+            elif name == "queries" and data.raw.queries is None:
+                loaded.rows[name] = _load_query_texts(con, table)
             elif name == "actions":
                 load_actions(con, table, data, labels_of_actions(data, sources["impressions"]), drops)
             else:
@@ -112,6 +114,14 @@ def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, in
     con.execute(f"CREATE TABLE {name} AS SELECT * FROM ({table.select()}) WHERE {known} ORDER BY 1")
     drops[f"{name} without {key}"] = rows - one_row(con, f"SELECT count(*) FROM {name}")[0]
     refuse_duplicates(con, table, name, (key,))
+
+
+def _load_query_texts(con: Connection, table: Table) -> int:
+    """Makes table queries of the texts that were searched, each as it is written most often; returns their number."""
+    written = f"SELECT query_id, query, count(*) AS n FROM ({table.select()}) WHERE query_id IS NOT NULL GROUP BY ALL"
+    most = "row_number() OVER (PARTITION BY query_id ORDER BY n DESC, query) = 1"
+    con.execute(f"CREATE TABLE queries AS SELECT query_id, query FROM ({written}) QUALIFY {most} ORDER BY 1")
+    return int(one_row(con, "SELECT count(*) FROM queries")[0])
 
 
 def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.data.hashing import ZERO_ID, hash_id_sql, zero_sql
+from prectr_torchrec.data.hashing import ZERO_ID, hash_id_sql, normalised_sql, zero_sql
 
-IdKind = Literal["integer", "unsigned", "text"]
+IdKind = Literal["integer", "unsigned", "text", "normalised"]
+"""`normalised`: of texts that are ids by themselves, whatever their case and blanks."""
 """How the ids of a column are read: as they are, in two's complement of 64 bits, or as the hash of their text (`hash_id`)."""
 
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT")
@@ -240,8 +241,10 @@ def read_id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
     """SQL of an id, null where that is or a text is empty, and of whether a value that is not null is bad."""
     if type_ == NULL:
         return "NULL::BIGINT", "false"
-    if kind == "text" and is_text(type_):
-        return hash_id_sql(f"nullif({as_text(sql, type_)}, '')"), _undecodable(sql, type_)
+    if kind in ("text", "normalised") and is_text(type_):
+        written = as_text(sql, type_)
+        said = normalised_sql(written) if kind == "normalised" else written
+        return hash_id_sql(f"nullif({said}, '')"), _undecodable(sql, type_)
     whole = f"TRY_CAST({sql} AS HUGEINT)"
     if is_text(type_):  # of CSV; what is written as a float has its digits
         bad = f"(NOT {is_plain_integer(sql)} OR (contains({sql}, '.') AND abs({whole}) >= {EXACT['DOUBLE']}))"
@@ -250,7 +253,7 @@ def read_id(sql: str, type_: str, kind: IdKind) -> tuple[str, str] | None:
         bad = f"({bad} OR abs({sql}) >= {EXACT[type_]})" if type_ in EXACT else bad
     else:
         return None
-    if kind == "text":
+    if kind in ("text", "normalised"):
         return hash_id_sql(f"CAST({whole} AS VARCHAR)"), bad
     low, high = (0, 2**64 - 1) if kind == "unsigned" else (-(2**63), 2**63 - 1)
     bad = f"({bad} OR NOT coalesce({whole} BETWEEN {low} AND {high}, false))"

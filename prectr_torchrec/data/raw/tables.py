@@ -82,34 +82,38 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     declared: dict[str, list[str]] = {name: [] for name in RawLog.model_fields}
     for column in declared_columns(data):
         declared[column.source.raw].append(column.source.column)
+    impressions, judgments = _with_query_texts(log, log.impressions), log.judgments and _with_query_texts(log, log.judgments)
     of_impressions = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click", *declared["impressions"]]
     acted = may_be_actions(data)
     required = [column for column in (*of_impressions, *time_columns(data)) if column not in acted]
-    open_table("impressions", log.impressions, required, ["position", *acted])
+    open_table("impressions", impressions, required, ["position", *acted])
     if log.actions:
         open_table("actions", log.actions, [*COLUMNS])
     open_table("items", log.items, ["item_id", "title", *declared["items"]])
-    open_table(
-        "queries", log.queries, ["query_id", "query", *declared["queries"]], [data.query_group] if data.query_group else []
-    )
-    if log.judgments and exists("judgments", log.judgments):
-        open_table("judgments", log.judgments, ["query_id", "item_id", "relevance"])
+    if log.queries:
+        group = [data.query_group] if data.query_group else []
+        open_table("queries", log.queries, ["query_id", "query", *declared["queries"]], group)
+    elif "query_id" in sources.get("impressions", ()):
+        searched = sources["impressions"]
+        sources["queries"] = Source("queries", searched.parts, dict.fromkeys(("query_id", "query"), searched.columns["query_id"]))
+    if judgments and exists("judgments", judgments):
+        open_table("judgments", judgments, ["query_id", "item_id", "relevance"])
     if log.users and (declared["users"] or exists("users", log.users)):
         open_table("users", log.users, ["user_id", *declared["users"]])
     elif declared["users"]:
         problems.found.append(
             f"data.raw.users is null, and columns of users are wanted: {', '.join(declared['users'])}; name the users file"
         )
-    queries, group = sources.get("queries"), data.query_group
-    if queries and group and group not in queries and group not in data.ids_of("items"):
-        hint = nearest(group, data.ids_of("items"))
+    queries, by = sources.get("queries"), data.query_group
+    if queries and by and by not in queries and by not in data.ids_of("items"):
+        hint = nearest(by, data.ids_of("items"))
         problems.found.append(
-            f"data.query_group: {group!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
+            f"data.query_group: {by!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
             "one of these, or to null for no fallback"
         )
     if problems.found:
         with problems.collecting():
-            check_sources(con, data, sources, id_kinds(con, list(sources.values()), _id_columns(data), _separated(data)))
+            check_sources(con, data, sources, _id_kinds(con, data, sources))
     problems.refuse()
     return sources
 
@@ -126,7 +130,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     Raises:
         RawLogError: rows that cannot be used; the message names the first of each kind.
     """
-    kinds = id_kinds(con, list(sources.values()), _id_columns(data), _separated(data))
+    kinds = _id_kinds(con, data, sources)
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
@@ -154,6 +158,18 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     }
     drops, mended = ({what: count for what, count in counts.items() if count} for counts in (drops, mended))
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **findings}
+
+
+def _with_query_texts(log: RawLog, table: RawTable) -> RawTable:
+    """Where queries are their texts, these are their ids."""
+    if log.queries:
+        return table
+    return table.model_copy(update={"columns": {"query_id": table.columns.get("query", "query"), **table.columns}})
+
+
+def _id_kinds(con: Connection, data: DataConfig, sources: dict[str, Source]) -> Kinds:
+    kinds = id_kinds(con, list(sources.values()), _id_columns(data), _separated(data))
+    return kinds if data.raw.queries else {**kinds, "query_id": "normalised"}
 
 
 def _id_columns(data: DataConfig, *, separated: bool = True) -> IdColumns:
