@@ -2,7 +2,7 @@
 
 K relevance levels; index 0 of every per-level list counts events without a grade, so such lists are K + 1 long. Where levels
 were predicted for pairs without a grade, these count among 1..K by their probabilities.
-Everything but `candidate_*` labels and `*_trained` is strictly older than `timestamp`.
+Everything but `candidate_*` labels and `*_trained` was known strictly before `timestamp`.
 """
 
 from __future__ import annotations

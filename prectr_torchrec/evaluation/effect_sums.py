@@ -96,15 +96,12 @@ def write_effects(
         if config.model.kind != "mixed" or f"{who}{SUFFIX}" not in config.features:
             kind = config.model.kind
             raise ConfigError(f"{run}: needs a ranker of kind 'mixed' with features.{who}{SUFFIX}; this is one of {kind!r}")
-    if config.data.late:
-        raise ConfigError(
-            f"{run}: its samples know clicks later than that they were shown (data.labels, data.feedback_delay), and sums of "
-            "effects would know them at once; train on samples without times of clicks"
-        )
+    _refuse_late(config.data, run)
     if out.exists():
         raise FileExistsError(f"{out} is there already; remove it or choose another folder")
     manifest = read_manifest(data, config.data, run / CONFIG)
     own = validate_section(DataConfig, manifest["settings"]["data"], str(data / MANIFEST))
+    _refuse_late(own, data)
     found: dict[str, dict[Effect, int]] = {}
     with replacing(out) as folder, process_group(config.train.device) as process:
         folder.mkdir()
@@ -125,6 +122,14 @@ def write_effects(
         about = {**manifest, "settings": settings, "digest": digest(settings), MADE_BY: by}
         (folder / MANIFEST).write_text(json.dumps(about, indent=1), encoding="utf-8")
     return found
+
+
+def _refuse_late(data: DataConfig, owner: Path) -> None:
+    if data.late:
+        raise ConfigError(
+            f"{owner}: samples that know clicks later than that they were shown (data.labels, data.feedback_delay, "
+            "data.raw.actions), and sums of effects would know them at once; take samples without times of clicks"
+        )
 
 
 def ranker_digest(run: Path, checkpoint: str) -> str:

@@ -97,7 +97,7 @@ def test_what_cannot_be_done_is_said(job: Job, tmp_path: Path, monkeypatch: pyte
     late = small_config(**MIXED)
     late.data.feedback_delay = 60
     monkeypatch.setattr(effects, "load_run", lambda run: late)
-    with pytest.raises(ConfigError, match=r"sums of effects would know them at once; train on samples without times of clicks"):
+    with pytest.raises(ConfigError, match=r"sums of effects would know them at once; take samples without times of clicks"):
         effects.write_effects(tmp_path, tmp_path, tmp_path / "out")
     monkeypatch.setattr(effects, "load_run", lambda run: small_config())
     with pytest.raises(ConfigError, match=r"needs a ranker of kind 'mixed' with features.user_effect; this is one of 'prectr'"):

@@ -20,11 +20,13 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm import tqdm
 
+from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import Table, declared_columns
+from prectr_torchrec.data.columns import Table, declared_columns, declared_of
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
@@ -82,8 +84,8 @@ def prepare(
         progress: shows progress bars.
 
     Returns:
-        The manifest, as in `prepared.json`: `splits` (requests, those of known users, candidates, graded ones, clicks, time and
-        files of each), `summary` (as of `summarise`), `max_candidates`,
+        The manifest, as in `prepared.json`: `splits` (requests, those of known users, candidates, graded ones, clicks, those with
+        each label, time and files of each), `summary` (as of `summarise`), `max_candidates`,
         `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
         not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
         `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
@@ -158,7 +160,7 @@ class _Job:
                 step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
             if not self.candidates:
                 step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
-        described = {name: _describe_split(self.work / name) for name in splits}
+        described = {name: _describe_split(self.work / name, self.data) for name in splits}
         numbers = learn_numbers(self.data, self.work) if "train" in splits else {}
         return {
             **report,
@@ -357,21 +359,27 @@ def _stamp(file: Path) -> dict[str, int]:
     return {"size": file.stat().st_size, "modified": file.stat().st_mtime_ns}
 
 
-def _describe_split(folder: Path) -> dict[str, Any]:
+def _describe_split(folder: Path, data: DataConfig) -> dict[str, Any]:
     """Counts of a split, block by block, since a split need not fit into memory."""
     requests = Requests.open(folder)
     time, clicks, ends = requests.columns["timestamp"], requests.candidates["click"], requests.ends
     grades, users = requests.candidates["relevance"], requests.columns["user_id"]
+    labels = {column.source.column: requests.candidates[column.source.stored] for column, _ in declared_of(data, LabelColumn)}
     longest = [int(np.diff(ends[max(first - 1, 0) : first + BLOCK]).max(initial=0)) for first in range(0, len(ends), BLOCK)]
     return {
         "requests": len(requests),
         "candidates": len(clicks),
         "max_candidates": max([*longest, *map(int, ends[:1])], default=0),
-        "clicks": sum(int((clicks[first : first + BLOCK] == 1).sum()) for first in range(0, len(clicks), BLOCK)),
+        "clicks": _count_ones(clicks),
+        "labels": {name: _count_ones(values) for name, values in labels.items()},
         "graded": sum(int((~np.isnan(grades[first : first + BLOCK])).sum()) for first in range(0, len(grades), BLOCK)),
         "known_users": sum(int((users[first : first + BLOCK] != 0).sum()) for first in range(0, len(users), BLOCK)),
         "time": [int(time[0]), int(time[-1])] if len(time) else None,
     }
+
+
+def _count_ones(values: NDArray[np.int8]) -> int:
+    return sum(int((values[first : first + BLOCK] == 1).sum()) for first in range(0, len(values), BLOCK))
 
 
 def _texts(con: Connection, query: str) -> Iterator[str]:

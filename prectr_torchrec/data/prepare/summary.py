@@ -59,7 +59,7 @@ def format_summary(manifest: dict[str, Any], data: DataConfig) -> list[str]:
     """Lines of text: the summary, what was dropped and mended, and notes of what may be a mistake."""
     summary = manifest["summary"]
     tables = [["table", "rows", "kept"], *([n, f"{t['in']:,}", f"{t['out']:,}"] for n, t in summary["tables"].items())]
-    splits = [["split", "from", "to", "requests", "of known users", "candidates", "graded", "clicks"]]
+    splits = [["split", "from", "to", "requests", "of known users", "candidates", "graded", "clicks", *data.further_labels]]
     splits += [[name, *_split_cells(split)] for name, split in manifest["splits"].items()]
     lines = [*_aligned(tables), "", *_aligned(splits), ""]
     if summary["positions"]:
@@ -121,6 +121,7 @@ def _split_cells(split: dict[str, Any]) -> list[str]:
         f"{split['candidates']:,}",
         _percent(split["graded"] / max(split["candidates"], 1)),
         f"{split['clicks']:,}",
+        *(f"{count:,}" for count in split["labels"].values()),
     ]
 
 

@@ -23,7 +23,7 @@ ALL: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "settings",
     [
@@ -86,7 +86,7 @@ def test_examination_is_estimated_from_the_clicks_that_are_known_before_the_vali
     assert run(raw, tmp_path / "b", data)["examination"] == estimate
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("predicted", [False, True])
 def test_counters_that_are_told_of_clicks_when_they_are_known_are_those_of_the_samples(
     tmp_path: Path, seed: int, predicted: bool

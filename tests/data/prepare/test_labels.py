@@ -14,6 +14,7 @@ from raw_logs import Raw, random_log, read_split, recast, write_log
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.prepare.prepare import prepare
+from prectr_torchrec.data.prepare.summary import format_summary
 from prectr_torchrec.data.raw.source import RawLogError
 
 LABELS: dict[str, Any] = {"labels": {"cart": {}, "order": {"after": "cart"}}}
@@ -54,11 +55,19 @@ def values(rows: list[dict[str, Any]], name: str) -> dict[tuple[int, int], int |
 
 def test_labels_are_those_of_the_log_and_pairs_without_a_request_have_none(tmp_path: Path) -> None:
     raw = random_labels()
-    manifest = run(raw, tmp_path, DataConfig.model_validate(SMALL | LABELS))
+    data = DataConfig.model_validate(SMALL | LABELS)
+    manifest = run(raw, tmp_path, data)
     for name in ("click", "cart", "order"):
         assert values(labelled_rows(tmp_path), name) == {(e["request_id"], e["item_id"]): e[name] for e in raw["impressions"]}
         assert set(values(read_split(tmp_path / "out", "judgments"), name).values()) == {None}
     assert manifest["mended"] == {}
+    carts = [e["cart"] for e in raw["impressions"] if e["timestamp"] >= 30]
+    assert (
+        manifest["splits"]["test"]["labels"]["cart"] == carts.count(1) and manifest["splits"]["judgments"]["labels"]["cart"] == 0
+    )
+    lines = format_summary(manifest, data)
+    assert next(line for line in lines if line.startswith("split ")).split()[-2:] == ["cart", "order"]
+    assert next(line for line in lines if line.startswith("test ")).split()[-2] == str(carts.count(1))
 
 
 @pytest.mark.parametrize("settings", [LABELS, TIMED], ids=["plain", "times"])
