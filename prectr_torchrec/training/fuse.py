@@ -29,7 +29,7 @@ from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER, check_findings, load_manifest
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
-from prectr_torchrec.modules import ClickProbability, Examination
+from prectr_torchrec.modules import Examination, LabelProbability
 from prectr_torchrec.modules.rankers.fused import Fused
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.system.errors import ConfigError
@@ -208,9 +208,9 @@ def fit_weights(logits: Tensor, position: Tensor, click: Tensor, examination: Ex
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        found = ClickProbability.from_logit(inputs @ solution)
+        found = LabelProbability.from_logit(inputs @ solution)
         found = examine(found, position) if examine is not None else found
-        loss = -(click * found.log_click + (1 - click) * found.log_no_click).mean()
+        loss = -(click * found.log_yes + (1 - click) * found.log_no).mean()
         loss.backward()
         return loss
 
