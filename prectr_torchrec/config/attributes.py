@@ -27,6 +27,8 @@ _TAKEN: dict[Place, frozenset[str]] = {
     "impressions": _OF_CANDIDATES | {"request_id", "timestamp", "user_id"},
 }
 """What a declared column cannot be called."""
+_OF_PREDICTIONS = frozenset("score user_events query_events item_shown".split())
+"""What a label cannot be called besides, since predictions have such columns."""
 _PREFIXES: dict[Place, str] = {"users": "user_", "queries": "query_"}
 """What the samples call columns of there by, whether the log does or not."""
 _TABLES: dict[Place, str] = {"requests": "impressions"}
@@ -88,7 +90,7 @@ def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig) -> N
     """Raises ValueError where a label is called like another column, or follows one that is not declared, or itself."""
     declared = {name.lower(): f"columns.{place}" for place, name, _ in columns.declared() if place != "users"}
     for name, label in labels.items():
-        if not re.fullmatch(r"[^\W\d]\w*", name) or name.lower() in _TAKEN["impressions"]:
+        if not re.fullmatch(r"[^\W\d]\w*", name) or name.lower() in _TAKEN["impressions"] | _OF_PREDICTIONS:
             raise ValueError(f"labels.{name}: this is no name that a label can have; give it another one, such as cart")
         if name.lower() in declared:
             raise ValueError(f"labels.{name}: declared twice, also in {declared[name.lower()]}")

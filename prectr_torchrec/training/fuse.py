@@ -22,7 +22,7 @@ from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
 from prectr_torchrec.checkpoints.stateful import RandomStates
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.kinds import FusedConfig, Member, MixedConfig, RankerSection
-from prectr_torchrec.config.run import RunConfig, validate_section
+from prectr_torchrec.config.run import CLICK_ALONE, RunConfig, validate_section
 from prectr_torchrec.config.tables import FeatureConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
@@ -135,6 +135,7 @@ def fused_config(runs: Mapping[str, Path], data: Path) -> RunConfig:
         "features": {name: feature.model_dump(mode="json") for name, feature in features.items()},
         "model": {"kind": "fused", "members": {name: member.model_dump(mode="json") for name, member in members.items()}},
         "losses": {},
+        "score": CLICK_ALONE,
     }
     return validate_section(RunConfig, tree, f"the runs {', '.join(map(str, runs.values()))}")
 

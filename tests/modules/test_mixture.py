@@ -124,8 +124,8 @@ def test_both_outcomes_of_a_long_chain_are_those_of_the_naive_product_in_double_
 
 
 def test_extreme_logits_of_a_chain_stay_finite_with_a_gradient_for_every_head() -> None:
-    logits = {label: z.requires_grad_() for label, z in chained([300.0, -300.0], [-200.0, 200.0], [-300.0, 300.0]).items()}
-    order = LevelMixture().mean(torch.tensor([[-200.0, 0.0]]), label_chain(logits, AFTER)["order"])
+    logits = {label: z.requires_grad_() for label, z in chained([300.0, -300.0], [200.0, -200.0], [300.0, -300.0]).items()}
+    order = LevelMixture().mean(torch.tensor([[-2000.0, 0.0]]), label_chain(logits, AFTER)["order"])
     (-order.log_yes - order.log_no).sum().backward()
     assert all(x.isfinite().all() for x in (*order, order.logit))
     assert all(z.grad is not None and z.grad.isfinite().all() and z.grad.abs().sum() > 0 for z in logits.values())
