@@ -111,7 +111,8 @@ def test_a_label_that_is_not_predicted_is_named(sections: dict[str, Any], messag
 
 
 def test_a_ranker_of_the_click_alone_says_that_labels_are_not_used() -> None:
-    config = validate_config({"name": "x", "data": {"labels": LABELS}, "model": {"kind": "mixed"}}, "test")
+    losses = {"labels": {"order": 2.0}}
+    config = validate_config({"name": "x", "data": {"labels": LABELS}, "model": {"kind": "mixed"}, "losses": losses}, "test")
     assert config.predicted_labels == ("click",)
     warnings = unused_settings(config, {"losses.labels.order": 2.0})
     assert "data.labels is not used: a ranker of kind 'mixed' predicts the click alone" in warnings
