@@ -89,6 +89,8 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
 def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig) -> None:
     """Raises ValueError where a label is called like another column, or follows one that is not declared, or itself."""
     declared = {name.lower(): f"columns.{place}" for place, name, _ in columns.declared() if place != "users"}
+    if labels and "score" in columns.requests:
+        raise ValueError("columns.requests.score: with labels, a request's score says what they are worth; give it another name")
     for name, label in labels.items():
         if not re.fullmatch(r"[^\W\d]\w*", name) or name.lower() in _TAKEN["impressions"] | _OF_PREDICTIONS:
             raise ValueError(f"labels.{name}: this is no name that a label can have; give it another one, such as cart")

@@ -20,6 +20,7 @@ from prectr_torchrec.data.schema import sample_schema
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
 from prectr_torchrec.serving.lists import bad_lists, fit_weights
+from prectr_torchrec.serving.worth import FIELD, check_worth, describe_worth
 from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
@@ -33,10 +34,11 @@ class RequestSchema:
     Args:
         data: of the run.
         id_kinds: how the log writes its ids, as `prepared.json` tells; without it integers and texts pass alike.
+        labels: those that the ranker predicts; of several a request may say what each is worth.
     """
 
-    def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
-        self._arrow = sample_schema(data)
+    def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None, labels: Sequence[str] = ()) -> None:
+        self._arrow, self._labels = sample_schema(data), labels[: len(labels) * (len(labels) > 1)]
         fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]
         self._fields = {field.name: field for field in fields if field.column.served}
         self._not_served = [field for field in fields if not field.column.served]
@@ -46,6 +48,7 @@ class RequestSchema:
     def describe(self) -> dict[str, Any]:
         """The JSON Schema of a request."""
         properties = {field.key: describe(field) for field in self._request}
+        properties |= {FIELD: describe_worth(self._labels)} if self._labels else {}
         for family, key in GROUPS.items():
             rows = {field.key: describe(field) for field in self._families[family]}
             required = [field.key for field in self._families[family] if field.column.required]
@@ -67,7 +70,8 @@ class RequestSchema:
     def most_values(self, limits: Limits) -> int:
         """Values that the JSON of a request within the limits can have."""
         most = {"request": 1, "candidate": limits.candidates, "history": limits.events, "peer": limits.events}
-        return sum(most[field.column.family] * field.json.schema.get("maxItems", 1) for field in self._fields.values())
+        fields = self._fields.values()
+        return len(self._labels) + sum(most[f.column.family] * f.json.schema.get("maxItems", 1) for f in fields)
 
     def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests", limits: Limits | None = None) -> pa.Table:
         """Sample rows of plain requests.
@@ -84,7 +88,10 @@ class RequestSchema:
         for request, path in zip(requests, paths, strict=True):
             if not isinstance(request, Mapping):
                 raise RequestError(path.rstrip(".") or "request", shown(request), "an object")
-            _check_keys(request, [*(f.key for f in self._request), *GROUPS.values()], path)
+            own = [FIELD] * bool(self._labels)
+            _check_keys(request, [*(f.key for f in self._request), *GROUPS.values(), *own], path)
+            if self._labels:
+                check_worth(request, self._labels, path)
         arrays: dict[str, pa.Array] = {}
         for field in self._request:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
