@@ -19,8 +19,8 @@ COLUMNS = {
 }
 ORDERS = {"score": "By the score", "click_probability": "By click probability", "best": "At best"}
 NOTE = (
-    "Each label over all candidates of which it is known. AUC and GAUC are of its own probability at the reference position, NDCG "
-    "of the final ranking, entropy and calibration at the logged position."
+    "Each label over all candidates of which it is known. AUC and GAUC are of its own probability at the reference position, "
+    "NDCG of the final ranking, entropy and calibration at the logged position."
 )
 VALUE = (
     "Share of what the labels were worth that stands among the first places of its request: ranked by the score, by the click "
