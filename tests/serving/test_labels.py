@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from serving_requests import plain_requests
-from small_run import small_config, write_small_data
+from small_run import LABELS, small_config, write_small_data
 
 from prectr_torchrec import Ranker, metrics
 from prectr_torchrec.distributed.process import process_group
@@ -27,7 +27,6 @@ from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.serving.server import RankingServer, ServerSettings
 from prectr_torchrec.training.trainer import Trainer
 
-LABELS = {"cart": {}, "order": {"after": "cart"}}
 WORTH = {"click": 1.0, "order": 20.0}
 STAGES = {"stages": [{"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2}]}
 
