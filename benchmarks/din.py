@@ -236,7 +236,7 @@ class OurModel:
         past = found["history"] | dict.fromkeys(("level", "click", "position", "age"), happened)
         events = Events(past, torch.full((R,), happened.shape[1]))
         inputs = Inputs(found["request"], found["candidate"], {"history": events}, {}, torch.ones(R), self.request, torch.ones(C))
-        return self.model(inputs).ranking["click"].log_click.exp()
+        return self.model(inputs).ranking["click"].log_yes.exp()
 
 
 def family(name: str) -> str:

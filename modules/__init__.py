@@ -13,7 +13,7 @@ from .losses.consistency import Consistency, consistency_loss
 from .losses.debias import Debias, lowered_distance
 from .losses.distillation import divergence
 from .losses.negatives import RandomNegatives
-from .mixture import ClickProbability, LevelMixture, grade_distributions, known_level_log_probabilities
+from .mixture import LabelProbability, LevelMixture, grade_distributions, known_level_log_probabilities, label_chain
 from .numbers import NumberColumn, NumberEncoding
 from .parts.base import Attention, Given, Part, PartOutput, ReportedPart
 from .parts.declared import Numbers, Vectors
@@ -42,7 +42,6 @@ __all__ = [
     "Anchor",
     "Attention",
     "CandidateSlots",
-    "ClickProbability",
     "ClickTower",
     "ComparedEvents",
     "Consistency",
@@ -67,6 +66,7 @@ __all__ = [
     "InterestTower",
     "KnownGrade",
     "Label",
+    "LabelProbability",
     "LateInteraction",
     "LevelMixture",
     "LevelStatistics",
@@ -124,6 +124,7 @@ __all__ = [
     "from_folder",
     "grade_distributions",
     "known_level_log_probabilities",
+    "label_chain",
     "level_targets",
     "load_balance",
     "lowered_distance",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -9,23 +10,62 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class ClickProbability(NamedTuple):
-    """Log probabilities of both outcomes of C candidates, kept apart so that neither is rounded to 0."""
+class LabelProbability(NamedTuple):
+    """Log probabilities of both values of a label, kept apart so that neither is rounded to 0; of C candidates, or by level."""
 
-    log_click: Tensor
-    """(C,) float, log P(y = 1)."""
-    log_no_click: Tensor
-    """(C,) float, log P(y = 0)."""
+    log_yes: Tensor
+    """(C,) or (C, K) float, log P(y = 1)."""
+    log_no: Tensor
+    """(C,) or (C, K) float, log P(y = 0)."""
 
     @classmethod
-    def from_logit(cls, logit: Tensor) -> ClickProbability:
-        """Of (C,) float logits."""
+    def from_logit(cls, logit: Tensor) -> LabelProbability:
+        """Of (C,) or (C, K) float logits."""
         return cls(F.logsigmoid(logit), F.logsigmoid(-logit))
+
+    def then(self, logit: Tensor) -> LabelProbability:
+        """Of a label that may be 1 only where this one is; its logits where this one is 1 are of the same shape."""
+        also, not_also = F.logsigmoid(logit), F.logsigmoid(-logit)
+        return LabelProbability(self.log_yes + also, torch.logaddexp(self.log_no, self.log_yes + not_also))
 
     @property
     def logit(self) -> Tensor:
-        """(C,) float, the difference: what ranks."""
-        return self.log_click - self.log_no_click
+        """(C,) or (C, K) float, the difference: what ranks."""
+        return self.log_yes - self.log_no
+
+
+def label_chain(logits: Mapping[str, Tensor], after: Mapping[str, str]) -> dict[str, LabelProbability]:
+    r"""Labels that follow one another, such as click, cart and order, each over all candidates.
+
+    With the logit :math:`z_m` of label m where the label before it is 1, and :math:`a(m)` that label, the probability over all
+    candidates is :math:`P_m = P_{a(m)} \, \sigma(z_m)`, so that each label learns from every candidate that was shown (the entire
+    space of ESMM, arXiv 1804.07931). Both values in log space:
+
+    .. math:: \log p_1^m = \log p_1^{a(m)} + \log \sigma(z_m), \quad
+        \log p_0^m = \mathrm{logaddexp}(\log p_0^{a(m)}, \log p_1^{a(m)} + \log \sigma(-z_m)).
+
+    Args:
+        logits: of `click` and of each label where the one before it is 1, of one shape.
+        after: label -> what comes before it, `click` or another label.
+
+    Returns:
+        By label, the click first.
+
+    Example::
+
+        logits = {"click": torch.tensor([0.0]), "cart": torch.tensor([0.0]), "order": torch.tensor([0.0])}
+        p = label_chain(logits, {"cart": "click", "order": "cart"})
+        assert torch.allclose(p["order"].log_yes.exp(), torch.tensor([0.125]))
+        assert torch.allclose(p["order"].log_no.exp(), torch.tensor([0.875]))
+    """
+    found = {"click": LabelProbability.from_logit(logits["click"])}
+
+    def of(label: str) -> LabelProbability:
+        if label not in found:
+            found[label] = of(after[label]).then(logits[label])
+        return found[label]
+
+    return {label: of(label) for label in ("click", *after)}
 
 
 class LevelMixture(nn.Module):
@@ -48,10 +88,10 @@ class LevelMixture(nn.Module):
         p = LevelMixture()(log_pi, z)
         assert p.logit[1] > p.logit[0]  # likelier to be of the level that is clicked more
         click = torch.tensor([0.0, 1.0])
-        loss = -(click * p.log_click + (1 - click) * p.log_no_click).mean()
+        loss = -(click * p.log_yes + (1 - click) * p.log_no).mean()
     """
 
-    def forward(self, log_pi: Tensor, z: Tensor) -> ClickProbability:
+    def forward(self, log_pi: Tensor, z: Tensor) -> LabelProbability:
         """Mixes the levels.
 
         Args:
@@ -61,9 +101,11 @@ class LevelMixture(nn.Module):
         Returns:
             (C,) float each.
         """
-        return ClickProbability(
-            torch.logsumexp(log_pi + F.logsigmoid(z), dim=1), torch.logsumexp(log_pi + F.logsigmoid(-z), dim=1)
-        )
+        return self.mean(log_pi, LabelProbability.from_logit(z))
+
+    def mean(self, log_pi: Tensor, by_level: LabelProbability) -> LabelProbability:
+        """The same of any label's probability by level, (C, K) float each."""
+        return LabelProbability(*(torch.logsumexp(log_pi + outcome, dim=1) for outcome in by_level))
 
 
 def known_level_log_probabilities(log_pi: Tensor, level: Tensor, distribution: Tensor | None = None) -> Tensor:

@@ -207,26 +207,68 @@ def share_of_the_way(value: float | None, start: float | None, end: float | None
     return (value - start) / (end - start)
 
 
-def ranking_metrics(score: Array, click: Array, user: Array, request: Array, ndcg_at: Sequence[int] = NDCG_AT) -> Metrics:
-    """How well an order agrees with the clicks, over the rows that have a label.
+def ranking_metrics(
+    score: Array,
+    click: Array,
+    user: Array,
+    request: Array,
+    ndcg_at: Sequence[int] = NDCG_AT,
+    *,
+    ranking: Array | None = None,
+) -> Metrics:
+    """How well a score tells clicks from other rows, and an order puts them first, over the rows that have a label.
 
     Args:
-        score: (n,) higher ranks first.
+        score: (n,) higher for a likelier click.
         click: (n,) 0 or 1, NaN where there is no label.
         user: (n,) ids; 0 is nobody known, and no group.
         request: (n,) ids.
         ndcg_at: the k of NDCG@k.
+        ranking: (n,) higher ranks first, what NDCG is of; None: the score.
     """
     known = ~np.isnan(click)
     s, y, u, r = score[known], click[known].astype(np.float64), user[known], request[known]
+    order = s if ranking is None else ranking[known]
     return {
         "rows": len(y),
         "clicks": int(y.sum()),
         "auc": auc(s, y),
         "gauc_user": gauc(s[u != 0], y[u != 0], u[u != 0]),
         "gauc_request": gauc(s, y, r),
-        **{f"ndcg@{k}": ndcg(s, y, r, k) for k in ndcg_at},
+        **{f"ndcg@{k}": ndcg(order, y, r, k) for k in ndcg_at},
     }
+
+
+def label_metrics(
+    probability: Array, at_position: Array, label: Array, user: Array, request: Array, *, ranking: Array
+) -> Metrics:
+    """`ranking_metrics` and `probability_metrics` of any label; its `positives` are called clicks there.
+
+    Args:
+        probability: (n,) with the position held at its reference.
+        at_position: (n,) at the logged positions.
+        label: (n,) 0 or 1, NaN where it is not known.
+        user: (n,) ids; 0 is nobody known, and no group.
+        request: (n,) ids.
+        ranking: (n,) higher ranks first, what NDCG is of.
+    """
+    found = ranking_metrics(probability, label, user, request, ranking=ranking) | probability_metrics(at_position, label)
+    return {"positives" if name == "clicks" else name: value for name, value in found.items()}
+
+
+def captured_value(score: Array, value: Array, request: Array, k: int) -> float | None:
+    """Share of all value that stands among the first k places of its request; rows of equal score share their places' value.
+
+    Args:
+        score: (n,) higher ranks first.
+        value: (n,) of each row; NaN where it is not known, and left out.
+        request: (n,) ids.
+        k: places counted, >= 1.
+    """
+    known = ~np.isnan(value)
+    total = float(value[known].sum(dtype=np.float64))
+    found = _of_first_places(score[known], value[known], dense(request[known]), np.arange(k + 1.0))
+    return float(found.sum()) / total if total > 0 else None
 
 
 def probability_metrics(probability: Array, click: Array) -> Metrics:
@@ -314,13 +356,18 @@ def pair_weights(score: Array, positive: Array, negative: Array, group: Array) -
 
 def dcg(score: Array, gain: Array, group: Array, k: int) -> Array:
     """(G,) discounted gain of the first k places of each group."""
+    return _of_first_places(score, gain, group, np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))]))
+
+
+def _of_first_places(score: Array, gain: Array, group: Array, discounts: Array) -> Array:
+    """(G,) gain of each group times what places count; `discounts`: (k + 1,) of the first 0..k places together."""
+    k = len(discounts) - 1
     if not len(score):
         return np.zeros(0)
     order, starts, run_group = tie_runs(-score.astype(np.float64), group)
     sizes = np.diff(np.append(starts, len(score)))
     rows_before_group = np.concatenate([[0], np.cumsum(np.bincount(group))[:-1]])
     first = starts - rows_before_group[run_group]  # place of a run's first row within its group, from 0
-    discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))])  # of the first 0..k places
     discount = discounts[np.minimum(first + sizes, k)] - discounts[np.minimum(first, k)]
     return np.bincount(run_group, np.add.reduceat(gain[order].astype(np.float64), starts) / sizes * discount)
 

@@ -160,14 +160,16 @@ def _candidates(
     first = np.repeat(rng.zipf(1.3, len(num_candidates)), num_candidates)
     item = (first + 13 * position) % len(titles)  # no item twice in a request
     chance = np.nan_to_num(grade, nan=2.0) / 4 / np.sqrt(position)
+    nothing = pa.nulls(total, pa.int8())
+    shown = split not in ("judgments", "candidates")
+    click = rng.random(total) < chance if shown else None
     return {
         "candidate_item_id": item * 15485863 + 1,
         "candidate_title": titles[item],
         **{f"candidate_{a}": item % (11 + i) for i, a in enumerate(data.item_attributes)},
         "candidate_position": np.where(split == "judgments", 0, position),
-        "candidate_click": pa.array(rng.random(total) < chance).cast(pa.int8())
-        if split not in ("judgments", "candidates")
-        else pa.nulls(total, pa.int8()),
+        "candidate_click": nothing if click is None else pa.array(click).cast(pa.int8()),
+        **{f"candidate_{name}": nothing if click is None else values for name, values in _labels(data, click, item).items()},
         "candidate_relevance": pa.array(grade, from_pandas=True) if split != "candidates" else pa.nulls(total, pa.float32()),
         "candidate_predicted": np.zeros(total, np.int64),
         "candidate_shown": rng.poisson(4, total),
@@ -175,6 +177,17 @@ def _candidates(
         "candidate_examined": rng.poisson(4, total) * 0.75,
         "candidate_item_trained": rng.poisson(4, total),
     }
+
+
+def _labels(data: DataConfig, click: np.ndarray | None, item: np.ndarray) -> dict[str, pa.Array]:
+    """Labels that follow the click or one another, more often of some items than of others; one in ten is not known."""
+    rng, found = np.random.default_rng(len(item)), {"click": np.zeros(len(item), bool) if click is None else click}
+    while len(found) <= len(data.labels):
+        for name, label in data.labels.items():
+            if name not in found and label.after in found:
+                found[name] = found[label.after] & (rng.random(len(item)) < 0.2 + 0.6 * (item % 2))
+    unknown = {name: rng.random(len(item)) < 0.1 for name in data.labels}
+    return {name: pa.array(found[name], mask=unknown[name]).cast(pa.int8()) for name in data.labels}
 
 
 def _events(

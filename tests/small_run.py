@@ -130,6 +130,8 @@ def _drop_declared(tree: dict[str, Any]) -> None:
     tree["tables"] = {name: table for name, table in tree["tables"].items() if name in used}
 
 
+LABELS: dict[str, Any] = {"cart": {}, "order": {"after": "cart"}}
+"""For `data.labels`."""
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
 MIXED: dict[str, Any] = {
     "model": {"kind": "mixed", "dropout": 0.0},

@@ -11,7 +11,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from prectr_torchrec.modules import ClickProbability, LevelMixture, LevelStatistics, RelevanceIncentive, RelevanceTower
+from prectr_torchrec.modules import LabelProbability, LevelMixture, LevelStatistics, RelevanceIncentive, RelevanceTower
 
 K = 4  # relevance levels
 TABLES = [EmbeddingBagConfig(name=n, num_embeddings=1000, embedding_dim=16, feature_names=[f"{n}_id"]) for n in ("user", "item")]
@@ -29,7 +29,7 @@ class IncentiveDLRM(DLRM):
         self.incentive = RelevanceIncentive(16, 16, K)
         self.mixture = LevelMixture()
 
-    def forward(self, match: Tensor, ids: KeyedJaggedTensor, shown: Tensor, clicked: Tensor) -> tuple[ClickProbability, Tensor]:
+    def forward(self, match: Tensor, ids: KeyedJaggedTensor, shown: Tensor, clicked: Tensor) -> tuple[LabelProbability, Tensor]:
         """Args: match: (B, 3) of query and title; shown, clicked: (B, K + 1) the user's past by level, first without one."""
         relevance = self.relevance(match)
         preference = self.preference(self.record(shown, clicked, shown))
@@ -62,7 +62,7 @@ def main(steps: int = 80) -> tuple[nn.Module, list[float]]:
     for _ in range(steps):
         *features, level, click = batch()
         p, log_pi = sharded(*features)
-        loss = -(click * p.log_click + (1 - click) * p.log_no_click).mean()
+        loss = -(click * p.log_yes + (1 - click) * p.log_no).mean()
         optimizer.zero_grad()
         (loss + 0.3 * nn.functional.nll_loss(log_pi, level - 1)).backward()
         optimizer.step()

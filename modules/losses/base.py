@@ -18,11 +18,11 @@ class Loss(nn.Module):
 
         class Brier(Loss):  # the squared error of the click probability
             def forward(self, predictions, inputs, labels):
-                error = predictions.logged["click"].log_click.exp() - labels["click"].value
+                error = predictions.logged["click"].log_yes.exp() - labels["click"].value
                 return {"brier": weighted_mean(error.square(), labels["click"].weight)}
 
         log_p = torch.tensor([0.5, 0.5]).log()
-        click = {"click": ClickProbability(log_p, log_p)}
+        click = {"click": LabelProbability(log_p, log_p)}
         inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
         labels = {"click": Label(torch.tensor([1.0, 0.0]), torch.ones(2))}
         assert Brier()(Predictions(click, click), inputs, labels)["brier"].item() == 0.25

@@ -21,7 +21,7 @@ class CrossEntropy(Loss):
     Example::
 
         log_p = torch.tensor([0.5, 0.5]).log()
-        click = {"click": ClickProbability(log_p, log_p)}
+        click = {"click": LabelProbability(log_p, log_p)}
         inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
         labels = {"click": Label(torch.tensor([1.0, 0.0]), weight=torch.tensor([1.0, 0.0]))}
         loss = CrossEntropy()(Predictions(click, click), inputs, labels)["bce"]
@@ -33,6 +33,7 @@ class CrossEntropy(Loss):
         self.label = label
 
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
-        """`bce`."""
+        """`bce` of the click, `bce_LABEL` of another label."""
         p, y = predictions.logged[self.label], labels[self.label]
-        return {"bce": weighted_mean(-(y.value * p.log_click + (1 - y.value) * p.log_no_click), y.weight)}
+        name = "bce" if self.label == "click" else f"bce_{self.label}"
+        return {name: weighted_mean(-(y.value * p.log_yes + (1 - y.value) * p.log_no), y.weight)}

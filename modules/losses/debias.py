@@ -41,7 +41,7 @@ class Debias(Loss):
         from types import SimpleNamespace
 
         log_p = torch.tensor([0.5, 0.5]).log()
-        click = {"click": ClickProbability(log_p, log_p)}  # logit 0
+        click = {"click": LabelProbability(log_p, log_p)}  # logit 0
         lowered = OtherTexts(torch.full((2, 4), 0.25).log(), torch.tensor([True, True]), logit=torch.tensor([-9.0, -1.0]))
         findings = SimpleNamespace(swapped=lambda: lowered)
         candidate = {"level": torch.tensor([4, 4])}

@@ -25,7 +25,7 @@ class JointRankingCalibration(Loss):
     Example::
 
         inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
-        p = ClickProbability(torch.tensor([0.75, 0.25]).log(), torch.tensor([0.25, 0.75]).log())
+        p = LabelProbability(torch.tensor([0.75, 0.25]).log(), torch.tensor([0.25, 0.75]).log())
         label = Label(torch.tensor([1.0, 0.0]), torch.ones(2))
         loss = JointRankingCalibration()(Predictions({"click": p}, {"click": p}), inputs, {"click": label})["jrc"]
         assert torch.allclose(loss.exp(), torch.tensor(4 / 3))
@@ -38,5 +38,5 @@ class JointRankingCalibration(Loss):
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
         """`jrc`."""
         p, y = predictions.logged[self.label], labels[self.label]
-        clicked, skipped = (log_softmax_of_requests(f, y.weight > 0, inputs) for f in (p.log_click, p.log_no_click))
+        clicked, skipped = (log_softmax_of_requests(f, y.weight > 0, inputs) for f in (p.log_yes, p.log_no))
         return {"jrc": weighted_mean(-torch.where(y.value > 0, clicked, skipped), y.weight)}

@@ -23,7 +23,7 @@ class Listwise(Loss):
     Example::
 
         inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0, 0]), torch.ones(2))
-        p = ClickProbability(torch.tensor([0.8, 0.5]).log(), torch.tensor([0.2, 0.5]).log())  # logits log 4 and 0
+        p = LabelProbability(torch.tensor([0.8, 0.5]).log(), torch.tensor([0.2, 0.5]).log())  # logits log 4 and 0
         label = Label(torch.tensor([1.0, 0.0]), torch.ones(2))
         loss = Listwise()(Predictions({"click": p}, {"click": p}), inputs, {"click": label})["listwise"]
         assert torch.allclose(loss.exp(), torch.tensor(5 / 4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -45,6 +45,8 @@ class Given:
     """The log's own numbers, and what the train part tells of them."""
     vectors: Sequence[VectorColumn] = ()
     """Its own vectors, alike."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels beside the click -> what comes before each."""
     position_corrected: bool = False
     """Whether counters expect clicks of what was examined, not of all that was shown."""
 

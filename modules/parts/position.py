@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..mixture import ClickProbability
+from ..mixture import LabelProbability
 
 _MOST = 0.99
 """Where the examination of a position that is looked at as often as the reference starts: at 1 its logit would be infinite."""
@@ -39,8 +39,8 @@ class Examination(nn.Module):
         examination = Examination(10)
         examination.start_from([1.0, 0.7, 0.55])
         log_p = torch.tensor([0.5, 0.5]).log()
-        logged = examination(ClickProbability(log_p, log_p), torch.tensor([0, 2]))
-        assert torch.allclose(logged.log_click.exp(), torch.tensor([0.5, 0.35]))
+        logged = examination(LabelProbability(log_p, log_p), torch.tensor([0, 2]))
+        assert torch.allclose(logged.log_yes.exp(), torch.tensor([0.5, 0.35]))
     """
 
     offsets = ("logit",)
@@ -52,11 +52,11 @@ class Examination(nn.Module):
         self.num_positions, self.reference = num_positions, reference
         self.logit = nn.Parameter(torch.full((num_positions + 1,), _MOST).logit())
 
-    def forward(self, click: ClickProbability, position: Tensor) -> ClickProbability:
-        """Moves click probabilities from the reference to positions.
+    def forward(self, probability: LabelProbability, position: Tensor) -> LabelProbability:
+        """Moves probabilities of a click, or of what follows it, from the reference to positions.
 
         Args:
-            click: at the reference, (C,) float each.
+            probability: at the reference, (C,) float each.
             position: (C,) int64 from 1, 0: not logged.
 
         Returns:
@@ -66,7 +66,8 @@ class Examination(nn.Module):
         held = (position == 0) | (position == self.reference)
         seen = F.logsigmoid(logit).masked_fill(held, 0.0)
         unseen = F.logsigmoid(-logit).masked_fill(held, -torch.inf)
-        return ClickProbability(seen + click.log_click, torch.logaddexp(click.log_no_click, unseen + click.log_click))
+        yes, no = probability
+        return LabelProbability(seen + yes, torch.logaddexp(no, unseen + yes))
 
     @torch.no_grad()
     def start_from(self, examination: Sequence[float]) -> None:

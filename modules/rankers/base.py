@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..inputs import Inputs
-from ..mixture import ClickProbability
+from ..mixture import LabelProbability
 from ..parts.base import Attention, Given, ReportedPart
 from ..text.relevance import TextRelevance
 
@@ -18,9 +18,9 @@ from ..text.relevance import TextRelevance
 class Predictions:
     """What a ranker makes of a batch. By label: log probabilities (C,) that it is 1, and that it is 0."""
 
-    ranking: dict[str, ClickProbability]
+    ranking: dict[str, LabelProbability]
     """With the position held at its reference: what ranks."""
-    logged: dict[str, ClickProbability]
+    logged: dict[str, LabelProbability]
     """At the logged positions: what losses and calibration see."""
     parts: dict[str, Tensor] = field(default_factory=dict)
     """(C,) or (C, n) as `RankingModel.reported` names them."""
@@ -32,7 +32,7 @@ class RankingModel(nn.Module):
     """From `Inputs` to `Predictions`. It owns no tables.
 
     Attributes:
-        labels: those that it predicts.
+        after: the labels that it predicts beside the click -> what comes before each.
         reported: what it reports of each candidate, by name.
         reports_parts: whether it reports in evaluation mode.
 
@@ -45,7 +45,7 @@ class RankingModel(nn.Module):
 
             def forward(self, inputs):
                 z = self.logit(inputs.rows(["item_id", "user_id"])).squeeze(1)  # (C,)
-                click = ClickProbability.from_logit(z)
+                click = LabelProbability.from_logit(z)
                 return Predictions({"click": click}, {"click": click})
 
         inputs = Inputs(
@@ -55,10 +55,15 @@ class RankingModel(nn.Module):
         assert Linear(12)(inputs).ranking["click"].logit.shape == (2,)
     """
 
-    labels: tuple[str, ...] = ("click",)
+    after: Mapping[str, str] = {}
     reported: Mapping[str, ReportedPart] = {}
     """What `Predictions.parts` has in evaluation mode while `reports_parts` is on."""
     reports_parts: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Those that it predicts."""
+        return ("click", *self.after)
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> RankingModel:

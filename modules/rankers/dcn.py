@@ -21,6 +21,7 @@ class DCN(DNN):
         tower: widths of its hidden layers.
         dropout: on the hidden layers.
         position: examination by position; None: the position has no part.
+        labels: those beside the click -> what comes before each.
 
     Example::
 
@@ -41,5 +42,6 @@ class DCN(DNN):
         tower: Sequence[int] = (256, 128),
         dropout: float = 0.0,
         position: Examination | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(parts, tower=tower, cross_layers=cross_layers, dropout=dropout, position=position)
+        super().__init__(parts, tower=tower, cross_layers=cross_layers, dropout=dropout, position=position, labels=labels)

@@ -87,6 +87,7 @@ class DIN(DNN):
         tower: widths of its hidden layers.
         dropout: on the hidden layers.
         position: examination by position; None: the position has no part.
+        labels: those beside the click -> what comes before each.
 
     Example::
 
@@ -109,8 +110,9 @@ class DIN(DNN):
         tower: Sequence[int] = (256, 128),
         dropout: float = 0.0,
         position: Examination | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__({**parts, "interest": interest}, tower=tower, dropout=dropout, position=position)
+        super().__init__({**parts, "interest": interest}, tower=tower, dropout=dropout, position=position, labels=labels)
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> Self:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import nn
 
 from ..inputs import Inputs
-from ..mixture import ClickProbability
+from ..mixture import label_chain
 from ..parts.base import Given, Part
 from ..parts.position import Examination
 from ..text.relevance import TextReading
@@ -26,7 +26,8 @@ class DNN(PartedRanker):
 
     .. math:: z = \mathrm{Tower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x), \quad P(y = 1 | x, p) = \epsilon_p \, \sigma(z),
 
-    and what ranks is :math:`\sigma(z)`. There is no relevance tower: its parts read no `TextReading`.
+    and what ranks is :math:`\sigma(z)`. There is no relevance tower: its parts read no `TextReading`. Labels that follow
+    the click share all but the last layer with it (a shared bottom), and their probabilities are a chain, as of `label_chain`.
 
     Args:
         parts: what the tower reads, by name, in order.
@@ -34,6 +35,7 @@ class DNN(PartedRanker):
         cross_layers: layers of a cross network before them.
         dropout: on the hidden layers.
         position: examination by position; None: the position has no part.
+        labels: those beside the click -> what comes before each.
 
     Example::
 
@@ -59,22 +61,23 @@ class DNN(PartedRanker):
         cross_layers: int = 0,
         dropout: float = 0.0,
         position: Examination | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.after = dict(labels or {})
         self.parts = nn.ModuleDict(dict(parts))
         self.position = position
-        self.tower = ClickTower(self.num_features, list(tower), 1, cross_layers=cross_layers, dropout=dropout)
+        self.tower = ClickTower(self.num_features, list(tower), 1, cross_layers=cross_layers, dropout=dropout, labels=self.after)
         self.reported = self.parts_reported()
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> Self:
         """As of `RankingModel`: the arguments of the class, and those of `build_parts`."""
         parts, position = cls.build_parts(given, settings)
-        return cls(parts, position=position, **settings)
+        return cls(parts, position=position, labels=given.labels, **settings)
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
-        z, outputs = self.logits(self.tower, inputs, TextReading.of_nothing(inputs.candidate_weight))
-        ranking = ClickProbability.from_logit(z.squeeze(1))
-        logged = self.position(ranking, inputs.candidate["position"]) if self.position is not None else ranking
-        return Predictions({"click": ranking}, {"click": logged}, self.reports_of(outputs))
+        logits, outputs = self.logits(self.tower, inputs, TextReading.of_nothing(inputs.candidate_weight))
+        ranking = label_chain({label: z.squeeze(1) for label, z in logits.items()}, self.after)
+        return Predictions(ranking, self.at_positions(ranking, inputs), self.reports_of(outputs))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs
-from ..mixture import ClickProbability
+from ..mixture import LabelProbability
 from ..parts.base import Attention, Given, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextRelevance
@@ -117,7 +117,7 @@ class Fused(RankingModel):
                 member.reports_parts = True
             members[name] = member(inputs)
         logits = {name: found.ranking["click"].logit for name, found in members.items()}
-        ranking = ClickProbability.from_logit(self.bias + self.weights @ torch.stack(list(logits.values())))
+        ranking = LabelProbability.from_logit(self.bias + self.weights @ torch.stack(list(logits.values())))
         logged = self.position(ranking, inputs.candidate["position"]) if self.position is not None else ranking
         parts: dict[str, Tensor] = {}
         for found in reversed(list(members.values())):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..gaussian_effects import GaussianEffect, effects_posterior
 from ..inputs import Inputs
-from ..mixture import ClickProbability, grade_distributions
+from ..mixture import LabelProbability, grade_distributions
 from ..parts.base import Given, ReportedPart
 from ..parts.taste import TitleBag
 from ..text.match import TextMatch
@@ -243,7 +243,7 @@ class MixedEffects(RankingModel):
         findings = MixedFindings(self, inputs, divergence, x, added, encodings, text)
         parts = {INPUTS: x, **added, **slopes} if self.reports_parts and not self.training else {}
         return Predictions(
-            {"click": ClickProbability.from_logit(z)}, {"click": ClickProbability.from_logit(logged)}, parts, findings
+            {"click": LabelProbability.from_logit(z)}, {"click": LabelProbability.from_logit(logged)}, parts, findings
         )
 
     def variance(self, effect: str) -> Tensor:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs
+from ..mixture import LabelProbability
 from ..parts.base import Attention, Given, Part, PartOutput, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextReading
 from .base import RankingModel
+from .towers import ClickTower
 
 
 class PartedRanker(RankingModel):
-    r"""A ranker whose logits are :math:`\mathrm{Tower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x)`.
+    r"""A ranker whose click logits are :math:`\mathrm{Tower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x)`.
 
     Here :math:`f_m(x)` are the features of the m-th part of a candidate :math:`x`, and :math:`s_m(x)` is its shift where it has
     one. What parts report, attend to and want rates of their own for is the ranker's too.
@@ -27,21 +29,21 @@ class PartedRanker(RankingModel):
 
     Example::
 
-        class Linear(PartedRanker):
+        class Small(PartedRanker):
             def __init__(self, parts):
                 super().__init__()
                 self.parts, self.position = torch.nn.ModuleDict(parts), None
-                self.tower = torch.nn.Linear(self.num_features, 1)
+                self.tower = ClickTower(self.num_features, [4], 1)
 
             def forward(self, inputs):
                 text = TextReading.of_nothing(inputs.candidate_weight)  # its parts read no text
-                z, outputs = self.logits(self.tower, inputs, text)
-                click = ClickProbability.from_logit(z.squeeze(1))
-                return Predictions({"click": click}, {"click": click}, self.reports_of(outputs))
+                logits, outputs = self.logits(self.tower, inputs, text)
+                ranking = {"click": LabelProbability.from_logit(logits["click"].squeeze(1))}
+                return Predictions(ranking, self.at_positions(ranking, inputs), self.reports_of(outputs))
 
         widths = Widths(request={}, candidate={"item_id": 8}, sequences={})
         inputs = Inputs({}, {"item_id": torch.randn(3, 8)}, {}, {}, torch.ones(1), torch.tensor([0, 0, 0]), torch.ones(3))
-        assert Linear({"features": LookedUpFeatures(widths)})(inputs).ranking["click"].logit.shape == (3,)
+        assert Small({"features": LookedUpFeatures(widths)})(inputs).ranking["click"].logit.shape == (3,)
     """
 
     parts: nn.ModuleDict
@@ -77,12 +79,21 @@ class PartedRanker(RankingModel):
         """As of `RankingModel`."""
         return {name: weights for part in self._all_parts() for name, weights in part.attention(inputs).items()}
 
-    def logits(self, tower: nn.Module, inputs: Inputs, text: TextReading) -> tuple[Tensor, dict[str, PartOutput]]:
-        """Logits (C, n) of a tower with n of them, without position, and what the parts say."""
+    def logits(self, tower: ClickTower, inputs: Inputs, text: TextReading) -> tuple[dict[str, Tensor], dict[str, PartOutput]]:
+        """By label the logits (C, n) of a tower with n of them, without position, and what the parts say. Shifts are of the
+        click, which comes before all other labels."""
         outputs: dict[str, PartOutput] = {name: part(inputs, text) for name, part in self.parts.items()}
-        z: Tensor = tower(torch.cat([output.features for output in outputs.values()], dim=1))
+        logits: dict[str, Tensor] = tower(torch.cat([output.features for output in outputs.values()], dim=1))
         shifts = [output.shift for output in outputs.values() if output.shift is not None]
-        return z + sum(shifts[1:], shifts[0]) if shifts else z, outputs
+        if shifts:
+            logits = {**logits, "click": logits["click"] + sum(shifts[1:], shifts[0])}
+        return logits, outputs
+
+    def at_positions(self, ranking: dict[str, LabelProbability], inputs: Inputs) -> dict[str, LabelProbability]:
+        """By label, at the logged positions: all that happens needs the position to be looked at."""
+        if self.position is None:
+            return ranking
+        return {label: self.position(p, inputs.candidate["position"]) for label, p in ranking.items()}
 
     def reports_of(self, outputs: Mapping[str, PartOutput]) -> dict[str, Tensor]:
         """What the parts report, where the ranker does."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs, Whose
-from ..mixture import LevelMixture, known_level_log_probabilities
+from ..mixture import LevelMixture, known_level_log_probabilities, label_chain
 from ..parts.base import Given, Part, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
@@ -89,8 +89,12 @@ class PRECTR(PartedRanker):
     .. math:: z = \mathrm{ClickTower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x), \quad
         P(y = 1 | x, p) = \epsilon_p \sum_k \pi_k \, \sigma(z_k),
 
-    and what ranks is the same with the position held at its reference, :math:`\epsilon = 1`. It owns no tables: `Inputs` come in
-    as TorchRec looked them up.
+    and what ranks is the same with the position held at its reference, :math:`\epsilon = 1`. Labels that follow the click, as an
+    order follows a cart, have logits :math:`c_k, o_k` of their own on the tower's layers, and a chain at each level:
+
+    .. math:: P(\mathrm{order} | x, p) = \epsilon_p \sum_k \pi_k \, \sigma(z_k) \, \sigma(c_k) \, \sigma(o_k).
+
+    It owns no tables: `Inputs` come in as TorchRec looked them up.
 
     Args:
         relevance: the text side.
@@ -103,6 +107,7 @@ class PRECTR(PartedRanker):
         position: examination by position; None: the position has no part.
         grade_overrides: a known grade replaces the predicted distribution; as a feature it is a part (`KnownGrade`).
         swap_share: share of the candidates whose title is swapped where a loss asks for it.
+        labels: those beside the click -> what comes before each.
 
     Example::
 
@@ -141,15 +146,19 @@ class PRECTR(PartedRanker):
         position: Examination | None = None,
         grade_overrides: bool = True,
         swap_share: float = 1.0,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.after = dict(labels or {})
         self.use_mixture, self.grade_overrides, self.swap_share = mixture, grade_overrides, swap_share
         self.relevance = relevance
         self.mixture = LevelMixture()
         self.parts = nn.ModuleDict(dict(parts))
         self.position = position
         logits = num_levels if mixture else 1
-        self.click_tower = ClickTower(self.num_features, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout)
+        self.click_tower = ClickTower(
+            self.num_features, list(click_tower), logits, cross_layers=cross_layers, dropout=dropout, labels=self.after
+        )
         self.reported = self._reported(num_levels)
 
     @classmethod
@@ -164,7 +173,7 @@ class PRECTR(PartedRanker):
             by_level=settings["mixture"],
         )
         parts, position = cls.build_parts(given, settings)
-        return cls(relevance, parts, num_levels=given.num_levels, position=position, **settings)
+        return cls(relevance, parts, num_levels=given.num_levels, position=position, labels=given.labels, **settings)
 
     def text_side(self) -> TextRelevance:
         """As of `RankingModel`."""
@@ -178,15 +187,14 @@ class PRECTR(PartedRanker):
         """Scores every candidate."""
         encodings, text = self.relevance.read(inputs)
         log_pi = self._level_log_probabilities(text.relevance.log_pi, inputs)
-        z, outputs = self.logits(self.click_tower, inputs, text)
-        ranking = self.mixture(log_pi, z)
-        logged = self.position(ranking, inputs.candidate["position"]) if self.position is not None else ranking
+        logits, outputs = self.logits(self.click_tower, inputs, text)
+        ranking = {label: self.mixture.mean(log_pi, p) for label, p in label_chain(logits, self.after).items()}
         own = {name: output.own for name, output in outputs.items() if output.own is not None}
-        findings = PRECTRFindings(self, inputs, encodings, text, log_pi, z, own)
+        findings = PRECTRFindings(self, inputs, encodings, text, log_pi, logits["click"], own)
         parts = {} if self.training else {"relevance_probabilities": text.relevance.log_pi.exp()}
         if self.reports_parts and not self.training:
             parts |= self._report(findings) | self.reports_of(outputs)
-        return Predictions({"click": ranking}, {"click": logged}, parts, findings)
+        return Predictions(ranking, self.at_positions(ranking, inputs), parts, findings)
 
     def with_swapped_titles(self, findings: PRECTRFindings) -> OtherTexts:
         """As of `PRECTRFindings.swapped`."""
@@ -206,7 +214,7 @@ class PRECTR(PartedRanker):
         if self.training:
             raise ValueError("PRECTR is in training mode, where dropout would pass for an effect of the past; call eval() first")
         without, _ = self.logits(self.click_tower, findings.inputs.without_past(whose), findings.text)
-        return findings.level_logits - without
+        return findings.level_logits - without["click"]
 
     def _level_log_probabilities(self, log_pi: Tensor, inputs: Inputs) -> Tensor:
         if not self.use_mixture:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 from torchrec.modules.crossnet import LowRankCrossNet
 
@@ -9,11 +11,11 @@ from ..layers import hidden_layers
 
 
 class ClickTower(nn.Module):
-    r"""Click logits, one per relevance level, from everything known of the request and the candidate.
+    r"""Logits of the click and of further labels, one per relevance level, from all that is known of request and candidate.
 
     With the features :math:`x` of a candidate, optionally crossed layer by layer, :math:`x_{n + 1} = x \odot (W_n V_n x_n + b_n)
     + x_n` with :math:`x_0 = x` (low-rank DCN-V2, arXiv 2008.13535, as TorchRec has it), the logits are
-    :math:`z = W \, \mathrm{MLP}(x_n) + b`.
+    :math:`z = W \, \mathrm{MLP}(x_n) + b`, with W and b of each label's own on the same layers.
 
     Args:
         in_dim: width of the concatenated inputs.
@@ -21,28 +23,41 @@ class ClickTower(nn.Module):
         num_logits: K, or 1 without a mixture.
         cross_layers: layers of TorchRec's low-rank cross network before the hidden layers; 0 for none.
         dropout: on the hidden layers.
+        labels: those beside the click.
 
     Example::
 
-        tower = ClickTower(24, [32, 16], num_logits=4, cross_layers=2)
-        assert tower(torch.randn(3, 24)).shape == (3, 4)
+        tower = ClickTower(24, [32, 16], num_logits=4, cross_layers=2, labels=["order"])
+        logits = tower(torch.randn(3, 24))
+        assert logits["click"].shape == logits["order"].shape == (3, 4)
     """
 
-    def __init__(self, in_dim: int, hidden: list[int], num_logits: int, *, cross_layers: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        hidden: list[int],
+        num_logits: int,
+        *,
+        cross_layers: int = 0,
+        dropout: float = 0.0,
+        labels: Iterable[str] = (),
+    ) -> None:
         super().__init__()
         self.cross = LowRankCrossNet(in_dim, cross_layers, low_rank=min(64, in_dim)) if cross_layers else None
         self.layers = hidden_layers(in_dim, hidden, dropout)
         self.head = nn.Linear(hidden[-1], num_logits)
+        self.heads = nn.ModuleDict({f"of_{label}": nn.Linear(hidden[-1], num_logits) for label in labels})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The click logits of candidates.
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The logits of candidates.
 
         Args:
             x: (C, in_dim) float.
 
         Returns:
-            (C, num_logits) float.
+            By label, `click` first, (C, num_logits) float.
         """
         if self.cross is not None:
             x = self.cross(x)
-        return self.head(self.layers(x))
+        hidden = self.layers(x)
+        return {"click": self.head(hidden)} | {name.removeprefix("of_"): head(hidden) for name, head in self.heads.items()}

@@ -30,6 +30,8 @@ _TAKEN: dict[Place, frozenset[str]] = {
 _OF_IMPRESSIONS = frozenset("request_id timestamp user_id query_id item_id position click".split())
 _COUNTERS = OF_ITEMS | OF_USERS | {"sums", "clicks"}
 """What the counters of a label cannot be called."""
+_OF_PREDICTIONS = frozenset("score user_events query_events item_shown".split())
+"""What a label cannot be called besides, since predictions have such columns."""
 _PREFIXES: dict[Place, str] = {"users": "user_", "queries": "query_"}
 """What the samples call columns of there by, whether the log does or not."""
 _TABLES: dict[Place, str] = {"requests": "impressions"}
@@ -97,6 +99,8 @@ def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig, item
     """
     declared = dict.fromkeys((name.lower() for name in items), "item_attributes")
     declared |= {name.lower(): f"columns.{place}" for place, name, _ in columns.declared() if place != "users"}
+    if len(labels) > ("click" in labels) and "score" in columns.requests:
+        raise ValueError("columns.requests.score: with labels, a request's score says what they are worth; give it another name")
     of_users = {name.removeprefix("user_").lower(): "user_attributes" for name in users}
     of_users |= {name.removeprefix("user_").lower(): "columns.users" for name in columns.users}
     for name, label in labels.items():
@@ -108,7 +112,8 @@ def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig, item
                 raise ValueError(f"labels.click.after: {label.after}: nothing comes before a click; leave it out")
             continue
         low, counter = name.lower(), f"{name.lower()}s"
-        if not re.fullmatch(r"[^\W\d]\w*", name) or low in _TAKEN["impressions"] or counter in _COUNTERS:
+        taken = low in _TAKEN["impressions"] | _OF_PREDICTIONS or counter in _COUNTERS
+        if not re.fullmatch(r"[^\W\d]\w*", name) or taken:
             raise ValueError(f"labels.{name}: this is no name that a label can have; give it another one, such as cart")
         if low in declared:
             raise ValueError(f"labels.{name}: declared twice, also in {declared[low]}")

@@ -32,6 +32,8 @@ class RankerSection(Section):
     """`module:class` below `modules/rankers/`."""
     losses: ClassVar[dict[str, float]] = {"click": 1.0}
     """What it learns from, and the weights that are not set."""
+    predicts_labels: ClassVar[bool] = False
+    """Whether it predicts `data.labels` beside the click."""
     elsewhere: ClassVar[frozenset[str]] = frozenset({"kind", "parts"})
     """Settings that are not the class's own: `parts` come to it as what builds them."""
     kind: str
@@ -86,6 +88,7 @@ class PRECTRConfig(RelevanceSection):
 
     built_of: ClassVar[str] = "prectr:PRECTR"
     losses: ClassVar[dict[str, float]] = {"click": 1.0, "anchor": 0.3, "consistency": 0.3, "load_balance": 0.01}
+    predicts_labels: ClassVar[bool] = True
     kind: Literal["prectr"] = "prectr"
     cross_layers: int = Field(0, ge=0)
     """Layers of TorchRec's low-rank cross network (DCN) in front of the click tower."""
@@ -125,6 +128,7 @@ class DNNParts(Parts):
 class TowerSection(RankerSection):
     """Rankers of one tower, without a relevance side."""
 
+    predicts_labels: ClassVar[bool] = True
     parts: DNNParts = DNNParts()
     """What the tower reads."""
     tower: list[int] = [256, 128]

@@ -7,7 +7,7 @@ keyword arguments of the class's `build`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -137,6 +137,9 @@ class LossesConfig(Section):
     jrc: JRCLoss = JRCLoss()
     prior: PriorLoss = PriorLoss()
     rehearsal: RehearsalLoss = RehearsalLoss()
+    labels: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    """Label of `data.labels` -> weight of its binary cross-entropy over all candidates of which it is known, at the logged
+    position; 1 where none is set."""
 
     def __iter__(self) -> Iterator[tuple[str, LossSection]]:  # type: ignore[override]
-        return ((name, getattr(self, name)) for name in type(self).model_fields)
+        return ((name, getattr(self, name)) for name in type(self).model_fields if name != "labels")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import typing
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
@@ -19,6 +19,10 @@ from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, Ta
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
 from prectr_torchrec.config.train import TrainConfig
 from prectr_torchrec.system.errors import ConfigError, nearest
+
+CLICK_ALONE = {"click": 1.0}
+"""A score that is the click probability."""
+Score = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 
 
 class RunConfig(Section):
@@ -33,6 +37,9 @@ class RunConfig(Section):
     communication: CommunicationConfig = CommunicationConfig()
     model: ModelConfig = PRECTRConfig()
     losses: LossesConfig = LossesConfig()
+    score: Score = CLICK_ALONE
+    """What candidates are ranked by: label -> what it is worth. The score is the expected worth, the sum of these times the
+    labels' probabilities, such as `{click: 1, order: 20}`; a request may bring others."""
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
 
@@ -54,6 +61,25 @@ class RunConfig(Section):
                 raise ValueError(f"tables.{name}: no feature uses this table; remove it or add a feature")
         check_pooling(self.features)
         return self
+
+    @model_validator(mode="after")
+    def _labels_are_declared(self) -> RunConfig:
+        declared = list(self.data.further_labels)
+        for name in self.losses.labels:
+            if name not in declared:
+                hint = nearest(name, declared)
+                raise ValueError(f"losses.labels.{name}: data.labels has no such label{hint}; losses.click is the click's")
+        for name in self.score:
+            if name not in ("click", *declared):
+                raise ValueError(f"score.{name}: data.labels has no such label{nearest(name, ['click', *declared])}")
+            if name not in self.predicted_labels:
+                raise ValueError(f"score.{name}: a ranker of kind {self.model.kind!r} predicts the click alone")
+        return self
+
+    @property
+    def predicted_labels(self) -> tuple[str, ...]:
+        """Those that the ranker predicts."""
+        return ("click", *(self.data.further_labels if self.model.predicts_labels else ()))
 
     def multi_probe_tables(self) -> set[str]:
         """Tables whose ids are in a hash table on the GPU."""

@@ -46,6 +46,7 @@ RULES: tuple[Rule, ...] = (
         lambda c: not c.losses.random_negatives.weight and not c.losses.debias.weight,
         "the weights of losses.random_negatives and losses.debias are 0",
     ),
+    ("losses.labels", lambda c: not c.model.predicts_labels, "the ranker predicts the click alone"),
     ("losses.rehearsal.*", lambda c: c.losses.rehearsal.pairs is None, "losses.rehearsal.pairs is null"),
     ("train.max_skipped", lambda c: c.train.on_bad_loss != "skip", "train.on_bad_loss is not 'skip'"),
     ("data.split.validation_fraction", lambda c: c.data.split.validation_from is not None, "data.split.validation_from is set"),
@@ -73,6 +74,8 @@ def unused_settings(config: RunConfig, written: dict[str, Any]) -> list[str]:
         written: the settings that its user wrote, `key.sub` -> value; what a shipped configuration says is not told.
     """
     found = [*_attributes_without_feature(config.data, config.features, config.pairs.category), *_columns_of_no_name(config.data)]
+    if config.data.further_labels and not config.model.predicts_labels:
+        found.append(f"data.labels is not used: a ranker of kind {config.model.kind!r} predicts the click alone")
     given = {key: value for key, value in written.items() if value and value != "none"}  # who switches off means no harm
     for key, default in _settings(config, given).items():
         if default:

@@ -117,13 +117,13 @@ class LogIds:
 
     def restored(self, schema: pa.Schema, columns: Iterable[str]) -> tuple[pa.Schema, str, str]:
         """A schema with the log's ids in these columns, SQL of all its columns, and of what has to be joined for that."""
-        values, joins = {name: name for name in schema.names}, []
+        values, joins = {name: quote(name) for name in schema.names}, []
         for name in columns:
             values[name], join = self.sql(name, name)
             joins.append(join)
             place = schema.get_field_index(name)
             schema = schema.set(place, schema.field(place).with_type(self.arrow(name)))
-        return schema, ", ".join(f"{value} AS {name}" for name, value in values.items()), " ".join(joins)
+        return schema, ", ".join(f"{value} AS {quote(name)}" for name, value in values.items()), " ".join(joins)
 
     def _column(self, column: str) -> str:
         return self.requests if column == "request_id" else column

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.evaluation import predictions as p
+from prectr_torchrec.evaluation.labels import label_columns
 from prectr_torchrec.evaluation.measures import measure
 from prectr_torchrec.evaluation.measures_text import format_metrics
 from prectr_torchrec.evaluation.part_columns import part_columns
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = evaluate(
             scored.rows,
             settings=config.data,
-            parts=part_columns(scored.ranker.reported),
+            parts=[*label_columns(config.predicted_labels, config.score), *part_columns(scored.ranker.reported)],
             relevance=config.losses.anchor.weight != 0,
             split=data / split,
             train=train,
@@ -88,7 +89,7 @@ def evaluate(
     Args:
         rows: this rank's scored batches (`predictions.Rows`).
         settings: the run's, for its levels and its memory bound.
-        parts: `part_columns` of the rows.
+        parts: `label_columns` and `part_columns` of the rows.
         split: folder of the samples that are scored.
         train: folder of the training samples, to say which graded pairs were trained on; may be missing.
         predictions: the Parquet file to write, on a file system that all ranks see.

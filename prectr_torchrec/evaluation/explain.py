@@ -23,7 +23,7 @@ from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart
-from prectr_torchrec.evaluation.measures_text import aligned
+from prectr_torchrec.evaluation.measures_text import aligned, score_text
 from prectr_torchrec.evaluation.scoring import default_split
 from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.system.paths import only_local
@@ -82,7 +82,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         "checkpoint": checkpoint,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
-        **take_apart(config.data, row, observed),
+        **take_apart(config.data, row, observed, config.score),
     }
     for column in LOG_IDS:
         rows = [row for row in (found, *rows_of(found)) if column in row]
@@ -134,7 +134,11 @@ def format_explanation(found: Row) -> str:
     parts = found["parts"]
     table = [_cells(row, parts) for row in found["candidates"]]
     lines += _table(table)
-    legend = LEGEND | {_heading(name): part["meaning"] for name, part in parts.items()}
+    legend = LEGEND
+    if "score" in found:
+        legend = {**LEGEND, "score": f"what ranks: {score_text(found['score'])}, expected with the position at its reference"}
+        del legend["click probability"]
+    legend |= {_heading(name): part["meaning"] for name, part in parts.items()}
     lines += ["", *(f"{heading}: {legend[heading]}" for heading in (table[0] if table else ()) if heading in legend)]
     for name, title in PASTS.items():
         if name in found:
@@ -158,8 +162,9 @@ def _cells(row: Row, parts: Row) -> dict[str, str]:
     """Heading -> text, several values one after the other."""
     cells: dict[str, str] = {}
     for name, value in row.items():
-        if isinstance(value, dict):  # numbers of the log's own, by name
-            cells |= {_heading(number): _number(of_one) for number, of_one in value.items()}
+        if isinstance(value, dict):  # numbers of the log's own, by name, or what a score is made of
+            of = "score of " if name == "score_parts" else ""
+            cells |= {of + _heading(number): _number(of_one) for number, of_one in value.items()}
             continue
         signed = name in parts and parts[name]["signed"]
         values = value if isinstance(value, list) else [value]

@@ -12,6 +12,7 @@ from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.columns import Family, declared_of
 from prectr_torchrec.data.levels import grade_levels
+from prectr_torchrec.evaluation.labels import expected_worth
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart
 
@@ -41,18 +42,21 @@ def observe(model: RankingModel, inputs: Inputs) -> Observed:
     return Observed(inputs, predictions, reported, model.attention(inputs))
 
 
-def take_apart(data: DataConfig, sample: Row, observed: Observed) -> Row:
+def take_apart(data: DataConfig, sample: Row, observed: Observed, worth: Mapping[str, float]) -> Row:
     """What was observed, as plain values.
 
     Args:
         data: of the run.
         sample: the request, a row of samples.
         observed: of this request alone.
+        worth: what labels are worth in the score.
 
     Returns:
-        `candidates`, best first, with their declared `numbers`; `numbers` of the request; `parts`, of what the ranker reports of
-        them its `meaning`, and whether it is `signed`; `own_history` and `peers`, each with its number of `events`, the attention
-        on nothing that fits (`nothing_fits`) and the `strongest` events. What the ranker lacks is not there.
+        `candidates`, best first, with their declared `numbers`; `numbers` of the request; of a ranker with labels beside the
+        click what they are worth, `score`, and of each candidate its score and what that is made of, `score_parts`; `parts`, of
+        what the ranker reports of them its `meaning`, and whether it is `signed`; `own_history` and `peers`, each with its number
+        of `events`, the attention on nothing that fits (`nothing_fits`) and the `strongest` events. What the ranker lacks is not
+        there.
     """
     columns = {column: part for name, part in observed.reported.items() for column in part.names or (name,)}
     found: Row = {
@@ -60,10 +64,24 @@ def take_apart(data: DataConfig, sample: Row, observed: Observed) -> Row:
         "candidates": _candidates(data, sample, observed),
         "parts": {name: {"meaning": part.meaning, "signed": part.signed} for name, part in columns.items()},
     }
+    weigh(found, worth)
     for sequence, name in PAST.items():
         if attention := {n: a for n, a in observed.attention.items() if a.sequence == sequence}:
             found[name] = _events(data, sample, sequence, attention)
     return found
+
+
+def weigh(found: Row, worth: Mapping[str, float]) -> None:
+    """Orders the candidates of what was taken apart by what they are expected to be worth, and says what that is made of."""
+    rows = found["candidates"]
+    probabilities = {label: np.array([row[f"{label}_probability"] for row in rows], dtype=np.float32) for label in worth}
+    scores = expected_worth(probabilities, worth)
+    if any("score" in row for row in rows):
+        found["score"] = dict(worth)
+        for row, score in zip(rows, scores.tolist(), strict=True):
+            row["score"] = score
+            row["score_parts"] = {label: value * row[f"{label}_probability"] for label, value in worth.items()}
+    found["candidates"] = [rows[i] for i in np.argsort(-scores, kind="stable")]
 
 
 def rows_of(found: Row) -> list[Row]:
@@ -89,10 +107,11 @@ def _candidates(data: DataConfig, sample: Row, observed: Observed) -> list[Row]:
     if numbers := _numbers(data, "candidate"):
         values = zip(*(sample[name] for name in numbers), strict=True)
         columns["numbers"] = [dict(zip(numbers.values(), of_one, strict=True)) for of_one in values]
-    columns["click_probability"] = predictions.ranking["click"].logit.sigmoid().tolist()
+    columns |= {f"{label}_probability": p.logit.sigmoid().tolist() for label, p in predictions.ranking.items()}
+    if len(predictions.ranking) > 1:
+        columns |= {name: [None] * len(columns["item_id"]) for name in ("score", "score_parts")}
     columns |= {name: values.tolist() for name, values in part_values(observed.reported, predictions.parts).items()}
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return sorted(rows, key=lambda row: -row["click_probability"])
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _events(data: DataConfig, sample: Row, family: str, attention: dict[str, Attention]) -> Row:

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.run import CLICK_ALONE
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.comparison import compare_with_logged_order
+from prectr_torchrec.evaluation.labels import LabelColumns
 from prectr_torchrec.evaluation.parts import mean_parts, personal_measures
 
 PAST = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}
@@ -43,20 +45,22 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         "simulated": bool(prepared.get("simulated", False)),
         "rows": len(table.request_id),
         "requests": len(np.unique(table.request_id)),
-        "clicks": m.ranking_metrics(table.click_probability, table.click, table.user_id, table.request_id),
+        "clicks": m.ranking_metrics(table.click_probability, table.click, table.user_id, table.request_id, ranking=table.score),
         "clicks_at_position": {
             **m.ranking_metrics(table.click_probability_at_position, table.click, table.user_id, table.request_id),
             **m.probability_metrics(table.click_probability_at_position, table.click),
         },
         "calibration_by_position": m.calibration_by_position(table.click_probability_at_position, table.click, table.position),
+        "labels": _labels(table),
+        "value": _value(table),
         "logged_order": compare_with_logged_order(
-            table.click_probability,
+            table.score,
             table.click,
             table.position,
             table.request_id,
             examination=prepared.get("examination", [1.0]),
         ),
-        "ranking_against_grades": m.grade_ndcg(table.click_probability, table.relevance, table.request_id, levels.grade_min),
+        "ranking_against_grades": m.grade_ndcg(table.score, table.relevance, table.request_id, levels.grade_min),
         "relevance": _relevance(p.load_graded_pairs(predictions, split, train, memory, zero), levels, train) if leveled else {},
         "levels_in_order": float(order.mean()) if (order := table.by_part.get("levels_in_order")) is not None else None,
         "oracle": _against_oracle(table),
@@ -65,6 +69,29 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         "personal": personal_measures(table, levels, activity),
         "reliability": m.reliability(table.click_probability_at_position[known], table.click[known]),
     }
+
+
+def _labels(table: p.Table) -> dict[str, m.Metrics]:
+    """Of each label the same measures, where there is one beside the click."""
+    click = LabelColumns(table.click_probability, table.click_probability_at_position, table.click)
+    labels = {"click": click, **table.labels} if table.labels else {}
+    ids = (table.user_id, table.request_id)
+    return {name: m.label_metrics(*columns, *ids, ranking=table.score) for name, columns in labels.items()}
+
+
+def _value(table: p.Table) -> dict[str, Any]:
+    """What labels are worth, and the share of it that the first places have: by the score, by the click probability alone, and
+    at best; where the score is another one than the click probability."""
+    if table.worth == CLICK_ALONE:
+        return {}
+    seen = {"click": table.click} | {name: columns.value for name, columns in table.labels.items()}
+    value = sum((worth * seen[name].astype(np.float64) for name, worth in table.worth.items()), np.zeros(len(table.click)))
+    orders = {"score": table.score, "click_probability": table.click_probability, "best": np.nan_to_num(value)}
+    shares = {
+        f"captured@{k}": {name: m.captured_value(order, value, table.request_id, k) for name, order in orders.items()}
+        for k in m.NDCG_AT
+    }
+    return {"worth": table.worth, **shares}
 
 
 def _relevance(pairs: p.GradedPairs, levels: Levels, train: Path) -> dict[str, m.Metrics]:
@@ -150,7 +177,7 @@ def _segments(table: p.Table) -> Iterator[tuple[str, str, m.Array]]:
 def _segment(table: p.Table, mask: m.Array) -> m.Metrics:
     """Ranking measured at the reference position, probabilities at the logged one, where the clicks come from."""
     result = m.ranking_metrics(
-        table.click_probability[mask], table.click[mask], table.user_id[mask], table.request_id[mask]
+        table.click_probability[mask], table.click[mask], table.user_id[mask], table.request_id[mask], ranking=table.score[mask]
     ) | m.probability_metrics(table.click_probability_at_position[mask], table.click[mask])
     expected: dict[str, float | None] = {"expected_auc_shown": None, "expected_auc_all": None}
     if table.oracle is not None:

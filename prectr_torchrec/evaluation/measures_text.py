@@ -6,6 +6,17 @@ from typing import Any
 
 PAIRS = {"all": "all pairs", "trained on": "trained on", "known query": "known query", "new query": "new query"}
 """Headings of the parts of `relevance`."""
+LABEL_COLUMNS = (
+    "rows",
+    "positives",
+    "auc",
+    "gauc_user",
+    "gauc_request",
+    "ndcg@3",
+    "ndcg@10",
+    "normalized_entropy",
+    "calibration",
+)
 NO_TRAINING = "what was trained on is not known: the data folder has no train split; name a prepared folder with --train-data"
 UNCOMPARED = "no comparison with the logged order: it takes clicks with logged positions, of two requests at least"
 
@@ -20,6 +31,7 @@ def format_metrics(measured: dict[str, Any]) -> str:
     body = [[name, number(click.get(name)), number(value)] for name, value in position.items()]
     lines += ["", *aligned([["logged clicks", "at reference position", "at logged position"], *body])]
     lines += _position_lines(measured["calibration_by_position"])
+    lines += _label_lines(measured["labels"], measured["value"])
     lines += ["", *_logged_order_lines(measured["logged_order"])]
     body = [[name, number(value)] for name, value in measured["ranking_against_grades"].items()]
     lines += ["", *aligned([["final ranking against grades", ""], *body])]
@@ -44,6 +56,24 @@ def _position_lines(positions: list[dict[str, Any]], truth: str = "observed") ->
     headings = ("rows", "clicks", "predicted", truth, f"predicted / {truth}")
     body = [[line["position"], *(number(line[column]) for column in columns)] for line in positions]
     return ["", *aligned([["logged position", *headings], *body])]
+
+
+def _label_lines(labels: dict[str, dict[str, Any]], value: dict[str, Any]) -> list[str]:
+    lines = []
+    if labels:
+        body = [[label, *(number(found[column]) for column in LABEL_COLUMNS)] for label, found in labels.items()]
+        lines += ["", *aligned([["label", *LABEL_COLUMNS], *body])]
+    if value:
+        ranked = {name: found for name, found in value.items() if name != "worth"}
+        orders = {"score": f"by {score_text(value['worth'])}", "click_probability": "by click probability", "best": "at best"}
+        body = [[name, *(number(found[order]) for order in orders)] for name, found in ranked.items()]
+        lines += ["", *aligned([["share of the value", *orders.values()], *body])]
+    return lines
+
+
+def score_text(worth: dict[str, float]) -> str:
+    """A score in words."""
+    return " + ".join(f"{value:g} {label}" for label, value in worth.items())
 
 
 def _logged_order_lines(found: dict[str, Any] | None) -> list[str]:

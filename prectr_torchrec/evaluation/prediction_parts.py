@@ -29,7 +29,7 @@ PART_SCHEMA = pa.schema(
         "click": pa.int8(),
     }
 )
-"""Of the files of ranks, before the `part_columns`. `click_probability` holds the position at its reference,
+"""Of the files of ranks, before the `label_columns` and `part_columns`. `click_probability` holds the position at its reference,
 `click_probability_at_position` takes the logged one; `relevance` and `click` are null where not known."""
 FROM_SAMPLES = {
     "query_id": ("query_id", pa.int64()),
@@ -49,7 +49,7 @@ def parts_folder(predictions: Path) -> Path:
 
 
 def write_part(rows: Iterable[Rows], predictions: Path, rank: int, parts: Sequence[pa.Field] = ()) -> None:
-    """Streams one rank's rows to its part, which appears only when whole; `parts`: the ranker's `part_columns`."""
+    """Streams one rank's rows to its part, which appears only when whole; `parts`: its further columns."""
     schema = pa.schema([*PART_SCHEMA, *parts])
     path = parts_folder(predictions) / f"part-{rank:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _record_batch(rows: Rows, schema: pa.Schema) -> pa.RecordBatch:
         elif field.name == "click_probability_at_position":
             arrays.append(pa.array(sigmoid(rows["logged_logit"]), field.type))
         else:
-            missing = np.isnan(rows[field.name]) if field.name in ("relevance", "click") else None
+            missing = np.isnan(rows[field.name]) if field.name == "relevance" or field.type == pa.int8() else None
             arrays.append(pa.array(rows[field.name], mask=missing).cast(field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

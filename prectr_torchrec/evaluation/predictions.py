@@ -21,14 +21,15 @@ from prectr_torchrec.data.hashing import normalised_sql
 from prectr_torchrec.data.log_ids import our_id_sql
 from prectr_torchrec.data.parquet_files import readable
 from prectr_torchrec.data.raw.files import scan_parquet
-from prectr_torchrec.data.raw.source import open_duckdb
+from prectr_torchrec.data.raw.source import open_duckdb, quote
+from prectr_torchrec.evaluation.labels import LabelColumns, labels_of, worth_of
 from prectr_torchrec.evaluation.part_columns import meanings
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
 """One scored batch, real rows only, n of them: request_id, item_id, user_id (n,) int64; click_probability (n,) float32, the
 position held at its reference; logged_logit (n,) float32, at the logged position; relevance, click (n,) float32, NaN where
-missing; the `part_columns` of the ranker (n,) or (n, k) float32. Other keys are not kept."""
+missing; the `label_columns` and `part_columns` of the ranker (n,) or (n, k) float32. Other keys are not kept."""
 
 LEVELS = "relevance_probabilities"
 """The column of rankers that have a relevance tower: its own probabilities of the levels, before any known grade."""
@@ -62,6 +63,8 @@ class Table:
 
     request_id: Array
     user_id: Array
+    score: Array
+    """What ranks: the click probability, or what the labels are expected to be worth."""
     click_probability: Array
     click_probability_at_position: Array
     relevance: Array
@@ -79,6 +82,10 @@ class Table:
     meanings: dict[str, str]
     """What these columns say, in words."""
     oracle: Oracle | None
+    labels: dict[str, LabelColumns]
+    """Those beside the click."""
+    worth: dict[str, float]
+    """What the labels are worth in the score."""
 
 
 @dataclass
@@ -126,7 +133,9 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         ValueError: the oracle lacks a column or holds a row twice, or a prediction is not finite.
     """
     relation = scan_parquet([predictions])
-    parts = meanings(pq.read_schema(predictions))
+    schema = pq.read_schema(predictions)
+    parts, labels = meanings(schema), labels_of(schema)
+    of_labels = [name for names in labels.values() for name in names]
     ours = _our_ids(predictions, ("request_id", "user_id"), zero)
     with connect(memory, predictions.parent, predictions, oracle) as db:
         _check_finite(db, predictions)
@@ -134,12 +143,14 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         columns = db.execute(
             f"""
             SELECT {ours["request_id"]} AS request_id, {ours["user_id"]} AS user_id,
+                {"p.score" if "score" in schema.names else "click_probability"} AS score,
                 click_probability, click_probability_at_position,
                 coalesce(p.relevance, 'nan'::FLOAT) AS relevance,
                 coalesce(click::FLOAT, 'nan'::FLOAT) AS click,
                 position, user_events, query_events, item_shown,
                 {", ".join(f"coalesce(o.{name}, 'nan'::DOUBLE) AS oracle_{name}" for name in ("probability", *ORACLE_OPTIONAL))}
                 {"".join(f", p.{name}" for name in parts)}
+                {"".join(f", coalesce(p.{quote(name)}::FLOAT, 'nan'::FLOAT) AS {quote(name)}" for name in of_labels)}
             FROM {relation} p
             LEFT JOIN oracle o USING (request_id, item_id)
             """
@@ -149,7 +160,8 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         rows, unmatched, unmatched_exposed = _oracle_counts(db, relation)
         joined = Oracle(**truth, rows=rows, unmatched=unmatched, unmatched_exposed=unmatched_exposed) if oracle else None
     by_part = {name: columns.pop(name) for name in parts}
-    return Table(**columns, by_part=by_part, meanings=parts, oracle=joined)
+    by_label = {label: LabelColumns(*(columns.pop(name) for name in names)) for label, names in labels.items()}
+    return Table(**columns, by_part=by_part, meanings=parts, oracle=joined, labels=by_label, worth=worth_of(schema))
 
 
 def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, zero: ZeroId = "none") -> GradedPairs:

@@ -14,6 +14,7 @@ from prectr_torchrec.evaluation import figures
 from prectr_torchrec.evaluation.measures_text import PAIRS
 from prectr_torchrec.evaluation.predictions import HIDDEN
 from prectr_torchrec.evaluation.report_html import number, page, table
+from prectr_torchrec.evaluation.report_labels import labels_section
 from prectr_torchrec.runs.workspace import read_records, replace_text
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import made_of, read_json
@@ -97,6 +98,7 @@ def write_report(
         activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
         sections = [
             _comparison(measured, with_hidden),
+            labels_section(with_hidden),
             _logged_order(with_hidden),
             _figure("Training", figures.training_figure(curves), "Loss terms on training rows, measures on validation rows."),
             _figure("Users by activity", figures.activity_figure(activity), _activity_text(activity)),

@@ -17,6 +17,7 @@ from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.distributed.process import Process
+from prectr_torchrec.evaluation.labels import expected_worth
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.evaluation.predictions import Rows
 from prectr_torchrec.modules import RankingModel, ReportedPart
@@ -74,10 +75,10 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
     )
     pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     batches = evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0)))
-    return Scored(ranker, (_rows(batch, report, ranker.reported) for batch, report in batches))
+    return Scored(ranker, (_rows(batch, report, ranker.reported, config.score) for batch, report in batches))
 
 
-def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, ReportedPart]) -> Rows:
+def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, ReportedPart], worth: Mapping[str, float]) -> Rows:
     batch = batch.to(torch.device("cpu"))
     real = batch.candidate_weight > 0
     request = batch.candidate_request
@@ -92,6 +93,20 @@ def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, Reporte
         "relevance": batch["candidate_relevance"],
         "click": click.masked_fill(weight == 0, torch.nan),
         "position": batch["candidate_position"],
+        **_labels(batch, report),
         **part_values(reported, report.parts),
     }
-    return {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}
+    rows = {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}
+    rows["score"] = expected_worth({label: rows[f"{label}_probability"] for label in report.ranking}, worth)
+    return rows
+
+
+def _labels(batch: SearchBatch, report: StepReport) -> dict[str, Tensor]:
+    """The columns of labels beside the click."""
+    found: dict[str, Tensor] = {}
+    for label, (value, weight) in batch.labels().items():
+        if label != "click" and label in report.ranking:
+            probabilities = (logit[label].sigmoid() for logit in (report.ranking, report.logged))
+            names = (f"{label}_probability", f"{label}_probability_at_position", label)
+            found |= dict(zip(names, (*probabilities, value.masked_fill(weight == 0, torch.nan)), strict=True))
+    return found

@@ -102,7 +102,8 @@ class MetricsLog:
             text = "  ".join(f"{n} {'-' if v is None else format(v, '.4f')}" for n, v in values["validation"].items())
             print(f"{self._start()}step {values['step']}  validation  {text}", file=sys.stderr)
             return
-        terms = "  ".join(f"{n} {values[n]:.4f}" for n in ("loss", "bce", "anchor", "consistency") if n in values)
+        labels = [n for n in values if n.startswith("bce_")]
+        terms = "  ".join(f"{n} {values[n]:.4f}" for n in ("loss", "bce", *labels, "anchor", "consistency") if n in values)
         left = f"{values['seconds_left'] // 60}:{values['seconds_left'] % 60:02d}"
         line = (
             f"step {values['step']}  {values['stage']} epoch {values['epoch']}  {terms}  "

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from prectr_torchrec.serving.ranker import Ranker, Scores
+from prectr_torchrec.serving.ranker import Ranker
+from prectr_torchrec.serving.scores import Scores
 
 _LOG = logging.getLogger(__name__)
 _BATCH_BYTES = 2**20

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from prectr_torchrec.evaluation.measures_text import PAIRS
+from prectr_torchrec.evaluation.measures_text import LABEL_COLUMNS, PAIRS
 from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.modules import ReportedPart
 
@@ -84,6 +84,9 @@ def _split_figures(figures: dict[str, Any]) -> list[str]:
             [line["position"], *(_number(line[column]) for column in BY_POSITION)] for line in figures["calibration_by_position"]
         ]
         lines += _table(["logged position", *BY_POSITION[:-1], "predicted / observed"], rows)
+    if labels := figures.get("labels"):
+        rows = [[label, *(_number(found[column]) for column in LABEL_COLUMNS)] for label, found in labels.items()]
+        lines += _table(["label", *LABEL_COLUMNS], rows)
     if compared := figures.get("logged_order"):
         lines += ["", f"On the shown candidates: {compared['verdict']['text']}."]
     if oracle := figures.get("oracle"):

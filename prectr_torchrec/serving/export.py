@@ -96,7 +96,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
             model.load_state_dict(saved.load(_TOWERS))
             served = config.model_copy(update={"text": _write_towers(partial, run, config.text, model)})
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
-        _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"]).describe())
+        _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"], model.labels).describe())
         about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
         _write_json(partial / ABOUT, sealed(about))
         with made_of(*(run / f"{name}.json" for name in measured)):
@@ -221,6 +221,8 @@ def _figures(path: Path) -> dict[str, Any]:
         "requests",
         "clicks",
         "clicks_at_position",
+        "labels",
+        "value",
         "calibration_by_position",
         "logged_order",
         "relevance",

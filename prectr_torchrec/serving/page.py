@@ -18,7 +18,9 @@ from prectr_torchrec.data.columns import family_of
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
-from prectr_torchrec.serving.ranker import Ranker, Scores
+from prectr_torchrec.evaluation.measures_text import score_text
+from prectr_torchrec.serving.ranker import Ranker
+from prectr_torchrec.serving.scores import Scores
 
 Row = dict[str, Any]
 HTML = Path(__file__).with_name("page.html")
@@ -66,6 +68,7 @@ class DemoPage:
         return {
             "name": ranker.config.name,
             "levels": ranker.config.data.levels.count,
+            "score": score_text(ranker.config.score) if len(ranker.model.labels) > 1 else None,
             "queries": sorted(self._queries, key=lambda query: -len(self._under[query])),
             "users": [
                 {"id": str(user), "name": str(self._user_names[user]), "shown": len(clicks), "clicked": sum(clicks)}
@@ -134,7 +137,7 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
     titles = sample["candidate_title"][0].as_py()
     explanation = scores.explanation or {"candidates": []}
     explained = {row["item_id"]: row for row in explanation["candidates"]}
-    relevance = scores.relevance_probabilities
+    relevance, total = scores.relevance_probabilities, scores.score
     rows = []
     for i in scores.ranking().tolist():
         item = int(scores.item_id[i])
@@ -144,6 +147,8 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
                 "item": str(names[item]),
                 "title": titles[i],
                 "click": float(scores.click_probability[i]),
+                "labels": _labels(scores, i),
+                "score": float(total[i]) if scores.label_probabilities else None,
                 "relevance": relevance[i].tolist() if relevance is not None else None,
                 "level": why.get("level"),
                 "numbers": why.get("numbers", {}),
@@ -151,6 +156,14 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
             }
         )
     return rows
+
+
+def _labels(scores: Scores, i: int) -> list[Row]:
+    """Of a candidate: each label's probability and what it adds to the score, where there are labels beside the click."""
+    if not scores.label_probabilities:
+        return []
+    probabilities = {"click": scores.click_probability, **scores.label_probabilities}
+    return [{"name": name, "probability": float(p[i]), "worth": scores.worth.get(name, 0.0)} for name, p in probabilities.items()]
 
 
 def _signed_parts(candidate: Row, parts: Row) -> list[Row]:

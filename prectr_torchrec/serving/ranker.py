@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from prectr_torchrec.config.files import load_config
@@ -27,14 +26,15 @@ from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
 from prectr_torchrec.distributed.process import quiet_transformers
-from prectr_torchrec.evaluation.explanation import observe, rows_of, take_apart
+from prectr_torchrec.evaluation.explanation import observe, take_apart
 from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, RankingModel, TextRelevance
 from prectr_torchrec.serving.digests import SEAL, check
 from prectr_torchrec.serving.export import CONFIG, TABLES, TEXT, TOWERS, encoder_prefix, ids_path, read_about
 from prectr_torchrec.serving.exported_tables import ServedEmbeddings, Table
-from prectr_torchrec.serving.request import GROUPS, Request, RequestSchema
+from prectr_torchrec.serving.request import Request, RequestSchema
+from prectr_torchrec.serving.scores import Scores, as_sent, to_table
 from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, load_title_vectors
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
 from prectr_torchrec.system.paths import only_local
@@ -44,30 +44,6 @@ _REQUESTS, _CANDIDATES = 64, 4096
 RESIDENT = 2**28
 _TEXTS, _TEXTS_ASIDE = 200_000, 10_000
 """Whose tokens are kept, by a ranker and by the one beside it that reads large requests."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of one request, in the order of its candidates."""
-
-    request_id: Any
-    item_id: NDArray[Any]
-    """(n,). Ids are as the request has them; of rows that `schema` made, ours."""
-    click_probability: NDArray[np.float32]
-    """(n,), the position held at its reference: what ranks."""
-    relevance_probabilities: NDArray[np.float32] | None
-    """(n, K), the relevance tower's own word, before any known grade; None of a ranker without one."""
-    explanation: dict[str, Any] | None = None
-    """Where asked for: `explanation.take_apart`'s plain values."""
-
-    def ranking(self) -> NDArray[np.int64]:
-        """(n,) the candidates' places in the request, best first."""
-        return np.argsort(-self.click_probability, kind="stable")
-
-    def finite(self) -> bool:
-        """Whether all of them are numbers."""
-        relevance = self.relevance_probabilities
-        return bool(np.isfinite(self.click_probability).all()) and (relevance is None or bool(np.isfinite(relevance).all()))
 
 
 class Ranker:
@@ -92,7 +68,7 @@ class Ranker:
         texts: int = _TEXTS,
     ) -> None:
         self.config, self.titles = config, titles
-        self.schema = RequestSchema(config.data, id_kinds)
+        self.schema = RequestSchema(config.data, id_kinds, model.labels)
         self.model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
         self._levels = model.reported[LEVELS].width if LEVELS in model.reported else 0
         self._builder = BatchBuilder(
@@ -202,8 +178,9 @@ class Ranker:
             explain: also take each request apart, of mappings; takes a pass for each.
 
         Returns:
-            `Scores`, a list of them, or a table with a row for each candidate: request_id, item_id, click_probability,
-            and relevance_probabilities where the ranker has a relevance tower.
+            `Scores`, a list of them, or a table with a row for each candidate: request_id, item_id, click_probability; of a
+            ranker with further labels LABEL_probability of each, and score; of one with a relevance tower
+            relevance_probabilities.
 
         Raises:
             RequestError: a field is missing, unknown, or not what it should be.
@@ -211,7 +188,7 @@ class Ranker:
         if isinstance(requests, pa.Table):
             if explain:
                 raise ValueError("explain: the scores of a table have no room for it; send mappings")
-            return _to_table(requests, self._score(self.schema.from_arrow(requests)), self._levels)
+            return to_table(requests, self._score(self.schema.from_arrow(requests)), self._nothing())
         one = isinstance(requests, Mapping)
         plain = [requests] if isinstance(requests, Mapping) else requests
         samples = self.schema.from_plain(plain, name=None if one else "requests")
@@ -243,7 +220,7 @@ class Ranker:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config.data, row, observe(self.model, self._inputs(batch)))
+            return take_apart(self.config.data, row, observe(self.model, self._inputs(batch)), self.config.score)
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()
@@ -257,16 +234,29 @@ class Ranker:
         counts = samples["num_candidates"].to_numpy()
         ids = samples["request_id"].to_pylist()
         items = samples["candidate_item_id"].combine_chunks().flatten().to_numpy()
-        click, relevance = np.zeros(0, np.float32), np.zeros((0, self._levels), np.float32)
+        all_of_them = self._nothing()
         if total := int(counts.sum()):
             with torch.inference_mode():
                 predictions = self.model(self._inputs(self._batch(samples, total)))
-            click = predictions.ranking["click"].logit.sigmoid().numpy()[:total]
-            relevance = predictions.parts[LEVELS].numpy()[:total] if self._levels else relevance
-        cuts = np.cumsum(counts)[:-1]
-        parts = (np.split(column, cuts) for column in (items, click, relevance))
-        scores = [Scores(*row) for row in zip(ids, *parts, strict=True)]
-        return scores if self._levels else [replace(score, relevance_probabilities=None) for score in scores]
+            labels = {label: p.logit.sigmoid().numpy()[:total] for label, p in predictions.ranking.items()}
+            relevance = predictions.parts[LEVELS].numpy()[:total] if self._levels else None
+            click = labels.pop("click")
+            all_of_them = replace(
+                all_of_them, click_probability=click, relevance_probabilities=relevance, label_probabilities=labels
+            )
+        ends = np.cumsum(counts).tolist()
+        places = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
+        return [
+            replace(_part(all_of_them, place), request_id=id_, item_id=items[place])
+            for id_, place in zip(ids, places, strict=True)
+        ]
+
+    def _nothing(self) -> Scores:
+        """Of no candidate."""
+        none = np.zeros(0, np.float32)
+        relevance = np.zeros((0, self._levels), np.float32) if self._levels else None
+        labels = dict.fromkeys(self.model.labels[1:], none)
+        return Scores(0, np.zeros(0, np.int64), none, relevance, labels, self.config.score)
 
     def _batch(self, samples: pa.Table, candidates: int) -> SearchBatch:
         predicted = any(
@@ -291,6 +281,18 @@ class Ranker:
             return inputs
         title = inputs.texts["title"]
         return replace(inputs, texts={**inputs.texts, "title": title._replace(encoded=self.titles(title.tokens))})
+
+
+def _part(scores: Scores, rows: slice) -> Scores:
+    """Of some of the candidates."""
+    relevance = None if scores.relevance_probabilities is None else scores.relevance_probabilities[rows]
+    labels = {label: values[rows] for label, values in scores.label_probabilities.items()}
+    return replace(
+        scores,
+        click_probability=scores.click_probability[rows],
+        relevance_probabilities=relevance,
+        label_probabilities=labels,
+    )
 
 
 class _Forks:
@@ -321,51 +323,3 @@ class _Forks:
 
 
 _forks = _Forks()
-
-
-def as_sent(request: Request, sample: pa.Table, scores: Scores) -> Scores:
-    """The scores of a request with its own ids in place of ours; `sample` is what `schema` made of it."""
-    items = _sent(request, GROUPS["candidate"], "item_id")
-    try:
-        item_id = np.array(items, np.int64 if all(type(item) is int for item in items) else object)
-    except OverflowError:  # from 2**63 on
-        item_id = np.array(items, object)
-    request_id = scores.request_id if request.get("request_id") is None else request["request_id"]
-    scores = replace(scores, request_id=request_id, item_id=item_id)
-    if scores.explanation is None:
-        return scores
-    sent: dict[str, dict[int, Any]] = {"item_id": {}, "query_id": {}}
-    for family, key in GROUPS.items():
-        for name, known in sent.items():
-            if (column := f"{family}_{name}") in sample.column_names:
-                known.update(zip(sample[column][0].as_py(), _sent(request, key, name), strict=True))
-    for row in rows_of(scores.explanation):
-        row.update({name: ids[row[name]] for name, ids in sent.items() if name in row})
-    return scores
-
-
-def _sent(request: Request, key: str, name: str) -> list[Any]:
-    """The ids of a list of the request, which is one of objects or an object of lists."""
-    rows = request.get(key)
-    if isinstance(rows, Mapping):
-        length = max((len(column) for column in rows.values()), default=0)
-        return list(rows.get(name, [None] * length))
-    return [row.get(name) for row in rows or ()]
-
-
-def _to_table(requests: pa.Table, scores: list[Scores], levels: int) -> pa.Table:
-    counts = [len(s.item_id) for s in scores]
-    row = np.repeat(np.arange(len(scores)), counts)
-    none = pa.array(np.zeros(len(scores), np.int64))
-    request_id = (requests["request_id"] if "request_id" in requests.column_names else none).take(pa.array(row))
-    columns = {
-        "request_id": request_id,
-        "item_id": requests["candidate_item_id"].combine_chunks().flatten(),
-        "click_probability": np.concatenate([np.zeros(0, np.float32), *(s.click_probability for s in scores)]),
-    }
-    if levels:
-        found = [s.relevance_probabilities for s in scores if s.relevance_probabilities is not None]
-        relevance = np.concatenate([np.zeros((0, levels), np.float32), *found])
-        offsets = pa.array(np.arange(len(relevance) + 1, dtype=np.int32) * levels)
-        columns[LEVELS] = pa.ListArray.from_arrays(offsets, pa.array(relevance.ravel(), pa.float32()))
-    return pa.table(columns)

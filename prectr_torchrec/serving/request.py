@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import LARGEST, Id, Measure, Text, Vector, vector_rows
+from prectr_torchrec.data.column_kinds import Measure, Text
 from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
-from prectr_torchrec.data.counted_kinds import Row
-from prectr_torchrec.data.json_values import id_field
-from prectr_torchrec.data.list_kinds import Ids, Weights
+from prectr_torchrec.data.list_kinds import Weights
 from prectr_torchrec.data.schema import sample_schema
+from prectr_torchrec.serving.arrow_columns import cast_column, check_column, defaults, place_in
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, ids_of_queries, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
-from prectr_torchrec.serving.lists import bad_lists, fit_weights
+from prectr_torchrec.serving.lists import fit_weights
+from prectr_torchrec.serving.worth import FIELD, check_worth, describe_worth
 from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
@@ -34,10 +34,11 @@ class RequestSchema:
         data: of the run.
         id_kinds: how the log writes its ids, as `prepared.json` tells; without it integers and texts pass alike. Where queries
             are their texts, a request without `query_id` has that of its query.
+        labels: those that the ranker predicts; of several a request may say what each is worth.
     """
 
-    def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> None:
-        self._arrow = sample_schema(data)
+    def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None, labels: Sequence[str] = ()) -> None:
+        self._arrow, self._labels = sample_schema(data), labels[: len(labels) * (len(labels) > 1)]
         self._query_is_id = (id_kinds or {}).get("query_id") == "normalised"
         fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]
         self._fields = {field.name: field for field in fields if field.column.served}
@@ -48,6 +49,7 @@ class RequestSchema:
     def describe(self) -> dict[str, Any]:
         """The JSON Schema of a request."""
         properties = {field.key: describe(field) for field in self._request}
+        properties |= {FIELD: describe_worth(self._labels)} if self._labels else {}
         for family, key in GROUPS.items():
             rows = {field.key: describe(field) for field in self._families[family]}
             required = [field.key for field in self._families[family] if field.column.required]
@@ -69,7 +71,8 @@ class RequestSchema:
     def most_values(self, limits: Limits) -> int:
         """Values that the JSON of a request within the limits can have."""
         most = {"request": 1, "candidate": limits.candidates, "history": limits.events, "peer": limits.events}
-        return sum(most[field.column.family] * field.json.schema.get("maxItems", 1) for field in self._fields.values())
+        fields = self._fields.values()
+        return len(self._labels) + sum(most[f.column.family] * f.json.schema.get("maxItems", 1) for f in fields)
 
     def from_plain(self, requests: Sequence[Request], *, name: str | None = "requests", limits: Limits | None = None) -> pa.Table:
         """Sample rows of plain requests.
@@ -86,7 +89,10 @@ class RequestSchema:
         for request, path in zip(requests, paths, strict=True):
             if not isinstance(request, Mapping):
                 raise RequestError(path.rstrip(".") or "request", shown(request), "an object")
-            _check_keys(request, [*(f.key for f in self._request), *GROUPS.values()], path)
+            own = [FIELD] * bool(self._labels)
+            _check_keys(request, [*(f.key for f in self._request), *GROUPS.values(), *own], path)
+            if self._labels:
+                check_worth(request, self._labels, path)
         arrays: dict[str, pa.Array] = {}
         for field in self._request:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
@@ -117,18 +123,18 @@ class RequestSchema:
         columns: dict[str, pa.Array] = {}
         for name, field in self._fields.items():
             if name in table.column_names:
-                columns[name] = _cast(table[name], field)
+                columns[name] = cast_column(table[name], field)
             elif field.column.required:
                 raise RequestError(name, "no such column", f"a column of {field.column.arrow}")
         for name, field in self._fields.items():
             if name not in columns:
                 example = columns.get(given.get(field.column.family) or "")
-                columns[name] = _defaults(field, example, table.num_rows)
+                columns[name] = defaults(field, example, table.num_rows)
         for field in self._fields.values():
-            _check_column(field, columns[field.name])
+            check_column(field, columns[field.name])
         for fields in (self._request, self._families["candidate"]):
             flat = {f.name: columns[f.name].flatten() if f.column.listed else columns[f.name] for f in fields}
-            fit_weights(flat, fields, lambda field, i: _place(field, columns[field.name], i))
+            fit_weights(flat, fields, lambda field, i: place_in(field, columns[field.name], i))
             for name in (field.name for field in fields if isinstance(field.column.kind, Weights)):
                 listed = self._fields[name].column.listed
                 columns[name] = pa.ListArray.from_arrays(columns[name].offsets, flat[name]) if listed else flat[name]
@@ -137,7 +143,7 @@ class RequestSchema:
     def _table(self, columns: dict[str, pa.Array], rows: int) -> pa.Table:
         """With what no request has: the number of candidates, and zeros."""
         candidates = columns["candidate_item_id"]
-        columns |= {field.name: _defaults(field, candidates, rows) for field in self._not_served}
+        columns |= {field.name: defaults(field, candidates, rows) for field in self._not_served}
         columns["num_candidates"] = pc.list_value_length(candidates).cast(pa.int32())
         return pa.Table.from_arrays([columns[name] for name in self._arrow.names], schema=self._arrow)
 
@@ -206,45 +212,6 @@ def _value(request: Request, field: Field, path: str) -> Any:
     if value is None and field.column.required:
         raise RequestError(f"{path}{field.key}", "nothing", field.json.expected)
     return field.json.default if value is None else value
-
-
-def _check_column(field: Field, column: pa.Array) -> None:
-    """Refuses values of an Arrow column that a request could not have."""
-    if isinstance(field.column.kind, Row):
-        lengths, bins = pc.list_value_length(column).to_numpy(zero_copy_only=False), field.column.kind.width
-        if (wrong := np.flatnonzero(lengths != bins)).size:
-            row = int(wrong[0])
-            raise RequestError(f"row {row}: {field.name}", f"{lengths[row]} values", field.json.expected)
-    if isinstance(field.column.kind, Ids | Weights):
-        lists = column.flatten() if field.column.listed else column
-        if (wrong := np.flatnonzero(bad_lists(lists, weights=isinstance(field.column.kind, Weights)))).size:
-            first = int(wrong[0])
-            raise RequestError(_place(field, column, first), shown(lists[first].as_py()), field.json.expected)
-        return
-    measured, vectors = isinstance(field.column.kind, Measure), isinstance(field.column.kind, Vector)
-    if not (pa.types.is_list(column.type) or pa.types.is_integer(column.type) or measured or vectors):
-        return
-    flat = column.flatten() if pa.types.is_list(column.type) else column
-    if isinstance(field.column.kind, Text):
-        return
-    known = flat.is_valid().to_numpy(zero_copy_only=False)
-    if vectors:
-        bad = ~(np.abs(vector_rows(flat)) <= LARGEST).all(1)
-    else:
-        numbers = flat.fill_null(0).to_numpy(zero_copy_only=False)
-        bad = outside(numbers, field.json) & ~(np.isnan(numbers) if measured else False)
-    if (wrong := np.flatnonzero(bad & known)).size:
-        first = int(wrong[0])
-        raise RequestError(_place(field, column, first), shown(flat[first].as_py()), field.json.expected)
-
-
-def _place(field: Field, column: pa.Array, number: int) -> str:
-    """Where a value of an Arrow column stands: the n-th, of lists the n-th of all."""
-    if not (field.column.listed or isinstance(field.column.kind, Row)):
-        return f"row {number}: {field.name}"
-    ends = np.cumsum(pc.list_value_length(column).to_numpy(zero_copy_only=False))
-    row = int(np.searchsorted(ends, number, side="right"))
-    return f"row {row}: {field.name}[{number - (ends[row - 1] if row else 0)}]"
 
 
 def _check_length(values: Sequence[Any], most: int | None, where: str) -> None:
@@ -321,78 +288,3 @@ def _check_keys(given: Mapping[str, Any], valid: Any, path: str) -> None:
     for key in given:
         if key not in valid:
             raise RequestError(f"{path}{_name(key)}", "an unknown field", f"one of the schema{nearest(_name(key), valid)}")
-
-
-def _cast(column: pa.ChunkedArray, field: Field) -> pa.Array:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    given, of_id = array.type, isinstance(field.column.kind, Id | Ids)
-    if isinstance(field.column.kind, Vector):
-        _check_widths(array, field, field.column.kind.width)
-    try:
-        array = _our_ids(array, field) if of_id else array
-        if isinstance(field.column.kind, Weights):
-            array = _on_values(array, lambda values: values, nulls=not field.column.listed)
-        value = array.type
-        while pa.types.is_list(value):
-            value = value.value_type
-        # ids from 2**63 on in two's complement
-        array = array.cast(field.column.arrow, safe=not (of_id and pa.types.is_uint64(value)))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise RequestError(field.name, f"a column of {given} ({error})", f"a column of {field.column.arrow}") from None
-    if array.null_count and (field.column.listed or not field.column.kind.nullable):
-        raise RequestError(field.name, f"{array.null_count} nulls", f"{field.column.arrow} in every row")
-    return array
-
-
-def _check_widths(array: pa.Array, field: Field, width: int) -> None:
-    """Refuses a list of another length among the vectors of an Arrow column."""
-    flat = array.flatten() if field.column.listed and _has_lists(array) else array
-    if _has_lists(flat):
-        lengths = pc.list_value_length(flat).fill_null(width).to_numpy(zero_copy_only=False)
-        if (wrong := np.flatnonzero(lengths != width)).size:
-            number = int(wrong[0])
-            raise RequestError(_place(field, array, number), f"{lengths[number]} numbers", field.json.expected)
-
-
-def _has_lists(array: pa.Array) -> bool:
-    return pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
-
-
-def _our_ids(array: pa.Array, field: Field) -> pa.Array:
-    """Ids of an Arrow column: texts are hashed, and null is none where there may be none; integers are as in samples."""
-    kind = field.column.kind
-    assert isinstance(kind, Id | Ids)
-
-    def read_ids(flat: pa.Array) -> pa.Array:
-        if flat.null_count and (field.column.required or isinstance(kind, Ids)):
-            raise RequestError(field.name, f"{flat.null_count} nulls", field.json.expected)
-        if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-            one = id_field(kind.written, kind.zero)
-            texts = enumerate(flat.to_pylist())
-            return pa.array([read(text, one, lambda i: f"{field.name}, value {i}", i) for i, text in texts], pa.int64())
-        flat = flat.cast(pa.int64()) if pa.types.is_null(flat.type) else flat
-        return flat.fill_null(0) if flat.null_count else flat
-
-    return _on_values(array, read_ids, nulls=not field.column.listed)
-
-
-def _on_values(array: pa.Array, change: Callable[[pa.Array], pa.Array], *, nulls: bool) -> pa.Array:
-    """An array, or lists of any depth, with other values; `nulls`: null lists become empty, at the outermost too."""
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        return change(array)
-    if array.null_count and not nulls:
-        return array
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy().cumsum()
-    inner = _on_values(array.flatten(), change, nulls=True)
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], lengths]), pa.int32()), inner)
-
-
-def _defaults(field: Field, example: pa.Array | None, rows: int) -> pa.Array:
-    """A column that a table lacks; `example`: another one of its list, as long in every row."""
-    column = field.column
-    default = field.json.read(None) if field.json.default is None else field.json.default
-    if not column.listed:
-        return pa.array([default] * rows, column.arrow)
-    lengths = np.zeros(rows, np.int32) if example is None else pc.list_value_length(example).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array([default] * int(offsets[-1]), column.kind.arrow))

@@ -28,8 +28,9 @@ from prectr_torchrec.serving.fields import Limits, short
 from prectr_torchrec.serving.memory import freeze_objects, release_memory
 from prectr_torchrec.serving.page import DemoPage, page, render
 from prectr_torchrec.serving.prometheus import Metrics
-from prectr_torchrec.serving.ranker import Ranker, Scores, as_sent
+from prectr_torchrec.serving.ranker import Ranker
 from prectr_torchrec.serving.request import RequestSchema
+from prectr_torchrec.serving.scores import Scores, as_sent
 
 _LOG = logging.getLogger("prectr.serve")
 _LARGE, _LARGE_AT_A_TIME = 2**18, 16
@@ -304,8 +305,7 @@ def _render(plain: dict[str, Any], scores: Scores) -> bytes:
     if not scores.finite():
         raise Refused(500, "the model's scores of this request are no numbers")
     ids = scores.item_id.tolist()
-    there = {name: getattr(scores, name) for name in ("click_probability", "relevance_probabilities")}
-    rounded = {name: np.round(x.astype(np.float64), 8).tolist() for name, x in there.items() if x is not None}
+    rounded = {name: np.round(x.astype(np.float64), 8).tolist() for name, x in scores.by_name.items()}
     ranked = [
         {"item_id": ids[i], "index": i, **{name: values[i] for name, values in rounded.items()}}
         for i in scores.ranking().tolist()
@@ -366,10 +366,12 @@ _ANSWER = {
             "items": {
                 "type": "object",
                 "required": ["item_id", "index", "click_probability"],
+                "additionalProperties": {"type": "number", "description": "`LABEL_probability` of each label beside the click."},
                 "properties": {
                     "item_id": {"type": ["integer", "string"], "description": "As sent."},
                     "index": {"type": "integer", "description": "Place among the candidates sent, from 0."},
                     "click_probability": {"type": "number"},
+                    "score": {"type": "number", "description": "What ranks, of rankers with labels beside the click."},
                     "relevance_probabilities": {
                         "type": "array",
                         "items": {"type": "number"},

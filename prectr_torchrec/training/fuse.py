@@ -22,14 +22,14 @@ from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
 from prectr_torchrec.checkpoints.stateful import RandomStates
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.kinds import FusedConfig, Member, MixedConfig, RankerSection
-from prectr_torchrec.config.run import RunConfig, validate_section
+from prectr_torchrec.config.run import CLICK_ALONE, RunConfig, validate_section
 from prectr_torchrec.config.tables import FeatureConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import MANIFEST, TOKENIZER, check_findings, load_manifest
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
-from prectr_torchrec.modules import ClickProbability, Examination
+from prectr_torchrec.modules import Examination, LabelProbability
 from prectr_torchrec.modules.rankers.fused import Fused
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.system.errors import ConfigError
@@ -135,6 +135,7 @@ def fused_config(runs: Mapping[str, Path], data: Path) -> RunConfig:
         "features": {name: feature.model_dump(mode="json") for name, feature in features.items()},
         "model": {"kind": "fused", "members": {name: member.model_dump(mode="json") for name, member in members.items()}},
         "losses": {},
+        "score": CLICK_ALONE,
     }
     return validate_section(RunConfig, tree, f"the runs {', '.join(map(str, runs.values()))}")
 
@@ -208,9 +209,9 @@ def fit_weights(logits: Tensor, position: Tensor, click: Tensor, examination: Ex
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        found = ClickProbability.from_logit(inputs @ solution)
+        found = LabelProbability.from_logit(inputs @ solution)
         found = examine(found, position) if examine is not None else found
-        loss = -(click * found.log_click + (1 - click) * found.log_no_click).mean()
+        loss = -(click * found.log_yes + (1 - click) * found.log_no).mean()
         loss.backward()
         return loss
 

@@ -138,7 +138,7 @@ def build_task(
     frozen = frozen_tables(config.tables, config.train.freeze)
     held = HeldFeatures({name for name, feature in config.features.items() if feature.table in frozen}) if frozen else None
     model = build_model(config, tokenizer, kept=kept, numbers=numbers)
-    losses, weights = build_losses(config.losses, config.model, config.data.levels)
+    losses, weights = build_losses(config.losses, config.model, config.data)
     if rehearsal is not None:
         losses["rehearsal"], weights["rehearsal"] = rehearsal, config.losses.rehearsal.weight
     task = RankingTask(

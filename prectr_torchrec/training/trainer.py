@@ -45,7 +45,7 @@ from prectr_torchrec.training.schedule import passes
 from prectr_torchrec.training.sharded import build_sharded, compile_towers, evaluate_batches
 from prectr_torchrec.training.table_metrics import table_metrics
 from prectr_torchrec.training.task import StepReport
-from prectr_torchrec.training.validation import Validation, ValidationMetrics
+from prectr_torchrec.training.validation import Validation, ValidationMetrics, of_all_labels
 
 
 class Trainer:
@@ -187,12 +187,13 @@ class Trainer:
         """
         reader = self._reader("validation", shuffle=False)
         total = agree_on_batches(reader.num_batches(0))
-        metrics = ValidationMetrics(self.process.device)
+        metrics = {label: ValidationMetrics(self.process.device, label) for label in self.config.predicted_labels}
         for batch, report in evaluate_batches(self.pipeline, self.model, reader, total):
-            metrics.update(batch, logged=report.logged["click"], reference=report.ranking["click"])
+            for label, of_label in metrics.items():
+                of_label.update(batch, logged=report.logged[label], reference=report.ranking[label])
             if self.guard.agree_to_stop(self.process.device):
                 self._save_and_stop()
-        return metrics.compute()
+        return of_all_labels(metrics)
 
     def _count(self, report: StepReport, rows: Tensor, stage: StageConfig, epoch: int, batch: int) -> None:
         if self.guard.bad:
@@ -208,7 +209,7 @@ class Trainer:
             return
         line = self.throughput.flush(self.process.device)
         if stage.split == "judgments":  # pairs without users: no click to speak of
-            line = {name: value for name, value in line.items() if name not in ("bce", "consistency")}
+            line = {name: value for name, value in line.items() if name != "consistency" and not name.startswith("bce")}
         rate = max((g["lr"] for g in self.optimizers.dense.param_groups), default=0.0)
         self._write({"stage": stage.split, "epoch": epoch, **line, "lr": rate})
 

@@ -6,6 +6,7 @@ come from. A measure that the clicks cannot carry, with one class or none, is No
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,30 +23,31 @@ class Validation(NamedTuple):
     """What was measured on the validation part."""
 
     figures: dict[str, float | None]
-    """`ne`, `auc`, `gauc_request`, `calibration`."""
+    """`ne`, `auc`, `gauc_request`, `calibration`; of another label than the click with `_LABEL` behind."""
     loss: ValidationLoss
 
 
 class ValidationMetrics:
-    """Normalised entropy, AUC, GAUC by request and calibration of the logged clicks.
+    """Normalised entropy, AUC, GAUC by request and calibration of the logged clicks, or of another label.
 
     Args:
         device: of this rank, where sums over ranks are taken.
+        label: its name.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, label: str = "click") -> None:
+        self._device, self._label = device, label
         self._rows: list[tuple[m.Array, ...]] = []
 
     def update(self, batch: SearchBatch, *, logged: Tensor, reference: Tensor) -> None:
-        """Adds a batch's candidates that have a click label.
+        """Adds a batch's candidates of which the label is known.
 
         Args:
             batch: on any device.
             logged: (C,) logits at the logged positions.
             reference: (C,) logits with the position held at its reference.
         """
-        click, weight = batch.labels()["click"]
+        click, weight = batch.labels()[self._label]
         real = (weight > 0).cpu()
         columns = (batch["request_id"].cpu()[batch.candidate_request.cpu()], click, logged, reference)
         self._rows.append(tuple(column.cpu()[real].numpy() for column in columns))
@@ -104,6 +106,16 @@ class ValidationMetrics:
         dist.all_gather_object(everyone, (score, click.astype(bool)))
         scores, clicks = (np.concatenate(parts) for parts in zip(*everyone, strict=True))
         return m.auc(scores, clicks.astype(np.float64))
+
+
+def of_all_labels(metrics: Mapping[str, ValidationMetrics]) -> Validation:
+    """The figures of all labels; the loss is the click's. Collective."""
+    found = {label: measured.compute() for label, measured in metrics.items()}
+    figures = dict(found["click"].figures)
+    for label, of_label in found.items():
+        if label != "click":
+            figures |= {f"{name}_{label}": value for name, value in of_label.figures.items()}
+    return Validation(figures, found["click"].loss)
 
 
 def _float32_sigmoid(logit: m.Array) -> m.Array:

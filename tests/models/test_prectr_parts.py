@@ -74,7 +74,7 @@ def test_incentive_and_taste_are_added_to_the_click_logits(data: Path) -> None:
     own = run(task, batch).own
     taste = own.parts["taste"].mean
     shift = taste.unsqueeze(1) + own.parts["personal"].incentive.tau
-    torch.testing.assert_close(own.level_logits, towers[0] + shift)
+    torch.testing.assert_close(own.level_logits, towers[0]["click"] + shift)
     assert taste.any()
 
 

@@ -170,6 +170,6 @@ def test_padding_candidates_teach_dice_nothing(model: DIN, inputs: Inputs) -> No
 
 
 def test_every_weight_learns(model: DIN, inputs: Inputs) -> None:
-    (-model.train()(inputs).logged["click"].log_click.mean()).backward()
+    (-model.train()(inputs).logged["click"].log_yes.mean()).backward()
     silent = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     assert silent == set()

@@ -59,13 +59,13 @@ def test_it_is_the_tower_over_its_parts_side_by_side(model: DNN, inputs: Inputs)
     features = dict(zip(model.parts, seen[0].split(widths, dim=1), strict=True))
     assert features["match"].equal(match)
     assert features["features"].equal(inputs.rows(["user_id", "query_id", "item_id", "brand_id"]))
-    torch.testing.assert_close(out.ranking["click"].logit, model.tower(seen[0]).squeeze(1))
+    torch.testing.assert_close(out.ranking["click"].logit, model.tower(seen[0])["click"].squeeze(1))
 
 
 def test_the_position_moves_what_was_logged_and_not_what_ranks(model: DNN, inputs: Inputs) -> None:
     model.start_from([1.0, 0.5])
     out, position = model(inputs), inputs.candidate["position"]
-    ratio = (out.logged["click"].log_click - out.ranking["click"].log_click).exp()
+    ratio = (out.logged["click"].log_yes - out.ranking["click"].log_yes).exp()
     torch.testing.assert_close(ratio, torch.where(position == 2, 0.5, 1.0))
 
 
@@ -92,6 +92,6 @@ def test_missing_grades_and_a_missing_past_are_no_hole(model: DNN, inputs: Input
 def test_every_weight_learns(model: DNN, inputs: Inputs) -> None:
     out = model.train()(inputs)
     assert not out.parts and not model.reported and model.text_side() is None
-    (-out.logged["click"].log_click.mean()).backward()
+    (-out.logged["click"].log_yes.mean()).backward()
     silent = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()}
     assert silent == set()

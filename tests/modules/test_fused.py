@@ -46,13 +46,13 @@ def test_the_logit_is_the_weighted_sum_and_positions_are_examined_once(inputs: I
     one, other = (model.members[name](inputs).ranking["click"].logit for name in ("one", "other"))
     z = 0.5 + 0.25 * one + 2.0 * other
     torch.testing.assert_close(out.ranking["click"].logit, z)
-    torch.testing.assert_close(out.logged["click"].log_click.exp(), z.sigmoid() * torch.tensor([1.0, 0.5, 0.25]))
+    torch.testing.assert_close(out.logged["click"].log_yes.exp(), z.sigmoid() * torch.tensor([1.0, 0.5, 0.25]))
 
 
 def test_weights_start_equal_and_all_learns(inputs: Inputs) -> None:
     model = Fused({"one": member(8), "other": member(8)})
     assert model.weights.tolist() == [0.5, 0.5] and not model.bias
-    model.train()(inputs).logged["click"].log_click.sum().backward()
+    model.train()(inputs).logged["click"].log_yes.sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 

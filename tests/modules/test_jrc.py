@@ -2,13 +2,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prectr_torchrec.modules import ClickProbability, Inputs, Label, Predictions
+from prectr_torchrec.modules import Inputs, Label, LabelProbability, Predictions
 from prectr_torchrec.modules.losses.jrc import JointRankingCalibration
 
 
 def loss(logit: Tensor, request: list[int], click: list[float], weight: list[float]) -> Tensor:
     inputs = Inputs({}, {}, {}, {}, torch.ones(max(request) + 1), torch.tensor(request), torch.ones(len(request)))
-    p = ClickProbability(F.logsigmoid(logit), F.logsigmoid(-logit))
+    p = LabelProbability(F.logsigmoid(logit), F.logsigmoid(-logit))
     labels = {"click": Label(torch.tensor(click).float(), torch.tensor(weight).float())}
     return JointRankingCalibration()(Predictions({"click": p}, {"click": p}), inputs, labels)["jrc"]
 

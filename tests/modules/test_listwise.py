@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prectr_torchrec.modules import ClickProbability, Inputs, Label, Predictions
+from prectr_torchrec.modules import Inputs, Label, LabelProbability, Predictions
 from prectr_torchrec.modules.losses.listwise import Listwise, log_softmax_of_requests
 
 
@@ -12,7 +12,7 @@ def inputs(candidate_request: list[int], weight: list[float]) -> Inputs:
 
 
 def predictions(logit: Tensor) -> Predictions:
-    p = ClickProbability(torch.nn.functional.logsigmoid(logit), torch.nn.functional.logsigmoid(-logit))
+    p = LabelProbability(torch.nn.functional.logsigmoid(logit), torch.nn.functional.logsigmoid(-logit))
     return Predictions({"click": p}, {"click": p})
 
 

@@ -6,10 +6,10 @@ from inputs_by_hand import inputs_by_hand
 from torch import Tensor
 
 from prectr_torchrec.modules import (
-    ClickProbability,
     Debias,
     Inputs,
     Label,
+    LabelProbability,
     OtherTexts,
     Predictions,
     anchor_loss,
@@ -81,7 +81,7 @@ class Copies:
 def predictions(logit: Tensor, other_logit: list[float], log_pi: Tensor) -> Predictions:
     """What `Debias` reads of a scored batch."""
     own = Copies(OtherTexts(log_pi, torch.ones(len(logit), dtype=torch.bool), torch.tensor(other_logit)))
-    ranking = {"click": ClickProbability(logit.sigmoid().log(), (-logit).sigmoid().log())}
+    ranking = {"click": LabelProbability(logit.sigmoid().log(), (-logit).sigmoid().log())}
     return Predictions(ranking, ranking, own=own)
 
 

@@ -125,7 +125,7 @@ def test_positions_start_from_their_examination(model: MixedEffects, inputs: Inp
 def test_every_weight_and_row_learns(model: MixedEffects, inputs: Inputs) -> None:
     rows = {name: inputs.request[name].requires_grad_() for name in EFFECTS if name in inputs.request}
     out = model.train()(inputs)
-    (out.own.divergence.mean() - out.logged["click"].log_click.mean()).backward()
+    (out.own.divergence.mean() - out.logged["click"].log_yes.mean()).backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters())
     assert all(row.grad is not None and row.grad.ne(0).all() for row in rows.values())
 
@@ -206,7 +206,7 @@ def test_a_relevance_side_says_what_an_ungraded_candidate_is_and_learns_from_no_
     expected = out.own.text.relevance.log_pi.exp() @ torch.tensor(GRADES)
     torch.testing.assert_close(out.own.x[2, 1], expected[2] - 2.0)  # neither a grade nor a prediction
     torch.testing.assert_close(out.own.x[1, 1], torch.tensor((1.25 + 2.5) / 2 - 2.0))  # a predicted one
-    out.logged["click"].log_click.sum().backward()
+    out.logged["click"].log_yes.sum().backward()
     assert all(weight.grad is None for weight in relevance.parameters())
     swapped = out.own.swapped()
     assert swapped.foreign.tolist() == [True] * 4  # half a batch away stands the other request

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from prectr_torchrec.modules import ClickProbability, ClickTower, Examination, LevelStatistics, RelevanceTower
+from prectr_torchrec.modules import ClickTower, Examination, LabelProbability, LevelStatistics, RelevanceTower
 
 
 def test_statistics_of_nothing_are_zero() -> None:
@@ -25,9 +25,9 @@ def test_statistics_trust_many_events_more_than_few() -> None:
 def at_position(examination: Examination, probability: float, *position: int) -> torch.Tensor:
     """(n,) click probabilities at the positions of what has this one at the reference; no click has the rest."""
     p = torch.full((len(position),), probability)
-    logged = examination(ClickProbability(p.log(), (1 - p).log()), torch.tensor(position))
-    torch.testing.assert_close(logged.log_click.exp() + logged.log_no_click.exp(), torch.ones(len(position)))
-    return logged.log_click.exp()
+    logged = examination(LabelProbability(p.log(), (1 - p).log()), torch.tensor(position))
+    torch.testing.assert_close(logged.log_yes.exp() + logged.log_no.exp(), torch.ones(len(position)))
+    return logged.log_yes.exp()
 
 
 def test_a_click_needs_examination() -> None:
@@ -50,9 +50,9 @@ def test_examination_of_a_certain_click_or_skip_is_finite() -> None:
     examination = Examination(3)
     for logit in (-80.0, 80.0):
         z = torch.full((4,), logit, requires_grad=True)
-        logged = examination(ClickProbability(F.logsigmoid(z), F.logsigmoid(-z)), torch.arange(4))
-        (logged.log_click + logged.log_no_click).sum().backward()
-        assert z.grad is not None and z.grad.isfinite().all() and logged.log_no_click.isfinite().all()
+        logged = examination(LabelProbability(F.logsigmoid(z), F.logsigmoid(-z)), torch.arange(4))
+        (logged.log_yes + logged.log_no).sum().backward()
+        assert z.grad is not None and z.grad.isfinite().all() and logged.log_no.isfinite().all()
 
 
 def test_examination_learns_a_curve() -> None:
@@ -64,8 +64,8 @@ def test_examination_learns_a_curve() -> None:
     optimizer = torch.optim.Adam(examination.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
-        logged = examination(ClickProbability(half, half), position)
-        torch.where(click, -logged.log_click, -logged.log_no_click).mean().backward()
+        logged = examination(LabelProbability(half, half), position)
+        torch.where(click, -logged.log_yes, -logged.log_no).mean().backward()
         optimizer.step()
     learned = at_position(examination, 0.5, 1, 2, 3, 4, 5) / 0.5
     torch.testing.assert_close(learned, 1 / torch.arange(1.0, 6.0), atol=0.06, rtol=0.0)
@@ -79,7 +79,8 @@ def test_reference_outside_the_positions_is_refused() -> None:
 @pytest.mark.parametrize("rows", [0, 1])
 def test_towers_and_statistics_read_a_batch_of_one_and_of_none(rows: int) -> None:
     assert RelevanceTower(6, [8, 4], 3).eval()(torch.randn(rows, 6)).log_pi.shape == (rows, 3)
-    assert ClickTower(6, [8], 4, cross_layers=2).eval()(torch.randn(rows, 6)).shape == (rows, 4)
+    logits = ClickTower(6, [8], 4, cross_layers=2, labels=["cart"]).eval()(torch.randn(rows, 6))
+    assert {label: z.shape for label, z in logits.items()} == {"click": (rows, 4), "cart": (rows, 4)}
     assert LevelStatistics(5)(*torch.rand(3, rows, 5)).shape == (rows, 12)
 
 
@@ -91,8 +92,8 @@ def test_relevance_tower_gives_log_probabilities() -> None:
 
 @pytest.mark.parametrize("cross_layers", [0, 2])
 def test_click_tower_uses_every_parameter(cross_layers: int) -> None:
-    tower = ClickTower(6, [8], 4, cross_layers=cross_layers)
-    out = tower(torch.randn(5, 6))
+    tower = ClickTower(6, [8], 4, cross_layers=cross_layers, labels=["cart"])
+    out = torch.cat(list(tower(torch.randn(5, 6)).values()), dim=1)
     out.square().sum().backward()
-    assert out.shape == (5, 4)
+    assert out.shape == (5, 8)
     assert [n for n, p in tower.named_parameters() if p.grad is None] == []

@@ -19,7 +19,6 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from prectr_torchrec import modules
 from prectr_torchrec.modules import (
     CandidateSlots,
-    ClickProbability,
     ClickTower,
     ComparedEvents,
     Counters,
@@ -32,6 +31,7 @@ from prectr_torchrec.modules import (
     Interest,
     InterestTower,
     KnownGrade,
+    LabelProbability,
     LateInteraction,
     LevelMixture,
     LevelStatistics,
@@ -134,7 +134,7 @@ CASES: dict[str, Case] = {
     "LevelMixture": Case(LevelMixture(), lambda R: (torch.randn(R, 4).log_softmax(1), torch.randn(R, 4))),
     "LevelStatistics": Case(LevelStatistics(5), lambda R: tuple(torch.rand(3, R, 5))),
     "Examination": Case(
-        Examination(10), lambda R: (ClickProbability(-torch.rand(R), -torch.rand(R)), torch.randint(0, 20, (R,)))
+        Examination(10), lambda R: (LabelProbability(-torch.rand(R), -torch.rand(R)), torch.randint(0, 20, (R,)))
     ),
     "GaussianPosterior": Case(
         GaussianPosterior(),
@@ -158,7 +158,7 @@ CASES: dict[str, Case] = {
         TextRelevance(DualInteraction(encoder()), match(), [8], 4), lambda R: (torch.randn(R, 32), torch.randn(R, 24))
     ),
     "RelevanceTower": Case(RelevanceTower(6, [8], 4), lambda R: (torch.randn(R, 6),)),
-    "ClickTower": Case(ClickTower(6, [8], 4, cross_layers=2), lambda R: (torch.randn(R, 6),)),
+    "ClickTower": Case(ClickTower(6, [8], 4, cross_layers=2, labels=["cart"]), lambda R: (torch.randn(R, 6),)),
     "SearchEmbeddings": Case(
         SearchEmbeddings(
             [EmbeddingConfig(name="a", num_embeddings=9, embedding_dim=4, feature_names=["x"])],

@@ -1,0 +1,119 @@
+"""Labels that follow the click: what rankers of each kind say of them, and what they learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_run import small_config, write_small_data
+from small_task import batches, build, run
+from torch.nn import functional as F
+
+from prectr_torchrec.config.run import RunConfig, validate_config
+from prectr_torchrec.config.unused import unused_settings
+from prectr_torchrec.system.errors import ConfigError
+
+LABELS = {"order": {"after": "cart"}, "cart": {}}
+TOWER = {"tower": [16], "parts": {"match": None}}
+KINDS: dict[str, dict[str, Any]] = {
+    "prectr": {},
+    "without a mixture": {"mixture": False},
+    "dnn": {"kind": "dnn", **TOWER},
+    "dcn": {"kind": "dcn", **TOWER},
+    "din": {"kind": "din", **TOWER},
+}
+
+
+def with_labels(model: dict[str, Any], **sections: Any) -> RunConfig:
+    losses = {"losses": {"random_negatives": {"weight": 0.0}}} if "kind" in model else {}
+    return small_config(data={"labels": LABELS}, model=model, **{**losses, **sections})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_data(tmp_path_factory.mktemp("labels"), with_labels({}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_label_is_no_likelier_than_what_it_follows_and_its_head_learns(data: Path, kind: str) -> None:
+    config = with_labels(KINDS[kind])
+    task = build(config, data)
+    batch = batches(config, data)[0]
+    found = run(task, batch)
+    assert list(found.ranking) == list(found.logged) == ["click", "order", "cart"] == list(task.model.labels)
+    for said in (found.ranking, found.logged):
+        click, cart, order = (said[label] for label in ("click", "cart", "order"))
+        assert (click.log_yes > cart.log_yes).all() and (cart.log_yes > order.log_yes).all()
+        for p in (click, cart, order):
+            torch.testing.assert_close(p.log_yes.exp() + p.log_no.exp(), torch.ones_like(p.log_yes))
+    seen = (found.logged["order"].log_yes - found.ranking["order"].log_yes).exp()  # the same examination for all labels
+    torch.testing.assert_close(seen, (found.logged["click"].log_yes - found.ranking["click"].log_yes).exp())
+    loss, _ = task.train()(batch)
+    loss.backward()
+    assert [n for n, p in task.named_parameters() if p.grad is None] == []
+
+
+def test_the_loss_of_a_label_is_over_all_candidates_of_which_it_is_known(data: Path) -> None:
+    config = with_labels({}, losses={"labels": {"order": 0.5}})
+    task, batch = build(config, data).train(), batches(config, data)[0]
+    report = task(batch)[1]
+    for label in LABELS:
+        known, value = batch[f"candidate_{label}_weight"], batch[f"candidate_{label}"]
+        assert 0 < known.sum() < batch.candidate_weight.sum() and not known[batch.candidate_weight == 0].any()
+        clicked = batch["candidate_click"] > 0
+        assert known[~clicked].any()  # what was not clicked teaches too
+        expected = F.binary_cross_entropy_with_logits(report.logged[label], value, known, reduction="sum") / known.sum()
+        torch.testing.assert_close(report.terms[f"bce_{label}"], expected)
+    others = {name: 1.0 for name in ("bce", "bce_cart")} | {"bce_order": 0.5}
+    others |= {"anchor": 0.3, "consistency": 0.3, "load_balance": 0.01, "random_negatives": 0.1}
+    torch.testing.assert_close(report.terms["loss"], sum(weight * report.terms[name] for name, weight in others.items()))
+
+
+def test_padding_and_batches_without_a_known_label_teach_nothing(data: Path) -> None:
+    config = with_labels({})
+    task, batch = build(config, data).train(), batches(config, data)[0]
+    zero = torch.zeros_like(batch["candidate_order_weight"])
+    with_none = batch.replaced(candidate_order_weight=zero, candidate_cart_weight=zero)
+    loss, report = task(with_none)
+    loss.backward()
+    assert report.terms["bce_order"] == report.terms["bce_cart"] == 0 and loss.isfinite()
+    heads = dict(task.model.click_tower.heads.named_parameters())
+    assert heads and all(p.grad is not None and not p.grad.any() for p in heads.values())
+
+
+def test_without_labels_the_parameters_and_their_draws_are_those_of_before(data: Path) -> None:
+    with_, without = (build(config, data).model.state_dict() for config in (with_labels({}), small_config()))
+    extra = with_.keys() - without.keys()
+    assert without.keys() <= with_.keys() and all(name.startswith("click_tower.heads.of_") for name in extra)
+    assert len(extra) == 4 and all(value.equal(with_[name]) for name, value in without.items())
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a loss of no label": ({"losses": {"labels": {"ordr": 1.0}}}, "losses.labels.ordr: data.labels has no such label .*'order'"),
+    "a loss of the click": ({"losses": {"labels": {"click": 1.0}}}, "losses.labels.click: .*losses.click is the click's"),
+    "a negative weight": ({"losses": {"labels": {"order": -1.0}}}, "losses.labels.order: .* greater than or equal to 0"),
+    "a score of no label": ({"score": {"orders": 1.0}}, "score.orders: data.labels has no such label .*'order'"),
+    "no score": ({"score": {}}, "score: .*at least 1"),
+    "an infinite score": ({"score": {"order": float("inf")}}, "score.order: .*finite number"),
+    "a ranker without": (
+        {"score": {"order": 1.0}, "model": {"kind": "mixed"}},
+        "score.order: .*'mixed' predicts the click alone",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sections", "message"), WRONG.values(), ids=WRONG)
+def test_a_label_that_is_not_predicted_is_named(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate_config({"name": "x", "data": {"labels": LABELS}, **sections}, "test")
+
+
+def test_a_ranker_of_the_click_alone_says_that_labels_are_not_used() -> None:
+    losses = {"labels": {"order": 2.0}}
+    config = validate_config({"name": "x", "data": {"labels": LABELS}, "model": {"kind": "mixed"}, "losses": losses}, "test")
+    assert config.predicted_labels == ("click",)
+    warnings = unused_settings(config, {"losses.labels.order": 2.0})
+    assert "data.labels is not used: a ranker of kind 'mixed' predicts the click alone" in warnings
+    assert "losses.labels is not used: the ranker predicts the click alone" in warnings
