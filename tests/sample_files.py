@@ -115,6 +115,7 @@ def _rows(
         columns[f"{who}_shown"] = list(shown.astype(np.float32))
         columns[f"{who}_clicked"] = list((shown // 2).astype(np.float32))
         columns[f"{who}_examined"] = list((shown * 0.75).astype(np.float32))
+        columns |= {f"{who}_{name}s": list((shown // 3).astype(np.float32)) for name in data.further_labels}
     for prefix, length in (("history", data.history_length), ("peer", data.peer_length)):
         counts = rng.integers(0, length + 1, requests) * ((user % 5 > 0) & (not graded_pairs))
         events = _events(rng, prefix, data, int(counts.sum()), titles, queries)
@@ -176,18 +177,19 @@ def _candidates(
         "candidate_clicked": rng.poisson(1, total),
         "candidate_examined": rng.poisson(4, total) * 0.75,
         "candidate_item_trained": rng.poisson(4, total),
+        **{f"candidate_{name}s": item % 2 for name in data.further_labels},
     }
 
 
 def _labels(data: DataConfig, click: np.ndarray | None, item: np.ndarray) -> dict[str, pa.Array]:
     """Labels that follow the click or one another, more often of some items than of others; one in ten is not known."""
     rng, found = np.random.default_rng(len(item)), {"click": np.zeros(len(item), bool) if click is None else click}
-    while len(found) <= len(data.labels):
-        for name, label in data.labels.items():
+    while len(found) <= len(data.further_labels):
+        for name, label in data.further_labels.items():
             if name not in found and label.after in found:
                 found[name] = found[label.after] & (rng.random(len(item)) < 0.2 + 0.6 * (item % 2))
-    unknown = {name: rng.random(len(item)) < 0.1 for name in data.labels}
-    return {name: pa.array(found[name], mask=unknown[name]).cast(pa.int8()) for name in data.labels}
+    unknown = {name: rng.random(len(item)) < 0.1 for name in data.further_labels}
+    return {name: pa.array(found[name], mask=unknown[name]).cast(pa.int8()) for name in data.further_labels}
 
 
 def _events(

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.evaluation import predictions as p
-from prectr_torchrec.evaluation.labels import label_columns
+from prectr_torchrec.evaluation.label_columns import label_columns
 from prectr_torchrec.evaluation.measures import measure
 from prectr_torchrec.evaluation.measures_text import format_metrics
 from prectr_torchrec.evaluation.part_columns import part_columns

@@ -12,7 +12,7 @@ from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.columns import Family, declared_of
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.evaluation.labels import expected_worth
+from prectr_torchrec.evaluation.label_columns import expected_worth
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart
 

@@ -16,7 +16,7 @@ from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.comparison import compare_with_logged_order
-from prectr_torchrec.evaluation.labels import LabelColumns
+from prectr_torchrec.evaluation.label_columns import LabelColumns
 from prectr_torchrec.evaluation.parts import mean_parts, personal_measures
 
 PAST = {"0": (0, 0), "1-19": (1, 19), "20-99": (20, 99), "100+": (100, np.inf)}

@@ -22,7 +22,7 @@ from prectr_torchrec.data.log_ids import our_id_sql
 from prectr_torchrec.data.parquet_files import readable
 from prectr_torchrec.data.raw.files import scan_parquet
 from prectr_torchrec.data.raw.source import open_duckdb, quote
-from prectr_torchrec.evaluation.labels import LabelColumns, labels_of, worth_of
+from prectr_torchrec.evaluation.label_columns import LabelColumns, labels_of, worth_of
 from prectr_torchrec.evaluation.part_columns import meanings
 
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.config.run import CLICK_ALONE
 from prectr_torchrec.evaluation.explanation import rows_of, weigh
-from prectr_torchrec.evaluation.labels import expected_worth
+from prectr_torchrec.evaluation.label_columns import expected_worth
 from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.serving.request import GROUPS, Request
 from prectr_torchrec.serving.worth import FIELD

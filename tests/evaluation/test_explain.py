@@ -128,10 +128,10 @@ def test_attention_falls_on_the_events_of_the_sample(found: dict[str, Any], samp
 
 
 def test_the_numbers_of_the_log_are_told(found: dict[str, Any], sample: dict[str, Any]) -> None:
-    assert found["numbers"] == {name: sample[name] for name in ("user_age", "query_length", "hour")}
+    assert found["numbers"] == {name: sample[name] for name in ("user_age", "user_joined", "query_length", "hour")}
     told = {row["item_id"]: row["numbers"] for row in found["candidates"]}
-    expected = zip(*(sample[f"candidate_{name}"] for name in ("item_id", "price", "bm25")), strict=True)
-    assert told == {item: {"price": price, "bm25": bm25} for item, price, bm25 in expected}
+    expected = zip(*(sample[f"candidate_{name}"] for name in ("item_id", "price", "listed", "bm25")), strict=True)
+    assert told == {item: {"price": price, "listed": listed, "bm25": bm25} for item, price, listed, bm25 in expected}
     text = format_explanation(found)
     assert "user age" in text.splitlines()[1] and "price" in text and "bm25" in text
 
@@ -186,7 +186,7 @@ def test_the_command_prints_tables_and_writes_the_same_as_json(
     parts = ("relevance probabilities", "click by level", *effects, "taste", "taste variance")
     weights = ("weight own", "weight peers", "weight prior")
     assert sorted(re.split(r" {2,}", header)) == sorted(
-        ("item", "title", "grade", "level", "click probability", "price", "bm25", *parts, *weights)
+        ("item", "title", "grade", "level", "click probability", "price", "listed", "bm25", *parts, *weights)
     )
     said = {name: part["meaning"] for name, part in found["parts"].items()}
     assert f"taste: {said['taste']}" in done.output and "a known or predicted level replaces them" in done.output

@@ -104,18 +104,23 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
         problems.found.append(
             f"data.raw.users is null, and columns of users are wanted: {', '.join(declared['users'])}; name the users file"
         )
-    queries, by = sources.get("queries"), data.query_group
-    if queries and by and by not in queries and by not in data.ids_of("items"):
-        hint = nearest(by, data.ids_of("items"))
-        problems.found.append(
-            f"data.query_group: {by!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
-            "one of these, or to null for no fallback"
-        )
+    with problems.collecting():
+        _check_group(data, sources)
     if problems.found:
         with problems.collecting():
             check_sources(con, data, sources, _id_kinds(con, data, sources))
     problems.refuse()
     return sources
+
+
+def _check_group(data: DataConfig, sources: dict[str, Source]) -> None:
+    queries, group = sources.get("queries"), data.query_group
+    if queries and group and group not in queries and group not in data.ids_of("items"):
+        hint = nearest(group, data.ids_of("items"))
+        raise RawLogError(
+            f"data.query_group: {group!r} is neither a column of {queries.label} nor in data.item_attributes{hint}; set it to "
+            "one of these, or to null for no fallback"
+        )
 
 
 def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], scores: Sequence[Path] = ()) -> dict[str, Any]:
