@@ -178,6 +178,9 @@ SLOW = {
         f"--students 'dual + match' --seeds 1 {_sets(STUDENT)}",
         r"dual \+ match",
     ),
+    "labels": Case(
+        "labels", f"--out {{out}} --requests 600 --config demo --seeds 1 {_sets(SMALL)}", r"(?s)AUC of orders.*by its score"
+    ),
     "export_large": Case("export_large", "--folder {out} --rows 30_000 --dim 4 --quantize int8 --requests 3", "export to"),
     "fuzz": Case("fuzz", "--model {model} --cases 30 --examples 1", "30", needs=("schemathesis",)),
     "fuzz, of files": Case(
