@@ -104,15 +104,15 @@ def test_padding_and_batches_without_a_known_label_teach_nothing(data: Path) -> 
     loss, report = task(with_none)
     loss.backward()
     assert report.terms["bce_order"] == report.terms["bce_cart"] == 0 and loss.isfinite()
-    heads = dict(task.model.click_tower.heads.named_parameters())
+    heads = dict(task.model.click_tower.labels.named_parameters())
     assert heads and all(p.grad is not None and not p.grad.any() for p in heads.values())
 
 
 def test_without_labels_the_parameters_and_their_draws_are_those_of_before(data: Path) -> None:
     with_, without = (build(config, data).model.state_dict() for config in (with_labels({}), small_config()))
     extra = with_.keys() - without.keys()
-    assert without.keys() <= with_.keys() and all(name.startswith("click_tower.heads.of_") for name in extra)
-    assert len(extra) == 4 and all(value.equal(with_[name]) for name, value in without.items())
+    assert without.keys() <= with_.keys() and all(name.startswith("click_tower.labels.of_") for name in extra)
+    assert len(extra) == 8 and all(value.equal(with_[name]) for name, value in without.items())
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
