@@ -17,6 +17,8 @@ class LabelProbability(NamedTuple):
     """(C,) or (C, K) float, log P(y = 1)."""
     log_no: Tensor
     """(C,) or (C, K) float, log P(y = 0)."""
+    log_stop: Tensor | None = None
+    """(C,) or (C, K) float, of a label that follows another one: log of the probability that this other one is 1, and it is 0."""
 
     @classmethod
     def from_logit(cls, logit: Tensor) -> LabelProbability:
@@ -25,8 +27,8 @@ class LabelProbability(NamedTuple):
 
     def then(self, logit: Tensor) -> LabelProbability:
         """Of a label that may be 1 only where this one is; its logits where this one is 1 are of the same shape."""
-        also, not_also = F.logsigmoid(logit), F.logsigmoid(-logit)
-        return LabelProbability(self.log_yes + also, torch.logaddexp(self.log_no, self.log_yes + not_also))
+        stop = self.log_yes + F.logsigmoid(-logit)
+        return LabelProbability(self.log_yes + F.logsigmoid(logit), torch.logaddexp(self.log_no, stop), stop)
 
     @property
     def logit(self) -> Tensor:
@@ -105,7 +107,8 @@ class LevelMixture(nn.Module):
 
     def mean(self, log_pi: Tensor, by_level: LabelProbability) -> LabelProbability:
         """The same of any label's probability by level, (C, K) float each."""
-        return LabelProbability(*(torch.logsumexp(log_pi + outcome, dim=1) for outcome in by_level))
+        outcomes = (outcome for outcome in by_level if outcome is not None)
+        return LabelProbability(*(torch.logsumexp(log_pi + outcome, dim=1) for outcome in outcomes))
 
 
 def known_level_log_probabilities(log_pi: Tensor, level: Tensor, distribution: Tensor | None = None) -> Tensor:

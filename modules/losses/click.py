@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..inputs import Inputs
@@ -15,8 +16,14 @@ class CrossEntropy(Loss):
     With the label :math:`y`, 0 or 1, and the log probabilities :math:`\log p_1` and :math:`\log p_0` that it is 1 and 0, at the
     logged position: :math:`-(y \log p_1 + (1 - y) \log p_0)`.
 
+    Of a label that follows another one, what the other one's own loss does not tell yet: where that is 1, with its probability
+    :math:`p` and :math:`p_s` that it is 1 and this one is 0, :math:`-(y \log p_1 + (1 - y) \log p_s - \log p)`, and nothing where
+    it is 0. The losses of a chain then add up to the likelihood of how far along it things went. Where the other one is not
+    known, or is 0 and this one is 1, it is the loss as above.
+
     Args:
         label: its name.
+        after: what comes before it; None: nothing does.
 
     Example::
 
@@ -28,12 +35,19 @@ class CrossEntropy(Loss):
         assert torch.allclose(loss.exp(), torch.tensor(2.0))
     """
 
-    def __init__(self, label: str = "click") -> None:
+    def __init__(self, label: str = "click", after: str | None = None) -> None:
         super().__init__()
-        self.label = label
+        self.label, self.after = label, after
 
     def forward(self, predictions: Predictions, inputs: Inputs, labels: dict[str, Label]) -> dict[str, Tensor]:
         """`bce` of the click, `bce_LABEL` of another label."""
         p, y = predictions.logged[self.label], labels[self.label]
-        name = "bce" if self.label == "click" else f"bce_{self.label}"
-        return {name: weighted_mean(-(y.value * p.log_yes + (1 - y.value) * p.log_no), y.weight)}
+        loss = -(y.value * p.log_yes + (1 - y.value) * p.log_no)
+        if self.after is None:
+            return {"bce": weighted_mean(loss, y.weight)}
+        assert p.log_stop is not None
+        before, of_before = labels[self.after], predictions.logged[self.after]
+        further = of_before.log_yes - y.value * p.log_yes - (1 - y.value) * p.log_stop
+        told = (before.weight > 0) & (before.value >= y.value)  # else the log contradicts itself
+        loss = torch.where(told, before.value * further, loss)
+        return {f"bce_{self.label}": weighted_mean(loss, y.weight)}

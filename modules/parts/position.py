@@ -66,8 +66,8 @@ class Examination(nn.Module):
         held = (position == 0) | (position == self.reference)
         seen = F.logsigmoid(logit).masked_fill(held, 0.0)
         unseen = F.logsigmoid(-logit).masked_fill(held, -torch.inf)
-        yes, no = probability
-        return LabelProbability(seen + yes, torch.logaddexp(no, unseen + yes))
+        yes, no, stop = probability
+        return LabelProbability(seen + yes, torch.logaddexp(no, unseen + yes), _where_there(stop, seen))
 
     @torch.no_grad()
     def start_from(self, examination: Sequence[float]) -> None:
@@ -79,3 +79,9 @@ class Examination(nn.Module):
         given = torch.tensor(examination, dtype=self.logit.dtype, device=self.logit.device)
         place = torch.arange(-1, self.num_positions, device=given.device).clamp(0, len(given) - 1)
         self.logit.copy_(given[place].clamp(max=_MOST).logit())
+
+
+# What looks at its inputs stands in a function of its own, which torch.fx leaves whole.
+@torch.fx.wrap
+def _where_there(stop: Tensor | None, seen: Tensor) -> Tensor | None:
+    return None if stop is None else seen + stop

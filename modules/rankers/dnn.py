@@ -27,7 +27,7 @@ class DNN(PartedRanker):
     .. math:: z = \mathrm{Tower}([f_1(x); f_2(x); ...]) + \sum_m s_m(x), \quad P(y = 1 | x, p) = \epsilon_p \, \sigma(z),
 
     and what ranks is :math:`\sigma(z)`. There is no relevance tower: its parts read no `TextReading`. Labels that follow
-    the click share all but the last layer with it (a shared bottom), and their probabilities are a chain, as of `label_chain`.
+    the click have layers of their own on the same features, and their probabilities are a chain, as of `label_chain`.
 
     Args:
         parts: what the tower reads, by name, in order.

@@ -90,7 +90,7 @@ class PRECTR(PartedRanker):
         P(y = 1 | x, p) = \epsilon_p \sum_k \pi_k \, \sigma(z_k),
 
     and what ranks is the same with the position held at its reference, :math:`\epsilon = 1`. Labels that follow the click, as an
-    order follows a cart, have logits :math:`c_k, o_k` of their own on the tower's layers, and a chain at each level:
+    order follows a cart, have logits :math:`c_k, o_k` from layers of their own on the same features, and a chain at each level:
 
     .. math:: P(\mathrm{order} | x, p) = \epsilon_p \sum_k \pi_k \, \sigma(z_k) \, \sigma(c_k) \, \sigma(o_k).
 

@@ -15,7 +15,7 @@ class ClickTower(nn.Module):
 
     With the features :math:`x` of a candidate, optionally crossed layer by layer, :math:`x_{n + 1} = x \odot (W_n V_n x_n + b_n)
     + x_n` with :math:`x_0 = x` (low-rank DCN-V2, arXiv 2008.13535, as TorchRec has it), the logits are
-    :math:`z = W \, \mathrm{MLP}(x_n) + b`, with W and b of each label's own on the same layers.
+    :math:`z = W \, \mathrm{MLP}(x_n) + b`. Each further label has layers of its own, as wide, on the features :math:`x`.
 
     Args:
         in_dim: width of the concatenated inputs.
@@ -46,7 +46,11 @@ class ClickTower(nn.Module):
         self.cross = LowRankCrossNet(in_dim, cross_layers, low_rank=min(64, in_dim)) if cross_layers else None
         self.layers = hidden_layers(in_dim, hidden, dropout)
         self.head = nn.Linear(hidden[-1], num_logits)
-        self.heads = nn.ModuleDict({f"of_{label}": nn.Linear(hidden[-1], num_logits) for label in labels})
+        of_labels = {
+            f"of_{label}": nn.Sequential(hidden_layers(in_dim, hidden, dropout), nn.Linear(hidden[-1], num_logits))
+            for label in labels
+        }
+        self.labels = nn.ModuleDict(of_labels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """The logits of candidates.
@@ -57,7 +61,6 @@ class ClickTower(nn.Module):
         Returns:
             By label, `click` first, (C, num_logits) float.
         """
-        if self.cross is not None:
-            x = self.cross(x)
-        hidden = self.layers(x)
-        return {"click": self.head(hidden)} | {name.removeprefix("of_"): head(hidden) for name, head in self.heads.items()}
+        crossed = self.cross(x) if self.cross is not None else x
+        click = self.head(self.layers(crossed))
+        return {"click": click} | {name.removeprefix("of_"): layers(x) for name, layers in self.labels.items()}

@@ -29,6 +29,7 @@ def build_losses(config: LossesConfig, model: ModelConfig, data: DataConfig) -> 
             raise ConfigError(f"losses.{name}: reads {min(missing)}, which model.kind {model.kind!r} as it is set does not find")
         losses[name] = located("losses", section.built_of).build(data.levels.grades, **section.model_dump(exclude={"weight"}))
         weights[name] = weight
-    for label in data.further_labels if model.predicts_labels else ():
-        losses[f"bce_{label}"], weights[f"bce_{label}"] = CrossEntropy(label), config.labels.get(label, 1.0)
+    for label, settings in data.further_labels.items() if model.predicts_labels else ():
+        losses[f"bce_{label}"] = CrossEntropy(label, settings.after)
+        weights[f"bce_{label}"] = config.labels.get(label, 1.0)
     return losses, weights

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small_run import small_config, write_small_data
-from small_task import batches, build, run
+from small_task import batches, build, outputs_of, run
 from torch.nn import functional as F
 
 from prectr_torchrec.config.run import RunConfig, validate_config
 from prectr_torchrec.config.unused import unused_settings
+from prectr_torchrec.modules import CrossEntropy, Inputs, Label, Predictions, label_chain
 from prectr_torchrec.system.errors import ConfigError
 
 LABELS = {"order": {"after": "cart"}, "cart": {}}
@@ -55,20 +57,43 @@ def test_a_label_is_no_likelier_than_what_it_follows_and_its_head_learns(data: P
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
 
 
-def test_the_loss_of_a_label_is_over_all_candidates_of_which_it_is_known(data: Path) -> None:
+def test_the_losses_of_a_chain_are_the_likelihood_of_how_far_along_it_things_went(data: Path) -> None:
     config = with_labels({}, losses={"labels": {"order": 0.5}})
     task, batch = build(config, data).train(), batches(config, data)[0]
+    outputs = outputs_of(task)
     report = task(batch)[1]
-    for label in LABELS:
-        known, value = batch[f"candidate_{label}_weight"], batch[f"candidate_{label}"]
-        assert 0 < known.sum() < batch.candidate_weight.sum() and not known[batch.candidate_weight == 0].any()
-        clicked = batch["candidate_click"] > 0
-        assert known[~clicked].any()  # what was not clicked teaches too
-        expected = F.binary_cross_entropy_with_logits(report.logged[label], value, known, reduction="sum") / known.sum()
-        torch.testing.assert_close(report.terms[f"bce_{label}"], expected)
+    p = {label: found.log_yes.detach().exp() for label, found in outputs[0].logged.items()}
+    values = {label: batch[f"candidate_{label}"] for label in p}
+    known = {label: batch[f"candidate_{label}_weight"] > 0 for label in p}
+    for label, before in (("cart", "click"), ("order", "cart")):
+        assert 0 < known[label].sum() < (batch.candidate_weight > 0).sum() and not known[label][batch.candidate_weight == 0].any()
+        given = p[label] / p[before]  # where the one before it is known and 1; nothing where it is known and 0
+        conditional = values[before] * F.binary_cross_entropy(given, values[label], reduction="none")
+        of_all = F.binary_cross_entropy(p[label], values[label], reduction="none")
+        rows = torch.where(known[before], conditional, of_all)[known[label]]
+        torch.testing.assert_close(report.terms[f"bce_{label}"], rows.mean())
     others = {name: 1.0 for name in ("bce", "bce_cart")} | {"bce_order": 0.5}
     others |= {"anchor": 0.3, "consistency": 0.3, "load_balance": 0.01, "random_negatives": 0.1}
     torch.testing.assert_close(report.terms["loss"], sum(weight * report.terms[name] for name, weight in others.items()))
+
+
+def chain_loss(click: float, cart: float, click_known: float = 1.0) -> float:
+    """The loss of a cart of probability 1/8, of a candidate that is clicked with 1/2."""
+    chain = label_chain({"click": torch.zeros(1), "cart": torch.tensor([-math.log(3)])}, {"cart": "click"})
+    labels = {
+        "click": Label(torch.tensor([click]), torch.tensor([click_known])),
+        "cart": Label(torch.tensor([cart]), torch.ones(1)),
+    }
+    inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.tensor([0]), torch.ones(1))
+    return float(CrossEntropy("cart", "click")(Predictions(chain, chain), inputs, labels)["bce_cart"])
+
+
+def test_the_loss_of_a_label_by_hand() -> None:
+    assert chain_loss(click=1, cart=1) == pytest.approx(-math.log(1 / 4))
+    assert chain_loss(click=1, cart=0) == pytest.approx(-math.log(3 / 4))
+    assert chain_loss(click=0, cart=0) == 0
+    assert chain_loss(click=0, cart=1) == pytest.approx(-math.log(1 / 8))  # the log contradicts itself
+    assert chain_loss(click=0, cart=0, click_known=0) == pytest.approx(-math.log(7 / 8))
 
 
 def test_padding_and_batches_without_a_known_label_teach_nothing(data: Path) -> None:
@@ -79,15 +104,15 @@ def test_padding_and_batches_without_a_known_label_teach_nothing(data: Path) -> 
     loss, report = task(with_none)
     loss.backward()
     assert report.terms["bce_order"] == report.terms["bce_cart"] == 0 and loss.isfinite()
-    heads = dict(task.model.click_tower.heads.named_parameters())
+    heads = dict(task.model.click_tower.labels.named_parameters())
     assert heads and all(p.grad is not None and not p.grad.any() for p in heads.values())
 
 
 def test_without_labels_the_parameters_and_their_draws_are_those_of_before(data: Path) -> None:
     with_, without = (build(config, data).model.state_dict() for config in (with_labels({}), small_config()))
     extra = with_.keys() - without.keys()
-    assert without.keys() <= with_.keys() and all(name.startswith("click_tower.heads.of_") for name in extra)
-    assert len(extra) == 4 and all(value.equal(with_[name]) for name, value in without.items())
+    assert without.keys() <= with_.keys() and all(name.startswith("click_tower.labels.of_") for name in extra)
+    assert len(extra) == 8 and all(value.equal(with_[name]) for name, value in without.items())
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

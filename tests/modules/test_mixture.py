@@ -109,7 +109,8 @@ def test_a_chain_is_the_product_along_it_at_each_level_by_hand() -> None:
 def test_the_click_of_a_chain_is_what_it_is_without_one_bit_for_bit() -> None:
     log_pi, z = random_inputs()
     alone, beside = LevelMixture()(log_pi, z), label_chain({"click": z, "cart": z, "order": z}, AFTER)["click"]
-    assert all(a.equal(b) for a, b in zip(alone, LevelMixture().mean(log_pi, beside), strict=True))
+    mixed = LevelMixture().mean(log_pi, beside)
+    assert alone.log_yes.equal(mixed.log_yes) and alone.log_no.equal(mixed.log_no) and mixed.log_stop is None
 
 
 def test_both_outcomes_of_a_long_chain_are_those_of_the_naive_product_in_double_precision() -> None:
@@ -121,13 +122,18 @@ def test_both_outcomes_of_a_long_chain_are_those_of_the_naive_product_in_double_
     naive = (log_pi.double().exp() * product).sum(1)
     torch.testing.assert_close(order.log_yes.double(), naive.log(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(order.log_no.double(), torch.log1p(-naive), atol=1e-6, rtol=1e-5)
+    click, cart, never = logits["click"].double(), logits["cart"].double(), -logits["order"].double()
+    stopped = (log_pi.double().exp() * click.sigmoid() * cart.sigmoid() * never.sigmoid()).sum(1)
+    assert order.log_stop is not None
+    torch.testing.assert_close(order.log_stop.double(), stopped.log(), atol=1e-5, rtol=1e-5)
 
 
 def test_extreme_logits_of_a_chain_stay_finite_with_a_gradient_for_every_head() -> None:
     logits = {label: z.requires_grad_() for label, z in chained([300.0, -300.0], [200.0, -200.0], [300.0, -300.0]).items()}
     order = LevelMixture().mean(torch.tensor([[-2000.0, 0.0]]), label_chain(logits, AFTER)["order"])
-    (-order.log_yes - order.log_no).sum().backward()
-    assert all(x.isfinite().all() for x in (*order, order.logit))
+    assert order.log_stop is not None
+    (-order.log_yes - order.log_no - order.log_stop).sum().backward()
+    assert all(x.isfinite().all() for x in (order.log_yes, order.log_no, order.log_stop, order.logit))
     assert all(z.grad is not None and z.grad.isfinite().all() and z.grad.abs().sum() > 0 for z in logits.values())
 
 

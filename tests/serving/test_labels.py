@@ -104,6 +104,20 @@ def test_the_score_is_the_expected_worth_and_what_the_final_ranking_is_measured_
     assert value["worth"] == WORTH and value["captured@3"]["best"] >= value["captured@3"]["score"] > 0
 
 
+def test_what_no_label_tells_of_is_null(job: Job, tmp_path: Path) -> None:
+    paths = ["--predictions", str(tmp_path / "predictions.parquet"), "--metrics", str(tmp_path / "metrics.json")]
+    evaluate(["--run", str(job.run), "--data", str(job.data), "--split", "judgments", *paths])
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert {name: found["labels"]["order"][name] for name in ("positives", "auc", "ndcg@3", "calibration")} == {
+        "positives": 0,
+        "auc": None,
+        "ndcg@3": None,
+        "calibration": None,
+    }
+    assert found["value"]["captured@3"] == dict.fromkeys(("score", "click_probability", "best"))
+    assert "\norder " in format_metrics(found)
+
+
 def test_validation_and_the_log_of_training_have_each_label(job: Job) -> None:
     lines = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert any("bce_order" in line and "bce_cart" in line for line in lines)
