@@ -22,5 +22,5 @@ def test_narrow_rows_and_narrow_communication_learn_as_fp32_does(tmp_path: Path,
     expected = losses.pop("fp32")
     assert losses.keys() == {"fp16 rows", "fp16 vectors", "int8 vectors"}
     for precision, values in losses.items():
-        assert values == pytest.approx(expected, abs=1e-3), precision
+        assert values == pytest.approx(expected, abs=2e-3), precision
         assert values != expected, f"{precision} changed nothing: was it used?"
