@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -127,7 +128,8 @@ def _run_ranks(torchrun_args: list[str]) -> None:
     from torch.distributed.run import parse_args, run
 
     try:
-        run(parse_args(torchrun_args))
+        with _handlers_put_back():
+            run(parse_args(torchrun_args))
     except ChildFailedError as error:
         rank, failure = _cause(error)
         if failure.exitcode == REQUEUE:
@@ -139,6 +141,19 @@ def _run_ranks(torchrun_args: list[str]) -> None:
         raise WorkerError(f"rank {rank} failed ({reason}); its own output is above") from None
     except SignalException as stopped:
         raise SystemExit(REQUEUE if stopped.sigval in SIGNALS else 128 + stopped.sigval) from None
+
+
+@contextlib.contextmanager
+def _handlers_put_back() -> Iterator[None]:
+    """torchrun leaves its handlers of signals behind: this process, and what it forks, would not end by them."""
+    before = {number: signal.getsignal(number) for number in (signal.Signals[name] for name in FORWARDED)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # what is not Python's own cannot be put back
+                    signal.signal(number, handler)
 
 
 def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:

@@ -1,6 +1,7 @@
 """Columns exchanged at random, on a small trained run that reads columns of every kind."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,7 +145,9 @@ def test_clicks_of_one_class_have_no_importance() -> None:
 def test_ranks_measure_every_row_once(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--run", str(run), "--data", str(data), "--out", str(data.parent / "one.json")])
     assert "candidate_price" in capsys.readouterr().out
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)]
     launch("importance", ["--run", str(run), "--data", str(data)], 2)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)] == handlers
     one, two = (json.loads(p.read_text(encoding="utf-8")) for p in (data.parent / "one.json", run / "importance-test.json"))
     assert (one["rows"], one["requests"], one["columns"].keys()) == (two["rows"], two["requests"], two["columns"].keys())
     assert one["auc"] == pytest.approx(two["auc"], abs=1e-6)
