@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,19 +76,21 @@ def demo(out: Path) -> None:
         text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
         _train(out, name, RUNS[name], samples, run, *text)
         _evaluate(out, name, run, samples, candidates, oracle)
-    runs = {"prectr_v2 with effects": with_effects(out, runs["prectr_v2"], samples, candidates, oracle), **runs}
+    lengths = [f"--set=data.{name}={getattr(config.data, name)}" for name in ("history_length", "peer_length")]
+    fused = with_effects(out, runs["prectr_v2"], samples, candidates, oracle, lengths)
+    runs = {"prectr_v2 with effects": fused, **runs}
     runs |= baselines(out, samples, candidates, oracle)
     _say(f"8/8  report -> {report}")
     write_report(report, runs, title="PRECTR on a simulated search log")
     _say(f"done: open {report}; curves: tensorboard --logdir {out / 'runs'}")
 
 
-def with_effects(out: Path, ranker: Path, samples: Path, candidates: Path, oracle: Path) -> Path:
-    """The run of a ranker fused with mixed effects, which infer each user from their past events."""
+def with_effects(out: Path, ranker: Path, samples: Path, candidates: Path, oracle: Path, settings: Sequence[str] = ()) -> Path:
+    """The run of a ranker fused with mixed effects, which infer each user from their past events; `settings`: of the samples."""
     mixed, fused = (out / "runs" / name for name in ("mixed_effects", "fused"))
     if (fused / "metrics-candidates.json").exists():
         return fused
-    _train(out, "mixed effects", "mixed", samples, mixed)
+    _train(out, "mixed effects", "mixed", samples, mixed, "--", *settings)
     with_sums = [out / f"{folder.name}_effects" for folder in (samples, candidates)]
     _say(f"6/8  sums over each user's past events -> {', '.join(map(str, with_sums))}; both rankers in one -> {fused}")
     for folder, written in zip((samples, candidates), with_sums, strict=True):
