@@ -76,13 +76,17 @@ def demo(out: Path) -> None:
         text = ("--", f"--set=text.path={student.absolute()}") if name in WITH_TEXT else ()
         _train(out, name, RUNS[name], samples, run, *text)
         _evaluate(out, name, run, samples, candidates, oracle)
-    lengths = [f"--set=data.{name}={getattr(config.data, name)}" for name in ("history_length", "peer_length")]
-    fused = with_effects(out, runs["prectr_v2"], samples, candidates, oracle, lengths)
+    fused = with_effects(out, runs["prectr_v2"], samples, candidates, oracle, lengths(config.data))
     runs = {"prectr_v2 with effects": fused, **runs}
     runs |= baselines(out, samples, candidates, oracle)
     _say(f"8/8  report -> {report}")
     write_report(report, runs, title="PRECTR on a simulated search log")
     _say(f"done: open {report}; curves: tensorboard --logdir {out / 'runs'}")
+
+
+def lengths(data: DataConfig) -> list[str]:
+    """Settings of a ranker that is not of the demo's size, so that it reads the demo's samples."""
+    return [f"--set=data.{name}={getattr(data, name)}" for name in ("history_length", "peer_length")]
 
 
 def with_effects(out: Path, ranker: Path, samples: Path, candidates: Path, oracle: Path, settings: Sequence[str] = ()) -> Path:
