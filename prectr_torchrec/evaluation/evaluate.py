@@ -28,7 +28,7 @@ from prectr_torchrec.evaluation.measures import measure
 from prectr_torchrec.evaluation.measures_text import format_metrics
 from prectr_torchrec.evaluation.part_columns import part_columns
 from prectr_torchrec.evaluation.prediction_parts import merge_parts, parts_folder, write_part
-from prectr_torchrec.evaluation.scoring import default_split, score
+from prectr_torchrec.evaluation.scoring import default_split, score, scoring_parser
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.runs.workspace import remove, replace_text
 from prectr_torchrec.system.locks import file_lock
@@ -145,11 +145,7 @@ def _barrier(world_size: int) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="prectr evaluate", description="Scores a split with a trained run and measures it.")
-    parser.add_argument("--run", type=unambiguous, required=True, help="run directory")
-    parser.add_argument("--data", type=unambiguous, required=True, help="prepared folder with the split")
-    parser.add_argument("--split", help="default: test, or candidates where there is no test")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or the name of one that is kept")
+    parser = scoring_parser("evaluate", "Scores a split with a trained run and measures it.")
     parser.add_argument(
         "--predictions", type=unambiguous, help="Parquet file to write; default: predictions-<split>.parquet in the run"
     )

@@ -19,23 +19,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec import metrics as m
-from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.data.reader.batch import SearchBatch
-from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
-from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.evaluation.bootstrap import Array, Measure, auc, paired_differences
 from prectr_torchrec.evaluation.evaluate import write_json
 from prectr_torchrec.evaluation.measures_text import aligned, interval, number
 from prectr_torchrec.evaluation.permuted_columns import columns_of, permuted
-from prectr_torchrec.evaluation.scoring import default_split
+from prectr_torchrec.evaluation.scoring import default_split, open_split, scoring_parser
 from prectr_torchrec.modules import Inputs, RankingModel
-from prectr_torchrec.runs.layout import CONFIG, load_run
+from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.system.paths import check_arguments, unambiguous
-from prectr_torchrec.training.sharded import build_sharded, evaluate_batches
 
 
 class Rows(NamedTuple):
@@ -80,40 +75,22 @@ def score_permuted(run: Path, data: Path, split: str, checkpoint: str, process: 
     Raises:
         ValueError: batches of one request, within which nothing can be exchanged.
     """
-    config = load_run(run)
-    if config.batch.requests < 2:
+    if load_run(run).batch.requests < 2:
         raise ValueError(
             f"{run}: batch.requests is 1, and columns are exchanged among the requests of a batch; train with 2 or more"
         )
-    largest = int(read_manifest(data, config.data, run / CONFIG)["max_candidates"])
-    check_findings(data, run, load_manifest(run))
-    checkpoints = Checkpoints(run)
-    checkpoints.check(checkpoints.path(checkpoint))
-    model, optimizers, _ = build_sharded(config, run, process)
-    checkpoints.load(checkpoint, {"model": model})
-    reader = SearchReader(
-        config,
-        data,
-        split,
-        run / TOKENIZER,
-        rank=process.rank,
-        world_size=process.world_size,
-        candidates=max(config.batch.candidates, largest),
-    )
+    config, model, batches = open_split(run, data, split, checkpoint, process)
     ranker: RankingModel = model.module.model
     seen: list[Inputs] = []
     hook = ranker.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
     collected: list[Rows] = []
-    for batch, _ in evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0))):
+    for batch, _ in batches:
         inputs = seen.pop()
-        seen.clear()
         logits = {"": _logits(ranker, inputs)}
         for name, column in columns_of(inputs, config.features).items():
             at = zlib.crc32(f"{seed} {process.rank} {len(collected)} {name}".encode())
             logits[name] = _logits(ranker, permuted(inputs, column, torch.Generator().manual_seed(at)))
         collected.append(_labelled(batch, logits))
-        seen.clear()
     hook.remove()
     return _joined(collected)
 
@@ -159,7 +136,8 @@ def gathered(rows: Rows, process: Process) -> Rows | None:
 
 
 def _logits(ranker: RankingModel, inputs: Inputs) -> torch.Tensor:
-    return ranker(inputs).ranking["click"].logit
+    """By `forward` itself, past the hook."""
+    return ranker.forward(inputs).ranking["click"].logit
 
 
 def _labelled(batch: SearchBatch, logits: Mapping[str, torch.Tensor]) -> Rows:
@@ -176,11 +154,7 @@ def _joined(parts: Sequence[Rows]) -> Rows:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="prectr importance", description="Measures what each column is worth to a run.")
-    parser.add_argument("--run", type=unambiguous, required=True, help="run directory")
-    parser.add_argument("--data", type=unambiguous, required=True, help="prepared folder with the split")
-    parser.add_argument("--split", help="default: test, or candidates where there is no test")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or the name of one that is kept")
+    parser = scoring_parser("importance", "Measures what each column is worth to a run.")
     parser.add_argument("--out", type=unambiguous, help="JSON file to write; default: importance-<split>.json in the run")
     parser.add_argument("--seed", type=int, default=0, help="of the exchanges")
     check_arguments(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -10,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
@@ -22,6 +25,7 @@ from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.evaluation.predictions import Rows
 from prectr_torchrec.modules import RankingModel, ReportedPart
 from prectr_torchrec.runs.layout import CONFIG, load_run
+from prectr_torchrec.system.paths import unambiguous
 from prectr_torchrec.training.sharded import build_sharded, evaluate_batches
 from prectr_torchrec.training.task import StepReport
 
@@ -29,6 +33,49 @@ from prectr_torchrec.training.task import StepReport
 def default_split(data: Path) -> str:
     """What is scored where no split is named: `test`, or `candidates` where there is no test."""
     return "test" if (data / "test").is_dir() else "candidates"
+
+
+def scoring_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """With the arguments of every job that scores a split of a prepared folder with a run."""
+    parser = argparse.ArgumentParser(prog=f"prectr {command}", description=description)
+    parser.add_argument("--run", type=unambiguous, required=True, help="run directory")
+    parser.add_argument("--data", type=unambiguous, required=True, help="prepared folder with the split")
+    parser.add_argument("--split", help="default: test, or candidates where there is no test")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or the name of one that is kept")
+    return parser
+
+
+class OpenedSplit(NamedTuple):
+    """A split, and the trained model that scores it."""
+
+    config: RunConfig
+    """The run's."""
+    model: DistributedModelParallel
+    """Of a `RankingTask`."""
+    batches: Iterator[tuple[SearchBatch, StepReport]]
+    """This rank's share, scored when they are asked for; collective."""
+
+
+def open_split(run: Path, data: Path, split: str, checkpoint: str, process: Process) -> OpenedSplit:
+    """Loads a run's checkpoint and opens a split for it, after checking that they fit; collective. Arguments as of `score`."""
+    config = load_run(run)
+    largest = int(read_manifest(data, config.data, run / CONFIG)["max_candidates"])
+    check_findings(data, run, load_manifest(run))
+    checkpoints = Checkpoints(run)
+    checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
+    model, optimizers, _ = build_sharded(config, run, process)
+    checkpoints.load(checkpoint, {"model": model})
+    reader = SearchReader(
+        config,
+        data,
+        split,
+        run / TOKENIZER,
+        rank=process.rank,
+        world_size=process.world_size,
+        candidates=max(config.batch.candidates, largest),
+    )
+    pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
+    return OpenedSplit(config, model, evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0))))
 
 
 class Scored(NamedTuple):
@@ -54,27 +101,10 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
     Returns:
         Rows as of `predictions.Rows`, and with `logit` (n,) float32, the position at its reference, and `position` (n,) int64.
     """
-    config = load_run(run)
-    largest = int(read_manifest(data, config.data, run / CONFIG)["max_candidates"])
-    check_findings(data, run, load_manifest(run))
-    checkpoints = Checkpoints(run)
-    checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
-    model, optimizers, _ = build_sharded(config, run, process)
-    checkpoints.load(checkpoint, {"model": model})
+    config, model, batches = open_split(run, data, split, checkpoint, process)
     ranker: RankingModel = model.module.model
     ranker.reports_parts = True
     model.module.hides_all_grades = hide_grades
-    reader = SearchReader(
-        config,
-        data,
-        split,
-        run / TOKENIZER,
-        rank=process.rank,
-        world_size=process.world_size,
-        candidates=max(config.batch.candidates, largest),
-    )
-    pipeline = TrainPipelineSparseDist(model, optimizers.combined, process.device)
-    batches = evaluate_batches(pipeline, model, reader, agree_on_batches(reader.num_batches(0)))
     return Scored(ranker, (_rows(batch, report, ranker.reported, config.score) for batch, report in batches))
 
 

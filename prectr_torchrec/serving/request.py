@@ -38,7 +38,7 @@ class RequestSchema:
     """
 
     def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None, labels: Sequence[str] = ()) -> None:
-        self._arrow, self._labels = sample_schema(data), labels[: len(labels) * (len(labels) > 1)]
+        self._arrow, self._labels = sample_schema(data), labels if len(labels) > 1 else ()
         self._query_is_id = (id_kinds or {}).get("query_id") == "normalised"
         fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]
         self._fields = {field.name: field for field in fields if field.column.served}
