@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from prectr_torchrec.baselines.declared_features import DeclaredFeatures, Features
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
 from prectr_torchrec.config.columns import IdColumn
@@ -20,7 +21,6 @@ from prectr_torchrec.data.levels import grade_levels, unpack_levels
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
 from prectr_torchrec.data.reader.flat import Columns
 
-Features = dict[str, NDArray[np.float32]]
 _SMOOTHING = 5.0
 """Examined events that a rate starts with."""
 _EVENT = ("item_id", "click", "position", "relevance")
@@ -72,13 +72,20 @@ class CandidateFeatures:
         texts: texts of the folder that is trained on.
         grades: what predicts a grade from the texts.
         usual: what clicks are held against.
+        declared: of the columns that the log declares, but for ids.
         categories: column -> its known values, sorted; value k becomes category k, others are missing.
     """
 
     def __init__(
-        self, data: DataConfig, texts: TextPairs, grades: TextGrades, usual: UsualRates, categories: dict[str, NDArray[np.int64]]
+        self,
+        data: DataConfig,
+        texts: TextPairs,
+        grades: TextGrades,
+        usual: UsualRates,
+        declared: DeclaredFeatures,
+        categories: dict[str, NDArray[np.int64]],
     ) -> None:
-        self._data, self._texts, self._grades, self._usual = data, texts, grades, usual
+        self._data, self._texts, self._grades, self._usual, self._declared = data, texts, grades, usual, declared
         self.categories = categories
 
     @staticmethod
@@ -94,7 +101,8 @@ class CandidateFeatures:
         names += [f"{family}_{name}" for family in ("history", "peer") for name in (*_EVENT, *data.ids_of("items"))]
         names += [f"candidate_{name}" for name in ("item_id", "title", "position", "click", "relevance", "predicted", *COUNTED)]
         request = ["request_id", "user_id", "query_id", "query", "user_events", "user_query_events", "query_events"]
-        return [*request, "history_query_id", "history_title", *names, *CandidateFeatures.category_columns(data)]
+        declared = [*DeclaredFeatures.columns(data), *CandidateFeatures.category_columns(data)]
+        return [*request, "history_query_id", "history_title", *names, *declared]
 
     def __call__(self, columns: Columns, hidden: NDArray[np.bool_]) -> Features:
         """The features of all candidates.
@@ -116,6 +124,7 @@ class CandidateFeatures:
         for family in ("history", "peer"):
             features |= self._same(columns, family, request)
         features["title_taste"] = self._title_taste(columns, request)
+        features |= self._declared(columns, request)
         features |= {name: self._category(columns, name, request) for name in self.categories}
         return features
 

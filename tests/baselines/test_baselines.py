@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -244,16 +243,9 @@ def test_an_unknown_setting_is_named_with_the_nearest_one(kind: Any, near: str, 
         run_baseline(kind, log / "samples", tmp_path, overrides=[f"{near}s=3"])
 
 
-def test_trees_without_lightgbm_name_the_extra_to_install(log: Path, tmp_path: Path) -> None:
-    """In a process that has all packages but this one."""
-    links = tmp_path / "site"
-    links.mkdir()
-    for package in Path(pa.__file__).parents[1].iterdir():
-        if not package.name.startswith("lightgbm"):
-            (links / package.name).symlink_to(package)
-    code = "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]; sys.path.append(sys.argv.pop(1)); "
-    code += "from prectr_torchrec.cli.main import main; main()"
-    arguments = ["baseline", "trees", "--data", str(log / "samples"), "--run", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", code, str(links), *arguments], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "lightgbm is not installed; pip install 'prectr-torchrec[trees]'" in done.stderr
+def test_trees_without_lightgbm_name_the_extra_to_install(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trees", "boosting"):
+        monkeypatch.delitem(sys.modules, f"prectr_torchrec.baselines.{name}")
+    monkeypatch.setitem(sys.modules, "lightgbm", None)  # as of a package that is not there
+    with pytest.raises(ValueError, match=r"lightgbm is not installed; pip install 'prectr-torchrec\[trees\]'"):
+        run_baseline("trees", log / "samples", tmp_path / "run")
