@@ -31,6 +31,10 @@ def simulate(
     position: Multiplier = 1.0,
     price: Multiplier = 0.0,
     tags: Multiplier = 0.0,
+    rating: Multiplier = 0.0,
+    image: Multiplier = 0.0,
+    context: Multiplier = 0.0,
+    engine: Multiplier = 0.0,
     labels: Annotated[
         float, typer.Option(min=0, help="Multiplier of what carts and orders depend on; 0: the log has none, and no times.")
     ] = 0.0,
@@ -53,6 +57,10 @@ def simulate(
         position=position,
         price=price,
         tags=tags,
+        rating=rating,
+        image=image,
+        context=context,
+        engine=engine,
         labels=labels,
     )
     counts = meta["counts"]

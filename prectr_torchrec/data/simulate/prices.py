@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prectr_torchrec.data.simulate.catalogue import Floats, Ints
+from prectr_torchrec.data.simulate.catalogue import Floats
+from prectr_torchrec.data.simulate.planted import Planted, Rows
 
 MEDIAN, SPREAD = 30.0, 0.7
 """Of prices, and the deviation of their logarithm."""
@@ -19,7 +20,7 @@ MINDED, DIFFERENCE = 0.6, 0.6
 
 
 @dataclass(frozen=True)
-class Prices:
+class Prices(Planted):
     """Of I items and U users."""
 
     price: Floats
@@ -29,12 +30,10 @@ class Prices:
     sensitivity: Floats
     """(U,) logits that a deviation of the log price costs; below 0: who looks for what is dear."""
 
-    def effect(self, user: Ints, item: Ints) -> Floats:
-        """(R, C) logits of users (R,) and items (R, C)."""
-        return -self.sensitivity[user][:, None] * self.dearness[item]
+    def effect(self, rows: Rows) -> Floats:
+        return -self.sensitivity[rows.user][:, None] * self.dearness[rows.item]
 
-    def columns(self) -> dict[str, Any]:
-        """What the items have: `price`."""
+    def item_columns(self) -> dict[str, Any]:
         return {"price": pa.array(self.price, from_pandas=True)}
 
 

@@ -3,20 +3,22 @@
 Users u search queries q at times t; the logging ranker shows items i at positions p; a click is examination times attraction:
 
     P(click) = p^(-0.5 a_position) * sigmoid(z)
-    z        = b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i + a_price price_ui + a_tags tags_ui
+    z        = b + s_uq (relevance - r0) + a_taste taste_ui + a_quality quality_i + sum_k a_k effect_k
     s_uq     = max(0, s0 + a_strictness user_strictness_u + a_query query_strictness_q)
 
-The multipliers a are 1 by default, but 0 for prices, tags and labels, without which the log has none; 0 switches an effect
-off. They change clicks and nothing else, and that of labels what follows the clicks (`purchases.py`): the catalogue, the users,
-the requests and what was shown stay the same for a seed. Every file says that it is simulated.
+The multipliers a are 1 by default; 0 switches an effect off. Those of columns of a log's own (k: price, tags, rating, image,
+context, engine) and of labels are 0 by default, without which the log has none. They change clicks and nothing else, and that
+of labels what follows the clicks (`purchases.py`): the catalogue, the users, the requests and what was shown stay the same
+for a seed. Every file says that it is simulated.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,23 +26,39 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.data.simulate.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
+from prectr_torchrec.data.simulate.contexts import draw_contexts
+from prectr_torchrec.data.simulate.engines import draw_engine
+from prectr_torchrec.data.simulate.images import draw_images
+from prectr_torchrec.data.simulate.planted import Planted, Rows
 from prectr_torchrec.data.simulate.prices import Prices, draw_prices
 from prectr_torchrec.data.simulate.purchases import Purchases, draw_labels, draw_purchases
-from prectr_torchrec.data.simulate.tags import Tags, draw_tags
+from prectr_torchrec.data.simulate.ratings import draw_ratings
+from prectr_torchrec.data.simulate.searches import CANDIDATES, DAYS, START, Requests, draw_requests, searched
+from prectr_torchrec.data.simulate.tags import draw_tags
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
 
-Planted = dict[str, Prices | Tags]
-"""What columns of a log's own do to clicks, by the name of the multiplier."""
-
-START = 1767225600  # 2026-01-01, UTC
-DAYS = 30
 TEST_SHARE = 0.1
 TEST_FROM = START + round(DAYS * 86400 * (1 - TEST_SHARE))
-CANDIDATES = 14
-SHOWN = 6
 BIAS, SLOPE, CENTRE = -0.9, 2.2, 7 / 3  # b, s0, r0
 TASTE_DIRECTIONS = 4
+
+
+class OwnColumns(TypedDict, total=False):
+    """Multipliers of effects that come with columns; where one is 0, the log lacks them."""
+
+    price: float
+    """Of what users mind about prices: `price` of items, which some lack."""
+    tags: float
+    """Of what tags are worth, to all and to each user: `tags` of items."""
+    rating: float
+    """Of how good items are: `rating` of items, which some lack."""
+    image: float
+    """Of what users like of the items' looks: vectors `image`, which some items lack."""
+    context: float
+    """Of device and hour: `device` and `hour` of impressions."""
+    engine: float
+    """Of what the logging engine alone knows: `engine_score` of impressions."""
 
 
 @dataclass(frozen=True)
@@ -57,22 +75,6 @@ class Effects:
     """(I, TASTE_DIRECTIONS), from the brand and the words of the title."""
     quality: Floats
     """(I,)"""
-
-
-@dataclass(frozen=True)
-class Requests:
-    """R requests in the order of time, each with CANDIDATES candidates."""
-
-    timestamp: Ints
-    """(R,) seconds."""
-    user: Ints
-    """(R,)"""
-    query: Ints
-    """(R,)"""
-    candidates: Ints
-    """(R, CANDIDATES) columns of the query's pool."""
-    position: Ints
-    """(R, CANDIDATES) from 1; 0: not shown."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,8 @@ def simulate(
     taste: float = 1.0,
     quality: float = 1.0,
     position: float = 1.0,
-    price: float = 0.0,
-    tags: float = 0.0,
     labels: float = 0.0,
+    **columns: Unpack[OwnColumns],
 ) -> dict[str, Any]:
     """Writes a simulated log: `raw/` as a shop would have it, `eval/` with the oracle, and `meta.json` (last).
 
@@ -115,9 +116,8 @@ def simulate(
         strictness, query_strictness: multipliers of the users' and of the queries' strictness about relevance.
         taste, quality: of the users' taste in brands and title words, and of the items' quality.
         position: of the exponent with which examination falls with the position.
-        price: of what users mind about prices; where it is not 0, items have a `price`, which some lack.
-        tags: of what tags are worth, to all and to each user; where it is not 0, items have `tags`.
         labels: of what carts and orders depend on; where it is not 0, impressions have both, and times of what happened.
+        columns: multipliers of columns of the log's own.
 
     Returns:
         The contents of `meta.json`: settings, counts and `test_from_timestamp`.
@@ -127,18 +127,20 @@ def simulate(
     """
     multipliers = {"strictness": strictness, "query_strictness": query_strictness, "taste": taste, "quality": quality}
     sizes = {"requests": requests, "users": users, "queries": queries, "items": items}
-    multipliers |= {name: value for name, value in (("price", price), ("tags", tags), ("labels", labels)) if value}
+    optional = cast("dict[str, float]", {**columns, "labels": labels})
+    multipliers |= {name: optional[name] for name in (*OwnColumns.__annotations__, "labels") if optional.get(name)}
     _check(sizes, {**multipliers, "position": position})
     # a stream for each part, so that no part's draws move another's
-    streams = [np.random.default_rng([seed, part]) for part in range(9)]
-    catalogue, planted = make_catalogue(streams[0], items, queries), _plant(multipliers, streams[5:], items, users)
-    effects, log = _draw_effects(streams[1], catalogue, users), _draw_requests(streams[2], catalogue, requests, users)
+    streams = [np.random.default_rng([seed, part]) for part in range(13)]
+    catalogue = make_catalogue(streams[0], items, queries)
+    effects, log = _draw_effects(streams[1], catalogue, users), draw_requests(streams[2], catalogue, requests, users)
+    planted = _plant(multipliers, [*streams[5:7], *streams[9:]], catalogue, log, users)
     probability = attraction(catalogue, effects, log, multipliers, planted)
     click = _draw_clicks(streams[3], log.position, probability, position)
     purchases = _plant_purchases(streams[7], labels, items, planted)
     ids = Ids(*(streams[4].integers(1, 2**63 - 1, n) for n in (users, queries, items)))
     tables = {
-        "raw/impressions": _impressions(catalogue, log, click, ids, streams[8], purchases),
+        "raw/impressions": _impressions(catalogue, log, click, ids, streams[8], planted, purchases),
         "raw/items": _items(catalogue, ids, planted),
         "raw/queries": {"query_id": ids.query, "query": catalogue.queries},
         **_judgment_tables(streams[4], catalogue, ids),
@@ -148,13 +150,23 @@ def simulate(
     return _write_tables(out, tables, settings, clicks=int(click.sum()))
 
 
-def _plant(multipliers: dict[str, float], streams: list[np.random.Generator], items: int, users: int) -> Planted:
-    """Those of prices and tags that there are."""
-    planted: Planted = {"price": draw_prices(streams[0], items, users)} if "price" in multipliers else {}
-    return planted | ({"tags": draw_tags(streams[1], items, users)} if "tags" in multipliers else {})
+def _plant(
+    multipliers: dict[str, float], streams: list[np.random.Generator], catalogue: Catalogue, log: Requests, users: int
+) -> dict[str, Planted]:
+    """The effects of a log's own columns that are not switched off, by their multipliers' names."""
+    items = len(catalogue.item_attributes)
+    draw: dict[str, Callable[[np.random.Generator], Planted]] = {
+        "price": lambda rng: draw_prices(rng, items, users),
+        "tags": lambda rng: draw_tags(rng, items, users),
+        "rating": lambda rng: draw_ratings(rng, items),
+        "image": lambda rng: draw_images(rng, items, users),
+        "context": lambda rng: draw_contexts(rng, log.timestamp, catalogue.item_attributes[:, 0]),
+        "engine": lambda rng: draw_engine(rng, catalogue.grades[log.query[:, None], log.candidates]),
+    }
+    return {name: draw[name](rng) for name, rng in zip(draw, streams, strict=True) if name in multipliers}
 
 
-def _plant_purchases(rng: np.random.Generator, strength: float, items: int, planted: Planted) -> Purchases | None:
+def _plant_purchases(rng: np.random.Generator, strength: float, items: int, planted: dict[str, Planted]) -> Purchases | None:
     """None: there are none."""
     prices = planted.get("price")
     dearness = prices.dearness if isinstance(prices, Prices) else None
@@ -173,7 +185,7 @@ def _examination(position: Ints, exponent: float) -> Floats:
 def _draw_judged(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which pairs of queries and items are judged, and which are of queries that nobody searches for."""
     judged = rng.random(shape) < 0.9
-    return judged, np.broadcast_to(np.arange(shape[0])[:, None] >= _searched(shape[0]), shape)
+    return judged, np.broadcast_to(np.arange(shape[0])[:, None] >= searched(shape[0]), shape)
 
 
 def _write_tables(out: Path, tables: dict[str, dict[str, Any]], settings: dict[str, float], *, clicks: int) -> dict[str, Any]:
@@ -194,7 +206,11 @@ def _write_tables(out: Path, tables: dict[str, dict[str, Any]], settings: dict[s
 
 
 def attraction(
-    catalogue: Catalogue, effects: Effects, log: Requests, multipliers: dict[str, float], planted: Planted | None = None
+    catalogue: Catalogue,
+    effects: Effects,
+    log: Requests,
+    multipliers: dict[str, float],
+    planted: dict[str, Planted] | None = None,
 ) -> Floats:
     """The click probability at position 1 of every candidate of every request, (R, CANDIDATES)."""
     item = catalogue.pool[log.query[:, None], log.candidates]
@@ -203,8 +219,9 @@ def attraction(
     slope = np.maximum(0, SLOPE + multipliers["strictness"] * user + multipliers["query_strictness"] * query)
     logit = BIAS + slope[:, None] * (relevance - CENTRE)
     logit += multipliers["taste"] * _taste(effects, log.user, item) + multipliers["quality"] * effects.quality[item]
+    rows = Rows(np.arange(len(item)), log.user, item)
     for name, effect in (planted or {}).items():
-        logit += multipliers[name] * effect.effect(log.user, item)
+        logit += multipliers[name] * effect.effect(rows)
     return 1 / (1 + np.exp(-logit))
 
 
@@ -226,47 +243,10 @@ def _draw_effects(rng: np.random.Generator, catalogue: Catalogue, users: int) ->
     return Effects(strictness, by_query, user_taste, item_taste, rng.normal(0, 0.6, len(brand)))
 
 
-def _draw_requests(rng: np.random.Generator, catalogue: Catalogue, requests: int, users: int) -> Requests:
-    """Who searches what when, and what the logging ranker shows: the best six by noisy relevance that pass its filter."""
-    activity = rng.lognormal(0, 1.4, users)
-    arrival = np.where(rng.random(users) < 0.12, rng.random(users), 0)
-    user = rng.choice(users, size=requests, p=activity / activity.sum())
-    time = arrival[user] + (1 - arrival[user]) * rng.random(requests)
-    order = np.argsort(time, kind="stable")
-    user, time = user[order], time[order]
-    query = _draw_searches(rng, len(catalogue.queries), time)
-
-    candidates = np.argsort(rng.random((requests, catalogue.pool.shape[1])), axis=1)[:, :CANDIDATES]
-    score = catalogue.grades[query[:, None], candidates] + rng.normal(0, 0.45, candidates.shape)
-    passed = score >= np.minimum(1.6, score.max(axis=1, keepdims=True))
-    at_random = rng.random(requests) < 0.05
-    score = np.where(at_random[:, None], rng.random(candidates.shape), score)
-    rank = np.argsort(np.argsort(-score, axis=1), axis=1)
-    position = np.where((passed | at_random[:, None]) & (rank < SHOWN), rank + 1, 0)
-    return Requests(START + (time * DAYS * 86400).astype(np.int64), user, query, candidates, position)
-
-
-def _draw_searches(rng: np.random.Generator, queries: int, time: Floats) -> Ints:
-    """The query of each request: a few heads and a long tail, some of it first searched late, and the last tenth never."""
-    searched = _searched(queries)
-    popularity = 1 / (5 + np.arange(searched)) ** 0.8
-    arrival = np.where(rng.random(searched) < 0.2, rng.random(searched), 0)
-    arrival[0] = 0
-    query = rng.choice(searched, size=len(time), p=popularity / popularity.sum())
-    popularity = popularity * (arrival == 0)
-    instead = rng.choice(searched, size=len(time), p=popularity / popularity.sum())
-    return np.where(arrival[query] > time, instead, query)
-
-
-def _searched(queries: int) -> int:
-    """How many of the queries are ever searched: all but the last tenth."""
-    return queries - queries // 10
-
-
-def _items(catalogue: Catalogue, ids: Ids, planted: Planted) -> dict[str, Any]:
+def _items(catalogue: Catalogue, ids: Ids, planted: dict[str, Planted]) -> dict[str, Any]:
     category, brand = (catalogue.item_attributes[:, place] + 1 for place in (0, 5))
     columns = {"item_id": ids.item, "title": catalogue.titles, "category_id": category, "brand_id": brand}
-    return columns | {name: values for effect in planted.values() for name, values in effect.columns().items()}
+    return columns | {name: values for effect in planted.values() for name, values in effect.item_columns().items()}
 
 
 def _impressions(
@@ -275,6 +255,7 @@ def _impressions(
     click: NDArray[np.bool_],
     ids: Ids,
     rng: np.random.Generator,
+    planted: dict[str, Planted],
     purchases: Purchases | None,
 ) -> dict[str, Any]:
     request, column = np.nonzero(log.position)
@@ -292,6 +273,8 @@ def _impressions(
         "position": log.position[request, column],
         "click": click[request, column].astype(np.int64),
     }
+    for effect in planted.values():
+        columns |= effect.impression_columns(request, column)
     if purchases is None:
         return columns
     chances = purchases.chances(item, catalogue.grades[query, place] - CENTRE)
@@ -319,7 +302,7 @@ def _oracle(
     probability: Floats,
     exponent: float,
     ids: Ids,
-    planted: Planted,
+    planted: dict[str, Planted],
     purchases: Purchases | None,
 ) -> dict[str, Any]:
     """Every candidate of the test requests, shown or not, with its true probability and what that is made of."""
@@ -340,7 +323,8 @@ def _oracle(
         "taste": _taste(effects, user, item).ravel(),
         "quality": effects.quality[item].ravel(),
     }
-    oracle |= {f"{name}_effect": effect.effect(user, item).ravel() for name, effect in planted.items()}
+    rows = Rows(test, user, item)
+    oracle |= {f"{name}_effect": effect.effect(rows).ravel() for name, effect in planted.items()}
     if purchases is not None:
         cart, order = (chance.ravel() for chance in purchases.chances(item, relevance - CENTRE))
         oracle["cart_probability"] = oracle["probability"] * cart

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prectr_torchrec.data.simulate.catalogue import Floats, Ints
+from prectr_torchrec.data.simulate.catalogue import Floats
+from prectr_torchrec.data.simulate.planted import Planted, Rows
 
 TAGS = tuple(
     "new sale eco premium handmade imported outdoor kids gift limited classic compact refurbished bundle local vegan".split()
@@ -21,7 +22,7 @@ WORTH, LIKING = 0.6, 0.6
 
 
 @dataclass(frozen=True)
-class Tags:
+class Tags(Planted):
     """Of I items, U users and T tags."""
 
     tagged: NDArray[np.bool_]
@@ -31,13 +32,12 @@ class Tags:
     liking: Floats
     """(U, T) logits that a tag adds for a user."""
 
-    def effect(self, user: Ints, item: Ints) -> Floats:
-        """(R, C) logits of users (R,) and items (R, C): the mean of the item's tags, 0 without any."""
-        worth = np.einsum("rct,rt->rc", self.tagged[item], self.worth + self.liking[user])
-        return np.asarray(worth / np.maximum(self.tagged[item].sum(2), 1))
+    def effect(self, rows: Rows) -> Floats:
+        """The mean of the item's tags, 0 without any."""
+        worth = np.einsum("rct,rt->rc", self.tagged[rows.item], self.worth + self.liking[rows.user])
+        return np.asarray(worth / np.maximum(self.tagged[rows.item].sum(2), 1))
 
-    def columns(self) -> dict[str, Any]:
-        """What the items have: `tags`, lists of text."""
+    def item_columns(self) -> dict[str, Any]:
         return {"tags": pa.array([[TAGS[tag] for tag in np.flatnonzero(row)] for row in self.tagged])}
 
 

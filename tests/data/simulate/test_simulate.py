@@ -15,6 +15,7 @@ from prectr_torchrec.data.simulate.simulate import BIAS, CENTRE, SLOPE, simulate
 
 SMALL: dict[str, Any] = {"requests": 600, "users": 60, "queries": 50, "items": 400, "seed": 3}
 FILES = ("raw/impressions", "raw/items", "raw/queries", "raw/judgments", "eval/oracle", "eval/judgments_unseen_queries")
+PLANTED = ("price", "tags", "rating", "image", "context", "engine")
 MULTIPLIERS = ("strictness", "query_strictness", "taste", "quality")
 
 
@@ -169,37 +170,90 @@ def test_an_effect_switched_off_leaves_all_but_clicks_as_it_was(effect: str, log
     assert (read(tmp_path, "raw/impressions")["click"] != read(log, "raw/impressions")["click"]).any()
 
 
-def test_prices_cost_clicks_of_users_who_mind_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
-    simulate(tmp_path, **SMALL, price=1.5)
-    oracle, items = read(tmp_path, "eval/oracle"), read(tmp_path, "raw/items")
-    logit = np.log(expected_probability(oracle) / (1 - expected_probability(oracle))) + 1.5 * oracle["price_effect"]
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_column_moves_clicks_as_the_oracle_says_and_leaves_the_rest_as_it_was(
+    name: str, log: Path, tmp_path: Path
+) -> None:
+    simulate(tmp_path, **SMALL, **{name: 1.5})
+    oracle = read(tmp_path, "eval/oracle")
+    logit = np.log(expected_probability(oracle) / (1 - expected_probability(oracle))) + 1.5 * oracle[f"{name}_effect"]
     np.testing.assert_allclose(oracle["probability"], 1 / (1 + np.exp(-logit)), rtol=1e-9)
-    assert (items["price"][~np.isnan(items["price"])] > 0).all() and 0 < np.isnan(items["price"]).mean() < 0.2
+    assert oracle[f"{name}_effect"].std() > 0.2
     for file in FILES:
         before, after = pq.read_table(log / f"{file}.parquet"), pq.read_table(tmp_path / f"{file}.parquet")
-        kept = [name for name in before.column_names if name not in ("click", "probability")]
+        kept = [column for column in before.column_names if column not in ("click", "probability")]
         assert after.select(kept).equals(before.select(kept))
-    price = dict(zip(items["item_id"], items["price"], strict=True))
-    known = ~np.isnan(paid := np.array([price[item] for item in oracle["item_id"]]))
-    assert np.corrcoef(np.log(paid[known]), oracle["price_effect"][known])[0, 1] < -0.3
-    assert "price" not in read(log, "raw/items") and "price_effect" not in read(log, "eval/oracle")
+    assert f"{name}_effect" not in read(log, "eval/oracle")
 
 
-def test_tags_move_clicks_as_users_like_them_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
-    simulate(tmp_path, **SMALL, tags=1.5)
-    oracle, items = read(tmp_path, "eval/oracle"), pq.read_table(tmp_path / "raw/items.parquet")
-    logit = np.log(expected_probability(oracle) / (1 - expected_probability(oracle))) + 1.5 * oracle["tags_effect"]
-    np.testing.assert_allclose(oracle["probability"], 1 / (1 + np.exp(-logit)), rtol=1e-9)
-    for file in FILES:
-        before, after = pq.read_table(log / f"{file}.parquet"), pq.read_table(tmp_path / f"{file}.parquet")
-        kept = [name for name in before.column_names if name not in ("click", "probability")]
-        assert after.select(kept).equals(before.select(kept))
+@pytest.fixture(scope="module")
+def planted_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("planted")
+    simulate(root, **SMALL, **dict.fromkeys(PLANTED, 1.0))
+    return root
+
+
+def of_oracle(root: Path, column: str) -> np.ndarray:
+    """A column of items, for each row of the oracle."""
+    items = read(root, "raw/items")
+    values = dict(zip(items["item_id"], items[column], strict=True))
+    return np.array([values[item] for item in read(root, "eval/oracle")["item_id"]])
+
+
+def test_prices_cost_clicks_of_users_who_mind(planted_log: Path) -> None:
+    paid, effect = of_oracle(planted_log, "price"), read(planted_log, "eval/oracle")["price_effect"]
+    known = ~np.isnan(paid)
+    assert (paid[known] > 0).all() and 0.8 < known.mean() < 1
+    assert np.corrcoef(np.log(paid[known]), effect[known])[0, 1] < -0.3
+
+
+def test_some_items_have_no_tags_and_those_gain_nothing(planted_log: Path) -> None:
+    oracle, items = read(planted_log, "eval/oracle"), pq.read_table(planted_log / "raw/items.parquet")
     tags = items["tags"].to_pylist()
     empty = np.mean([not of_one for of_one in tags])
     assert 0 < empty < 0.3 and max(map(len, tags)) <= 4 and all(len(set(of_one)) == len(of_one) for of_one in tags)
     without = {item for item, of_one in zip(items["item_id"].to_pylist(), tags, strict=True) if not of_one}
     assert {effect for item, effect in zip(oracle["item_id"], oracle["tags_effect"], strict=True) if item in without} == {0.0}
-    assert "tags" not in pq.read_schema(log / "raw/items.parquet").names and "tags_effect" not in read(log, "eval/oracle")
+
+
+def test_ratings_tell_how_good_items_are_and_some_items_have_none(planted_log: Path) -> None:
+    stars, effect = of_oracle(planted_log, "rating"), read(planted_log, "eval/oracle")["rating_effect"]
+    known = ~np.isnan(stars)
+    assert 0.65 < known.mean() < 0.85 and stars[known].min() >= 1 and stars[known].max() <= 5
+    assert np.corrcoef(stars[known], effect[known])[0, 1] > 0.95
+    assert effect[~known].std() > 0.4  # they are as good or bad as the others
+
+
+def test_images_carry_what_users_like(planted_log: Path) -> None:
+    images = pq.read_table(planted_log / "raw/items.parquet")["image"].to_pylist()
+    assert {len(image) for image in images if image} == {16} and 0 < np.mean([not image for image in images]) < 0.15
+    place = {item: number for number, item in enumerate(read(planted_log, "raw/items")["item_id"])}
+    oracle = read(planted_log, "eval/oracle")
+    image = [images[place[item]] for item in oracle["item_id"]]
+    seen = np.array([of_one is not None for of_one in image])
+    matrix = np.array([of_one for of_one in image if of_one])
+    fitted = matrix @ np.linalg.lstsq(matrix, oracle["image_effect"][seen], rcond=None)[0]
+    assert np.corrcoef(fitted, oracle["image_effect"][seen])[0, 1] > 0.4  # what all like; users differ in the rest
+
+
+def test_devices_and_hours_are_those_of_a_request(planted_log: Path) -> None:
+    rows = read(planted_log, "raw/impressions")
+    first = np.unique(rows["request_id"], return_index=True, return_inverse=True)[1:]
+    assert (rows["device"] == rows["device"][first[0]][first[1]]).all()
+    assert (rows["hour"] == rows["timestamp"] // 3600 % 24).all()
+    assert set(rows["device"]) == {"phone", "desktop", "tablet"}
+    rate = {device: rows["click"][rows["device"] == device].mean() for device in ("phone", "desktop")}
+    assert rate["desktop"] > rate["phone"]
+
+
+def test_the_engine_knows_what_nothing_else_tells(planted_log: Path) -> None:
+    rows, oracle = read(planted_log, "raw/impressions"), read(planted_log, "eval/oracle")
+    score = dict(zip(zip(rows["request_id"], rows["item_id"], strict=True), rows["engine_score"], strict=True))
+    shown = np.flatnonzero(oracle["exposed"])
+    scores = [score[key] for key in zip(oracle["request_id"][shown], oracle["item_id"][shown], strict=True)]
+    effect, grade = oracle["engine_effect"][shown], oracle["relevance"][shown]
+    assert np.corrcoef(scores, effect)[0, 1] > 0.6
+    assert abs(np.corrcoef(grade, effect)[0, 1]) < 0.2
 
 
 def test_labels_follow_clicks_by_what_the_oracle_says_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
@@ -270,7 +324,7 @@ def test_test_rows_come_from_users_of_every_activity(full_log: Path) -> None:
         ({"requests": 0}, "requests is 0; it must be at least 1"),
         ({"taste": -1.0}, "taste is -1.0; a multiplier is 0"),
         ({"price": -1.0}, "price is -1.0; a multiplier is 0"),
-        ({"tags": -1.0}, "tags is -1.0; a multiplier is 0"),
+        ({"engine": -1.0}, "engine is -1.0; a multiplier is 0"),
         ({"labels": -1.0}, "labels is -1.0; a multiplier is 0"),
         ({"items": 5}, "items is 5; a query's pool alone takes 24"),
         ({"queries": 100_000}, "queries is 100000; the vocabulary is good for 10000"),
