@@ -13,8 +13,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.prepare.prepare import prepare
@@ -109,3 +111,21 @@ def train_on(trainer: Trainer, source: Iterator[SearchBatch], steps: int) -> Cal
         return sum(counts)
 
     return work
+
+
+def logistic(design: NDArray[np.float64], probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of a logistic regression on probabilities, by Newton's method."""
+    weights = np.zeros(design.shape[1])
+    for _ in range(12):
+        fitted = 1 / (1 + np.exp(-design @ weights))
+        curvature = (design * (fitted * (1 - fitted))[:, None]).T @ design + 1e-6 * np.eye(len(weights))
+        weights += np.linalg.solve(curvature, design.T @ (probability - fitted))
+    return weights
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and half of the range of several."""
+    if not values:
+        return ""
+    half = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{half}"

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from ablation import prectr, sets
-from common import describe
+from common import describe, spread
 
 from prectr_torchrec import metrics as m
 
@@ -103,14 +102,6 @@ def captured(kind: str, run: Path, log: Path) -> dict[str, float]:
         f"worth captured@{PLACES} by {name}": m.captured_value(np.asarray(order), worth, request, PLACES) or float("nan")
         for name, order in orders.items()
     }
-
-
-def spread(values: list[float]) -> str:
-    """Mean, and half of the range of several."""
-    if not values:
-        return ""
-    half = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{half}"
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import torch
-from common import describe
-from numpy.typing import NDArray
+from common import describe, logistic
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -69,16 +68,6 @@ def better_with(oracle: pd.DataFrame, columns: Sequence[Any]) -> str:
         better = design[rows] @ logistic(design[rows], truth[rows])
         found.append(f"{auc(better, truth[rows]):.4f}")
     return "  ".join(found)
-
-
-def logistic(design: NDArray[np.float64], probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights of a logistic regression on probabilities, by Newton's method."""
-    weights = np.zeros(design.shape[1])
-    for _ in range(12):
-        fitted = 1 / (1 + np.exp(-design @ weights))
-        curvature = (design * (fitted * (1 - fitted))[:, None]).T @ design + 1e-6 * np.eye(len(weights))
-        weights += np.linalg.solve(curvature, design.T @ (probability - fitted))
-    return weights
 
 
 def decompose(oracle: pd.DataFrame) -> None:

@@ -163,6 +163,11 @@ SLOW = {
     ),
     "attack": Case("attack", "--model {model} --seconds 3 --clients 3", "honest requests under attack"),
     "billion": Case("billion", "--out {out} --rows 8400 --requests 400", "8,400"),
+    "columns": Case(
+        "columns",
+        f"--out {{out}} --kinds tags --requests 600 --config demo --seeds 1 --trees {_sets(SMALL)}",
+        r"(?s)to win.*tags",
+    ),
     "din": Case("din", f"--requests 600 --epochs 1 {DIN}", "ours above the best of torch-rechub", needs=BENCH),
     "din, of samples": Case(
         "din", f"--data {{samples}} --config demo_din --epochs 0 {DIN} {{sets}}", "DataGenerator", needs=BENCH
