@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import Forked, rank_environments
 from ranks import descendants
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
@@ -20,15 +21,23 @@ from prectr_torchrec.config.run import RunConfig
 
 
 def start_training(config: RunConfig, data: Path, run: Path, *options: str, ranks: int = 2) -> subprocess.Popen[str]:
-    """`prectr train`; what it says goes into `run.log`, one start after the other."""
+    """`prectr train`, which starts its ranks by torchrun; what it says goes into `run.log`, one start after the other."""
+    command = [sys.executable, "-m", "prectr_torchrec.cli", *_words(config, data, run), "--nproc", str(ranks), *options]
+    with run.with_suffix(".log").open("a", encoding="utf-8") as log:
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+
+
+def start_ranks(config: RunConfig, data: Path, run: Path, ranks: int = 2) -> Forked:
+    """`prectr train` as a launcher starts it on each rank; what they say goes into `run.log`, one start after the other."""
+    environments = rank_environments(ranks, run.parent) if ranks > 1 else [{}]
+    return Forked("forked:prectr", [tuple(_words(config, data, run))] * ranks, environments, run.with_suffix(".log"))
+
+
+def _words(config: RunConfig, data: Path, run: Path) -> list[str]:
     run.parent.mkdir(parents=True, exist_ok=True)
     written = run.with_suffix(".yaml")
     written.write_text(dump_config(config), encoding="utf-8")
-    command = [sys.executable, "-m", "prectr_torchrec.cli", "train", "--config", written, "--data", data, "--run", run]
-    with run.with_suffix(".log").open("a", encoding="utf-8") as log:
-        return subprocess.Popen(
-            [*map(str, command), "--nproc", str(ranks), *options], stdout=log, stderr=subprocess.STDOUT, text=True
-        )
+    return ["train", "--config", str(written), "--data", str(data), "--run", str(run)]
 
 
 def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> str:
@@ -40,8 +49,10 @@ def finish(process: subprocess.Popen[str], run: Path, code: int = 0) -> str:
 
 
 def train(config: RunConfig, data: Path, run: Path, *, ranks: int = 2, code: int = 0) -> str:
-    """`prectr train` to its end; returns what was said since the first start."""
-    return finish(start_training(config, data, run, ranks=ranks), run, code)
+    """Trains to the end on `start_ranks`; returns what was said since the first start."""
+    job = start_ranks(config, data, run, ranks)
+    assert job.wait() == code, (job.poll(), job.printed[-6000:])
+    return job.printed
 
 
 def signal_at(step: int, number: signal.Signals, process: subprocess.Popen[str], run: Path, rank: int | None = None) -> None:

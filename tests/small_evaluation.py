@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -157,21 +156,18 @@ def predicted_rows(data: Path) -> dict[str, list[Any]]:
     return columns
 
 
-def main(data: Path, out: Path) -> None:
+def main(data: str, out: str) -> None:
+    """What each of several ranks does."""
     with process_group("cpu") as (rank, world_size, _):
         found = evaluate(
             scored(rank, world_size),
             settings=DataConfig(),
             parts=columns(),
-            split=data / "test",
-            train=data / "train",
-            predictions=out / "predictions.parquet",
+            split=Path(data) / "test",
+            train=Path(data) / "train",
+            predictions=Path(out) / "predictions.parquet",
             rank=rank,
             world_size=world_size,
         )
     if found is not None:
-        (out / "metrics.json").write_text(json.dumps(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+        (Path(out) / "metrics.json").write_text(json.dumps(found), encoding="utf-8")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import tempfile
 from pathlib import Path
+
+from forked import Forked
 
 SMALL = [
     "text.encoder.hidden_size=16",
@@ -26,10 +27,10 @@ def prectr(*arguments: str | Path, code: int = 0) -> str:
     Raises:
         AssertionError: it ended with another code; carries the output.
     """
-    command = [sys.executable, "-m", "prectr_torchrec.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == code, (done.stdout + done.stderr)[-6000:]
-    return done.stdout + done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        job = Forked("forked:prectr", [tuple(map(str, arguments))], [{}], Path(folder) / "output")
+        assert job.wait() == code, job.printed[-6000:]
+        return job.printed
 
 
 def run_small_job(folder: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from distributed.managed_worker import managed_config
 from distributed.test_resume import assert_same_run, metrics
-from jobs import last_checkpoint, last_step, start_training, train
+from jobs import last_checkpoint, last_step, start_ranks, train
 from ranks import kill_when, run_ranks
 from small_run import write_small_data
 from torchrec.sparse.jagged_tensor import JaggedTensor
@@ -152,7 +152,7 @@ def test_killed_and_resumed_a_managed_run_ends_the_same(tmp_path: Path) -> None:
     data = write_small_data(tmp_path / "data", config)
     train(config, data, tmp_path / "whole")
     run = tmp_path / "killed"
-    kill_when(lambda: last_step(run) >= 9, start_training(config, data, run))
+    kill_when(lambda: last_step(run) >= 9, start_ranks(config, data, run))
     train(config, data, run)
     assert_same_run(run, tmp_path / "whole")
     assert any("_mch_sorted_raw_ids" in key for key in last_checkpoint(run))

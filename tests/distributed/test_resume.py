@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import assert_same_end, last_step, start_training, train
+from jobs import assert_same_end, last_step, start_ranks, train
 from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
 from small_run import MIXED, small_config, write_small_data
@@ -56,7 +56,7 @@ def test_killed_at_a_random_step_and_resumed_it_ends_the_same(uninterrupted: tup
     steps = metrics(whole)[-1]["step"]
     at = random.SystemRandom().randrange(4, steps)
     run = tmp_path / "killed"
-    kill_when(lambda: last_step(run) >= at, start_training(config_that_draws(data), data, run))
+    kill_when(lambda: last_step(run) >= at, start_ranks(config_that_draws(data), data, run))
     print(f"killed at step {at} of {steps} or soon after; resumes from {sorted((run / 'checkpoints').glob('step-*'))}")
     train(config_that_draws(data), data, run)
     assert_same_run(run, whole)
@@ -67,7 +67,7 @@ def test_mixed_effects_go_on_with_the_same_draws_and_variances(tmp_path: Path) -
     data = write_small_data(tmp_path / "data", config)
     train(config, data, tmp_path / "whole")
     run = tmp_path / "killed"
-    kill_when(lambda: last_step(run) >= 8, start_training(config, data, run))
+    kill_when(lambda: last_step(run) >= 8, start_ranks(config, data, run))
     assert progress(run)["step"] < progress(tmp_path / "whole")["step"]
     train(config, data, run)
     assert_same_run(run, tmp_path / "whole")
@@ -81,7 +81,7 @@ def test_killed_while_it_saves_in_the_background_it_goes_on_from_the_save_before
     config.train.async_checkpoints = True
     run = tmp_path / "killed"
     for _ in range(5):  # the save may be done before the signal comes
-        kill_when(lambda: last_step(run) >= 6 and saving(run) != [], start_training(config, data, run))
+        kill_when(lambda: last_step(run) >= 6 and saving(run) != [], start_ranks(config, data, run))
         if left := saving(run):
             break
         shutil.rmtree(run)
@@ -99,7 +99,7 @@ def saving(run: Path) -> list[str]:
 def test_killed_on_two_ranks_it_goes_on_alone_over_what_they_left(uninterrupted: tuple[Path, Path], tmp_path: Path) -> None:
     data, whole = uninterrupted
     run = tmp_path / "fewer"
-    kill_when(lambda: last_step(run) >= 12, start_training(config_that_draws(data), data, run))
+    kill_when(lambda: last_step(run) >= 12, start_ranks(config_that_draws(data), data, run))
     at = progress(run)
     output = train(config_that_draws(data), data, run, ranks=1)
     assert f"note: saved by 2 ranks at step {at['step']}, goes on with 1" in output

@@ -1,15 +1,13 @@
 """What stands around scoring: parts of ranks, merge, joins, segments, table."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import small_evaluation as build
+from ranks import run_ranks
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.config.files import dump_config
@@ -19,9 +17,7 @@ from prectr_torchrec.evaluation.predictions import sample_files
 
 
 def test_two_ranks_leave_the_same_file_and_metrics_as_one(data, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", build.__file__, str(data)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "two")], check=True, timeout=120, env=environment)
+    run_ranks(2, "small_evaluation:main", data=data, out=tmp_path / "two")
     alone = build.measure(data)
     assert pq.read_table(tmp_path / "two/predictions.parquet").equals(pq.read_table(tmp_path / "predictions.parquet"))
     assert json.loads((tmp_path / "two/metrics.json").read_text(encoding="utf-8")) == alone

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import Forked
 from sklearn.metrics import roc_auc_score
+from small_job import prectr
 from teachers import causal_teacher, classifier, small_pairs
 
 from prectr_torchrec.data.pairs.pairs import PairsFile
@@ -24,8 +23,6 @@ from prectr_torchrec.distributed.launch import launch
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text import teach
 from prectr_torchrec.text.teacher import TeacherOptions, load_teacher
-
-PRECTR = str(Path(sys.executable).parent / "prectr")
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +99,13 @@ def test_two_ranks_write_what_one_writes(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("parts", [1, 8])
 def test_killed_at_any_moment_and_run_again_it_ends_the_same(folder: Path, tmp_path: Path, parts: int) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "prectr_torchrec.text.teach", *arguments(folder, out)]
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    process = Forked("prectr_torchrec.text.teach:main", [(arguments(folder, out),)], [{}], tmp_path / "said")
     until = time.monotonic() + 120
     while len(list(out.glob("part-*.parquet"))) < parts and time.monotonic() < until:
         time.sleep(0.001)
     time.sleep(random.uniform(0, 0.05))
     process.kill()
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.poll() == -signal.SIGKILL, process.printed
     finished = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert len(finished) >= parts
     teach.main(arguments(folder, out))
@@ -186,12 +182,11 @@ def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:
 def test_options_reach_the_teacher_by_the_command_line(folder: Path, tmp_path: Path) -> None:
     options = ["--temperature", "2", "--max-length", "20", "--max-tokens", "300", "--precision", "bf16"]
     given = ["--teacher", folder / "classifier", "--pairs", folder / "pairs.parquet", "--out", tmp_path / "out", *options]
-    done = subprocess.run([PRECTR, "teach", *map(str, given)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    printed = prectr("teach", *map(str, given))
     told = json.loads((tmp_path / "out" / "teach.json").read_text(encoding="utf-8"))
     expected = TeacherOptions(temperature=2, max_length=20, max_tokens=300, precision="bf16").model_dump(mode="json")
     assert told["settings"]["options"] == expected
-    assert f"{told['rows']:,} pairs" in done.stdout
+    assert f"{told['rows']:,} pairs" in printed
     assert pq.read_metadata(tmp_path / "out" / "part-00000.parquet").num_rows == 50
-    parts = [line for line in done.stderr.splitlines() if line.startswith("rank 0: part-")]
+    parts = [line for line in printed.splitlines() if line.startswith("rank 0: part-")]
     assert len(parts) == len(told["files"])

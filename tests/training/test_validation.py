@@ -1,14 +1,12 @@
 """Validation figures are those of `evaluate`, over ranks, and null where the clicks cannot carry them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks import run_ranks
 from sklearn.metrics import log_loss, roc_auc_score
 
 from prectr_torchrec import metrics as m
@@ -89,21 +87,19 @@ def test_gauc_weighs_requests_by_their_rows() -> None:
 
 
 def test_two_ranks_measure_what_one_measures(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        __file__,
-        str(tmp_path / "two"),
-    ]
-    subprocess.run(command, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    run_ranks(2, "training.test_validation:validate_on_ranks", out=tmp_path / "two")
     with process_group("cpu"):
         alone = validated()
     figures, loss = json.loads((tmp_path / "two").read_text(encoding="utf-8"))
     assert figures == pytest.approx(alone.figures, abs=1e-12)
     assert loss["rows"] == alone.loss.rows and loss["loss"] == pytest.approx(alone.loss.loss, abs=1e-9)
+
+
+def validate_on_ranks(out: str) -> None:
+    with process_group("cpu") as process:
+        both = validated(process.rank, process.world_size)
+    if process.rank == 0:
+        Path(out).write_text(json.dumps([both.figures, vars(both.loss)]), encoding="utf-8")
 
 
 def test_clicks_of_one_class_have_no_figures() -> None:
@@ -134,10 +130,3 @@ def test_predictions_that_are_not_finite_are_refused() -> None:
         metrics.update(batch, logged=logged * torch.inf, reference=reference)
         with pytest.raises(ValueError, match=r"predictions are not finite in [0-9]+ rows; the model has diverged"):
             metrics.compute()
-
-
-if __name__ == "__main__":
-    with process_group("cpu") as process:
-        both = validated(process.rank, process.world_size)
-    if process.rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps([both.figures, vars(both.loss)]), encoding="utf-8")
