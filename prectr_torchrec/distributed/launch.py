@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -128,8 +129,9 @@ def _run_ranks(torchrun_args: list[str]) -> None:
     from torch.distributed.run import parse_args, run
 
     try:
-        with _handlers_put_back():
-            run(parse_args(torchrun_args))
+        # without a folder of ours, what ranks say of their errors would be left in a folder of torchrun's own
+        with _handlers_put_back(), tempfile.TemporaryDirectory(prefix="prectr-", ignore_cleanup_errors=True) as logs:
+            run(parse_args([f"--log-dir={logs}", *torchrun_args]))
     except ChildFailedError as error:
         rank, failure = _cause(error)
         if failure.exitcode == REQUEUE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,15 @@ def test_the_first_cause_is_named_not_the_rank_killed_for_it(tmp_path: Path) -> 
 def test_an_exit_code_of_a_rank_is_named(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match=r"rank 0 failed \(exit code 3\); its own output is above"):
         run_script(tmp_path, "time.sleep(60) if rank else os._exit(3)")
+
+
+@pytest.mark.parametrize("line", ["pass", "os._exit(3)"])
+def test_a_job_leaves_no_folder_behind(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    with contextlib.suppress(WorkerError):
+        run_script(tmp_path, line)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_one_rank_runs_in_this_process() -> None:
