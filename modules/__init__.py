@@ -21,6 +21,7 @@ from .parts.features import LookedUpFeatures, MatchFeatures, PastCounts, TextFea
 from .parts.grade import KnownGrade
 from .parts.incentive import Incentive, RelevanceIncentive
 from .parts.interest import EventEmbedding, Interest, InterestTower
+from .parts.label_counters import LabelCounters
 from .parts.personal import Personal, PersonalFindings
 from .parts.position import Examination
 from .parts.posterior import GaussianPosterior, Posterior
@@ -66,6 +67,7 @@ __all__ = [
     "InterestTower",
     "KnownGrade",
     "Label",
+    "LabelCounters",
     "LabelProbability",
     "LateInteraction",
     "LevelMixture",

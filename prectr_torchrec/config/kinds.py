@@ -15,6 +15,7 @@ from prectr_torchrec.config.parts import (
     CountsPart,
     FeaturesPart,
     GradePart,
+    LabelCountersPart,
     MatchPart,
     NumbersPart,
     Parts,
@@ -119,6 +120,7 @@ class DNNParts(Parts):
     features: FeaturesPart | None = FeaturesPart()
     counts: CountsPart | None = CountsPart()
     statistics: StatisticsPart | None = StatisticsPart()
+    label_counters: LabelCountersPart | None = LabelCountersPart()
     numbers: NumbersPart | None = None
     vectors: VectorsPart | None = None
     grade: GradePart | None = GradePart()

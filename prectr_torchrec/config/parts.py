@@ -92,6 +92,19 @@ class StatisticsPart(PartSection):
         return "group" in self.whose
 
 
+class LabelCountersPart(PartSection):
+    """Strictly past counters of the labels beside the click; nothing where `data.labels` has none."""
+
+    built_of: ClassVar[str] = "label_counters:LabelCounters"
+    whose: list[Whose] = ["user", "query", "item"]
+    """As of `statistics`."""
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        clicked = frozenset("clicked" if who == "item" else f"{who}_clicked" for who in self.whose)
+        return Reads(request=clicked - {"clicked"}, candidate=clicked & {"clicked"}, declared=frozenset({"label"}))
+
+
 class NumbersPart(PartSection):
     """The numbers of `data.columns`."""
 
@@ -238,6 +251,7 @@ class PartsConfig(Parts):
     interest: InterestPart | None = InterestPart()
     counts: CountsPart | None = CountsPart()
     statistics: StatisticsPart | None = StatisticsPart()
+    label_counters: LabelCountersPart | None = LabelCountersPart()
     numbers: NumbersPart | None = None
     vectors: VectorsPart | None = None
     grade: GradePart | None = GradePart()

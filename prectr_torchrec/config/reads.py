@@ -21,7 +21,7 @@ class Reads(NamedTuple):
     texts: frozenset[str] = frozenset()
     """`query`, `title`, `history_title`."""
     declared: frozenset[str] = frozenset()
-    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`, `vector`."""
+    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`, `vector`; `label`: counters of labels."""
 
 
 def counters(whose: str, *, corrected: bool) -> frozenset[str]:

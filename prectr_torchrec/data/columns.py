@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -75,6 +75,7 @@ class Column(NamedTuple):
         doc: what it means, for who sends requests.
         required: whether a served request has to have it.
         served: whether a served request may have it.
+        counts: of counters of a label beside the click, the label, with an s.
     """
 
     family: Family
@@ -84,6 +85,7 @@ class Column(NamedTuple):
     doc: str = ""
     required: bool = False
     served: bool = True
+    counts: str = ""
 
     @property
     def name(self) -> str:
@@ -210,12 +212,12 @@ _COUNTED = {
 
 
 def _of_request(data: DataConfig, ids: _Ids, of_users: Sequence[Column]) -> list[Column]:
-    def column(key: str, kind: Kind, table: Table, doc: str = "", **more: bool) -> Column:
+    def column(key: str, kind: Kind, table: Table, doc: str = "", **more: Any) -> Column:
         return Column("request", key, kind, Source(table, key), doc, **more)
 
     nobody = "null: nobody known." if data.zero_id == "id" else "0: nobody known."
     counters = (
-        column(f"{who}_{what}", Counter(data.levels.count), "derived", _counter_doc(what, whom))
+        column(f"{who}_{what}", Counter(data.levels.count), "derived", _counter_doc(what, whom), counts=_of_label(what))
         for who, whom in _COUNTED.items()
         for what in data.counted
     )
@@ -239,6 +241,10 @@ def _of_request(data: DataConfig, ids: _Ids, of_users: Sequence[Column]) -> list
 
 def _sums_doc(whom: str) -> str:
     return f"Of mixed effects, over what was shown {whom}: the clicks' surplus, and their information."
+
+
+def _of_label(what: str) -> str:
+    return "" if what in COUNTED else what
 
 
 def _counter_doc(what: str, whom: str) -> str:
@@ -295,7 +301,9 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         "examined": "How often it was shown before, each time weighted by the examination of its position.",
     }
     docs |= {what: f"How many {what} of it there were before." for what in data.counted[len(docs) :]}
-    counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in data.counted)
+    counts = (
+        Column("candidate", what, Number(), Source("derived", what), docs[what], counts=_of_label(what)) for what in data.counted
+    )
     grade, predicted = _of_grades("candidate", data)
     return [
         item,

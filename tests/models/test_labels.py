@@ -57,6 +57,18 @@ def test_a_label_is_no_likelier_than_what_it_follows_and_its_head_learns(data: P
     assert [n for n, p in task.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("kind", ["prectr", "dnn"])
+def test_its_labels_counters_move_a_candidate(data: Path, kind: str) -> None:
+    config = with_labels(KINDS[kind])
+    task, batch = build(config, data).eval(), batches(config, data)[0]
+    before = run(task, batch).ranking["order"].log_yes
+    for name in ("user_orders", "candidate_orders"):
+        batch[name].add_(5)
+        after = run(task, batch).ranking["order"].log_yes
+        assert (after != before).all(), name
+        before = after
+
+
 def test_the_losses_of_a_chain_are_the_likelihood_of_how_far_along_it_things_went(data: Path) -> None:
     config = with_labels({}, losses={"labels": {"order": 0.5}})
     task, batch = build(config, data).train(), batches(config, data)[0]
@@ -109,7 +121,8 @@ def test_padding_and_batches_without_a_known_label_teach_nothing(data: Path) -> 
 
 
 def test_without_labels_the_parameters_and_their_draws_are_those_of_before(data: Path) -> None:
-    with_, without = (build(config, data).model.state_dict() for config in (with_labels({}), small_config()))
+    of_labels_alone = with_labels({"parts": {"label_counters": None}})
+    with_, without = (build(config, data).model.state_dict() for config in (of_labels_alone, small_config()))
     extra = with_.keys() - without.keys()
     assert without.keys() <= with_.keys() and all(name.startswith("click_tower.labels.of_") for name in extra)
     assert len(extra) == 8 and all(value.equal(with_[name]) for name, value in without.items())

@@ -45,7 +45,7 @@ def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Fa
         for key, view in column.kind.views(column.key).items():
             if column.name in _IDENTITIES or isinstance(column.kind, Label):
                 entries.append(Entry(column.family, key, view, column))
-            elif key in wanted or column.declared_as in reads.declared:
+            elif key in wanted or column.declared_as in reads.declared or (column.counts and "label" in reads.declared):
                 entries.append(Entry(column.family, key, view, column if there else None, feature=True))
     integer, number = View(np.int64), View(np.float32)
     entries += [Entry("request", f"{family}_lengths", integer) for family in families]
