@@ -97,10 +97,18 @@ def ndcg(score: Array, gain: Array, group: Array, k: int) -> float | None:
         group: (n,) ids of requests.
         k: places counted, >= 1.
     """
-    index = dense(group)
-    ideal = dcg(gain, gain, index, k)
-    some = ideal > 0
-    return float(np.mean(dcg(score, gain, index, k)[some] / ideal[some])) if some.any() else None
+    found, some = (x.sum() for x in ndcg_sums(score, gain, dense(group), k))
+    return float(found / some) if some else None
+
+
+def ndcg_sums(score: Array, gain: Array, group: Array, k: int) -> tuple[Array, Array]:
+    """What `ndcg` is the ratio of, so that it can be resampled; `group` (n,) is dense, 0..G-1.
+
+    Returns:
+        (G,) NDCG@k, and (G,) 1; both 0 for a group without any gain.
+    """
+    ideal = dcg(gain, gain, group, k)
+    return dcg(score, gain, group, k) / np.where(ideal > 0, ideal, 1.0), np.where(ideal > 0, 1.0, 0.0)
 
 
 def log_loss(probability: Array, label: Array) -> float | None:

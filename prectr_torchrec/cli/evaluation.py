@@ -38,6 +38,9 @@ def evaluate(
     train_data: Annotated[
         Path | None, typer.Option(help="Prepared folder whose train and judgments splits were trained on; default: --data.")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another run that scored the same split: differences with 95 % intervals.")
+    ] = None,
     hide_grades: Annotated[
         bool, typer.Option("--hide-grades", help="Score as if no candidate of the split had a grade.")
     ] = False,
@@ -55,6 +58,7 @@ def evaluate(
         "--metrics": metrics,
         "--oracle": oracle,
         "--train-data": train_data,
+        "--against": against,
     }
     given = [word for flag, value in optional.items() if value is not None for word in (flag, str(value))]
     given += ["--hide-grades"] if hide_grades else []

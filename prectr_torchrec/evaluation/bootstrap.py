@@ -27,6 +27,12 @@ class Difference(NamedTuple):
     """95 %, by the bootstrap's standard error."""
 
 
+def intervals(measures: Mapping[str, Measure], requests: int, *, seed: int = 0) -> dict[str, list[float] | None]:
+    """Lower and upper end of each measure's 95 % interval, over `requests` requests; None where it is not finite."""
+    zero: dict[str, Measure] = dict.fromkeys(measures, lambda weights: 0.0)
+    return {name: found.interval for name, found in paired_differences(measures, zero, requests=requests, seed=seed).items()}
+
+
 def paired_differences(
     first: Mapping[str, Measure], second: Mapping[str, Measure], *, requests: int, seed: int = 0
 ) -> dict[str, Difference]:

@@ -104,15 +104,11 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
 def _logged(score: Array, shown: Shown) -> dict[str, Measure]:
     """The project's own measures of clicks, as functions of the requests' weights."""
     click, request = shown.click, shown.request
-    measures: dict[str, Measure] = {
+    return {
         "auc": auc(score, click, 1 - click, request),
         "gauc_request": ratio(*m.gauc_sums(score, click, request)),
+        **{f"ndcg@{k}": ratio(*m.ndcg_sums(score, click, request, k)) for k in m.NDCG_AT},
     }
-    for k in m.NDCG_AT:
-        ideal = m.dcg(click, click, request, k)
-        some = np.where(ideal > 0, 1.0, 0.0)
-        measures[f"ndcg@{k}"] = ratio(m.dcg(score, click, request, k) / np.where(ideal > 0, ideal, 1), some)
-    return measures
 
 
 def _corrected(score: Array, shown: Shown, weights: Array) -> dict[str, Measure]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.evaluation import predictions as p
+from prectr_torchrec.evaluation.intervals import compare_runs
 from prectr_torchrec.evaluation.label_columns import label_columns
 from prectr_torchrec.evaluation.measures import measure
 from prectr_torchrec.evaluation.measures_text import format_metrics
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = f"{split}{p.HIDDEN}" if arguments.hide_grades else split
     predictions = arguments.predictions or run / f"predictions-{name}.parquet"
     output = arguments.metrics or run / f"metrics-{name}.json"
-    _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle)
+    other = arguments.against / f"predictions-{name}.parquet" if arguments.against else None
+    _check_inputs(data / split, train if arguments.train_data else None, arguments.oracle, other)
     with process_group(config.train.device) as process, file_lock(predictions) if process.rank == 0 else nullcontext():
         scored = score(run, data, split, arguments.checkpoint, process, hide_grades=arguments.hide_grades)
         measured = evaluate(
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if measured is not None:
         measured = {"run": config.name, "checkpoint": arguments.checkpoint, **measured}
+        if other is not None:
+            measured["against"] = {"run": arguments.against.name, "labels": compare_runs(predictions, other)}
         write_json(measured, output)
         print(format_metrics(measured))
         print(f"predictions: {predictions}\nmetrics: {output}")
@@ -123,8 +127,10 @@ def write_json(measured: dict[str, Any], path: Path) -> None:
     replace_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
 
 
-def _check_inputs(split: Path, train: Path | None, oracle: Path | None) -> None:
+def _check_inputs(split: Path, train: Path | None, oracle: Path | None, other: Path | None) -> None:
     """Finds what is missing before hours of scoring."""
+    if other and not other.is_file():
+        raise FileNotFoundError(f"{other}: no such predictions to compare with; run `prectr evaluate` with that run first")
     p.sample_files(split)
     if train:
         p.sample_files(train)
@@ -157,6 +163,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=unambiguous,
         help="prepared folder whose train and judgments splits say what was trained on; default: --data",
     )
+    parser.add_argument("--against", type=unambiguous, help="another run that scored the same split: differences with intervals")
     parser.add_argument("--hide-grades", action="store_true", help="score as if no candidate of the split had a grade")
     check_arguments(argv)
     return parser.parse_args(argv)

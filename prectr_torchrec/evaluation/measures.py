@@ -16,6 +16,7 @@ from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.comparison import compare_with_logged_order
+from prectr_torchrec.evaluation.intervals import Scored, label_intervals
 from prectr_torchrec.evaluation.label_columns import LabelColumns
 from prectr_torchrec.evaluation.parts import mean_parts, personal_measures
 
@@ -52,6 +53,7 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
         },
         "calibration_by_position": m.calibration_by_position(table.click_probability_at_position, table.click, table.position),
         "labels": _labels(table),
+        "intervals": label_intervals(Scored(_by_label(table), table.score, m.dense(table.request_id))),
         "value": _value(table),
         "logged_order": compare_with_logged_order(
             table.score,
@@ -71,11 +73,15 @@ def measure(predictions: Path, *, split: Path, train: Path, oracle: Path | None,
     }
 
 
+def _by_label(table: p.Table) -> dict[str, LabelColumns]:
+    click = LabelColumns(table.click_probability, table.click_probability_at_position, table.click)
+    return {"click": click, **table.labels}
+
+
 def _labels(table: p.Table) -> dict[str, m.Metrics]:
     """Of each label the same measures, where there is one beside the click."""
-    click = LabelColumns(table.click_probability, table.click_probability_at_position, table.click)
-    labels = {"click": click, **table.labels} if table.labels else {}
     ids = (table.user_id, table.request_id)
+    labels = _by_label(table) if table.labels else {}
     return {name: m.label_metrics(*columns, *ids, ranking=table.score) for name, columns in labels.items()}
 
 

@@ -28,10 +28,12 @@ def format_metrics(measured: dict[str, Any]) -> str:
     if measured["grades"] == "hidden":
         lines += ["the candidates' grades were hidden from the model"]
     click, position = measured["clicks"], measured["clicks_at_position"]
-    body = [[name, number(click.get(name)), number(value)] for name, value in position.items()]
-    lines += ["", *aligned([["logged clicks", "at reference position", "at logged position"], *body])]
+    between = measured["intervals"].get("click", {})
+    body = [[name, number(click.get(name)), number(value), bounds(between.get(name))] for name, value in position.items()]
+    lines += ["", *aligned([["logged clicks", "at reference position", "at logged position", "95 % interval"], *body])]
+    lines += against_lines(measured.get("against"))
     lines += _position_lines(measured["calibration_by_position"])
-    lines += _label_lines(measured["labels"], measured["value"])
+    lines += _label_lines(measured["labels"], measured["value"], measured["intervals"])
     lines += ["", *_logged_order_lines(measured["logged_order"])]
     body = [[name, number(value)] for name, value in measured["ranking_against_grades"].items()]
     lines += ["", *aligned([["final ranking against grades", ""], *body])]
@@ -58,11 +60,27 @@ def _position_lines(positions: list[dict[str, Any]], truth: str = "observed") ->
     return ["", *aligned([["logged position", *headings], *body])]
 
 
-def _label_lines(labels: dict[str, dict[str, Any]], value: dict[str, Any]) -> list[str]:
+def against_lines(found: dict[str, Any] | None) -> list[str]:
+    """What `compare_runs` found, beside the name of the other run."""
+    lines = []
+    for label, measures in found["labels"].items() if found else ():
+        body = [
+            [name, *(number(value[c]) for c in ("value", "against", "difference")), interval(value["interval"])]
+            for name, value in measures.items()
+        ]
+        assert found is not None
+        lines += ["", *aligned([[f"{label} against {found['run']}", "here", "there", "difference", "95 % interval"], *body])]
+    return lines
+
+
+def _label_lines(labels: dict[str, dict[str, Any]], value: dict[str, Any], intervals: dict[str, Any]) -> list[str]:
     lines = []
     if labels:
         body = [[label, *(number(found[column]) for column in LABEL_COLUMNS)] for label, found in labels.items()]
         lines += ["", *aligned([["label", *LABEL_COLUMNS], *body])]
+        columns = list(next(iter(intervals.values()), {}))
+        body = [[label, *(bounds(found[column]) for column in columns)] for label, found in intervals.items()]
+        lines += ["", *aligned([["95 % interval", *columns], *body])] if columns else []
     if value:
         ranked = {name: found for name, found in value.items() if name != "worth"}
         orders = {"score": f"by {score_text(value['worth'])}", "click_probability": "by click probability", "best": "at best"}
@@ -110,8 +128,14 @@ def number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
-def interval(bounds: list[float] | None) -> str:
-    return "-" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+def interval(ends: list[float] | None) -> str:
+    """Of a difference."""
+    return "-" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"
+
+
+def bounds(ends: list[float] | None) -> str:
+    """Of a value."""
+    return "-" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
 
 
 def aligned(rows: list[list[str]], left: int = 1) -> list[str]:

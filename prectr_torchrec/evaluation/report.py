@@ -15,6 +15,7 @@ from prectr_torchrec.evaluation.measures_text import PAIRS
 from prectr_torchrec.evaluation.predictions import HIDDEN
 from prectr_torchrec.evaluation.report_html import number, page, table
 from prectr_torchrec.evaluation.report_labels import labels_section
+from prectr_torchrec.evaluation.report_paired import difference, paired_section
 from prectr_torchrec.runs.workspace import read_records, replace_text
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import made_of, read_json
@@ -98,6 +99,7 @@ def write_report(
         activity, effects, weights = _activity(measured), _personal(measured, "effect"), _personal(measured, "weights")
         sections = [
             _comparison(measured, with_hidden),
+            paired_section(measured, runs),
             labels_section(with_hidden),
             _logged_order(with_hidden),
             _figure("Training", figures.training_figure(curves), "Loss terms on training rows, measures on validation rows."),
@@ -160,10 +162,11 @@ def _comparison(measured: dict[str, Metrics], with_hidden: dict[str, Metrics]) -
             references[label] = {**expected, "auc": clicks["logged_auc"][key] if clicks else None}
     columns = [c for c in COLUMNS if any(row.get(c) is not None for row in (*rows.values(), *references.values()))]
     best = {c: _best({name: rows[name] for name in measured}, c) for c in columns}
-    body = [[(number(row.get(c)), name == best[c]) for c in columns] for name, row in rows.items()]
+    body = [[(number(row.get(c)) + _half(with_hidden[name], c), name == best[c]) for c in columns] for name, row in rows.items()]
     body += [[(number(row.get(c)), False) for c in columns] for row in references.values()]
     compared = table(["Ranker", *(COLUMNS[c][0] for c in columns)], [*rows, *references], body, quiet=len(rows))
     note = "AUC, GAUC and NDCG are of logged clicks, scored at the reference position; entropy and calibration at the logged one."
+    note += " ± is half of the 95 % interval, requests resampled."
     if truth:
         note += (
             " Expected AUC weighs pairs by the true click probability, free of position and of the luck of the draw; "
@@ -173,6 +176,12 @@ def _comparison(measured: dict[str, Metrics], with_hidden: dict[str, Metrics]) -
     if len(with_hidden) > len(measured):
         note += " With grades hidden the model scores as if no candidate had a grade; bold is the best of those that see them."
     return f"<section><h2>Comparison</h2>{compared}<p class=note>{note}</p></section>"
+
+
+def _half(found: Metrics, column: str) -> str:
+    """Half of the 95 % interval of a measure of clicks, where there is one."""
+    ends = found.get("intervals", {}).get("click", {}).get(column)
+    return "" if ends is None else f" ± {(ends[1] - ends[0]) / 2:.4f}"
 
 
 def _run_row(found: Metrics) -> Metrics:
@@ -200,7 +209,7 @@ def _logged_order(measured: dict[str, Metrics]) -> str:
         rows = {name: found[kind] for name, found in compared.items() if found[kind]}
         if not rows:
             continue
-        body = [[(_difference(row[measure]), False) for measure in measures] for row in rows.values()]
+        body = [[(difference(row[measure]), False) for measure in measures] for row in rows.values()]
         logged = next(iter(rows.values()))
         body.append([(number(logged[measure]["logged_order"]), False) for measure in measures])
         tables += table([heading, *(MEASURES[measure] for measure in measures)], [*rows, "logged order"], body, quiet=len(rows))
@@ -211,13 +220,6 @@ def _logged_order(measured: dict[str, Metrics]) -> str:
         f"estimate it, {limit:.0f} at most."
     )
     return f"<section><h2>Against the logged order</h2><ul>{verdicts}</ul>{tables}<p class=note>{note}</p></section>"
-
-
-def _difference(measured: Metrics) -> str:
-    if measured["difference"] is None:
-        return number(None)
-    low, high = measured["interval"]
-    return f"{measured['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _calibration_by_position(measured: dict[str, Metrics]) -> str:

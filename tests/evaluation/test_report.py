@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import small_evaluation as build
 from typer.testing import CliRunner
@@ -76,10 +77,25 @@ def test_the_table_holds_every_run_the_true_grade_and_the_oracle(page, runs):
     assert f"{found['oracle']['expected_auc']['all']['oracle']:.4f}" in page
 
 
+def test_other_runs_are_compared_with_the_first_on_the_same_rows(measured, runs, tmp_path):
+    section = re.search("<h2>Against the first ranker.*?</section>", (measured / "report.html").read_text(encoding="utf-8"))
+    assert section is not None
+    assert re.findall("<th scope=row>(.*?)</th>", section[0]) == ["dnn, clicks", "din, clicks"]
+    assert re.search(r"<td>[+-]0\.\d{4} \([+-]0\.\d{4} to [+-]0\.\d{4}\)</td>", section[0])
+    (runs["din"] / "predictions-test.parquet").unlink()
+    fewer = runs["dnn"] / "predictions-test.parquet"
+    pq.write_table(pq.read_table(fewer).slice(1), fewer)
+    write_report(tmp_path / "report.html", runs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Not compared: dnn: " in page and "score the same split with both runs" in page
+    assert "Not compared: din: predictions-test.parquet is not there." in page
+
+
 def test_every_section_is_there(page):
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings == [
         "Comparison",
+        "Against the first ranker",
         "Against the logged order",
         "Training",
         "Users by activity",
@@ -132,7 +148,7 @@ def test_a_run_measured_with_hidden_grades_has_a_row_for_it(runs, tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     comparison = re.findall("<th scope=row>(.*?)</th>", page[: page.index("<h2>Against")])
     assert comparison[:4] == ["prectr_v1", "dnn", "dnn, grades hidden", "din"]
-    assert "<td>0.9877</td>" in page  # best, but not of the runs that see the grades: not bold
+    assert re.search(r"<td>0\.9877 ± 0\.\d{4}</td>", page)  # best, but not of the runs that see the grades: not bold
 
 
 def test_each_run_has_its_verdict_and_differences_from_the_logged_order(page, runs):

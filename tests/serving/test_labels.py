@@ -75,6 +75,19 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     return table[name].cast(pa.float64()).to_numpy()  # null: NaN
 
 
+def test_evaluation_against_another_run_has_the_difference_of_each_label(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = ["--predictions", str(tmp_path / "p.parquet"), "--metrics", str(tmp_path / "m.json")]
+    evaluate(["--run", str(job.run), "--data", str(job.data), "--against", str(job.run), *written])
+    found = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))["against"]
+    assert found["run"] == "run" and list(found["labels"]) == ["click", *LABELS]
+    assert found["labels"]["click"]["auc"]["interval"] == [0, 0]
+    assert "click against run" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match=r"nothing/predictions-test.parquet: no such predictions to compare with"):
+        evaluate(["--run", str(job.run), "--data", str(job.data), "--against", str(tmp_path / "nothing"), *written])
+
+
 def test_every_label_is_measured_as_the_click_is(job: Job) -> None:
     assert list(job.measured["labels"]) == ["click", *LABELS]
     score = column(job.predictions, "score")
