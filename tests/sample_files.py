@@ -178,6 +178,7 @@ def _candidates(
         "candidate_examined": rng.poisson(4, total) * 0.75,
         "candidate_item_trained": rng.poisson(4, total),
         **{f"candidate_{name}s": item % 2 for name in data.further_labels},
+        **({"candidate_sample_weight": rng.gamma(2.0, 0.5, total)} if data.weighted else {}),
     }
 
 

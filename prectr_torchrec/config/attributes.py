@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from prectr_torchrec.config.columns import ColumnsConfig, LabelColumn, Place
+from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place
 from prectr_torchrec.system.errors import nearest
 
 OF_ITEMS = frozenset(
@@ -15,7 +15,7 @@ OF_ITEMS = frozenset(
 OF_USERS = frozenset("id events query_events shown clicked examined trained".split())
 """What `user_` stands before."""
 _QUERIES = ("query_id", "query")
-_OF_CANDIDATES = OF_ITEMS | {"weight", "request", "click_weight", "title_index"}
+_OF_CANDIDATES = OF_ITEMS | {"weight", "request", "click_weight", "sample_weight", "title_index"}
 _OF_REQUESTS = frozenset("request_id request_weight timestamp item_id position click query num_candidates".split())
 _OWNED = ("user_", "query_", "group_", "history_", "peer_", "candidate_")
 """What names of columns that are not of a request by itself begin with."""
@@ -122,6 +122,22 @@ def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig, item
         if label.after not in known:
             raise ValueError(f"labels.{name}: follows {label.after!r}, which is no label{nearest(label.after, known)}")
         _check_circle(name, labels)
+
+
+def check_weight(weight: str | None, declared: Iterable[Declared]) -> None:
+    """Raises ValueError where the column of weights is declared as something else too."""
+    if weight is None:
+        return
+    others = {d.name.lower(): f"data.{_owner(d)}" for d in declared if d.place in ("requests", "impressions")}
+    if owner := others.get(weight.lower()) or ("the log itself" if weight.lower() in _OF_IMPRESSIONS else None):
+        raise ValueError(
+            f"weight: {weight!r} is a column of {owner} too; give it another name, and say what the file calls it: "
+            f"data.raw.impressions.columns: {{weight: {weight}}}"
+        )
+
+
+def _owner(declared: Declared) -> str:
+    return "labels" if isinstance(declared.settings, LabelColumn) else f"columns.{declared.place}"
 
 
 def _check_circle(name: str, labels: Mapping[str, LabelColumn]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels
+from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels, check_weight
 from prectr_torchrec.config.base import LocalPath, Section
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
 from prectr_torchrec.config.reads import COUNTED
@@ -137,6 +137,11 @@ class DataConfig(Section):
     label_window: int | None = Field(None, ge=1)
     """Seconds after its impression within which what has a time of its own counts as a label, in all splits. A train impression
     whose window is still open when the validation part begins has no label. null: labels are as the log has them."""
+    weight: str | None = None
+    """The column of impressions with the weight of each candidate in training, a finite number from 0 on; null: 1 each."""
+    keep_unclicked: float = Field(1.0, gt=0, le=1)
+    """Share of the train requests without a click or label that are trained on, drawn by a hash of their ids; each of them counts
+    for the others of its kind too."""
     effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
@@ -174,6 +179,7 @@ class DataConfig(Section):
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
         check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
+        check_weight(self.weight, self.declared())
         if self.raw.queries is None and self.columns.queries:
             raise ValueError(f"columns.queries.{next(iter(self.columns.queries))}: raw.queries is null, and no other file has it")
         return self
@@ -187,6 +193,11 @@ class DataConfig(Section):
     def late(self) -> bool:
         """Whether what users did may be known later than that it was shown."""
         return self.timed or self.feedback_delay > 0
+
+    @property
+    def weighted(self) -> bool:
+        """Whether candidates count differently in training."""
+        return self.weight is not None or self.keep_unclicked < 1
 
     @property
     def counted(self) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from prectr_torchrec.data.column_kinds import (
     Vector,
     Whole,
 )
-from prectr_torchrec.data.counted_kinds import Counter, Distribution, Sums
+from prectr_torchrec.data.counted_kinds import Counter, Distribution, SampleWeight, Sums
 from prectr_torchrec.data.list_kinds import Ids, Weights
 
 Family = Literal["request", "history", "peer", "candidate"]
@@ -43,6 +43,8 @@ Table = Literal["requests", "users", "queries", "items", "events", "derived"]
 LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
+SAMPLE_WEIGHT = "sample_weight"
+"""What each candidate counts in training, where candidates differ in that."""
 
 S = TypeVar("S", bound=Settings)
 
@@ -297,6 +299,7 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
     docs |= {what: f"How many {what} of it there were before." for what in data.counted[len(docs) :]}
     counts = (Column("candidate", what, Number(), Source("derived", what), docs[what]) for what in data.counted)
     grade, predicted = _of_grades("candidate", data)
+    weight = Column("candidate", SAMPLE_WEIGHT, SampleWeight(), Source("events", SAMPLE_WEIGHT), served=False)
     return [
         item,
         _title("candidate"),
@@ -307,4 +310,5 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         predicted,
         *counts,
         Column("candidate", "item_trained", Whole(), Source("derived", "item_trained"), served=False),
+        *([weight] if data.weighted else []),
     ]

@@ -35,6 +35,8 @@ _AGREED = (
     "labels",
     "feedback_delay",
     "label_window",
+    "weight",
+    "keep_unclicked",
     "effects",
     "history_length",
     "history_events",

@@ -87,7 +87,8 @@ def write_effects(
         Split -> of whom -> requests with a past.
 
     Raises:
-        ConfigError: another kind of ranker, one without such rows, or of samples whose clicks are known late.
+        ConfigError: another kind of ranker, one without such rows, or of samples whose clicks are known late, or that leave
+            requests out.
         FileExistsError: `out` is there already.
         ValueError: samples that the ranker does not fit, or that have sums already.
     """
@@ -102,6 +103,8 @@ def write_effects(
     manifest = read_manifest(data, config.data, run / CONFIG)
     own = validate_section(DataConfig, manifest["settings"]["data"], str(data / MANIFEST))
     _refuse_late(own, data)
+    if own.keep_unclicked < 1:
+        raise ConfigError(f"{data}: samples without some of the log's requests (data.keep_unclicked), whose events sums lack")
     found: dict[str, dict[Effect, int]] = {}
     with replacing(out) as folder, process_group(config.train.device) as process:
         folder.mkdir()

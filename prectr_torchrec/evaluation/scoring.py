@@ -112,7 +112,7 @@ def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, Reporte
     batch = batch.to(torch.device("cpu"))
     real = batch.candidate_weight > 0
     request = batch.candidate_request
-    click, weight = batch.labels()["click"]
+    click, weight, _ = batch.labels()["click"]
     columns: dict[str, Tensor] = {
         "request_id": batch["request_id"][request],
         "item_id": batch["candidate_item_id"],
@@ -134,7 +134,7 @@ def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, Reporte
 def _labels(batch: SearchBatch, report: StepReport) -> dict[str, Tensor]:
     """The columns of labels beside the click."""
     found: dict[str, Tensor] = {}
-    for label, (value, weight) in batch.labels().items():
+    for label, (value, weight, _) in batch.labels().items():
         if label != "click" and label in report.ranking:
             probabilities = (logit[label].sigmoid() for logit in (report.ranking, report.logged))
             names = (f"{label}_probability", f"{label}_probability_at_position", label)

@@ -179,7 +179,7 @@ def _fit(
     names = [f"{name}_logit" for name in fused.members]
     rows: list[Tensor] = []
     for batch, report in evaluate_batches(pipeline, model, reader, batches):
-        click, weight = batch.labels()["click"]
+        click, weight, _ = batch.labels()["click"]
         logits = torch.stack([report.parts[name] for name in names], dim=1)  # (C, members)
         columns = [logits, batch["candidate_position"].unsqueeze(1), click.unsqueeze(1)]
         rows.append(torch.cat([column.double() for column in columns], dim=1)[weight > 0].cpu())

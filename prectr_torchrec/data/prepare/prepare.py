@@ -26,7 +26,7 @@ from tqdm import tqdm
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import Table, declared_columns, declared_of
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Table, declared_columns, declared_of
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
@@ -35,7 +35,7 @@ from prectr_torchrec.data.prepare.examination import estimate_examination
 from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, event_orders
 from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
-from prectr_torchrec.data.prepare.splits import in_train, split_times
+from prectr_torchrec.data.prepare.splits import find_trained, in_train, split_times
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.prepare.trained import write_trained
 from prectr_torchrec.data.raw.actions import labels_of_actions
@@ -86,14 +86,14 @@ def prepare(
 
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, those of known users, candidates, graded ones, clicks, those with
-        each label, time and files of each), `summary` (as of `summarise`), `max_candidates`,
-        `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
-        not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
-        `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
-        ...; deeper ones share the last), `numbers` (as of `learn_numbers`), `level_grades` (the mean of each level's judgments,
-        None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by what was wrong with
-        them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that few values make text
-        of), and the `settings` it came from.
+        each label, time and files of each), `summary` (as of `summarise`), `max_candidates`, `new_queries` (`queries` that are
+        not searched in the train part but later, and their `judgments`, which are in no split; not with `candidates`), `left_out`
+        and `mean_weight` (as of `find_trained`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned`
+        or `text`), `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of
+        positions 1, 2, ...; deeper ones share the last), `numbers` (as of `learn_numbers`), `level_grades` (the mean of each
+        level's judgments, None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by
+        what was wrong with them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that
+        few values make text of), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -153,7 +153,7 @@ class _Job:
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             for name in ("items", "queries"):
                 step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
-            splits, split_findings = self._splits(con)
+            splits, split_findings = self._splits(con, report["id_kinds"])
             begins = split_findings["split_from"]
             trained = in_train(self.data, begins) if begins else "false"
             step("counting the train part", self.work / "trained", partial(write_trained, con, trained))
@@ -220,27 +220,31 @@ class _Job:
             examination = estimate_examination(con, before, self.data.levels.count, known=CLICK_KNOWN if self.data.late else None)
         path.write_text(json.dumps(examination), encoding="utf-8")
 
-    def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, Any]]:
+    def _splits(self, con: Connection, kinds: Kinds) -> tuple[dict[str, str], dict[str, Any]]:
         """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and what the manifest tells of
         where they begin and what is left out of them."""
         request = "request_id, timestamp, user_id, query"
-        unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted"
+        weight = f", 1::FLOAT AS {SAMPLE_WEIGHT}" if self.data.weighted else ""
+        unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}"
         if self.candidates:
             declared = self._declared("requests") + self._declared("events", null=True)
             return {"candidates": f"SELECT {request}, part, {unlabelled}{declared} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM"
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared}{{weight}} FROM"
         acted = labels_of_actions(self.data, self.sources["impressions"])
         known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
+        trained = find_trained(con, self.data, known, begins, kinds["request_id"])
+        split_findings |= trained.findings
+        evaluated = f"{labelled.format(weight=weight)} {final}"
         return {
-            "train": f"{labelled} {known} WHERE {in_train(self.data, begins)}",
-            "validation": f"{labelled} {final} WHERE timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
-            "test": f"{labelled} {final} WHERE timestamp >= {begins['test']}",
+            "train": f"{labelled.format(weight=trained.weight)} {trained.rows}",
+            "validation": f"{evaluated} WHERE timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{evaluated} WHERE timestamp >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
         }, split_findings
 
@@ -258,6 +262,7 @@ class _Job:
             counted = f"SELECT c.*, {', '.join(added)} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
         columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted" + self._declared("events")
+        columns += f", {SAMPLE_WEIGHT}" if self.data.weighted else ""
         write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:

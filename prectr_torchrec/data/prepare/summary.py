@@ -70,6 +70,10 @@ def format_summary(manifest: dict[str, Any], data: DataConfig) -> list[str]:
         lines += [*_aligned([list(row) for row in zip(["position", "shown", "CTR"], *columns, strict=True)]), ""]
     lines.append("empty: " + ", ".join(f"{name} {_percent(share)}" for name, share in summary["empty"].items()))
     lines += [f"dropped: {count:,} {what}" for what, count in manifest["dropped"].items() if count]
+    if manifest.get("left_out", {}).get("requests"):
+        left_out, share = manifest["left_out"], data.keep_unclicked
+        what = f"{left_out['requests']:,} requests without a click or label ({left_out['candidates']:,} candidates)"
+        lines.append(f"left out of train: {what}; the {_percent(share)} that are kept count for them (data.keep_unclicked)")
     lines += [f"mended: {count:,} {what}" for what, count in manifest["mended"].items()]
     return lines + _notes(manifest, data)
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Flag, Grade, Position
-from prectr_torchrec.data.columns import Column, declared_columns, sample_columns
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Column, declared_columns, sample_columns
+from prectr_torchrec.data.counted_kinds import SampleWeight
 from prectr_torchrec.data.list_kinds import Weights
 from prectr_torchrec.data.raw.actions import labels_of_actions, load_actions
 from prectr_torchrec.data.raw.labels import time_columns
@@ -80,7 +81,8 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     declared = [column for column in declared_columns(data, id_kinds=kinds) if column.source.raw == source.name]
     readings = {column.source.column: column.kind.raw() for column in (*of_table, *declared)}
     names = {column.source.column: column.source.stored for column in declared}
-    names |= time_columns(data) if source.name == "impressions" else {}
+    if source.name == "impressions":
+        names |= time_columns(data) | ({data.weight: SAMPLE_WEIGHT} if data.weight else {})
     if source.name == "queries" and data.query_group and data.query_group in source:
         names[data.query_group] = "group_id"
         readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
@@ -101,6 +103,7 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
             "timestamp": seconds(*_MOMENTS),
             "click": Flag().raw(),
             **{column: seconds(*_MOMENTS, nullable=True) for column in time_columns(data)},
+            **({data.weight: SampleWeight().raw()} if data.weight else {}),
             "position": Position().raw(),
         },
     }[source.name]

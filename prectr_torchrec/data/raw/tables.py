@@ -7,8 +7,9 @@ Tables made here, all sorted and complete:
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
     events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>,
-        <known>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction; <known>
-        is what `known_columns` says, 0 of what did not happen;
+        <known>, <weight>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without
+        prediction; <known> is what `known_columns` says, 0 of what did not happen; <weight> is `sample_weight`, where
+        `data.weight` names it;
     requests(request_id, timestamp, user_id, query, <declared>).
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
-from prectr_torchrec.data.columns import declared_columns, declared_of, stored_name
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, declared_columns, declared_of, stored_name
 from prectr_torchrec.data.raw.actions import COLUMNS, labels_of_actions, link_actions, may_be_actions
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
@@ -85,7 +86,8 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
     impressions, judgments = _with_query_texts(log, log.impressions), log.judgments and _with_query_texts(log, log.judgments)
     of_impressions = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click", *declared["impressions"]]
     acted = may_be_actions(data)
-    required = [column for column in (*of_impressions, *time_columns(data)) if column not in acted]
+    weights = [data.weight] if data.weight else []
+    required = [column for column in (*of_impressions, *time_columns(data), *weights) if column not in acted]
     open_table("impressions", impressions, required, ["position", *acted])
     if log.actions:
         open_table("actions", log.actions, [*COLUMNS])
@@ -314,11 +316,12 @@ def _link_events(
         for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
     )
     known = "".join(f", coalesce({column}, 0) AS {column}" for column in known_columns(data))
+    weight = f", {SAMPLE_WEIGHT}" if data.weight else ""
     con.execute(
         f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
             coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
             coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
-            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}
+            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}{weight}
         FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
         LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
         LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""
