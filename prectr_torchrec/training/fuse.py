@@ -22,7 +22,8 @@ from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
 from prectr_torchrec.checkpoints.stateful import RandomStates
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.kinds import FusedConfig, Member, MixedConfig, RankerSection
-from prectr_torchrec.config.run import CLICK_ALONE, RunConfig, validate_section
+from prectr_torchrec.config.run import RunConfig, validate_section
+from prectr_torchrec.config.score import CLICK_ALONE
 from prectr_torchrec.config.tables import FeatureConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches

@@ -47,7 +47,7 @@ class SearchReader:
             files' order is kept.
         seed: of the shuffle, the same on all ranks.
         candidates: C in place of `batch.candidates`.
-        reads: what the ranker reads besides the features; None: what the ranker of `config.model` does.
+        reads: what the ranker reads besides the features; None: as of `config.reads()`.
 
     Raises:
         ValueError: a missing or empty split, a file that cannot be used, a request that does not fit into a batch.
@@ -90,7 +90,7 @@ class SearchReader:
             Path(tokenizer),
             self._batch.requests,
             self._batch.candidates,
-            reads=config.model.reads() if reads is None else reads,
+            reads=config.reads() if reads is None else reads,
             predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
         )
         texts = (column for column in self._builder.columns if isinstance(column.kind, Text))
