@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place
+from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place, VectorColumn
 from prectr_torchrec.system.errors import nearest
 
 OF_ITEMS = frozenset(
@@ -72,12 +72,14 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
     seen: dict[tuple[str, str], str] = {("items", name.lower()): "item_attributes" for name in items}
     seen |= {("users", name.removeprefix("user_").lower()): "user_attributes" for name in users}
     seen |= {("queries", query_group.lower()): "query_group"} if query_group else {}
-    for place, name, _ in columns.declared():
+    for place, name, settings in columns.declared():
         where, table = f"columns.{place}.{name}", _TABLES.get(place, place)
         low = name.lower().removeprefix(_PREFIXES.get(place, ""))
         advice = f"give it another name, and say what the file calls it: data.raw.{table}.columns: {{other_{name}: {name}}}"
         if not re.fullmatch(r"[^\W\d]\w*", name):
             raise ValueError(f"{where}: a name is made of letters, digits and _; {advice}")
+        if isinstance(settings, VectorColumn) and settings.dtype == "float16" and place != "items":
+            raise ValueError(f"{where}.vector.dtype: float16 is for vectors of items, which are kept apart; leave it out here")
         if low in _TAKEN[place] or (place == "requests" and low.startswith(_OWNED)):
             raise ValueError(
                 f"{where}: this is the name of a column that the samples have anyway, or begins as these do; {advice}"

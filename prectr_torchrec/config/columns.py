@@ -41,6 +41,8 @@ class VectorColumn(Section):
 
     width: int = Field(ge=1, le=4096)
     """Numbers of a vector; `{vector: 32}` is short for it."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """What vectors of items are kept in, which are in a file of their own; all others are float32."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,6 +22,8 @@ from prectr_torchrec.config.columns import (
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import (
+    LARGEST,
+    LARGEST_FLOAT16,
     Age,
     Flag,
     Grade,
@@ -77,6 +79,7 @@ class Column(NamedTuple):
         doc: what it means, for who sends requests.
         required: whether a served request has to have it.
         served: whether a served request may have it.
+        gathered: whether it is taken by the item's id from a file of its own, and samples lack it.
     """
 
     family: Family
@@ -86,6 +89,7 @@ class Column(NamedTuple):
     doc: str = ""
     required: bool = False
     served: bool = True
+    gathered: bool = False
 
     @property
     def name(self) -> str:
@@ -109,7 +113,7 @@ class Column(NamedTuple):
 
 
 def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> list[Column]:
-    """The columns of samples, in the order of the file.
+    """The columns of samples, in the order of the file, and those that are gathered for them.
 
     `relevance` is a raw grade, `predicted` then a predicted distribution over the levels. `age` is in seconds before the request.
     The lists of `history` and `peer` run from the oldest to the newest event. Ids are 64-bit; declared ones are 0 where unknown.
@@ -145,7 +149,9 @@ def declared_columns(data: DataConfig, *tables: Table, id_kinds: Mapping[str, st
             source = Source(table, declared.name, f"{declared.place}_{number}")
             key = declared.sample.removeprefix("candidate_") if family == "candidate" else declared.sample
             served = not isinstance(declared.settings, LabelColumn)
-            columns.append(Column(family, key, _declared_kind(declared, ids), source, "As the log has it.", served=served))
+            kind, gathered = _declared_kind(declared, ids), table == "items" and isinstance(declared.settings, VectorColumn)
+            doc = "As the log has it." if not gathered else "As the log has it; without it, that which is known of the item."
+            columns.append(Column(family, key, kind, source, doc, served=served, gathered=gathered))
     return columns
 
 
@@ -183,8 +189,8 @@ def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
             return Age()
         case NumberColumn(transform=transform):
             return Measure(0) if transform == "log1p" else Measure()
-        case VectorColumn(width=width):
-            return Vector(width)
+        case VectorColumn(width=width, dtype=dtype):
+            return Vector(width, LARGEST if dtype == "float32" else LARGEST_FLOAT16)
         case IdColumn():
             return ids.kind(declared.name)
         case IdsColumn(separator=separator):

@@ -20,6 +20,7 @@ from prectr_torchrec.config.data import DataConfig, Effect
 from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.data.counted_kinds import sums_width
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS
 from prectr_torchrec.data.log_ids import IDS
 from prectr_torchrec.data.parquet_files import WRITTEN, open_parquet, readable
 from prectr_torchrec.data.prepare.prepare import SPLITS
@@ -117,7 +118,7 @@ def write_effects(
                 requests = _read_requests(data / split)
                 sums = files.sums(requests, Path(scratch) / split)
                 found[split] = _copy_split(data / split, folder / split, wanted, requests, sums)
-        for name in (TOKENIZER, IDS):
+        for name in (TOKENIZER, IDS, ITEM_VECTORS):
             if (data / name).is_dir():
                 shutil.copytree(data / name, folder / name)
         settings = {**manifest["settings"], "data": sample_settings(wanted)}

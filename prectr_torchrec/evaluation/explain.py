@@ -69,7 +69,8 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
         alone = BatchConfig(requests=1, candidates=sample["num_candidates"][0].as_py())  # without padding
         with split_of_one(sample) as place:
-            batch = next(SearchReader(config.model_copy(update={"batch": alone}), *place, run / TOKENIZER).epoch(0))
+            reader = SearchReader(config.model_copy(update={"batch": alone}), *place, run / TOKENIZER, prepared=data)
+            batch = next(reader.epoch(0))
         model, _, _ = build_sharded(config, run, process)
         checkpoints.load(checkpoint, {"model": model})
         here = batch.to(process.device)

@@ -22,6 +22,7 @@ from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.score import multiplied
 from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
 from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
@@ -67,13 +68,24 @@ class Ranker:
         titles: TitleVectors | None = None,
         id_kinds: Mapping[str, str] | None = None,
         texts: int = _TEXTS,
+        vectors: ItemVectors | None = None,
     ) -> None:
-        self.config, self.titles = config, titles
+        """`vectors`: of items, for requests that do not bring them."""
+        self.config, self.titles, self._vectors = config, titles, vectors
         self.schema = RequestSchema(config.data, id_kinds, model.labels, config.score)
         self.model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
         self._levels = model.reported[LEVELS].width if LEVELS in model.reported else 0
         self._builder = BatchBuilder(
-            config.data, config.text, config.tables, config.features, text, 1, 1, reads=config.reads(), texts=texts
+            config.data,
+            config.text,
+            config.tables,
+            config.features,
+            text,
+            1,
+            1,
+            reads=config.reads(),
+            texts=texts,
+            vectors=vectors,
         )
         self._building = threading.Lock()
         _forks.add(self)
@@ -82,7 +94,13 @@ class Ranker:
     def aside(self) -> Ranker:
         """This ranker once more for another thread, which reads its texts apart: those of a large request keep no other
         waiting. Model, tables and kept titles are shared."""
-        return Ranker(self.config, self.model, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
+        shared = self.model, self._embeddings, self._text, self.titles, self._id_kinds
+        return Ranker(self.config, *shared, _TEXTS_ASIDE, self._vectors)
+
+    def with_vectors(self, vectors: ItemVectors) -> Ranker:
+        """The same ranker with vectors of other items, such as those of the samples that it scores."""
+        shared = self.model, self._embeddings, self._text, self.titles, self._id_kinds
+        return Ranker(self.config, *shared, _TEXTS, vectors)
 
     @property
     def relevance(self) -> TextRelevance:
@@ -152,7 +170,10 @@ class Ranker:
         }
         for name, table in tables.items():
             check_table(folder / TABLES / f"{name}.safetensors", table.weight)
-        ranker = cls(config, model, ServedEmbeddings(config.features, tables), folder / TEXT, None, about.get("id_kinds"))
+        kept = any(name.startswith(f"{ITEM_VECTORS}/") for name in about["files"])
+        vectors = ItemVectors.of(config.data, folder / ITEM_VECTORS) if kept else None
+        served = model, ServedEmbeddings(config.features, tables)
+        ranker = cls(config, *served, folder / TEXT, None, about.get("id_kinds"), vectors=vectors)
         check_scores(ranker, folder)
         if title_vectors and (encode := encoder_of_titles(model)) is not None:
             ranker.titles = TitleVectors(encode, title_vectors)

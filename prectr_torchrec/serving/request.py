@@ -46,7 +46,7 @@ class RequestSchema:
         labels: Sequence[str] = (),
         score: Mapping[str, Worth] = CLICK_ALONE,
     ) -> None:
-        self._arrow, self._labels = sample_schema(data), labels if len(labels) > 1 else ()
+        self._arrow, self._labels = sample_schema(data, gathered=True), labels if len(labels) > 1 else ()
         self._score, self._numbers = score, numbers_of_candidates(data.declared())
         self._query_is_id = (id_kinds or {}).get("query_id") == "normalised"
         fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]

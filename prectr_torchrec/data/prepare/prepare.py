@@ -27,6 +27,7 @@ from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Table, declared_columns, declared_of
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, item_vectors
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
@@ -42,7 +43,7 @@ from prectr_torchrec.data.raw.actions import labels_of_actions
 from prectr_torchrec.data.raw.files import given_files
 from prectr_torchrec.data.raw.labels import events_in_windows
 from prectr_torchrec.data.raw.predicted import find_scores
-from prectr_torchrec.data.raw.source import Connection, Source, one_row, open_duckdb
+from prectr_torchrec.data.raw.source import Connection, Source, one_row, open_duckdb, quote
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tokens import tokenizer_digest
@@ -55,6 +56,8 @@ from prectr_torchrec.system.sizes import parse_bytes
 
 BLOCK = 2**20
 SPLITS = ("train", "validation", "test", "judgments", "candidates")
+_PARTS = (*SPLITS, TOKENIZER, IDS, ITEM_VECTORS)
+"""Folders of a prepared folder."""
 MAX_TEXTS = 500_000
 """Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
 
@@ -108,10 +111,10 @@ def prepare(
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
     settings = _settings(data, text, sources, given, scores)
-    if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
+    if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=_PARTS)) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11)
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11 + bool(item_vectors(data)))
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     splits = report["splits"]
@@ -151,8 +154,17 @@ class _Job:
             for name, order in event_orders(self.data).items():
                 options = {**order, **common}
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
+            kept = item_vectors(self.data)
             for name in ("items", "queries"):
-                step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
+                apart = ", ".join(column.source.stored for column, _ in kept) if name == "items" else ""
+                columns = f"* EXCLUDE ({apart})" if apart else "*"
+                step(
+                    f"sorting {name}",
+                    self.work / name,
+                    partial(write_columns, con, f"SELECT {columns} FROM {name} ORDER BY rowid"),
+                )
+            if kept:
+                step("keeping vectors of items", self.out / ITEM_VECTORS, partial(self._write_item_vectors, con))
             splits, split_findings = self._splits(con, report["id_kinds"])
             begins = split_findings["split_from"]
             trained = in_train(self.data, begins) if begins else "false"
@@ -162,7 +174,7 @@ class _Job:
             if not self.candidates:
                 step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
         described = {name: _describe_split(self.work / name, self.data) for name in splits}
-        numbers = learn_numbers(self.data, self.work) if "train" in splits else {}
+        numbers = learn_numbers(self.data, self.work, self.out / ITEM_VECTORS) if "train" in splits else {}
         return {
             **report,
             "levels": self.data.levels.count,
@@ -212,6 +224,12 @@ class _Job:
 
     def _write_ids(self, con: Connection, kinds: Kinds, folder: Path) -> None:
         write_ids(con, self.sources, kinds, self.data.zero_id, folder)
+
+    def _write_item_vectors(self, con: Connection, folder: Path) -> None:
+        columns = item_vectors(self.data)
+        selected = "".join(f", {column.source.stored} AS {quote(column.key)}" for column, _ in columns)
+        dtypes = {column.key: settings.dtype for column, settings in columns}
+        write_columns(con, f"SELECT item_id{selected} FROM items ORDER BY rowid", folder, dtypes=dtypes)
 
     def _write_examination(self, con: Connection, path: Path) -> None:
         examination = self.data.examination

@@ -171,7 +171,8 @@ def measure(low: float, high: float) -> Reading:
 
 def vector(width: int, most: float) -> Reading:
     """Lists of `width` numbers in -most..most as FLOAT[width], null where they are null."""
-    expected = f"a list of {width} numbers, no null, NaN or infinity among them; null where it is missing"
+    range_ = "" if most > 1e9 else f" in {-most:g}..{most:g}"
+    expected = f"a list of {width} numbers{range_}, no null, NaN or infinity among them; null where it is missing"
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
         element, none = element_type(type_), f"NULL::FLOAT[{width}]"
