@@ -63,6 +63,19 @@ class IdsColumn(Section):
     """The column of the same table that has a weight for each id, as a list, or as text with the same separator."""
 
 
+class PathColumn(IdsColumn):
+    """Paths in a tree, such as `Home > Kitchen > Knives`: a list of an id for each level, each of the path down to there."""
+
+    separator: str | None = Field(">", min_length=1)
+    """What stands between the levels; blanks around a level do not count."""
+
+    @model_validator(mode="after")
+    def _is_text(self) -> PathColumn:
+        if self.separator is None or self.weights is not None:
+            raise ValueError("a path is text, with a separator between its levels and without weights")
+        return self
+
+
 class LabelColumn(Section):
     """Something else than the click that a user may do with a candidate: 0, 1, or null where it is not known."""
 
@@ -96,6 +109,7 @@ class ColumnConfig(Section):
     vector: VectorColumn | None = None
     id: IdColumn | None = None
     ids: IdsColumn | None = None
+    path: PathColumn | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -127,7 +127,7 @@ class DataConfig(Section):
     user_attributes: list[str] = []
     """Columns of users that become `user_*` ids of requests. Short for `columns.users: {<name>: id}`."""
     columns: ColumnsConfig = ColumnsConfig()
-    """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
+    """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`, `path`,
     `number`, `time`, `vector`."""
     labels: dict[str, LabelColumn] = {}
     """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1. `click` may be

@@ -13,6 +13,7 @@ from prectr_torchrec.config.columns import (
     IdsColumn,
     LabelColumn,
     NumberColumn,
+    PathColumn,
     Place,
     Settings,
     TimeColumn,
@@ -38,7 +39,7 @@ from prectr_torchrec.data.column_kinds import (
     Whole,
 )
 from prectr_torchrec.data.counted_kinds import Counter, Distribution, SampleWeight, Sums
-from prectr_torchrec.data.list_kinds import Ids, Weights
+from prectr_torchrec.data.list_kinds import Ids, Paths, Weights
 
 Family = Literal["request", "history", "peer", "candidate"]
 Table = Literal["requests", "users", "queries", "items", "events", "derived"]
@@ -193,6 +194,8 @@ def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
             return Vector(width, LARGEST if dtype == "float32" else LARGEST_FLOAT16)
         case IdColumn():
             return ids.kind(declared.name)
+        case PathColumn(separator=separator):
+            return Paths("text", ids.data.zero_id, separator)
         case IdsColumn(separator=separator):
             return Ids(ids.written.get(declared.name, "either"), ids.data.zero_id, separator)  # type: ignore[arg-type]
         case WeightsColumn(of, separator):
