@@ -47,6 +47,10 @@ class RawTable(Section):
 class RawLog(Section):
     impressions: RawTable = RawTable(path="impressions.parquet")
     """request_id, timestamp, user_id, query_id, item_id, position (optional), click."""
+    searches: RawTable | None = None
+    """request_id, timestamp, user_id, query_id, one row a request: with `results`, instead of impressions; null: none."""
+    results: RawTable | None = None
+    """request_id, item_id, position (optional), click, one row a shown item; null: there is none."""
     items: RawTable = RawTable(path="items.parquet")
     """item_id, title and the attributes."""
     queries: RawTable | None = RawTable(path="queries.parquet")
@@ -59,6 +63,15 @@ class RawLog(Section):
     actions: RawTable | None = None
     """request_id, item_id, action, timestamp: what users did with what they were shown, one row each. It tells of the labels, and
     of the click, that impressions have no column of; null: there is none."""
+
+    @model_validator(mode="after")
+    def _impressions_are_one_table_or_two(self) -> RawLog:
+        if (self.searches is None) != (self.results is None):
+            given, missing = ("searches", "results") if self.results is None else ("results", "searches")
+            raise ValueError(f"{given} is here without {missing}; name both, or impressions, which are both in one table")
+        if self.searches is not None and self.impressions != RawLog.model_fields["impressions"].default:
+            raise ValueError("impressions are here, and so are searches and results; leave out the one or the others")
+        return self
 
 
 class Levels(Section):

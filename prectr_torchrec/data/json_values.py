@@ -136,9 +136,9 @@ def path_field(separator: str, zero: ZeroId, most: int) -> JsonField:
     one, id_ = id_field("text", zero), _INTEGER._replace(schema={"type": "integer"})
 
     def read_path(value: Any) -> list[Any]:
-        return _list(
-            path_levels(value, separator) if isinstance(value, str) else value, one if isinstance(value, str) else id_, most
-        )
+        if isinstance(value, str):
+            return _list(path_levels(value, separator), one, most)
+        return _list(value, id_, most)
 
     expected = f"a text of at most {most:,} levels with {separator!r} between them"
     schema = {"type": ["string", "array", "null"], "items": id_.schema, "maxItems": most}

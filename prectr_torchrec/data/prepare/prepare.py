@@ -43,6 +43,7 @@ from prectr_torchrec.data.raw.actions import labels_of_actions
 from prectr_torchrec.data.raw.files import given_files
 from prectr_torchrec.data.raw.labels import events_in_windows
 from prectr_torchrec.data.raw.predicted import find_scores
+from prectr_torchrec.data.raw.search_results import shown_items
 from prectr_torchrec.data.raw.source import Connection, Source, one_row, open_duckdb, quote
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
@@ -219,7 +220,7 @@ class _Job:
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
             report["summary"] = summarise(con, self.data, self.sources, report["rows"])
             report["predicted"] = bool(self.scores)
-            report["simulated"] = _is_simulated(self.sources["impressions"])
+            report["simulated"] = _is_simulated(shown_items(self.sources))
         (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
     def _write_ids(self, con: Connection, kinds: Kinds, folder: Path) -> None:
@@ -251,7 +252,7 @@ class _Job:
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
         labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared}{{weight}} FROM"
-        acted = labels_of_actions(self.data, self.sources["impressions"])
+        acted = labels_of_actions(self.data, shown_items(self.sources))
         known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
