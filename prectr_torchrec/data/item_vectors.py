@@ -81,7 +81,16 @@ class ItemVectors:
         return found[place_of]
 
     def filled(self, name: str, given: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Vectors (n, width) that came with items (n,), and those of the folder where none did."""
+        """Vectors that came with items, and those of the folder where none did.
+
+        Args:
+            name: of the column.
+            given: (n, width) float32, NaN where none came.
+            ids: (n,) int64 of the items.
+
+        Returns:
+            (n, width) float32, NaN where there is none either way.
+        """
         missing = np.isnan(given[:, 0])
         if missing.any():
             given = given.copy()

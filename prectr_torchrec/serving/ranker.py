@@ -98,7 +98,11 @@ class Ranker:
         return Ranker(self.config, *shared, _TEXTS_ASIDE, self._vectors)
 
     def with_vectors(self, vectors: ItemVectors) -> Ranker:
-        """The same ranker with vectors of other items, such as those of the samples that it scores."""
+        """The same ranker with vectors of other items, such as those of the samples that it scores.
+
+        Args:
+            vectors: of the columns of the ranker's configuration.
+        """
         shared = self.model, self._embeddings, self._text, self.titles, self._id_kinds
         return Ranker(self.config, *shared, _TEXTS, vectors)
 
