@@ -125,7 +125,7 @@ def training_model(run: Path, ranker: Ranker, request: dict[str, Any]) -> Callab
         run / TOKENIZER,
         1,
         samples["num_candidates"][0].as_py(),
-        reads=config.model.reads(),
+        reads=config.reads(),
     )
 
     def work() -> None:

@@ -7,7 +7,7 @@ from .hugging_face import from_folder, max_tokens
 from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Label, Texts, Widths
 from .losses.anchor import Anchor, anchor_loss, level_targets
 from .losses.balance import LoadBalance, load_balance
-from .losses.base import Loss, weighted_mean
+from .losses.base import Loss, label_mean, weighted_mean
 from .losses.click import CrossEntropy
 from .losses.consistency import Consistency, consistency_loss
 from .losses.debias import Debias, lowered_distance
@@ -127,6 +127,7 @@ __all__ = [
     "grade_distributions",
     "known_level_log_probabilities",
     "label_chain",
+    "label_mean",
     "level_targets",
     "load_balance",
     "lowered_distance",

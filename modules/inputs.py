@@ -224,6 +224,8 @@ class Label(NamedTuple):
     """(C,) float, such as 0 or 1."""
     weight: Tensor
     """(C,) float, 1, or 0: no label, or padding."""
+    sample_weight: Tensor | None = None
+    """(C,) float, what each candidate counts in training, 1 on average; None: 1 each. Measures do not look at it."""
 
 
 class Widths(NamedTuple):

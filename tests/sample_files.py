@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Id, Vector
 from prectr_torchrec.data.columns import Column, declared_columns
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, item_vectors
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.schema import TOKENIZER, VERSION_KEY, sample_schema
@@ -54,7 +55,21 @@ def write_samples(
             part, where / f"part-{number:05d}.parquet", row_group_size=data_config.requests_per_row_group, compression="zstd"
         )
     write_tokenizer(Path(folder) / TOKENIZER)
+    if item_vectors(data_config):
+        write_item_vectors(Path(folder) / ITEM_VECTORS, data_config, items)
     return table
+
+
+def write_item_vectors(folder: Path, data: DataConfig, items: int) -> None:
+    """Vectors of all but every seventh item, of which one in five has none."""
+    known = np.array([item for item in range(items) if item % 7])
+    rng = np.random.default_rng(items)
+    folder.mkdir(parents=True, exist_ok=True)
+    (known * 15485863 + 1).astype(np.int64).tofile(folder / "item_id.int64")
+    for column, settings in item_vectors(data):
+        values = rng.gamma(2.0, 0.5, (len(known), settings.width)).astype(settings.dtype)
+        values[rng.random(len(known)) < 0.2] = np.nan
+        values.tofile(folder / f"{column.key}.{settings.dtype}x{settings.width}")
 
 
 def write_tokenizer(folder: Path) -> Path:
@@ -123,7 +138,7 @@ def _rows(
     candidates = _candidates(rng, data, split, num_candidates, titles)
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
     for column in declared_columns(data):
-        if column.name in columns:  # an attribute
+        if column.name in columns or column.gathered:  # an attribute, or in a file of its own
             continue
         values = _declared(int(num_candidates.sum()) if column.listed else requests, column)
         columns[column.name] = _lists(values, num_candidates) if column.listed else values
@@ -178,6 +193,7 @@ def _candidates(
         "candidate_examined": rng.poisson(4, total) * 0.75,
         "candidate_item_trained": rng.poisson(4, total),
         **{f"candidate_{name}s": item % 2 for name in data.further_labels},
+        **({"candidate_sample_weight": rng.gamma(2.0, 0.5, total)} if data.weighted else {}),
     }
 
 

@@ -44,6 +44,27 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
+def label_mean(values: Tensor, label: Label) -> Tensor:
+    """Mean over the rows with a label of what each adds to the loss, times its sample weight.
+
+    It divides by the number of rows and not by the sum of their weights, so that its expectation over batches is that of the
+    weighted rows, however few a batch has.
+
+    Args:
+        values: (C,) float.
+        label: of the rows.
+
+    Returns:
+        A float scalar; zero, with a gradient of zero, where no row has a label.
+
+    Example::
+
+        label = Label(torch.zeros(3), weight=torch.tensor([1.0, 1.0, 0.0]), sample_weight=torch.tensor([0.5, 1.5, 9.0]))
+        assert label_mean(torch.tensor([1.0, 3.0, 9.0]), label).item() == 2.5
+    """
+    return weighted_mean(values if label.sample_weight is None else values * label.sample_weight, label.weight)
+
+
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Mean over rows of weight 1; zero, with a gradient of zero, where there are none.
 

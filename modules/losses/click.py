@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..inputs import Inputs
 from ..rankers.base import Predictions
-from .base import Label, Loss, weighted_mean
+from .base import Label, Loss, label_mean
 
 
 class CrossEntropy(Loss):
-    r"""Binary cross-entropy, exact in log space, a mean over the rows with the label.
+    r"""Binary cross-entropy, exact in log space, a mean over the rows with the label, by their sample weights.
 
     With the label :math:`y`, 0 or 1, and the log probabilities :math:`\log p_1` and :math:`\log p_0` that it is 1 and 0, at the
     logged position: :math:`-(y \log p_1 + (1 - y) \log p_0)`.
@@ -44,10 +44,10 @@ class CrossEntropy(Loss):
         p, y = predictions.logged[self.label], labels[self.label]
         loss = -(y.value * p.log_yes + (1 - y.value) * p.log_no)
         if self.after is None:
-            return {"bce": weighted_mean(loss, y.weight)}
+            return {"bce": label_mean(loss, y)}
         assert p.log_stop is not None
         before, of_before = labels[self.after], predictions.logged[self.after]
         further = of_before.log_yes - y.value * p.log_yes - (1 - y.value) * p.log_stop
         told = (before.weight > 0) & (before.value >= y.value)  # else the log contradicts itself
         loss = torch.where(told, before.value * further, loss)
-        return {f"bce_{self.label}": weighted_mean(loss, y.weight)}
+        return {f"bce_{self.label}": label_mean(loss, y)}

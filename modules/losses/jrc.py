@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..inputs import Inputs
 from ..rankers.base import Predictions
-from .base import Label, Loss, weighted_mean
+from .base import Label, Loss, label_mean
 from .listwise import log_softmax_of_requests
 
 
@@ -17,7 +17,8 @@ class JointRankingCalibration(Loss):
     With a logit :math:`f_y(x)` for each value :math:`y` of the label, a candidate :math:`x` among the candidates :math:`X` of
     its request adds :math:`-\log(e^{f_y(x)} / \sum_{x' \in X} e^{f_y(x')})`: of those with its label it should be likely. The
     paper's two logits are free; here they are :math:`f_1 = \log p_1` and :math:`f_0 = \log p_0` of the ranker's probability,
-    whose difference is the logit, so that any ranker can be trained with it. A mean over the candidates with the label.
+    whose difference is the logit, so that any ranker can be trained with it. A mean over the candidates with the label, by their
+    sample weights.
 
     Args:
         label: its name.
@@ -39,4 +40,4 @@ class JointRankingCalibration(Loss):
         """`jrc`."""
         p, y = predictions.logged[self.label], labels[self.label]
         clicked, skipped = (log_softmax_of_requests(f, y.weight > 0, inputs) for f in (p.log_yes, p.log_no))
-        return {"jrc": weighted_mean(-torch.where(y.value > 0, clicked, skipped), y.weight)}
+        return {"jrc": label_mean(-torch.where(y.value > 0, clicked, skipped), y)}

@@ -17,6 +17,8 @@ class Listwise(Loss):
     :math:`-\sum_c y_c \log \mathrm{softmax}(z)_c / \sum_c y_c`, a mean over the requests that have a positive label. It orders
     candidates and says nothing of probabilities: keep the cross-entropy beside it.
 
+    With sample weights a request counts as much as its positive candidates do on average, against the others of the batch.
+
     Args:
         label: its name.
 
@@ -37,9 +39,18 @@ class Listwise(Loss):
         """`listwise`."""
         y = labels[self.label]
         log_share = log_softmax_of_requests(predictions.logged[self.label].logit, y.weight > 0, inputs)
-        columns = (y.weight * y.value, -y.weight * y.value * log_share)
-        positives, loss = (torch.zeros_like(inputs.request_weight).index_add(0, inputs.candidate_request, c) for c in columns)
-        return {"listwise": weighted_mean(loss / positives.clamp(min=1.0), (positives > 0).float())}
+        positive = y.weight * y.value
+
+        def of_requests(values: Tensor) -> Tensor:
+            return torch.zeros_like(inputs.request_weight).index_add(0, inputs.candidate_request, values)
+
+        positives, counts = of_requests(positive), torch.ones_like(inputs.request_weight[0])
+        if y.sample_weight is not None:
+            positive = positive * y.sample_weight
+            count = of_requests(positive) / positives.clamp(min=1.0)
+            counts = (positives > 0).sum() / count.sum().clamp(min=torch.finfo(count.dtype).tiny)
+        loss = of_requests(-positive * log_share) / positives.clamp(min=1.0)
+        return {"listwise": weighted_mean(loss * counts, (positives > 0).float())}
 
 
 def log_softmax_of_requests(scores: Tensor, rows: Tensor, inputs: Inputs) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..inputs import Inputs
 from ..rankers.base import Predictions
-from .base import Label, Loss, weighted_mean
+from .base import Label, Loss, label_mean
 
 
 class Prior(Loss):
@@ -30,4 +30,4 @@ class Prior(Loss):
         """`prior`, in training."""
         if not self.training:
             return {}
-        return {"prior": weighted_mean(predictions.own.divergence, labels["click"].weight)}
+        return {"prior": label_mean(predictions.own.divergence, labels["click"])}

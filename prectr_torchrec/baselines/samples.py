@@ -61,10 +61,13 @@ class Samples:
             data: settings that it has to agree with; None: its own.
 
         Raises:
-            ValueError: it is not wholly prepared, or was prepared by another release or with other settings.
+            ValueError: it is not wholly prepared, or was prepared by another release or with other settings, or
+                leaves requests out.
         """
         own = validate_section(DataConfig, load_manifest(folder)["settings"]["data"], f"{folder}/{MANIFEST}")
         manifest = read_manifest(folder, data or own)
+        if own.keep_unclicked < 1:
+            raise ValueError(f"{folder}: samples of data.keep_unclicked {own.keep_unclicked}; baselines fit on all requests")
         return cls(folder, data or own, int(manifest["max_candidates"]), tuple(manifest["examination"]))
 
     def has(self, split: str) -> bool:

@@ -28,6 +28,8 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there.")],
     quantize: Annotated[Quantize | None, typer.Option(help="Precision of the tables' rows; default: as trained.")] = None,
     checkpoint: Checkpoint = "best",
+    vectors: Annotated[Path | None, typer.Option(help="Prepared folder with the vectors of items that the ranker reads.")] = None,
+    without_vectors: Annotated[bool, typer.Option("--without-vectors", help="Requests bring the vectors of items.")] = False,
 ) -> None:
     """Write a trained ranker to a folder that serves without the run, table by table whatever their size."""
     check_free(out)
@@ -36,7 +38,14 @@ def export(
     check_run(run, checkpoint)
     from prectr_torchrec.serving.export import export
 
-    about = export(run, out, quantize=quantize.value if quantize else None, checkpoint=checkpoint)
+    about = export(
+        run,
+        out,
+        quantize=quantize.value if quantize else None,
+        checkpoint=checkpoint,
+        vectors=vectors,
+        without_vectors=without_vectors,
+    )
     for name, table in about["tables"].items():
         typer.echo(f"{name}: {table['rows']:,} rows x {table['dim']}, {table['precision']}, {table['bytes'] / 1e6:,.1f} MB")
     typer.echo(f"{out}: {about['run']}, checkpoint {about['checkpoint']}")

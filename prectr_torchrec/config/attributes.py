@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from prectr_torchrec.config.columns import ColumnsConfig, LabelColumn, Place
+from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place, VectorColumn
 from prectr_torchrec.system.errors import nearest
 
 OF_ITEMS = frozenset(
@@ -15,7 +15,7 @@ OF_ITEMS = frozenset(
 OF_USERS = frozenset("id events query_events shown clicked examined trained".split())
 """What `user_` stands before."""
 _QUERIES = ("query_id", "query")
-_OF_CANDIDATES = OF_ITEMS | {"weight", "request", "click_weight", "title_index"}
+_OF_CANDIDATES = OF_ITEMS | {"weight", "request", "click_weight", "sample_weight", "title_index"}
 _OF_REQUESTS = frozenset("request_id request_weight timestamp item_id position click query num_candidates".split())
 _OWNED = ("user_", "query_", "group_", "history_", "peer_", "candidate_")
 """What names of columns that are not of a request by itself begin with."""
@@ -72,12 +72,14 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
     seen: dict[tuple[str, str], str] = {("items", name.lower()): "item_attributes" for name in items}
     seen |= {("users", name.removeprefix("user_").lower()): "user_attributes" for name in users}
     seen |= {("queries", query_group.lower()): "query_group"} if query_group else {}
-    for place, name, _ in columns.declared():
+    for place, name, settings in columns.declared():
         where, table = f"columns.{place}.{name}", _TABLES.get(place, place)
         low = name.lower().removeprefix(_PREFIXES.get(place, ""))
         advice = f"give it another name, and say what the file calls it: data.raw.{table}.columns: {{other_{name}: {name}}}"
         if not re.fullmatch(r"[^\W\d]\w*", name):
             raise ValueError(f"{where}: a name is made of letters, digits and _; {advice}")
+        if isinstance(settings, VectorColumn) and settings.dtype == "float16" and place != "items":
+            raise ValueError(f"{where}.vector.dtype: float16 is for vectors of items, which are kept apart; leave it out here")
         if low in _TAKEN[place] or (place == "requests" and low.startswith(_OWNED)):
             raise ValueError(
                 f"{where}: this is the name of a column that the samples have anyway, or begins as these do; {advice}"
@@ -122,6 +124,22 @@ def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig, item
         if label.after not in known:
             raise ValueError(f"labels.{name}: follows {label.after!r}, which is no label{nearest(label.after, known)}")
         _check_circle(name, labels)
+
+
+def check_weight(weight: str | None, declared: Iterable[Declared]) -> None:
+    """Raises ValueError where the column of weights is declared as something else too."""
+    if weight is None:
+        return
+    others = {d.name.lower(): f"data.{_owner(d)}" for d in declared if d.place in ("requests", "impressions")}
+    if owner := others.get(weight.lower()) or ("the log itself" if weight.lower() in _OF_IMPRESSIONS else None):
+        raise ValueError(
+            f"weight: {weight!r} is a column of {owner} too; give it another name, and say what the file calls it: "
+            f"data.raw.impressions.columns: {{weight: {weight}}}"
+        )
+
+
+def _owner(declared: Declared) -> str:
+    return "labels" if isinstance(declared.settings, LabelColumn) else f"columns.{declared.place}"
 
 
 def _check_circle(name: str, labels: Mapping[str, LabelColumn]) -> None:

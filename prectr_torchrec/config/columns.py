@@ -41,6 +41,8 @@ class VectorColumn(Section):
 
     width: int = Field(ge=1, le=4096)
     """Numbers of a vector; `{vector: 32}` is short for it."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """What vectors of items are kept in, which are in a file of their own; all others are float32."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,6 +61,19 @@ class IdsColumn(Section):
     """What stands between the ids where the column is text, as of CSV; blanks around an id do not count. null: it has lists."""
     weights: str | None = None
     """The column of the same table that has a weight for each id, as a list, or as text with the same separator."""
+
+
+class PathColumn(IdsColumn):
+    """Paths in a tree, such as `Home > Kitchen > Knives`: a list of an id for each level, each of the path down to there."""
+
+    separator: str | None = Field(">", min_length=1)
+    """What stands between the levels; blanks around a level do not count."""
+
+    @model_validator(mode="after")
+    def _is_text(self) -> PathColumn:
+        if self.separator is None or self.weights is not None:
+            raise ValueError("a path is text, with a separator between its levels and without weights")
+        return self
 
 
 class LabelColumn(Section):
@@ -94,6 +109,7 @@ class ColumnConfig(Section):
     vector: VectorColumn | None = None
     id: IdColumn | None = None
     ids: IdsColumn | None = None
+    path: PathColumn | None = None
 
     @model_validator(mode="before")
     @classmethod

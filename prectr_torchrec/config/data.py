@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels
+from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels, check_weight
 from prectr_torchrec.config.base import LocalPath, Section
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
 from prectr_torchrec.config.reads import COUNTED
@@ -47,6 +47,10 @@ class RawTable(Section):
 class RawLog(Section):
     impressions: RawTable = RawTable(path="impressions.parquet")
     """request_id, timestamp, user_id, query_id, item_id, position (optional), click."""
+    searches: RawTable | None = None
+    """request_id, timestamp, user_id, query_id, one row a request: with `results`, instead of impressions; null: none."""
+    results: RawTable | None = None
+    """request_id, item_id, position (optional), click, one row a shown item; null: there is none."""
     items: RawTable = RawTable(path="items.parquet")
     """item_id, title and the attributes."""
     queries: RawTable | None = RawTable(path="queries.parquet")
@@ -59,6 +63,15 @@ class RawLog(Section):
     actions: RawTable | None = None
     """request_id, item_id, action, timestamp: what users did with what they were shown, one row each. It tells of the labels, and
     of the click, that impressions have no column of; null: there is none."""
+
+    @model_validator(mode="after")
+    def _impressions_are_one_table_or_two(self) -> RawLog:
+        if (self.searches is None) != (self.results is None):
+            given, missing = ("searches", "results") if self.results is None else ("results", "searches")
+            raise ValueError(f"{given} is here without {missing}; name both, or impressions, which are both in one table")
+        if self.searches is not None and self.impressions != RawLog.model_fields["impressions"].default:
+            raise ValueError("impressions are here, and so are searches and results; leave out the one or the others")
+        return self
 
 
 class Levels(Section):
@@ -127,7 +140,7 @@ class DataConfig(Section):
     user_attributes: list[str] = []
     """Columns of users that become `user_*` ids of requests. Short for `columns.users: {<name>: id}`."""
     columns: ColumnsConfig = ColumnsConfig()
-    """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`,
+    """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`, `path`,
     `number`, `time`, `vector`."""
     labels: dict[str, LabelColumn] = {}
     """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1. `click` may be
@@ -137,6 +150,11 @@ class DataConfig(Section):
     label_window: int | None = Field(None, ge=1)
     """Seconds after its impression within which what has a time of its own counts as a label, in all splits. A train impression
     whose window is still open when the validation part begins has no label. null: labels are as the log has them."""
+    weight: str | None = None
+    """The column of impressions with the weight of each candidate in training, a finite number from 0 on; null: 1 each."""
+    keep_unclicked: float = Field(1.0, gt=0, le=1)
+    """Share of the train requests without a click or label that are trained on, drawn by a hash of their ids; each of them counts
+    for the others of its kind too."""
     effects: dict[Effect, Annotated[int, Field(ge=1, le=256)]] = {}
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
@@ -174,6 +192,7 @@ class DataConfig(Section):
         check_attributes(self.item_attributes, self.user_attributes, self.query_group)
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
         check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
+        check_weight(self.weight, self.declared())
         if self.raw.queries is None and self.columns.queries:
             raise ValueError(f"columns.queries.{next(iter(self.columns.queries))}: raw.queries is null, and no other file has it")
         return self
@@ -187,6 +206,11 @@ class DataConfig(Section):
     def late(self) -> bool:
         """Whether what users did may be known later than that it was shown."""
         return self.timed or self.feedback_delay > 0
+
+    @property
+    def weighted(self) -> bool:
+        """Whether candidates count differently in training."""
+        return self.weight is not None or self.keep_unclicked < 1
 
     @property
     def counted(self) -> tuple[str, ...]:

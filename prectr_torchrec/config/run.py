@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import re
 import typing
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
 from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
 from prectr_torchrec.config.losses import LossesConfig
+from prectr_torchrec.config.reads import Reads
+from prectr_torchrec.config.score import CLICK_ALONE, Score, multiplied, numbers_of_candidates
 from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables, check_pooling, with_bags
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
 from prectr_torchrec.config.train import TrainConfig
 from prectr_torchrec.system.errors import ConfigError, nearest
-
-CLICK_ALONE = {"click": 1.0}
-"""A score that is the click probability."""
-Score = Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 
 
 class RunConfig(Section):
@@ -39,7 +37,8 @@ class RunConfig(Section):
     losses: LossesConfig = LossesConfig()
     score: Score = CLICK_ALONE
     """What candidates are ranked by: label -> what it is worth. The score is the expected worth, the sum of these times the
-    labels' probabilities, such as `{click: 1, order: 20}`; a request may bring others."""
+    labels' probabilities, such as `{click: 1, order: 20}`, or `{click: 1, order: {times: price}}` with a number of the
+    candidate; a request may bring others."""
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
 
@@ -74,7 +73,19 @@ class RunConfig(Section):
                 raise ValueError(f"score.{name}: data.labels has no such label{nearest(name, ['click', *declared])}")
             if name not in self.predicted_labels:
                 raise ValueError(f"score.{name}: a ranker of kind {self.model.kind!r} predicts the click alone")
+        numbers = numbers_of_candidates(self.data.declared())
+        for name, column in multiplied(self.score).items():
+            if column not in numbers:
+                hint = nearest(column, numbers)
+                raise ValueError(
+                    f"score.{name}.times: {column!r} is no number of data.columns.items or data.columns.impressions{hint}"
+                )
         return self
+
+    def reads(self) -> Reads:
+        """What batches have: what the ranker reads, and the numbers that the score multiplies by."""
+        reads = self.model.reads()
+        return reads._replace(candidate=reads.candidate | set(multiplied(self.score).values()))
 
     @property
     def predicted_labels(self) -> tuple[str, ...]:

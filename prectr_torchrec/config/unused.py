@@ -125,10 +125,14 @@ def _columns_of_no_name(data: DataConfig) -> Iterator[str]:
     declared: dict[str, list[str]] = {}
     for column in data.declared():
         table = "impressions" if column.place == "requests" else column.place
-        declared.setdefault(table, []).append(column.name)
+        apart = {"requests": "searches", "impressions": "results"} if data.raw.searches else {}
+        declared.setdefault(apart.get(column.place, table), []).append(column.name)
     times = [label.time for label in data.labels.values() if label.time is not None]
+    times += [data.weight] if data.weight else []
     ours = {
         "impressions": ["request_id", "timestamp", "user_id", "query_id", "item_id", "position", "click", *times],
+        "searches": ["request_id", "timestamp", "user_id", "query_id"],
+        "results": ["request_id", "item_id", "position", "click", *times],
         "items": ["item_id", "title"],
         "queries": ["query_id", "query", *([data.query_group] if data.query_group else [])],
         "judgments": ["query_id", "item_id", "relevance"],

@@ -38,6 +38,10 @@ LARGEST = 1e30
 """Of a log's own numbers: a square of such still is a double, and the number itself a float32."""
 
 
+LARGEST_FLOAT16 = 65504.0
+"""Of a number that is kept in half precision."""
+
+
 class View(NamedTuple):
     """A value as it stands in a batch.
 
@@ -204,21 +208,26 @@ class Age(Measure):
 
 @dataclass(frozen=True)
 class Vector(Kind):
-    """A log's own vectors of one width, null where missing; all NaN in flat values."""
+    """A log's own vectors of one width, null where missing; all NaN in flat values.
+
+    Attributes:
+        most: the largest number in one, without its sign.
+    """
 
     nullable = True
     declared_as = "vector"
     width: int
+    most: float = LARGEST
 
     @property
     def arrow(self) -> pa.DataType:
         return pa.list_(pa.float32(), self.width)
 
     def json(self) -> JsonField:
-        return json.vector_field(self.width, LARGEST)
+        return json.vector_field(self.width, self.most)
 
     def raw(self) -> Reading:
-        return vector(self.width, LARGEST)
+        return vector(self.width, self.most)
 
     def to_arrow(self, values: NDArray[Any]) -> pa.Array:
         missing = pa.array(np.isnan(values[:, 0]))

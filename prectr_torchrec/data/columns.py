@@ -13,6 +13,7 @@ from prectr_torchrec.config.columns import (
     IdsColumn,
     LabelColumn,
     NumberColumn,
+    PathColumn,
     Place,
     Settings,
     TimeColumn,
@@ -22,6 +23,8 @@ from prectr_torchrec.config.columns import (
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.column_kinds import (
+    LARGEST,
+    LARGEST_FLOAT16,
     Age,
     Flag,
     Grade,
@@ -35,14 +38,16 @@ from prectr_torchrec.data.column_kinds import (
     Vector,
     Whole,
 )
-from prectr_torchrec.data.counted_kinds import Counter, Distribution, Sums
-from prectr_torchrec.data.list_kinds import Ids, Weights
+from prectr_torchrec.data.counted_kinds import Counter, Distribution, SampleWeight, Sums
+from prectr_torchrec.data.list_kinds import Ids, Paths, Weights
 
 Family = Literal["request", "history", "peer", "candidate"]
 Table = Literal["requests", "users", "queries", "items", "events", "derived"]
 LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
+SAMPLE_WEIGHT = "sample_weight"
+"""What each candidate counts in training, where candidates differ in that."""
 
 S = TypeVar("S", bound=Settings)
 
@@ -76,6 +81,7 @@ class Column(NamedTuple):
         required: whether a served request has to have it.
         served: whether a served request may have it.
         counts: of counters of a label beside the click, the label, with an s.
+        gathered: whether it is taken by the item's id from a file of its own, and samples lack it.
     """
 
     family: Family
@@ -86,6 +92,7 @@ class Column(NamedTuple):
     required: bool = False
     served: bool = True
     counts: str = ""
+    gathered: bool = False
 
     @property
     def name(self) -> str:
@@ -109,7 +116,7 @@ class Column(NamedTuple):
 
 
 def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) -> list[Column]:
-    """The columns of samples, in the order of the file.
+    """The columns of samples, in the order of the file, and those that are gathered for them.
 
     `relevance` is a raw grade, `predicted` then a predicted distribution over the levels. `age` is in seconds before the request.
     The lists of `history` and `peer` run from the oldest to the newest event. Ids are 64-bit; declared ones are 0 where unknown.
@@ -145,7 +152,9 @@ def declared_columns(data: DataConfig, *tables: Table, id_kinds: Mapping[str, st
             source = Source(table, declared.name, f"{declared.place}_{number}")
             key = declared.sample.removeprefix("candidate_") if family == "candidate" else declared.sample
             served = not isinstance(declared.settings, LabelColumn)
-            columns.append(Column(family, key, _declared_kind(declared, ids), source, "As the log has it.", served=served))
+            kind, gathered = _declared_kind(declared, ids), table == "items" and isinstance(declared.settings, VectorColumn)
+            doc = "As the log has it." if not gathered else "As the log has it; without it, that which is known of the item."
+            columns.append(Column(family, key, kind, source, doc, served=served, gathered=gathered))
     return columns
 
 
@@ -183,10 +192,12 @@ def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
             return Age()
         case NumberColumn(transform=transform):
             return Measure(0) if transform == "log1p" else Measure()
-        case VectorColumn(width=width):
-            return Vector(width)
+        case VectorColumn(width=width, dtype=dtype):
+            return Vector(width, LARGEST if dtype == "float32" else LARGEST_FLOAT16)
         case IdColumn():
             return ids.kind(declared.name)
+        case PathColumn(separator=separator):
+            return Paths("text", ids.data.zero_id, separator)
         case IdsColumn(separator=separator):
             return Ids(ids.written.get(declared.name, "either"), ids.data.zero_id, separator)  # type: ignore[arg-type]
         case WeightsColumn(of, separator):
@@ -305,6 +316,7 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         Column("candidate", what, Number(), Source("derived", what), docs[what], counts=_of_label(what)) for what in data.counted
     )
     grade, predicted = _of_grades("candidate", data)
+    weight = Column("candidate", SAMPLE_WEIGHT, SampleWeight(), Source("events", SAMPLE_WEIGHT), served=False)
     return [
         item,
         _title("candidate"),
@@ -315,4 +327,5 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         predicted,
         *counts,
         Column("candidate", "item_trained", Whole(), Source("derived", "item_trained"), served=False),
+        *([weight] if data.weighted else []),
     ]

@@ -1,4 +1,4 @@
-"""The kinds of columns that no raw log has: preparation counts them, a teacher predicts them, or a ranker sums them up."""
+"""The kinds of columns that no log declares: preparation counts them, a teacher predicts them, or a ranker sums them up."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.column_kinds import Kind, View
 from prectr_torchrec.data.json_values import JsonField
 from prectr_torchrec.data.levels import unpack_levels
+from prectr_torchrec.data.raw.readings import Reading, number
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,24 @@ class Distribution(Kind):
     def batched(self, key: str, flat: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         graded = ~np.isnan(flat[self.unless])
         return {key: unpack_levels(np.where(graded, 0, flat[key]), self.num_levels)}
+
+
+@dataclass(frozen=True)
+class SampleWeight(Kind):
+    """What each candidate counts in training, from 0 on."""
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return pa.float32()
+
+    def json(self) -> JsonField:
+        return json.number_field()
+
+    def raw(self) -> Reading:
+        return number(0, json.MOST, f"a weight, a number from 0 to {json.MOST}", nullable=False)
+
+    def views(self, key: str) -> dict[str, View]:
+        return {key: View(np.float32)}
 
 
 class Row(Kind):

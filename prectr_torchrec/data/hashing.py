@@ -49,6 +49,23 @@ def hash_id(value: str) -> int:
     return int.from_bytes(hashlib.md5(value.encode()).digest()[8:], "little") & (2**63 - 1)
 
 
+def joined_by(separator: str) -> str:
+    """What stands between the levels of a path in the text whose hash is a level's id, however the log writes it."""
+    return f" {separator.strip()} " if separator.strip() else separator
+
+
+def path_levels(path: str, separator: str) -> list[str]:
+    """The path down to each of its levels.
+
+    Example::
+
+        assert path_levels("Home>Kitchen > ", ">") == ["Home", "Home > Kitchen"]
+    """
+    levels = [level.strip(_SPACES) for level in path.split(separator)]
+    levels = [level for level in levels if level]
+    return [joined_by(separator).join(levels[:depth]) for depth in range(1, len(levels) + 1)]
+
+
 ZERO_ID = hash_id("0")
 """The id 0 of a log whose 0 is an id (`data.zero_id: id`): 0 itself stands for none. The text "0" has it anyway."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.data.hashing import hash_id, normalised, zero_becomes
+from prectr_torchrec.data.hashing import hash_id, normalised, path_levels, zero_becomes
 from prectr_torchrec.data.levels import pack_levels
 
 MOST = 10**12
@@ -129,6 +129,20 @@ def ids_field(written: str, zero: ZeroId, most: int) -> JsonField:
     one = id_field(written, zero)
     schema = {"type": "array", "items": one.schema, "maxItems": most}
     return JsonField(f"a list of at most {most:,}, each {one.expected}", lambda v: _list(v, one, most), schema, [])
+
+
+def path_field(separator: str, zero: ZeroId, most: int) -> JsonField:
+    """A path as text, or the ids of its levels as samples have them; null is none."""
+    one, id_ = id_field("text", zero), _INTEGER._replace(schema={"type": "integer"})
+
+    def read_path(value: Any) -> list[Any]:
+        if isinstance(value, str):
+            return _list(path_levels(value, separator), one, most)
+        return _list(value, id_, most)
+
+    expected = f"a text of at most {most:,} levels with {separator!r} between them"
+    schema = {"type": ["string", "array", "null"], "items": id_.schema, "maxItems": most}
+    return JsonField(expected, read_path, schema, [])
 
 
 def weights_field(of: str, most: int, largest: float) -> JsonField:

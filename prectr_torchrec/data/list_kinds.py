@@ -14,11 +14,13 @@ from prectr_torchrec.config.data import ZeroId
 from prectr_torchrec.data import json_values as json
 from prectr_torchrec.data.column_kinds import LARGEST, Kind
 from prectr_torchrec.data.json_values import JsonField
-from prectr_torchrec.data.raw.list_readings import ids, weights
+from prectr_torchrec.data.raw.list_readings import ids, paths, weights
 from prectr_torchrec.data.raw.readings import IdKind, Reading
 
 MOST_IDS = 1000
 """Of a row."""
+MOST_LEVELS = 50
+"""Of a path."""
 
 
 @dataclass
@@ -94,6 +96,19 @@ class Ids(_Lists):
     def raw(self) -> Reading:
         assert self.written != "either"
         return ids(self.written, self.zero, self.separator, MOST_IDS)
+
+
+@dataclass(frozen=True)
+class Paths(Ids):
+    """Lists of the ids of each level of a path, from the top: the id of a level is that of the path down to it."""
+
+    declared_as = "path"
+
+    def json(self) -> JsonField:
+        return json.path_field(self.separator or "", self.zero, MOST_LEVELS)
+
+    def raw(self) -> Reading:
+        return paths(self.separator or "", self.zero, MOST_LEVELS)
 
 
 @dataclass(frozen=True)

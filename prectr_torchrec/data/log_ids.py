@@ -34,7 +34,8 @@ def write_ids(con: Connection, sources: Mapping[str, Source], kinds: Mapping[str
     for column, table in COLUMNS.items():
         if (kind := kinds[column]) in _TEXTS:
             reading = identifier(kind, None if column == "request_id" else zero)
-            ids = Table(sources[table], {column: reading}).select_ids(column)
+            source = sources[table] if table in sources else sources["searches"]
+            ids = Table(source, {column: reading}).select_ids(column)
             text = normalised_sql("text") if kind == "normalised" else "text"
             texts = f"SELECT id, any_value({text}) AS text FROM ({ids}) WHERE id IS NOT NULL GROUP BY id ORDER BY id"
             path = text_literal(folder / f"{column}.parquet")

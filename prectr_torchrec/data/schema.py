@@ -19,7 +19,7 @@ from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.system.plain_files import check_shape, read_json
 
-SAMPLE_VERSION = "7"
+SAMPLE_VERSION = "8"
 MADE_BY = "effects"
 """Key of the manifest: digest of the ranker that sums of effects were made by."""
 VERSION_KEY = b"prectr_samples"
@@ -35,6 +35,8 @@ _AGREED = (
     "labels",
     "feedback_delay",
     "label_window",
+    "weight",
+    "keep_unclicked",
     "effects",
     "history_length",
     "history_events",
@@ -49,10 +51,11 @@ TOKENIZER = "tokenizer"
 """Sub-folder of a prepared folder in Hugging Face layout."""
 
 
-def sample_schema(data: DataConfig, *, predicted: bool = False) -> pa.Schema:
-    """The Arrow schema of a sample file, whose columns `sample_columns` describes."""
+def sample_schema(data: DataConfig, *, predicted: bool = False, gathered: bool = False) -> pa.Schema:
+    """The Arrow schema of a sample file, whose columns `sample_columns` describes; `gathered`: and of what is gathered for it."""
     metadata = {VERSION_KEY: SAMPLE_VERSION.encode(), **({PREDICTED_KEY: b"true"} if predicted else {})}
-    return pa.schema([(column.name, column.arrow) for column in sample_columns(data)], metadata=metadata)
+    columns = [column for column in sample_columns(data) if gathered or not column.gathered]
+    return pa.schema([(column.name, column.arrow) for column in columns], metadata=metadata)
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, path: str | Path) -> None:

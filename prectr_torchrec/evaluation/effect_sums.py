@@ -20,6 +20,7 @@ from prectr_torchrec.config.data import DataConfig, Effect
 from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.data.counted_kinds import sums_width
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS
 from prectr_torchrec.data.log_ids import IDS
 from prectr_torchrec.data.parquet_files import WRITTEN, open_parquet, readable
 from prectr_torchrec.data.prepare.prepare import SPLITS
@@ -87,7 +88,8 @@ def write_effects(
         Split -> of whom -> requests with a past.
 
     Raises:
-        ConfigError: another kind of ranker, one without such rows, or of samples whose clicks are known late.
+        ConfigError: another kind of ranker, one without such rows, or of samples whose clicks are known late, or that leave
+            requests out.
         FileExistsError: `out` is there already.
         ValueError: samples that the ranker does not fit, or that have sums already.
     """
@@ -102,6 +104,8 @@ def write_effects(
     manifest = read_manifest(data, config.data, run / CONFIG)
     own = validate_section(DataConfig, manifest["settings"]["data"], str(data / MANIFEST))
     _refuse_late(own, data)
+    if own.keep_unclicked < 1:
+        raise ConfigError(f"{data}: samples without some of the log's requests (data.keep_unclicked), whose events sums lack")
     found: dict[str, dict[Effect, int]] = {}
     with replacing(out) as folder, process_group(config.train.device) as process:
         folder.mkdir()
@@ -114,7 +118,7 @@ def write_effects(
                 requests = _read_requests(data / split)
                 sums = files.sums(requests, Path(scratch) / split)
                 found[split] = _copy_split(data / split, folder / split, wanted, requests, sums)
-        for name in (TOKENIZER, IDS):
+        for name in (TOKENIZER, IDS, ITEM_VECTORS):
             if (data / name).is_dir():
                 shutil.copytree(data / name, folder / name)
         settings = {**manifest["settings"], "data": sample_settings(wanted)}

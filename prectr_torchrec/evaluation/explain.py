@@ -15,6 +15,7 @@ import torch
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.config.data import BatchConfig, DataConfig
+from prectr_torchrec.config.score import read_score, score_text
 from prectr_torchrec.data.log_ids import COLUMNS as LOG_IDS
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
@@ -23,7 +24,7 @@ from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart
-from prectr_torchrec.evaluation.measures_text import aligned, score_text
+from prectr_torchrec.evaluation.measures_text import aligned
 from prectr_torchrec.evaluation.scoring import default_split
 from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.system.paths import only_local
@@ -68,7 +69,8 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         checkpoints.check(checkpoints.path(checkpoint))  # what the model is built of is checked too
         alone = BatchConfig(requests=1, candidates=sample["num_candidates"][0].as_py())  # without padding
         with split_of_one(sample) as place:
-            batch = next(SearchReader(config.model_copy(update={"batch": alone}), *place, run / TOKENIZER).epoch(0))
+            reader = SearchReader(config.model_copy(update={"batch": alone}), *place, run / TOKENIZER, prepared=data)
+            batch = next(reader.epoch(0))
         model, _, _ = build_sharded(config, run, process)
         checkpoints.load(checkpoint, {"model": model})
         here = batch.to(process.device)
@@ -136,7 +138,10 @@ def format_explanation(found: Row) -> str:
     lines += _table(table)
     legend = LEGEND
     if "score" in found:
-        legend = {**LEGEND, "score": f"what ranks: {score_text(found['score'])}, expected with the position at its reference"}
+        legend = {
+            **LEGEND,
+            "score": f"what ranks: {score_text(read_score(found['score']))}, expected with the position at its reference",
+        }
         del legend["click probability"]
     legend |= {_heading(name): part["meaning"] for name, part in parts.items()}
     lines += ["", *(f"{heading}: {legend[heading]}" for heading in (table[0] if table else ()) if heading in legend)]

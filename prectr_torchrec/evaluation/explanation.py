@@ -10,9 +10,10 @@ import numpy as np
 
 from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.score import Worth, multiplied, plain_score
 from prectr_torchrec.data.columns import Family, declared_of
 from prectr_torchrec.data.levels import grade_levels
-from prectr_torchrec.evaluation.label_columns import expected_worth
+from prectr_torchrec.evaluation.label_columns import each_worth, expected_worth
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart
 
@@ -42,18 +43,19 @@ def observe(model: RankingModel, inputs: Inputs) -> Observed:
     return Observed(inputs, predictions, reported, model.attention(inputs))
 
 
-def take_apart(data: DataConfig, sample: Row, observed: Observed, worth: Mapping[str, float]) -> Row:
+def take_apart(data: DataConfig, sample: Row, observed: Observed, score: Mapping[str, Worth]) -> Row:
     """What was observed, as plain values.
 
     Args:
         data: of the run.
         sample: the request, a row of samples.
         observed: of this request alone.
-        worth: what labels are worth in the score.
+        score: what labels are worth.
 
     Returns:
         `candidates`, best first, with their declared `numbers`; `numbers` of the request; of a ranker with labels beside the
-        click what they are worth, `score`, and of each candidate its score and what that is made of, `score_parts`; `parts`, of
+        click, or whose score is no click probability, what they are worth, `score`, and of each candidate its score and what
+        that is made of, `score_parts`; `parts`, of
         what the ranker reports of them its `meaning`, and whether it is `signed`; `own_history` and `peers`, each with its number
         of `events`, the attention on nothing that fits (`nothing_fits`) and the `strongest` events. What the ranker lacks is not
         there.
@@ -64,23 +66,25 @@ def take_apart(data: DataConfig, sample: Row, observed: Observed, worth: Mapping
         "candidates": _candidates(data, sample, observed),
         "parts": {name: {"meaning": part.meaning, "signed": part.signed} for name, part in columns.items()},
     }
-    weigh(found, worth)
+    weigh(found, score)
     for sequence, name in PAST.items():
         if attention := {n: a for n, a in observed.attention.items() if a.sequence == sequence}:
             found[name] = _events(data, sample, sequence, attention)
     return found
 
 
-def weigh(found: Row, worth: Mapping[str, float]) -> None:
+def weigh(found: Row, score: Mapping[str, Worth]) -> None:
     """Orders the candidates of what was taken apart by what they are expected to be worth, and says what that is made of."""
     rows = found["candidates"]
-    probabilities = {label: np.array([row[f"{label}_probability"] for row in rows], dtype=np.float32) for label in worth}
-    scores = expected_worth(probabilities, worth)
-    if any("score" in row for row in rows):
-        found["score"] = dict(worth)
-        for row, score in zip(rows, scores.tolist(), strict=True):
-            row["score"] = score
-            row["score_parts"] = {label: value * row[f"{label}_probability"] for label, value in worth.items()}
+    probabilities = {label: np.array([row[f"{label}_probability"] for row in rows], dtype=np.float32) for label in score}
+    worths = each_worth(score, {column: [row["numbers"][column] for row in rows] for column in multiplied(score).values()})
+    scores = expected_worth(probabilities, worths)
+    if multiplied(score) or any("score" in row for row in rows):
+        found["score"] = plain_score(score)
+        parts = {label: np.broadcast_to(worth, len(rows)).tolist() for label, worth in worths.items()}
+        for number, row in enumerate(rows):
+            row["score"] = scores.tolist()[number]
+            row["score_parts"] = {label: worth[number] * row[f"{label}_probability"] for label, worth in parts.items()}
     found["candidates"] = [rows[i] for i in np.argsort(-scores, kind="stable")]
 
 

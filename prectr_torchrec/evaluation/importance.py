@@ -141,7 +141,7 @@ def _logits(ranker: RankingModel, inputs: Inputs) -> torch.Tensor:
 
 
 def _labelled(batch: SearchBatch, logits: Mapping[str, torch.Tensor]) -> Rows:
-    click, weight = batch.labels()["click"]
+    click, weight, _ = batch.labels()["click"]
     kept = weight > 0
     request = batch["request_id"][batch.candidate_request]
     values = {name: logit[kept].cpu().numpy() for name, logit in logits.items()}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.config.data import Levels
-from prectr_torchrec.config.run import CLICK_ALONE
+from prectr_torchrec.config.score import CLICK_ALONE, plain_score
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.schema import MANIFEST, load_manifest
 from prectr_torchrec.evaluation import predictions as p
@@ -91,13 +91,13 @@ def _value(table: p.Table) -> dict[str, Any]:
     if table.worth == CLICK_ALONE:
         return {}
     seen = {"click": table.click} | {name: columns.value for name, columns in table.labels.items()}
-    value = sum((worth * seen[name].astype(np.float64) for name, worth in table.worth.items()), np.zeros(len(table.click)))
+    value = sum((worth * seen[name].astype(np.float64) for name, worth in table.worths().items()), np.zeros(len(table.click)))
     orders = {"score": table.score, "click_probability": table.click_probability, "best": np.nan_to_num(value)}
     shares = {
         f"captured@{k}": {name: m.captured_value(order, value, table.request_id, k) for name, order in orders.items()}
         for k in m.NDCG_AT
     }
-    return {"worth": table.worth, **shares}
+    return {"worth": plain_score(table.worth), **shares}
 
 
 def _relevance(pairs: p.GradedPairs, levels: Levels, train: Path) -> dict[str, m.Metrics]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from prectr_torchrec.config.score import read_score, score_text
+
 PAIRS = {"all": "all pairs", "trained on": "trained on", "known query": "known query", "new query": "new query"}
 """Headings of the parts of `relevance`."""
 LABEL_COLUMNS = (
@@ -83,15 +85,14 @@ def _label_lines(labels: dict[str, dict[str, Any]], value: dict[str, Any], inter
         lines += ["", *aligned([["95 % interval", *columns], *body])] if columns else []
     if value:
         ranked = {name: found for name, found in value.items() if name != "worth"}
-        orders = {"score": f"by {score_text(value['worth'])}", "click_probability": "by click probability", "best": "at best"}
+        orders = {
+            "score": f"by {score_text(read_score(value['worth']))}",
+            "click_probability": "by click probability",
+            "best": "at best",
+        }
         body = [[name, *(number(found[order]) for order in orders)] for name, found in ranked.items()]
         lines += ["", *aligned([["share of the value", *orders.values()], *body])]
     return lines
-
-
-def score_text(worth: dict[str, float]) -> str:
-    """A score in words."""
-    return " + ".join(f"{value:g} {label}" for label, value in worth.items())
 
 
 def _logged_order_lines(found: dict[str, Any] | None) -> list[str]:

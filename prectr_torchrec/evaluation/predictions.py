@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.config.data import ZeroId
+from prectr_torchrec.config.score import Worth, multiplied
 from prectr_torchrec.data.hashing import normalised_sql
 from prectr_torchrec.data.log_ids import our_id_sql
 from prectr_torchrec.data.parquet_files import readable
 from prectr_torchrec.data.raw.files import scan_parquet
 from prectr_torchrec.data.raw.source import open_duckdb, quote
-from prectr_torchrec.evaluation.label_columns import LabelColumns, labels_of, worth_of
+from prectr_torchrec.evaluation.label_columns import LabelColumns, Worths, each_worth, labels_of, worth_columns, worth_of
 from prectr_torchrec.evaluation.part_columns import meanings
 
 Array = NDArray[Any]
@@ -84,8 +85,14 @@ class Table:
     oracle: Oracle | None
     labels: dict[str, LabelColumns]
     """Those beside the click."""
-    worth: dict[str, float]
+    worth: dict[str, Worth]
     """What the labels are worth in the score."""
+    by_candidate: dict[str, Array]
+    """Label -> (n,) what it is worth, where that is a number of the candidate, NaN where it is missing."""
+
+    def worths(self) -> Worths:
+        """What the labels are worth to each candidate."""
+        return each_worth(self.worth, {column: self.by_candidate[label] for label, column in multiplied(self.worth).items()})
 
 
 @dataclass
@@ -135,7 +142,9 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
     relation = scan_parquet([predictions])
     schema = pq.read_schema(predictions)
     parts, labels = meanings(schema), labels_of(schema)
-    of_labels = [name for names in labels.values() for name in names]
+    worth = worth_of(schema)
+    of_worth = worth_columns(worth)
+    of_labels = [*(name for names in labels.values() for name in names), *of_worth.values()]
     ours = _our_ids(predictions, ("request_id", "user_id"), zero)
     with connect(memory, predictions.parent, predictions, oracle) as db:
         _check_finite(db, predictions)
@@ -161,7 +170,10 @@ def load_table(predictions: Path, oracle: Path | None, memory: str, zero: ZeroId
         joined = Oracle(**truth, rows=rows, unmatched=unmatched, unmatched_exposed=unmatched_exposed) if oracle else None
     by_part = {name: columns.pop(name) for name in parts}
     by_label = {label: LabelColumns(*(columns.pop(name) for name in names)) for label, names in labels.items()}
-    return Table(**columns, by_part=by_part, meanings=parts, oracle=joined, labels=by_label, worth=worth_of(schema))
+    by_candidate = {label: columns.pop(name) for label, name in of_worth.items()}
+    return Table(
+        **columns, by_part=by_part, meanings=parts, oracle=joined, labels=by_label, worth=worth, by_candidate=by_candidate
+    )
 
 
 def load_graded_pairs(predictions: Path, split: Path, train: Path, memory: str, zero: ZeroId = "none") -> GradedPairs:

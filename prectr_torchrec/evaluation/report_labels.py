@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prectr_torchrec.evaluation.measures_text import score_text
+from prectr_torchrec.config.score import read_score, score_text
 from prectr_torchrec.evaluation.report_html import number, table
 
 Metrics = dict[str, Any]
@@ -42,7 +42,7 @@ def labels_section(measured: dict[str, Metrics]) -> str:
 
 def _value(measured: dict[str, Metrics]) -> str:
     rows = {
-        f"{name}, {share.removeprefix('captured@')} places, {score_text(run['value']['worth'])}": found
+        f"{name}, {share.removeprefix('captured@')} places, {score_text(read_score(run['value']['worth']))}": found
         for name, run in measured.items()
         for share, found in run.get("value", {}).items()
         if share != "worth"

@@ -16,11 +16,12 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.score import Worth, multiplied
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest
 from prectr_torchrec.distributed.process import Process
-from prectr_torchrec.evaluation.label_columns import expected_worth
+from prectr_torchrec.evaluation.label_columns import each_worth, expected_worth, worth_columns
 from prectr_torchrec.evaluation.part_columns import part_values
 from prectr_torchrec.evaluation.predictions import Rows
 from prectr_torchrec.modules import RankingModel, ReportedPart
@@ -108,11 +109,11 @@ def score(run: Path, data: Path, split: str, checkpoint: str, process: Process, 
     return Scored(ranker, (_rows(batch, report, ranker.reported, config.score) for batch, report in batches))
 
 
-def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, ReportedPart], worth: Mapping[str, float]) -> Rows:
+def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, ReportedPart], score: Mapping[str, Worth]) -> Rows:
     batch = batch.to(torch.device("cpu"))
     real = batch.candidate_weight > 0
     request = batch.candidate_request
-    click, weight = batch.labels()["click"]
+    click, weight, _ = batch.labels()["click"]
     columns: dict[str, Tensor] = {
         "request_id": batch["request_id"][request],
         "item_id": batch["candidate_item_id"],
@@ -127,14 +128,16 @@ def _rows(batch: SearchBatch, report: StepReport, reported: Mapping[str, Reporte
         **part_values(reported, report.parts),
     }
     rows = {name: cast(NDArray[np.generic], column.cpu()[real].numpy()) for name, column in columns.items()}
-    rows["score"] = expected_worth({label: rows[f"{label}_probability"] for label in report.ranking}, worth)
+    numbers = {c: batch[f"candidate_{c}"].squeeze(1)[real].numpy() for c in multiplied(score).values()}
+    rows |= {column: numbers[multiplied(score)[label]] for label, column in worth_columns(score).items()}
+    rows["score"] = expected_worth({label: rows[f"{label}_probability"] for label in report.ranking}, each_worth(score, numbers))
     return rows
 
 
 def _labels(batch: SearchBatch, report: StepReport) -> dict[str, Tensor]:
     """The columns of labels beside the click."""
     found: dict[str, Tensor] = {}
-    for label, (value, weight) in batch.labels().items():
+    for label, (value, weight, _) in batch.labels().items():
         if label != "click" and label in report.ranking:
             probabilities = (logit[label].sigmoid() for logit in (report.ranking, report.logged))
             names = (f"{label}_probability", f"{label}_probability_at_position", label)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from prectr_torchrec.data.column_kinds import LARGEST, Id, Measure, Text, Vector, vector_rows
 from prectr_torchrec.data.counted_kinds import Row
 from prectr_torchrec.data.json_values import id_field
-from prectr_torchrec.data.list_kinds import Ids, Weights
+from prectr_torchrec.data.list_kinds import Ids, Paths, Weights
 from prectr_torchrec.serving.fields import Field, RequestError, outside, read, shown
 from prectr_torchrec.serving.lists import bad_lists
 
@@ -27,6 +27,7 @@ def cast_column(column: pa.ChunkedArray, field: Field) -> pa.Array:
     if isinstance(field.column.kind, Vector):
         _check_widths(array, field, field.column.kind.width)
     try:
+        array = _path_ids(array, field) if isinstance(field.column.kind, Paths) else array
         array = _our_ids(array, field) if of_id else array
         if isinstance(field.column.kind, Weights):
             array = _on_values(array, lambda values: values, nulls=not field.column.listed)
@@ -72,6 +73,16 @@ def _our_ids(array: pa.Array, field: Field) -> pa.Array:
         return flat.fill_null(0) if flat.null_count else flat
 
     return _on_values(array, read_ids, nulls=not field.column.listed)
+
+
+def _path_ids(array: pa.Array, field: Field) -> pa.Array:
+    """Lists of ids of an Arrow column of paths as text; other columns as they are."""
+    flat = array.flatten() if field.column.listed and _has_lists(array) else array
+    if not (pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type)):
+        return array
+    paths = [read(path, field.json, lambda i: f"{field.name}, value {i}", i) for i, path in enumerate(flat.to_pylist())]
+    found = pa.array(paths, field.column.kind.arrow)
+    return pa.ListArray.from_arrays(array.offsets.cast(pa.int32()), found) if field.column.listed else found
 
 
 def _on_values(array: pa.Array, change: Callable[[pa.Array], pa.Array], *, nulls: bool) -> pa.Array:

@@ -4,6 +4,7 @@ config.yaml               the run's configuration
 schema.json               what a request looks like, as a JSON Schema
 towers.safetensors        the towers, without a Hugging Face encoder
 tables/NAME.safetensors   one file a table
+item_vectors/             vectors of items, where the ranker reads them and is to know them
 text/                     tokenizer and encoder in Hugging Face layout, document frequencies
 export.json               what was exported, the measured figures, size and digest of each file
 README.md                 model card
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +24,11 @@ from safetensors.torch import save_file
 from prectr_torchrec.checkpoints.manifest import broken_files
 from prectr_torchrec.checkpoints.saved import SavedTensors
 from prectr_torchrec.config.files import dump_config
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.tables import TableConfig
 from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.column_kinds import Vector
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors, item_vectors
 from prectr_torchrec.data.schema import TOKENIZER, load_manifest
 from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.models import build_model
@@ -48,24 +53,32 @@ _TOWERS, _EMBEDDINGS, _SORTED_IDS = "model.model.", "model.embeddings.", "_mch_s
 
 @only_local
 @writes_file("out")
-def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = None, checkpoint: str = "best") -> dict[str, Any]:
-    """Writes a run's ranker to a folder, aside first and renamed when it is whole.
-
-    Tables pass through memory a few megabytes at a time, whatever they were sharded over.
+def export(
+    run: Path,
+    out: Path,
+    *,
+    quantize: Literal["fp16", "int8"] | None = None,
+    checkpoint: str = "best",
+    vectors: Path | None = None,
+    without_vectors: bool = False,
+) -> dict[str, Any]:
+    """Writes a run's ranker to a folder, aside first and renamed when it is whole; tables pass through memory piece by piece.
 
     Args:
         run: run directory.
         out: the folder to write; must not be there.
         quantize: precision of the tables' rows; None: as trained.
         checkpoint: as of `runs.checkpoint_path`.
+        vectors: prepared folder whose vectors of items go along, so that requests need not bring them.
+        without_vectors: requests bring them. A ranker that reads such needs one of the two.
 
     Returns:
         What `export.json` says.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint in it.
-        ValueError: `out` is there already, or a file of the checkpoint is broken, or a table is of a kind that cannot be
-            exported; names it.
+        ValueError: `out` is there already, a file of the checkpoint is broken, a table is of a kind that cannot be exported, or
+            it is not said where vectors of items are; names it.
     """
     config = load_run(run)
     if out.exists():
@@ -73,30 +86,23 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     folder = checkpoint_path(run, checkpoint)
     if broken := broken_files(folder):
         raise ValueError("; ".join(broken))
-    saved = SavedTensors(folder)
+    saved, kept = SavedTensors(folder), None if without_vectors else _kept_vectors(config, vectors)
     tables = {name: _source(name, saved, table) for name, table in config.tables.items()}
     measured = sorted(path.stem for path in run.glob("metrics-*.json"))
-    about: dict[str, Any] = {
-        "version": EXPORT_VERSION,
-        "run": config.name,
-        "checkpoint": folder.name,
-        "quantize": quantize,
-        **_findings(run),
-        "figures": {name.removeprefix("metrics-"): _figures(run / f"{name}.json") for name in measured},
-    }
+    about: dict[str, Any] = {"version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize}
+    about |= {**_findings(run), "figures": _all_figures(run, measured)}
 
     def build(partial: Path) -> None:
         partial.mkdir(parents=True)
         (partial / TABLES).mkdir()
-        about["tables"] = {}
-        for name, source in tables.items():
-            about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
+        about["tables"] = {n: _write_table(partial, n, source, saved, config.tables[n], quantize) for n, source in tables.items()}
         with quiet_transformers():
             model = build_model(config, run / TOKENIZER, kept=True)
             model.load_state_dict(saved.load(_TOWERS))
             served = config.model_copy(update={"text": _write_towers(partial, run, config.text, model)})
         (partial / CONFIG).write_text(dump_config(served), encoding="utf-8")
         _write_json(partial / SCHEMA, RequestSchema(served.data, about["id_kinds"], model.labels).describe())
+        _copy_vectors(kept, partial)
         about["files"] = describe(partial, (path for path in partial.rglob("*") if path.is_file()))
         _write_json(partial / ABOUT, sealed(about))
         with made_of(*(run / f"{name}.json" for name in measured)):
@@ -106,6 +112,25 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
     out.parent.mkdir(parents=True, exist_ok=True)
     build_if_absent(out, build)
     return about
+
+
+def _kept_vectors(config: RunConfig, prepared: Path | None) -> Path | None:
+    """The folder of vectors of items that goes along."""
+    read = [column.key for column, _ in item_vectors(config.data) if Vector.declared_as in config.reads().declared]
+    if not read:
+        return None
+    if prepared is None:
+        raise ConfigError(
+            f"the ranker reads vectors of items ({', '.join(read)}): name the prepared folder that has them (--vectors DIR), or "
+            "let requests bring them (--without-vectors)"
+        )
+    ItemVectors.of(config.data, prepared / ITEM_VECTORS)
+    return prepared / ITEM_VECTORS
+
+
+def _copy_vectors(kept: Path | None, folder: Path) -> None:
+    if kept is not None:
+        shutil.copytree(kept, folder / ITEM_VECTORS)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -206,6 +231,11 @@ def _findings(run: Path) -> dict[str, Any]:
     """What preparation found out of the log that a run was trained on: how it writes its ids, and how positions are examined."""
     manifest = load_manifest(run)
     return {name: manifest[name] for name in ("id_kinds", "examination")}
+
+
+def _all_figures(run: Path, measured: Sequence[str]) -> dict[str, Any]:
+    """Those of each file of measures."""
+    return {name.removeprefix("metrics-"): _figures(run / f"{name}.json") for name in measured}
 
 
 def _figures(path: Path) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from prectr_torchrec.config.score import multiplied, score_text
 from prectr_torchrec.data.columns import family_of
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import open_parquet, readable
-from prectr_torchrec.evaluation.measures_text import score_text
 from prectr_torchrec.serving.ranker import Ranker
 from prectr_torchrec.serving.scores import Scores
 
@@ -65,10 +65,11 @@ class DemoPage:
         """What can be chosen: `queries`, the most frequent first, and `users` with a past, the longest first."""
         known = (user for user in self._users if user != 0 and self._users[user]["history_click"])
         users = sorted(known, key=lambda user: -len(self._users[user]["history_click"]))[:USERS]
+        score = ranker.config.score
         return {
             "name": ranker.config.name,
             "levels": ranker.config.data.levels.count,
-            "score": score_text(ranker.config.score) if len(ranker.model.labels) > 1 else None,
+            "score": score_text(score) if len(ranker.model.labels) > 1 or multiplied(score) else None,
             "queries": sorted(self._queries, key=lambda query: -len(self._under[query])),
             "users": [
                 {"id": str(user), "name": str(self._user_names[user]), "shown": len(clicks), "clicked": sum(clicks)}
@@ -148,7 +149,7 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
                 "title": titles[i],
                 "click": float(scores.click_probability[i]),
                 "labels": _labels(scores, i),
-                "score": float(total[i]) if scores.label_probabilities else None,
+                "score": float(total[i]) if scores.ranks_by_worth else None,
                 "relevance": relevance[i].tolist() if relevance is not None else None,
                 "level": why.get("level"),
                 "numbers": why.get("numbers", {}),
@@ -160,10 +161,11 @@ def _ranking(sample: pa.Table, scores: Scores, names: Mapping[int, Any]) -> list
 
 def _labels(scores: Scores, i: int) -> list[Row]:
     """Of a candidate: each label's probability and what it adds to the score, where there are labels beside the click."""
-    if not scores.label_probabilities:
+    if not scores.ranks_by_worth:
         return []
     probabilities = {"click": scores.click_probability, **scores.label_probabilities}
-    return [{"name": name, "probability": float(p[i]), "worth": scores.worth.get(name, 0.0)} for name, p in probabilities.items()]
+    worths = {name: float(np.broadcast_to(worth, len(scores.item_id))[i]) for name, worth in scores.worths.items()}
+    return [{"name": name, "probability": float(p[i]), "worth": worths.get(name, 0.0)} for name, p in probabilities.items()]
 
 
 def _signed_parts(candidate: Row, parts: Row) -> list[Row]:

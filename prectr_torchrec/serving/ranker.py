@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 
 from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.score import multiplied
 from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
 from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
@@ -34,7 +36,7 @@ from prectr_torchrec.serving.digests import SEAL, check
 from prectr_torchrec.serving.export import CONFIG, TABLES, TEXT, TOWERS, encoder_prefix, ids_path, read_about
 from prectr_torchrec.serving.exported_tables import ServedEmbeddings, Table
 from prectr_torchrec.serving.request import Request, RequestSchema
-from prectr_torchrec.serving.scores import Scores, as_sent, to_table
+from prectr_torchrec.serving.scores import Scores, as_sent, numbers_of, to_table
 from prectr_torchrec.serving.titles import TitleVectors, encoder_of_titles, load_title_vectors
 from prectr_torchrec.serving.trial import check_finite, check_scores, check_table
 from prectr_torchrec.system.paths import only_local
@@ -66,13 +68,24 @@ class Ranker:
         titles: TitleVectors | None = None,
         id_kinds: Mapping[str, str] | None = None,
         texts: int = _TEXTS,
+        vectors: ItemVectors | None = None,
     ) -> None:
-        self.config, self.titles = config, titles
-        self.schema = RequestSchema(config.data, id_kinds, model.labels)
+        """`vectors`: of items, for requests that do not bring them."""
+        self.config, self.titles, self._vectors = config, titles, vectors
+        self.schema = RequestSchema(config.data, id_kinds, model.labels, config.score)
         self.model, self._embeddings, self._text, self._id_kinds = model, embeddings, text, id_kinds
         self._levels = model.reported[LEVELS].width if LEVELS in model.reported else 0
         self._builder = BatchBuilder(
-            config.data, config.text, config.tables, config.features, text, 1, 1, reads=config.model.reads(), texts=texts
+            config.data,
+            config.text,
+            config.tables,
+            config.features,
+            text,
+            1,
+            1,
+            reads=config.reads(),
+            texts=texts,
+            vectors=vectors,
         )
         self._building = threading.Lock()
         _forks.add(self)
@@ -81,7 +94,17 @@ class Ranker:
     def aside(self) -> Ranker:
         """This ranker once more for another thread, which reads its texts apart: those of a large request keep no other
         waiting. Model, tables and kept titles are shared."""
-        return Ranker(self.config, self.model, self._embeddings, self._text, self.titles, self._id_kinds, _TEXTS_ASIDE)
+        shared = self.model, self._embeddings, self._text, self.titles, self._id_kinds
+        return Ranker(self.config, *shared, _TEXTS_ASIDE, self._vectors)
+
+    def with_vectors(self, vectors: ItemVectors) -> Ranker:
+        """The same ranker with vectors of other items, such as those of the samples that it scores.
+
+        Args:
+            vectors: of the columns of the ranker's configuration.
+        """
+        shared = self.model, self._embeddings, self._text, self.titles, self._id_kinds
+        return Ranker(self.config, *shared, _TEXTS, vectors)
 
     @property
     def relevance(self) -> TextRelevance:
@@ -151,7 +174,10 @@ class Ranker:
         }
         for name, table in tables.items():
             check_table(folder / TABLES / f"{name}.safetensors", table.weight)
-        ranker = cls(config, model, ServedEmbeddings(config.features, tables), folder / TEXT, None, about.get("id_kinds"))
+        kept = any(name.startswith(f"{ITEM_VECTORS}/") for name in about["files"])
+        vectors = ItemVectors.of(config.data, folder / ITEM_VECTORS) if kept else None
+        served = model, ServedEmbeddings(config.features, tables)
+        ranker = cls(config, *served, folder / TEXT, None, about.get("id_kinds"), vectors=vectors)
         check_scores(ranker, folder)
         if title_vectors and (encode := encoder_of_titles(model)) is not None:
             ranker.titles = TitleVectors(encode, title_vectors)
@@ -188,7 +214,9 @@ class Ranker:
         if isinstance(requests, pa.Table):
             if explain:
                 raise ValueError("explain: the scores of a table have no room for it; send mappings")
-            return to_table(requests, self._score(self.schema.from_arrow(requests)), self._nothing())
+            samples = self.schema.from_arrow(requests)
+            self.schema.check_multiplied(requests)
+            return to_table(requests, self._score(samples), self._nothing())
         one = isinstance(requests, Mapping)
         plain = [requests] if isinstance(requests, Mapping) else requests
         samples = self.schema.from_plain(plain, name=None if one else "requests")
@@ -242,7 +270,11 @@ class Ranker:
             relevance = predictions.parts[LEVELS].numpy()[:total] if self._levels else None
             click = labels.pop("click")
             all_of_them = replace(
-                all_of_them, click_probability=click, relevance_probabilities=relevance, label_probabilities=labels
+                all_of_them,
+                click_probability=click,
+                relevance_probabilities=relevance,
+                label_probabilities=labels,
+                numbers=numbers_of(samples, all_of_them.numbers),
             )
         ends = np.cumsum(counts).tolist()
         places = [slice(end - count, end) for end, count in zip(ends, counts.tolist(), strict=True)]
@@ -256,7 +288,8 @@ class Ranker:
         none = np.zeros(0, np.float32)
         relevance = np.zeros((0, self._levels), np.float32) if self._levels else None
         labels = dict.fromkeys(self.model.labels[1:], none)
-        return Scores(0, np.zeros(0, np.int64), none, relevance, labels, self.config.score)
+        numbers = dict.fromkeys(multiplied(self.config.score).values(), none)
+        return Scores(0, np.zeros(0, np.int64), none, relevance, labels, self.config.score, numbers)
 
     def _batch(self, samples: pa.Table, candidates: int) -> SearchBatch:
         predicted = any(
@@ -292,6 +325,7 @@ def _part(scores: Scores, rows: slice) -> Scores:
         click_probability=scores.click_probability[rows],
         relevance_probabilities=relevance,
         label_probabilities=labels,
+        numbers={column: values[rows] for column, values in scores.numbers.items()},
     )
 
 

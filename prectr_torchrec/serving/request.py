@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.config.score import CLICK_ALONE, Worth, multiplied, numbers_of_candidates, read_score
 from prectr_torchrec.data.column_kinds import Measure, Text
 from prectr_torchrec.data.columns import LISTS, Family, family_of, sample_columns
 from prectr_torchrec.data.list_kinds import Weights
@@ -19,7 +20,7 @@ from prectr_torchrec.serving.arrow_columns import cast_column, check_column, def
 from prectr_torchrec.serving.fields import DOCS, Field, Limits, describe, ids_of_queries, outside, read, short, shown
 from prectr_torchrec.serving.fields import RequestError as RequestError
 from prectr_torchrec.serving.lists import fit_weights
-from prectr_torchrec.serving.worth import FIELD, check_worth, describe_worth
+from prectr_torchrec.serving.worth import FIELD, check_numbers, check_worth, describe_worth
 from prectr_torchrec.system.errors import nearest
 
 Request = Mapping[str, Any]
@@ -35,10 +36,18 @@ class RequestSchema:
         id_kinds: how the log writes its ids, as `prepared.json` tells; without it integers and texts pass alike. Where queries
             are their texts, a request without `query_id` has that of its query.
         labels: those that the ranker predicts; of several a request may say what each is worth.
+        score: what they are worth otherwise.
     """
 
-    def __init__(self, data: DataConfig, id_kinds: Mapping[str, str] | None = None, labels: Sequence[str] = ()) -> None:
-        self._arrow, self._labels = sample_schema(data), labels if len(labels) > 1 else ()
+    def __init__(
+        self,
+        data: DataConfig,
+        id_kinds: Mapping[str, str] | None = None,
+        labels: Sequence[str] = (),
+        score: Mapping[str, Worth] = CLICK_ALONE,
+    ) -> None:
+        self._arrow, self._labels = sample_schema(data, gathered=True), labels if len(labels) > 1 else ()
+        self._score, self._numbers = score, numbers_of_candidates(data.declared())
         self._query_is_id = (id_kinds or {}).get("query_id") == "normalised"
         fields = [Field(column, column.kind.json()) for column in sample_columns(data, id_kinds)]
         self._fields = {field.name: field for field in fields if field.column.served}
@@ -49,7 +58,7 @@ class RequestSchema:
     def describe(self) -> dict[str, Any]:
         """The JSON Schema of a request."""
         properties = {field.key: describe(field) for field in self._request}
-        properties |= {FIELD: describe_worth(self._labels)} if self._labels else {}
+        properties |= {FIELD: describe_worth(self._labels, self._numbers)} if self._labels else {}
         for family, key in GROUPS.items():
             rows = {field.key: describe(field) for field in self._families[family]}
             required = [field.key for field in self._families[family] if field.column.required]
@@ -89,10 +98,12 @@ class RequestSchema:
         for request, path in zip(requests, paths, strict=True):
             if not isinstance(request, Mapping):
                 raise RequestError(path.rstrip(".") or "request", shown(request), "an object")
-            own = [FIELD] * bool(self._labels)
-            _check_keys(request, [*(f.key for f in self._request), *GROUPS.values(), *own], path)
+            keys = [*(f.key for f in self._request), *GROUPS.values(), *([FIELD] if self._labels else [])]
+            _check_keys(request, keys, path)
             if self._labels:
-                check_worth(request, self._labels, path)
+                check_worth(request, self._labels, self._numbers, path)
+            own = request.get(FIELD) if self._labels else None
+            check_numbers(request.get(GROUPS["candidate"]), read_score(own) if own else self._score, path)
         arrays: dict[str, pa.Array] = {}
         for field in self._request:
             values = [_value(request, field, path) for request, path in zip(requests, paths, strict=True)]
@@ -139,6 +150,12 @@ class RequestSchema:
                 listed = self._fields[name].column.listed
                 columns[name] = pa.ListArray.from_arrays(columns[name].offsets, flat[name]) if listed else flat[name]
         return self._table(columns, table.num_rows)
+
+    def check_multiplied(self, table: pa.Table) -> None:
+        """Refuses a table without a number that the score multiplies by."""
+        for label, column in multiplied(self._score).items():
+            if f"candidate_{column}" not in table.column_names:
+                raise RequestError(f"candidate_{column}", "no such column", f"the number that the score multiplies {label} by")
 
     def _table(self, columns: dict[str, pa.Array], rows: int) -> pa.Table:
         """With what no request has: the number of candidates, and zeros."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
 from prectr_torchrec.data.log_ids import LogIds
 from prectr_torchrec.data.parquet_files import WRITTEN, open_parquet, readable
 from prectr_torchrec.data.raw.files import scan_parquet
@@ -71,7 +72,9 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
     if missing:
         spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         workers = min(nproc, len(missing))
-        with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(model, workers)) as pool:
+        with ProcessPoolExecutor(
+            workers, mp_context=spawn, initializer=_start, initargs=(model, data.absolute(), workers)
+        ) as pool:
             try:
                 for done in as_completed([pool.submit(_score_shard, shard, parts / shard.name) for shard in missing]):
                     done.result()
@@ -94,14 +97,17 @@ def _open_output(parts: Path, out: Path, settings: dict[str, object]) -> None:
         )
 
 
-def _start(model: Path, workers: int) -> None:
+def _start(model: Path, samples: Path, workers: int) -> None:
+    """Loads the ranker; vectors of items are those of the prepared folder that has the samples, where it has such."""
     global _worker
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the command's, which ends the pool
     quiet_libraries()
     if workers > 1:
         torch.set_num_threads(1)
-    _worker = Ranker.load(model)
+    ranker = Ranker.load(model)
+    own = samples.parent / ITEM_VECTORS
+    _worker = ranker.with_vectors(ItemVectors.of(ranker.config.data, own)) if own.is_dir() else ranker
 
 
 def _score_shard(shard: Path, part: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from prectr_torchrec.config.run import CLICK_ALONE
+from prectr_torchrec.config.score import CLICK_ALONE, Worth, multiplied, read_score
 from prectr_torchrec.evaluation.explanation import rows_of, weigh
-from prectr_torchrec.evaluation.label_columns import expected_worth
+from prectr_torchrec.evaluation.label_columns import Worths, each_worth, expected_worth
 from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.serving.request import GROUPS, Request
 from prectr_torchrec.serving.worth import FIELD
@@ -33,24 +33,36 @@ class Scores:
     """(n, K), the relevance tower's own word, before any known grade; None of a ranker without one."""
     label_probabilities: Mapping[str, Floats] = field(default_factory=dict)
     """(n,) each, of the labels beside the click."""
-    worth: Mapping[str, float] = field(default_factory=lambda: CLICK_ALONE)
+    worth: Mapping[str, Worth] = field(default_factory=lambda: CLICK_ALONE)
     """What labels are worth."""
+    numbers: Mapping[str, Floats] = field(default_factory=dict)
+    """(n,) each, the numbers of the candidates that `worth` multiplies by, NaN where they are missing."""
     explanation: dict[str, Any] | None = None
     """Where asked for: `explanation.take_apart`'s plain values."""
 
     @property
     def score(self) -> Floats:
         """(n,) what ranks: the expected worth, which is the click probability where nothing else is worth anything."""
-        return expected_worth({"click": self.click_probability, **self.label_probabilities}, self.worth)
+        return expected_worth({"click": self.click_probability, **self.label_probabilities}, self.worths)
+
+    @property
+    def worths(self) -> Worths:
+        """What labels are worth, to all candidates or, (n,), to each."""
+        return each_worth(self.worth, self.numbers)
 
     @property
     def by_name(self) -> dict[str, Floats]:
         """(n,) or (n, K) what there is of each candidate: probabilities, and a score where it may be another thing."""
         found = {"click_probability": self.click_probability}
         found |= {f"{label}_probability": values for label, values in self.label_probabilities.items()}
-        if self.label_probabilities:
+        if self.ranks_by_worth:
             found["score"] = self.score
         return found | ({} if self.relevance_probabilities is None else {LEVELS: self.relevance_probabilities})
+
+    @property
+    def ranks_by_worth(self) -> bool:
+        """Whether the score may be another thing than the click probability."""
+        return bool(self.label_probabilities or multiplied(self.worth))
 
     def ranking(self) -> NDArray[np.int64]:
         """(n,) the candidates' places in the request, best first."""
@@ -72,7 +84,8 @@ def as_sent(request: Request, sample: pa.Table, scores: Scores) -> Scores:
     scores = replace(scores, request_id=request_id, item_id=item_id)
     own = request.get(FIELD) if scores.label_probabilities else None  # else a column may be called so
     if own is not None:
-        scores = replace(scores, worth=dict(own))
+        worth = read_score(own)
+        scores = replace(scores, worth=worth, numbers=numbers_of(sample, multiplied(worth).values()))
     if scores.explanation is None:
         return scores
     if own is not None:
@@ -85,6 +98,12 @@ def as_sent(request: Request, sample: pa.Table, scores: Scores) -> Scores:
     for row in rows_of(scores.explanation):
         row.update({name: ids[row[name]] for name, ids in sent.items() if name in row})
     return scores
+
+
+def numbers_of(samples: pa.Table, columns: Iterable[str]) -> dict[str, Floats]:
+    """(n,) numbers of all candidates of some requests, by column; NaN where they are missing."""
+    flat = {column: samples[f"candidate_{column}"].combine_chunks().flatten() for column in columns}
+    return {column: values.to_numpy(zero_copy_only=False) for column, values in flat.items()}
 
 
 def _sent(request: Request, key: str, name: str) -> list[Any]:

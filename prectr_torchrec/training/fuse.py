@@ -22,7 +22,8 @@ from prectr_torchrec.checkpoints.safe_reader import load_tensors, read_metadata
 from prectr_torchrec.checkpoints.stateful import RandomStates
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.kinds import FusedConfig, Member, MixedConfig, RankerSection
-from prectr_torchrec.config.run import CLICK_ALONE, RunConfig, validate_section
+from prectr_torchrec.config.run import RunConfig, validate_section
+from prectr_torchrec.config.score import CLICK_ALONE
 from prectr_torchrec.config.tables import FeatureConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.reader.reader import SearchReader, agree_on_batches
@@ -179,7 +180,7 @@ def _fit(
     names = [f"{name}_logit" for name in fused.members]
     rows: list[Tensor] = []
     for batch, report in evaluate_batches(pipeline, model, reader, batches):
-        click, weight = batch.labels()["click"]
+        click, weight, _ = batch.labels()["click"]
         logits = torch.stack([report.parts[name] for name in names], dim=1)  # (C, members)
         columns = [logits, batch["candidate_position"].unsqueeze(1), click.unsqueeze(1)]
         rows.append(torch.cat([column.double() for column in columns], dim=1)[weight > 0].cpu())

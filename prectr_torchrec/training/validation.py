@@ -47,7 +47,7 @@ class ValidationMetrics:
             logged: (C,) logits at the logged positions.
             reference: (C,) logits with the position held at its reference.
         """
-        click, weight = batch.labels()[self._label]
+        click, weight, _ = batch.labels()[self._label]
         real = (weight > 0).cpu()
         columns = (batch["request_id"].cpu()[batch.candidate_request.cpu()], click, logged, reference)
         self._rows.append(tuple(column.cpu()[real].numpy() for column in columns))

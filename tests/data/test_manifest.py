@@ -5,7 +5,7 @@ import pytest
 from small_run import small_config, write_small_data, write_small_manifest
 
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
-from prectr_torchrec.data.schema import MANIFEST, read_manifest, sample_schema
+from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, read_manifest, sample_schema
 
 
 def test_manifest_that_fits_is_read(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_samples_of_another_examination_or_group_are_refused_by_key(tmp_path: Pa
 
 def test_samples_of_another_version_are_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"version": "1"}', encoding="utf-8")
-    with pytest.raises(ValueError, match="sample version 1, this release reads 7; prepare again"):
+    with pytest.raises(ValueError, match=f"sample version 1, this release reads {SAMPLE_VERSION}; prepare again"):
         read_manifest(tmp_path, small_config().data)
 
 

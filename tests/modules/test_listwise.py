@@ -51,3 +51,16 @@ def test_one_candidate_alone_is_sure_and_no_other_requests_score_matters() -> No
         scores + torch.tensor([0, 0, 7.0]), torch.ones(3, dtype=torch.bool), inputs([0, 0, 1], [1.0] * 3)
     )
     torch.testing.assert_close(one, other)
+
+
+def test_a_request_counts_what_its_clicked_candidates_weigh() -> None:
+    logit, request = torch.tensor([1.0, 0.0, 2.0, 0.5]), [0, 0, 1, 1]
+    first, second = (-logit[rows].log_softmax(0)[0] for rows in (slice(0, 2), slice(2, 4)))
+
+    def found(weights: list[float]) -> Tensor:
+        label = Label(torch.tensor([1.0, 0.0, 1.0, 0.0]), torch.ones(4), torch.tensor(weights))
+        return Listwise()(predictions(logit), inputs(request, [1] * 4), {"click": label})["listwise"]
+
+    torch.testing.assert_close(found([3.0, 9.0, 1.0, 0.0]), (3 * first + second) / 4)
+    torch.testing.assert_close(found([0.2] * 4), (first + second) / 2)
+    assert found([0.0, 1.0, 0.0, 1.0]).item() == 0.0

@@ -1,11 +1,14 @@
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from inputs_by_hand import inputs_by_hand
 from torch import Tensor
+from torch.nn import functional as F
 
 from prectr_torchrec.modules import (
+    CrossEntropy,
     Debias,
     Inputs,
     Label,
@@ -59,6 +62,29 @@ def test_consistency_pushes_the_levels_apart_in_the_right_direction() -> None:
     z = torch.tensor([[1.0, -1.0]], requires_grad=True)
     consistency_loss(z, torch.ones(1), 0.0).backward()
     assert z.grad is not None and z.grad[0, 0] > 0 > z.grad[0, 1]
+
+
+def test_the_gradient_of_kept_rows_by_their_weights_is_that_of_all_rows_in_expectation() -> None:
+    share, clicks = 0.25, torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])
+    logit = torch.tensor([0.3, -1.0, 0.5, 2.0, -0.7], requires_grad=True)
+
+    def gradient(rows: list[int], weights: Tensor) -> Tensor:
+        p = LabelProbability(F.logsigmoid(logit[rows]), F.logsigmoid(-logit[rows]))
+        label = Label(clicks[rows], torch.ones(len(rows)), weights)
+        inputs = Inputs({}, {}, {}, {}, torch.ones(1), torch.zeros(len(rows)).long(), torch.ones(len(rows)))
+        loss = CrossEntropy()(Predictions({"click": p}, {"click": p}), inputs, {"click": label})["bce"]
+        (found,) = torch.autograd.grad(loss, logit)
+        return found
+
+    whole, expected = gradient([0, 1, 2, 3, 4], torch.ones(5)), torch.zeros(5)
+    for drawn in itertools.product([False, True], repeat=3):
+        rows = [0, 1, *(2 + number for number, is_kept in enumerate(drawn) if is_kept)]
+        chance = share ** sum(drawn) * (1 - share) ** (3 - sum(drawn))
+        weights = torch.where(clicks[rows] == 1, 1.0, 1 / share)
+        epoch = sum(gradient([row], weight.view(1)) for row, weight in zip(rows, weights, strict=True))  # batches of one
+        torch.testing.assert_close(epoch, gradient(rows, weights) * len(rows))  # and one of all
+        expected = expected + chance * epoch
+    torch.testing.assert_close(expected, whole * 5)
 
 
 def test_weighted_mean_of_no_row_is_zero() -> None:

@@ -185,6 +185,12 @@ BAD: dict[str, tuple[Any, str]] = {
     "a flag": ({"order": True}, r"score\.order: got True \(bool\); expected a number"),
     "no number": ({"order": float("nan")}, r"score\.order: got nan"),
     "infinite": ({"order": 10**400}, r"score\.order: got 1000.* expected a number from -1e\+09 to 1e\+09"),
+    "no column": (
+        {"order": {"times": "prices"}},
+        r"score\.order\.times: got 'prices' .*; expected a number of the candidates, of price, bm25",
+    ),
+    "a time": ({"order": {"times": "listed"}}, r"score\.order\.times: got 'listed'"),
+    "more": ({"order": {"times": "price", "by": 2}}, r"score\.order: got .*; expected a number, or an object with `times` alone"),
     "no text": ({3: 1}, r"score\.3: got an unknown label"),
 }
 

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import small_config, write_small_data
+from small_run import LABELS, small_config, write_small_data
 from small_task import batches, build, inputs_of, outputs_of, small
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prectr_torchrec.modules import Inputs, OtherTexts, PRECTRFindings
 
+NO_DRAWS = {"parts": {"personal": None, "taste": None}}
+"""Of rankers whose training draws nothing."""
 WEIGHTS = {"anchor": 0.7, "consistency": 1.3, "random_negatives": 0.4, "load_balance": 0.9}
 
 
@@ -42,6 +44,23 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(data: Path, negatives: str) -
     swapped = outputs[0].own.swapped()
     assert 0 < swapped.foreign.sum() < batch.candidate_weight.sum()
     torch.testing.assert_close(found["random_negatives"], -swapped.log_pi[swapped.foreign, 0].mean().detach())
+
+
+def test_sample_weights_multiply_what_each_candidate_adds_and_change_no_prediction(tmp_path: Path) -> None:
+    config = small_config(data={"weight": "worth", "labels": LABELS}, model=NO_DRAWS)
+    folder = write_small_data(tmp_path, config, requests=20)
+    task, batch = build(config, folder).train(), batches(config, folder)[0]
+    _, report = task(batch)
+    terms, labels = report.terms, batch.labels()
+    drawn = batch["candidate_sample_weight"]
+    assert labels["order"].sample_weight is not None and drawn[labels["click"].weight > 0].std() > 0.1
+    click = labels["click"]
+    bce = F.binary_cross_entropy_with_logits(report.logged["click"], click.value, click.weight * drawn, reduction="sum")
+    torch.testing.assert_close(terms["bce"], bce / click.weight.sum())
+    _, even = task(batch.replaced(candidate_sample_weight=torch.ones_like(drawn)))
+    assert even.terms["bce_order"] != terms["bce_order"]
+    for name in ("click", "order"):
+        torch.testing.assert_close(even.ranking[name], report.ranking[name])
 
 
 def test_the_debias_reads_the_copies_that_its_setting_names(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

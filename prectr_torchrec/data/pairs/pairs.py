@@ -26,7 +26,8 @@ from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.data.pairs.made_queries import make_queries
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN, read_parquet, readable
-from prectr_torchrec.data.prepare.prepare import enough_memory, in_train, open_database, split_times
+from prectr_torchrec.data.prepare.prepare import enough_memory, open_database
+from prectr_torchrec.data.prepare.splits import in_train, split_times
 from prectr_torchrec.data.raw.files import given_files
 from prectr_torchrec.data.raw.loading import Kinds
 from prectr_torchrec.data.raw.readings import identifier

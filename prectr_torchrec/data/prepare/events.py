@@ -28,15 +28,17 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def write_columns(con: duckdb.DuckDBPyConnection, query: str, folder: Path) -> int:
+def write_columns(con: duckdb.DuckDBPyConnection, query: str, folder: Path, *, dtypes: Mapping[str, str] | None = None) -> int:
     """Streams the result of a query into one file a column and returns the number of rows.
+
+    `dtypes`: of columns that are written in another one than DuckDB has.
 
     A column `<name>#length` is written as its running total `<name>_ends`; lists become `<name>_values`, one after another, and
     `<name>_ends`, and so do texts, as bytes.
     """
     folder.mkdir(parents=True)
     with _ColumnFiles(folder) as files:
-        return sum(files.append(batch) for batch in _batches(con, query))
+        return sum(files.append(_cast(batch, dtypes or {})) for batch in _batches(con, query))
 
 
 def open_columns(folder: Path) -> dict[str, NDArray[Any]]:
@@ -279,6 +281,10 @@ def _batches(con: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, N
             yield _to_numpy(batch)
     if not rows:
         yield _to_numpy(pa.RecordBatch.from_arrays([pa.array([], field.type) for field in reader.schema], schema=reader.schema))
+
+
+def _cast(batch: dict[str, NDArray[Any]], dtypes: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    return batch | {name: batch[name].astype(dtype) for name, dtype in dtypes.items()}
 
 
 def _to_numpy(batch: pa.RecordBatch) -> dict[str, NDArray[Any]]:

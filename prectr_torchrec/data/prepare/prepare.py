@@ -26,7 +26,8 @@ from tqdm import tqdm
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import Table, declared_columns, declared_of
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Table, declared_columns, declared_of
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, item_vectors
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
@@ -35,13 +36,15 @@ from prectr_torchrec.data.prepare.examination import estimate_examination
 from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, event_orders
 from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
+from prectr_torchrec.data.prepare.splits import find_trained, in_train, split_times
 from prectr_torchrec.data.prepare.summary import summarise
 from prectr_torchrec.data.prepare.trained import write_trained
 from prectr_torchrec.data.raw.actions import labels_of_actions
 from prectr_torchrec.data.raw.files import given_files
 from prectr_torchrec.data.raw.labels import events_in_windows
 from prectr_torchrec.data.raw.predicted import find_scores
-from prectr_torchrec.data.raw.source import Connection, RawLogError, Source, one_row, open_duckdb
+from prectr_torchrec.data.raw.search_results import shown_items
+from prectr_torchrec.data.raw.source import Connection, Source, one_row, open_duckdb, quote
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tokens import tokenizer_digest
@@ -54,6 +57,8 @@ from prectr_torchrec.system.sizes import parse_bytes
 
 BLOCK = 2**20
 SPLITS = ("train", "validation", "test", "judgments", "candidates")
+_PARTS = (*SPLITS, TOKENIZER, IDS, ITEM_VECTORS)
+"""Folders of a prepared folder."""
 MAX_TEXTS = 500_000
 """Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
 
@@ -85,14 +90,14 @@ def prepare(
 
     Returns:
         The manifest, as in `prepared.json`: `splits` (requests, those of known users, candidates, graded ones, clicks, those with
-        each label, time and files of each), `summary` (as of `summarise`), `max_candidates`,
-        `new_queries` (`queries` that are not searched in the train part but later, and their `judgments`, which are in no split;
-        not with `candidates`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned` or `text`),
-        `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of positions 1, 2,
-        ...; deeper ones share the last), `numbers` (as of `learn_numbers`), `level_grades` (the mean of each level's judgments,
-        None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by what was wrong with
-        them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that few values make text
-        of), and the `settings` it came from.
+        each label, time and files of each), `summary` (as of `summarise`), `max_candidates`, `new_queries` (`queries` that are
+        not searched in the train part but later, and their `judgments`, which are in no split; not with `candidates`), `left_out`
+        and `mean_weight` (as of `find_trained`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned`
+        or `text`), `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of
+        positions 1, 2, ...; deeper ones share the last), `numbers` (as of `learn_numbers`), `level_grades` (the mean of each
+        level's judgments, None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by
+        what was wrong with them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that
+        few values make text of), and the `settings` it came from.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
@@ -107,10 +112,10 @@ def prepare(
         sources = open_sources(con, data, raw)
     scores = find_scores(relevance, data.levels)
     settings = _settings(data, text, sources, given, scores)
-    if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=(*SPLITS, TOKENIZER, IDS))) is not None:
+    if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=_PARTS)) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11)
+    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11 + bool(item_vectors(data)))
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     splits = report["splits"]
@@ -150,9 +155,18 @@ class _Job:
             for name, order in event_orders(self.data).items():
                 options = {**order, **common}
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
+            kept = item_vectors(self.data)
             for name in ("items", "queries"):
-                step(f"sorting {name}", self.work / name, partial(write_columns, con, f"SELECT * FROM {name} ORDER BY rowid"))
-            splits, split_findings = self._splits(con)
+                apart = ", ".join(column.source.stored for column, _ in kept) if name == "items" else ""
+                columns = f"* EXCLUDE ({apart})" if apart else "*"
+                step(
+                    f"sorting {name}",
+                    self.work / name,
+                    partial(write_columns, con, f"SELECT {columns} FROM {name} ORDER BY rowid"),
+                )
+            if kept:
+                step("keeping vectors of items", self.out / ITEM_VECTORS, partial(self._write_item_vectors, con))
+            splits, split_findings = self._splits(con, report["id_kinds"])
             begins = split_findings["split_from"]
             trained = in_train(self.data, begins) if begins else "false"
             step("counting the train part", self.work / "trained", partial(write_trained, con, trained))
@@ -161,7 +175,7 @@ class _Job:
             if not self.candidates:
                 step("training the tokenizer", self.out / TOKENIZER, partial(self._write_tokenizer, con))
         described = {name: _describe_split(self.work / name, self.data) for name in splits}
-        numbers = learn_numbers(self.data, self.work) if "train" in splits else {}
+        numbers = learn_numbers(self.data, self.work, self.out / ITEM_VECTORS) if "train" in splits else {}
         return {
             **report,
             "levels": self.data.levels.count,
@@ -206,11 +220,17 @@ class _Job:
             report["counts"] = {name: one_row(con, f"SELECT count(*) FROM {table}")[0] for name, table in tables.items()}
             report["summary"] = summarise(con, self.data, self.sources, report["rows"])
             report["predicted"] = bool(self.scores)
-            report["simulated"] = _is_simulated(self.sources["impressions"])
+            report["simulated"] = _is_simulated(shown_items(self.sources))
         (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
 
     def _write_ids(self, con: Connection, kinds: Kinds, folder: Path) -> None:
         write_ids(con, self.sources, kinds, self.data.zero_id, folder)
+
+    def _write_item_vectors(self, con: Connection, folder: Path) -> None:
+        columns = item_vectors(self.data)
+        selected = "".join(f", {column.source.stored} AS {quote(column.key)}" for column, _ in columns)
+        dtypes = {column.key: settings.dtype for column, settings in columns}
+        write_columns(con, f"SELECT item_id{selected} FROM items ORDER BY rowid", folder, dtypes=dtypes)
 
     def _write_examination(self, con: Connection, path: Path) -> None:
         examination = self.data.examination
@@ -219,27 +239,31 @@ class _Job:
             examination = estimate_examination(con, before, self.data.levels.count, known=CLICK_KNOWN if self.data.late else None)
         path.write_text(json.dumps(examination), encoding="utf-8")
 
-    def _splits(self, con: Connection) -> tuple[dict[str, str], dict[str, Any]]:
+    def _splits(self, con: Connection, kinds: Kinds) -> tuple[dict[str, str], dict[str, Any]]:
         """Split -> query for its rows (request columns, part, the columns of `_write_requests`); and what the manifest tells of
         where they begin and what is left out of them."""
         request = "request_id, timestamp, user_id, query"
-        unlabelled = "item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted"
+        weight = f", 1::FLOAT AS {SAMPLE_WEIGHT}" if self.data.weighted else ""
+        unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}"
         if self.candidates:
             declared = self._declared("requests") + self._declared("events", null=True)
             return {"candidates": f"SELECT {request}, part, {unlabelled}{declared} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared} FROM"
-        acted = labels_of_actions(self.data, self.sources["impressions"])
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared}{{weight}} FROM"
+        acted = labels_of_actions(self.data, shown_items(self.sources))
         known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
         judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
+        trained = find_trained(con, self.data, known, begins, kinds["request_id"])
+        split_findings |= trained.findings
+        evaluated = f"{labelled.format(weight=weight)} {final}"
         return {
-            "train": f"{labelled} {known} WHERE {in_train(self.data, begins)}",
-            "validation": f"{labelled} {final} WHERE timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
-            "test": f"{labelled} {final} WHERE timestamp >= {begins['test']}",
+            "train": f"{labelled.format(weight=trained.weight)} {trained.rows}",
+            "validation": f"{evaluated} WHERE timestamp >= {begins['validation']} AND timestamp < {begins['test']}",
+            "test": f"{evaluated} WHERE timestamp >= {begins['test']}",
             "judgments": f"SELECT {request}, {PART} AS part, {unlabelled} FROM ({judged})",
         }, split_findings
 
@@ -257,6 +281,7 @@ class _Job:
             counted = f"SELECT c.*, {', '.join(added)} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
         columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted" + self._declared("events")
+        columns += f", {SAMPLE_WEIGHT}" if self.data.weighted else ""
         write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
@@ -296,42 +321,6 @@ def enough_memory(memory: str) -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException as error:
         raise ValueError(f"data.memory: {memory} is too little for this log; {str(error).splitlines()[0]}") from None
-
-
-def split_times(con: Connection, data: DataConfig) -> dict[str, int]:
-    """Timestamps where train, validation and test begin, and one past the last request.
-
-    Raises:
-        RawLogError: there would be nothing to train on.
-    """
-    split = data.split
-    first, last, requests = one_row(con, "SELECT min(timestamp), max(timestamp), count(*) FROM requests")
-
-    def latest(fraction: float, end: int) -> int:
-        """Where the latest `fraction` of the requests before `end` begins; requests of equal time stay together."""
-        before = f"FROM requests WHERE timestamp < {end}"
-        count = one_row(con, f"SELECT count(*) {before}")[0]
-        skipped = round(count * (1 - fraction))
-        if skipped == count:
-            return end
-        return int(one_row(con, f"SELECT timestamp {before} ORDER BY timestamp LIMIT 1 OFFSET {skipped}")[0])
-
-    test = latest(split.test_fraction, last + 1) if split.test_from is None else split.test_from
-    end = min(test, last + 1)
-    validation = latest(split.validation_fraction, end) if split.validation_from is None else split.validation_from
-    if not first < validation <= test:
-        raise RawLogError(
-            f"data.split: validation from {validation} and test from {test} leave nothing to train on, or are out of order; "
-            f"the log's {requests} requests run from {first} to {last}"
-        )
-    return {"train": first, "validation": validation, "test": test, "end": last + 1}
-
-
-def in_train(data: DataConfig, begins: dict[str, int]) -> str:
-    """What is true of the events of the train part, in SQL; `begins` is what `split_times` gives."""
-    least = data.train_minimum_grade
-    narrow = "" if least is None else f" AND NOT isnan(relevance) AND relevance >= {least}::FLOAT"
-    return f"timestamp < {begins['validation']}{narrow}"
 
 
 def _settings(

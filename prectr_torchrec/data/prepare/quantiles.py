@@ -12,18 +12,20 @@ from prectr_torchrec.config.columns import NumberColumn, VectorColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Age
 from prectr_torchrec.data.columns import Column, declared_of
+from prectr_torchrec.data.item_vectors import item_vectors
 from prectr_torchrec.data.prepare.events import open_columns
 
 SAMPLE = 1_000_000
 """Numbers of a column that are looked at at most: those of every n-th request or candidate."""
 
 
-def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
+def learn_numbers(data: DataConfig, work: Path, vectors: Path) -> dict[str, dict[str, Any]]:
     """The numbers and vectors of the train part, by sample column.
 
     Args:
         data: the configuration.
         work: with the column files of the train part, of items and of queries.
+        vectors: folder of those of items; not there, where none are declared.
 
     Returns:
         `edges`: the quantiles that bound the bins, ascending, each once, at most one more than `bins`; none where all values are
@@ -36,7 +38,7 @@ def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
         "users": (requests, None),
         "requests": (requests, None),
         "queries": (open_columns(work / "queries"), requests["query"]),
-        "items": (open_columns(work / "items"), candidates["item"]),
+        "items": (open_columns(work / "items") | _of_items(data, vectors), candidates["item"]),
         "events": (candidates, None),
     }
     found = {}
@@ -50,6 +52,12 @@ def learn_numbers(data: DataConfig, work: Path) -> dict[str, dict[str, Any]]:
         named, rows = tables[column.source.table]
         found[column.name] = _describe_vectors(_sampled(named[column.source.stored], rows, SAMPLE // vector.width))
     return found
+
+
+def _of_items(data: DataConfig, folder: Path) -> dict[str, NDArray[Any]]:
+    """The vectors of items, as work files would have them."""
+    kept = open_columns(folder) if folder.is_dir() else {}
+    return {column.source.stored: kept[column.key] for column, _ in item_vectors(data)}
 
 
 def _sampled(values: NDArray[Any], rows: NDArray[np.int64] | None, most: int) -> NDArray[Any]:

@@ -139,7 +139,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
             tables[family]["queries"] = (log.query, rows.events["query"])
     times = {"request": time, "candidate": np.repeat(time, candidates.lengths)}
     arrays = []
-    for column in sample_columns(data):
+    for column in (column for column in sample_columns(data) if not column.gathered):
         values = _values(column, *tables[column.family][column.source.table], times.get(column.family))
         arrays.append(_lists(values, lists[column.family].lengths) if column.family in lists else values)
     return pa.Table.from_arrays(arrays, schema=sample_schema(data))

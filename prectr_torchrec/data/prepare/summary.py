@@ -9,6 +9,7 @@ from typing import Any
 from prectr_torchrec.config.columns import IdColumn
 from prectr_torchrec.config.data import DataConfig, Levels
 from prectr_torchrec.data.columns import declared_columns, declared_of
+from prectr_torchrec.data.raw.search_results import raw_table
 from prectr_torchrec.data.raw.source import Connection, Source, one_row
 
 POSITIONS = 10
@@ -21,6 +22,8 @@ _NONE = {
 """Of columns that are no attributes."""
 _KEPT = {
     "impressions": "events",
+    "searches": "requests",
+    "results": "events",
     "judgments": "judgments",
     "items": "items",
     "queries": "queries",
@@ -47,7 +50,7 @@ def summarise(con: Connection, data: DataConfig, sources: dict[str, Source], row
     for column in declared_columns(data):
         source = column.source
         missing = f"{source.stored} IS NOT DISTINCT FROM {column.kind.missing}"
-        empty[f"{source.raw}.{source.column}"] = _share(con, source.table, missing)
+        empty[f"{raw_table(data, source)}.{source.column}"] = _share(con, source.table, missing)
     if data.query_group:
         empty["groups of queries"] = _share(con, "queries", "group_id = 0")
     at = f"SELECT position, count(*), sum(click) FROM events WHERE position <= {POSITIONS} GROUP BY 1 ORDER BY 1"
@@ -70,6 +73,10 @@ def format_summary(manifest: dict[str, Any], data: DataConfig) -> list[str]:
         lines += [*_aligned([list(row) for row in zip(["position", "shown", "CTR"], *columns, strict=True)]), ""]
     lines.append("empty: " + ", ".join(f"{name} {_percent(share)}" for name, share in summary["empty"].items()))
     lines += [f"dropped: {count:,} {what}" for what, count in manifest["dropped"].items() if count]
+    if manifest.get("left_out", {}).get("requests"):
+        left_out, share = manifest["left_out"], data.keep_unclicked
+        what = f"{left_out['requests']:,} requests without a click or label ({left_out['candidates']:,} candidates)"
+        lines.append(f"left out of train: {what}; the {_percent(share)} that are kept count for them (data.keep_unclicked)")
     lines += [f"mended: {count:,} {what}" for what, count in manifest["mended"].items()]
     return lines + _notes(manifest, data)
 
@@ -97,7 +104,7 @@ def _notes(manifest: dict[str, Any], data: DataConfig) -> list[str]:
         notes.append(f"left out of judgments: {what}")
     if not manifest["rows"]["judgments"]:
         notes.append("no judgments file: every relevance is missing")
-    attributes = {f"{column.source.raw}.{column.source.column}" for column, _ in declared_of(data, IdColumn)}
+    attributes = {f"{raw_table(data, column.source)}.{column.source.column}" for column, _ in declared_of(data, IdColumn)}
     for column, count in manifest["zeros"].items():
         none = "" if column in attributes else _NONE.get(column.partition(".")[2], "")
         notes.append(f"note: {count:,} rows of {column} are 0, which stands for none{none}; if 0 is an id, set data.zero_id: id")

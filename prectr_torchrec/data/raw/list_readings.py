@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prectr_torchrec.config.data import ZeroId
-from prectr_torchrec.data.hashing import zero_sql
-from prectr_torchrec.data.raw.readings import NULL, IdKind, Reading, element_type, is_number, is_text, read_id
+from prectr_torchrec.data.hashing import hash_id_sql, joined_by, zero_sql
+from prectr_torchrec.data.raw.readings import NULL, IdKind, Reading, as_text, element_type, is_number, is_text, read_id
 from prectr_torchrec.data.raw.source import text_literal
 
 
@@ -21,6 +21,25 @@ def ids(kind: IdKind, zero: ZeroId, separator: str | None, most: int) -> Reading
 
     what = "ids" if kind == "text" else "whole numbers of 64 bits"
     return _lists(f"at most {most:,} {what}, no null among them", element, separator, "BIGINT", most)
+
+
+def paths(separator: str, zero: ZeroId, most: int) -> Reading:
+    """Ids of the levels of a path as BIGINT[]: of `A`, `A > B` and `A > B > C`; null and empty text are the empty list."""
+
+    def read(sql: str, type_: str) -> tuple[str, str] | None:
+        if type_ == NULL:
+            return "[]::BIGINT[]", "false"
+        if type_ not in ("VARCHAR", "BLOB"):
+            return None
+        text = as_text(sql, type_)
+        levels = f"[trim(x) FOR x IN string_split({text}, {text_literal(separator)}) IF trim(x) <> '']"
+        prefix = f"array_to_string(list_slice({levels}, 1, i), {text_literal(joined_by(separator))})"
+        value = zero_sql(hash_id_sql(prefix), zero)
+        wrong = f"({sql} IS NOT NULL AND coalesce(len({levels}) > {most}, true))"
+        return f"coalesce([{value} FOR i IN range(1, len({levels}) + 1)], [])::BIGINT[]", wrong
+
+    expected = f"text of at most {most:,} levels, {separator!r} between them; null or empty where there is none"
+    return Reading(expected, read, absent="[]::BIGINT[]")
 
 
 def weights(of: str, separator: str | None, largest: float) -> Reading:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Flag, Grade, Position
-from prectr_torchrec.data.columns import Column, declared_columns, sample_columns
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Column, declared_columns, sample_columns
+from prectr_torchrec.data.counted_kinds import SampleWeight
 from prectr_torchrec.data.list_kinds import Weights
 from prectr_torchrec.data.raw.actions import labels_of_actions, load_actions
 from prectr_torchrec.data.raw.labels import time_columns
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds, text
+from prectr_torchrec.data.raw.search_results import RESULTS, SEARCHES, raw_table, shown_items
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
 
 Kinds = dict[str, IdKind]
@@ -46,12 +48,12 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
         with problems.collecting():
             loaded.tables[name] = table = _as_table(source, kinds, data)
             loaded.rows[name] = rows = table.check(con)
-            if name == "impressions":
+            if name in ("impressions", RESULTS):
                 _load_impressions(con, table, rows, drops, declared_columns(data, "requests"))
             elif name == "queries" and data.raw.queries is None:
                 loaded.rows[name] = _load_query_texts(con, table)
             elif name == "actions":
-                load_actions(con, table, data, labels_of_actions(data, sources["impressions"]), drops)
+                load_actions(con, table, data, labels_of_actions(data, shown_items(sources)), drops)
             else:
                 _LOADS[name](con, table, rows, drops)
     problems.refuse()
@@ -77,14 +79,28 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     ids = {name: identifier(kind, zeros.get(name, data.zero_id)) for name, kind in kinds.items()}
     columns = sample_columns(data, kinds)
     of_table = [column for column in columns if column.source.table == source.name and column.family in ("request", "candidate")]
-    declared = [column for column in declared_columns(data, id_kinds=kinds) if column.source.raw == source.name]
+    declared = [column for column in declared_columns(data, id_kinds=kinds) if raw_table(data, column.source) == source.name]
     readings = {column.source.column: column.kind.raw() for column in (*of_table, *declared)}
     names = {column.source.column: column.source.stored for column in declared}
-    names |= time_columns(data) if source.name == "impressions" else {}
+    if source.name in ("impressions", RESULTS):
+        names |= time_columns(data) | ({data.weight: SAMPLE_WEIGHT} if data.weight else {})
     if source.name == "queries" and data.query_group and data.query_group in source:
         names[data.query_group] = "group_id"
         readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
     fits = {column.source.column: column.kind.of for column in declared if isinstance(column.kind, Weights)}
+    of_searches = {
+        "request_id": ids["request_id"],
+        "query_id": ids["query_id"],
+        "user_id": attribute(kinds["user_id"], data.zero_id),
+        "timestamp": seconds(*_MOMENTS),
+    }
+    of_results = {
+        **{name: ids[name] for name in ("request_id", "item_id")},
+        "click": Flag().raw(),
+        **{column: seconds(*_MOMENTS, nullable=True) for column in time_columns(data)},
+        **({data.weight: SampleWeight().raw()} if data.weight else {}),
+        "position": Position().raw(),
+    }
     keys: dict[str, Reading] = {
         "items": {"item_id": ids["item_id"]},
         "queries": {"query_id": ids["query_id"]},
@@ -95,14 +111,9 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
             "timestamp": seconds(*_MOMENTS),
         },
         "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": Grade(data.levels).raw()},
-        "impressions": {
-            **{name: ids[name] for name in _OF_IMPRESSIONS},
-            "user_id": attribute(kinds["user_id"], data.zero_id),
-            "timestamp": seconds(*_MOMENTS),
-            "click": Flag().raw(),
-            **{column: seconds(*_MOMENTS, nullable=True) for column in time_columns(data)},
-            "position": Position().raw(),
-        },
+        "impressions": of_searches | of_results,
+        SEARCHES: of_searches,
+        RESULTS: of_results,
     }[source.name]
     return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, names, fits)
 
@@ -114,6 +125,8 @@ def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, in
     con.execute(f"CREATE TABLE {name} AS SELECT * FROM ({table.select()}) WHERE {known} ORDER BY 1")
     drops[f"{name} without {key}"] = rows - one_row(con, f"SELECT count(*) FROM {name}")[0]
     refuse_duplicates(con, table, name, (key,))
+    if name == SEARCHES:
+        drop_without(con, table, name, ("query_id",), drops)
 
 
 def _load_query_texts(con: Connection, table: Table) -> int:
@@ -139,18 +152,21 @@ def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int]
 
 
 def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str, int], shared: Sequence[Column]) -> None:
-    """Makes table impressions; positions that are not logged are null. `shared`: declared columns of requests."""
+    """Makes table impressions, or results, which are these without what their requests have; positions that are not logged are
+    null. `shared`: declared columns of requests."""
+    name = table.source.name
     if not rows:
         raise RawLogError(f"{table.source.files[0]}: the log is empty; impressions need at least one row")
     position = "" if "position" in table.source else ", NULL::BIGINT AS position"
-    con.execute(f"CREATE TABLE impressions AS SELECT *{position} FROM ({table.select()})")
+    con.execute(f"CREATE TABLE {name} AS SELECT *{position} FROM ({table.select()})")
     problems = Problems()
     with problems.collecting():
-        drop_without(con, table, "impressions", _OF_IMPRESSIONS, drops)
+        drop_without(con, table, name, [column for column in _OF_IMPRESSIONS if column in table.source], drops)
     with problems.collecting():
-        refuse_duplicates(con, table, "impressions", ("request_id", "item_id"))
+        refuse_duplicates(con, table, name, ("request_id", "item_id"))
     with problems.collecting():
-        _refuse_mixed_requests(con, table, [*_OF_REQUESTS, *(column.source.column for column in shared)])
+        if name == "impressions":
+            _refuse_mixed_requests(con, table, [*_OF_REQUESTS, *(column.source.column for column in shared)])
     problems.refuse()
 
 
@@ -160,7 +176,7 @@ _OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
 _OF_REQUESTS = ("timestamp", "user_id", "query_id")
 """What the impressions of a request have in common."""
 _LOADS = {
-    **dict.fromkeys(("items", "queries", "users"), _load_entities),
+    **dict.fromkeys(("items", "queries", "users", SEARCHES), _load_entities),
     "judgments": _load_grades,
 }
 

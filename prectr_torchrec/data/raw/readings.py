@@ -137,16 +137,17 @@ def moment() -> Reading:
     return Reading(whole.expected, read, absent="NULL::DOUBLE")
 
 
-def number(low: float, high: float, expected: str) -> Reading:
-    """Numbers in low..high or null, as DOUBLE."""
+def number(low: float, high: float, expected: str, *, nullable: bool = True) -> Reading:
+    """Numbers in low..high, or null where that may be, as DOUBLE."""
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
         if type_ == NULL:
-            return "NULL::DOUBLE", "false"
+            return "NULL::DOUBLE", str(not nullable)
         if not (is_number(type_) or is_text(type_)):
             return None
         value = f"TRY_CAST({as_text(sql, type_) if is_text(type_) else sql} AS DOUBLE)"
-        return value, f"({sql} IS NOT NULL AND ({value} IS NULL OR isnan({value}) OR {value} NOT BETWEEN {low} AND {high}))"
+        bad = f"({value} IS NULL OR isnan({value}) OR {value} NOT BETWEEN {low} AND {high})"
+        return value, f"({sql} IS NOT NULL AND {bad})" if nullable else bad
 
     return Reading(expected, read)
 
@@ -170,7 +171,8 @@ def measure(low: float, high: float) -> Reading:
 
 def vector(width: int, most: float) -> Reading:
     """Lists of `width` numbers in -most..most as FLOAT[width], null where they are null."""
-    expected = f"a list of {width} numbers, no null, NaN or infinity among them; null where it is missing"
+    range_ = "" if most > 1e9 else f" in {-most:g}..{most:g}"
+    expected = f"a list of {width} numbers{range_}, no null, NaN or infinity among them; null where it is missing"
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
         element, none = element_type(type_), f"NULL::FLOAT[{width}]"

@@ -137,6 +137,10 @@ class Table:
         ids = ((part, self._read(part, column)[0], as_text(*place)) for part, place in there if place)
         return " UNION ALL ".join(f"SELECT {value} AS id, {text} AS text FROM {part.scan()}" for part, value, text in ids)
 
+    def owner(self, column: str) -> Table:
+        """The table that has a column, of one that is made of several."""
+        return self
+
     def check(self, con: Connection) -> int:
         """Applies all checks in one scan and returns the number of rows.
 

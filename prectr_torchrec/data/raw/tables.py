@@ -7,8 +7,9 @@ Tables made here, all sorted and complete:
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
     events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>,
-        <known>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without prediction; <known>
-        is what `known_columns` says, 0 of what did not happen;
+        <known>, <weight>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without
+        prediction; <known> is what `known_columns` says, 0 of what did not happen; <weight> is `sample_weight`, where
+        `data.weight` names it;
     requests(request_id, timestamp, user_id, query, <declared>).
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade
-from prectr_torchrec.data.columns import declared_columns, declared_of, stored_name
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, declared_columns, declared_of, stored_name
 from prectr_torchrec.data.raw.actions import COLUMNS, labels_of_actions, link_actions, may_be_actions
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
@@ -38,6 +39,7 @@ from prectr_torchrec.data.raw.loading import (
 from prectr_torchrec.data.raw.positions import raise_positions
 from prectr_torchrec.data.raw.predicted import load_predicted
 from prectr_torchrec.data.raw.readings import identifier
+from prectr_torchrec.data.raw.search_results import RESULTS, SEARCHES, SearchResults, raw_table, shown_items
 from prectr_torchrec.data.raw.source import (
     Connection,
     Problems,
@@ -81,20 +83,23 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
 
     declared: dict[str, list[str]] = {name: [] for name in RawLog.model_fields}
     for column in declared_columns(data):
-        declared[column.source.raw].append(column.source.column)
-    impressions, judgments = _with_query_texts(log, log.impressions), log.judgments and _with_query_texts(log, log.judgments)
-    of_impressions = ["request_id", "timestamp", "user_id", "query_id", "item_id", "click", *declared["impressions"]]
+        declared[raw_table(data, column.source)].append(column.source.column)
+    judgments = log.judgments and _with_query_texts(log, log.judgments)
+    of_requests, of_items = ["timestamp", "user_id", "query_id"], _of_shown_items(data, declared)
     acted = may_be_actions(data)
-    required = [column for column in (*of_impressions, *time_columns(data)) if column not in acted]
-    open_table("impressions", impressions, required, ["position", *acted])
+    if log.searches and log.results:
+        open_table(SEARCHES, _with_query_texts(log, log.searches), ["request_id", *of_requests, *declared[SEARCHES]])
+        open_table(RESULTS, log.results, ["request_id", *of_items], ["position", *acted])
+    else:
+        impressions = _with_query_texts(log, log.impressions)
+        open_table("impressions", impressions, ["request_id", *of_requests, *of_items], ["position", *acted])
     if log.actions:
         open_table("actions", log.actions, [*COLUMNS])
     open_table("items", log.items, ["item_id", "title", *declared["items"]])
     if log.queries:
         group = [data.query_group] if data.query_group else []
         open_table("queries", log.queries, ["query_id", "query", *declared["queries"]], group)
-    elif "query_id" in sources.get("impressions", ()):
-        searched = sources["impressions"]
+    elif searched := next((s for s in sources.values() if "query_id" in s), None):
         sources["queries"] = Source("queries", searched.parts, dict.fromkeys(("query_id", "query"), searched.columns["query_id"]))
     if judgments and exists("judgments", judgments):
         open_table("judgments", judgments, ["query_id", "item_id", "relevance"])
@@ -111,6 +116,13 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
             check_sources(con, data, sources, _id_kinds(con, data, sources))
     problems.refuse()
     return sources
+
+
+def _of_shown_items(data: DataConfig, declared: dict[str, list[str]]) -> list[str]:
+    """Columns that have to be there of each shown item, but for the id of its request."""
+    weights = [data.weight] if data.weight else []
+    columns = ["item_id", "click", *declared["impressions"], *declared[RESULTS], *time_columns(data), *weights]
+    return [column for column in columns if column not in may_be_actions(data)]
 
 
 def _check_group(data: DataConfig, sources: dict[str, Source]) -> None:
@@ -139,7 +151,9 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
     loaded = load_sources(con, data, sources, kinds, drops)
-    acted = labels_of_actions(data, sources["impressions"])
+    if RESULTS in loaded.tables:
+        _join_results(con, loaded, drops)
+    acted = labels_of_actions(data, shown_items(sources))
     if acted:
         link_actions(con, loaded.tables["actions"], acted, drops)
     link_labels(con, loaded.tables["impressions"], data, acted, mended)
@@ -165,6 +179,16 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     return {"id_kinds": kinds, "rows": rows, "dropped": drops, "mended": mended, **findings}
 
 
+def _join_results(con: Connection, loaded: Loaded, drops: dict[str, int]) -> None:
+    """Makes table impressions of searches and results; those of an unknown search, and searches without results, are counted."""
+    searches, results = loaded.tables[SEARCHES], loaded.tables[RESULTS]
+    _count_unknown(con, results, RESULTS, {"request_id": (SEARCHES, searches.source.label)}, drops)
+    (drops["searches without results"],) = one_row(con, f"SELECT count(*) FROM {SEARCHES} ANTI JOIN {RESULTS} USING (request_id)")
+    con.execute(f"CREATE TABLE impressions AS SELECT * FROM {RESULTS} JOIN {SEARCHES} USING (request_id)")
+    con.execute(f"DROP TABLE {RESULTS}; DROP TABLE {SEARCHES}")
+    loaded.tables["impressions"] = SearchResults(searches, results)
+
+
 def _with_query_texts(log: RawLog, table: RawTable) -> RawTable:
     """Where queries are their texts, these are their ids."""
     if log.queries:
@@ -181,16 +205,16 @@ def _id_columns(data: DataConfig, *, separated: bool = True) -> IdColumns:
     """Columns of ids by the tables that have them; `separated`: those of text with a separator too."""
     group = [data.query_group] if data.query_group else []
     found = {
-        "request_id": {"impressions", "actions"},
-        "user_id": {"impressions", "users"},
-        "query_id": {"impressions", "queries", "judgments"},
-        "item_id": {"impressions", "items", "judgments", "actions"},
+        "request_id": {"impressions", SEARCHES, RESULTS, "actions"},
+        "user_id": {"impressions", SEARCHES, "users"},
+        "query_id": {"impressions", SEARCHES, "queries", "judgments"},
+        "item_id": {"impressions", RESULTS, "items", "judgments", "actions"},
     }
     for name in group:
         found.setdefault(name, set()).add("queries")
     lists = (column for column, ids in declared_of(data, IdsColumn) if separated or ids.separator is None)
     for column in (*(column for column, _ in declared_of(data, IdColumn)), *lists):
-        found.setdefault(column.source.column, set()).add(column.source.raw)
+        found.setdefault(column.source.column, set()).add(raw_table(data, column.source))
     return found
 
 
@@ -201,9 +225,10 @@ def _separated(data: DataConfig) -> list[str]:
 
 def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds) -> dict[str, int]:
     group = [data.query_group] if data.query_group else []
-    columns = {"impressions": ["user_id"], "items": ["item_id"], "queries": ["query_id", *group], "users": []}
+    columns = {name: ["user_id"] for name in ("impressions", SEARCHES)} | {RESULTS: []}
+    columns |= {"items": ["item_id"], "queries": ["query_id", *group], "users": []}
     for column, _ in declared_of(data, IdColumn):
-        columns[column.source.raw].append(column.source.column)
+        columns[raw_table(data, column.source)].append(column.source.column)
     found = (count_zeros(con, source, columns.get(name, ()), kinds) for name, source in sources.items())
     return {column: count for counts in found for column, count in counts.items()}
 
@@ -314,11 +339,12 @@ def _link_events(
         for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
     )
     known = "".join(f", coalesce({column}, 0) AS {column}" for column in known_columns(data))
+    weight = f", {SAMPLE_WEIGHT}" if data.weight else ""
     con.execute(
         f"""CREATE TABLE events AS SELECT request_id, timestamp, user_id, q.rowid AS query, q.group_id, i.rowid AS item,
             coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
             coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
-            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}
+            {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}{weight}
         FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
         LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
         LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""
@@ -349,8 +375,9 @@ def _count_unknown(con: Connection, table: Table, name: str, owners: dict[str, t
         unknown, example = one_row(con, f"SELECT count(*), min(t.{key}) {missing}")
         if unknown * 2 > rows:
             ((_, _, (example,)),) = table.find(con, [column], f"{key} = {example}", 1)
+            where = table.owner(column).source.label
             raise RawLogError(
-                f"{table.source.label}: {unknown} of {rows} rows have a {column} that is not in {label} (such as {example!r}); "
+                f"{where}: {unknown} of {rows} rows have a {column} that is not in {label} (such as {example!r}); "
                 f"are these the files of one log? Up to half would be dropped and counted"
             )
         drops[f"{table.source.name} of an unknown {column.removesuffix('_id')}"] = unknown

@@ -20,6 +20,7 @@ from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.column_kinds import Texts
 from prectr_torchrec.data.columns import Column, family_of, sample_columns
 from prectr_torchrec.data.hashing import table_rows
+from prectr_torchrec.data.item_vectors import ItemVectors
 from prectr_torchrec.data.list_kinds import Bags, Ids
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.feature_columns import TITLE_TOKENS, check_features
@@ -80,6 +81,7 @@ class BatchBuilder:
         reads: what the ranker reads besides the features.
         predicted: whether the samples have predicted levels.
         texts: whose tokens are kept, and as many words'.
+        vectors: of items, for rows that do not bring them; None: all rows do.
 
     Raises:
         ValueError: a feature that is no column of ids, or token bags of titles in a table with sequences.
@@ -98,7 +100,9 @@ class BatchBuilder:
         reads: Reads,
         predicted: bool = False,
         texts: int = 1_000_000,
+        vectors: ItemVectors | None = None,
     ) -> None:
+        self._vectors = vectors
         check_features(data, features)
         self._max_requests, self._max_candidates = max_requests, max_candidates
         tokens = TextTokenizer(tokenizer, texts)
@@ -157,7 +161,9 @@ class BatchBuilder:
         """Everything that is done once for many batches."""
         flat: dict[str, dict[str, NDArray[Any]]] = {"request": {}, "candidate": {}, "history": {}, "peer": {}}
         for read in self.columns:
-            if read.name in columns.values:
+            if read.gathered and self._vectors is not None:
+                flat[read.family][read.key] = self._vectors_of(read, columns, self._vectors)
+            elif read.name in columns.values:
                 flat[read.family][read.key] = columns.values[read.name]
         present = {
             family: np.arange(self.limits[family]) < np.diff(columns.offsets[family])[:, None]
@@ -198,6 +204,12 @@ class BatchBuilder:
         prepared = PreparedRows(columns.num_rows, blocks, ids, columns.offsets, texts, {}, bags, weights)
         self._tokenise(prepared)
         return prepared
+
+    @staticmethod
+    def _vectors_of(column: Column, columns: Columns, vectors: ItemVectors) -> NDArray[np.float32]:
+        """Those that the rows bring, and for the rest the known ones of their items."""
+        ids, given = columns.values[f"{column.family}_item_id"], columns.values.get(column.name)
+        return vectors.rows(column.key, ids) if given is None else vectors.filled(column.key, given, ids)
 
     def trim(self, carried: Sequence[PreparedRows]) -> None:
         """Keeps the token caches bounded; call it before `prepare` with the rows that are still to be built."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchrec import JaggedTensor, KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT
 from prectr_torchrec.data.reader.packing import Layout
 from prectr_torchrec.modules.inputs import Events, Inputs, Label, Texts
 
@@ -25,6 +26,7 @@ class SearchBatch(Pipelineable):
     - `request_weight` (R,) and `candidate_weight` (C,) float32, 1 or 0 for padding; `candidate_request` (C,) int64, its row;
     - `request_id` (R,) int64, -1 for padding, `user_id` (R,) and `candidate_item_id` (C,) int64, as the samples have them;
     - `candidate_click` and `candidate_click_weight` (C,) float32, 0 without a label, and alike for any label;
+    - `candidate_sample_weight` (C,) float32, what each counts in training, where candidates differ in that;
     - `history_lengths` and `peer_lengths` (R,) int64, how many events are real; what lies beyond is zero, with level 0;
     - `query_index` (R,), `candidate_title_index` (C,) and `history_title_index` (R, L) int64, into the texts.
 
@@ -70,7 +72,9 @@ class SearchBatch(Pipelineable):
 
     def labels(self) -> dict[str, Label]:
         """What is to be learned of candidates, by name: `click`."""
-        return {key: Label(self[f"candidate_{key}"], self[f"candidate_{key}_weight"]) for key in self.layout.labels}
+        name = f"candidate_{SAMPLE_WEIGHT}"
+        counts = self[name] if name in self.layout.places else None
+        return {key: Label(self[f"candidate_{key}"], self[f"candidate_{key}_weight"], counts) for key in self.layout.labels}
 
     def replaced(self, **views: Tensor) -> SearchBatch:
         """The same batch, but with other values in some views; the packed tensors of these are copied."""

@@ -18,9 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.data.column_kinds import Text
+from prectr_torchrec.data.column_kinds import Text, Vector
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors, item_vectors
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.assemble import BatchArrays, BatchBuilder, Piece, PreparedRows
 from prectr_torchrec.data.reader.batch import SearchBatch
@@ -47,7 +49,8 @@ class SearchReader:
             files' order is kept.
         seed: of the shuffle, the same on all ranks.
         candidates: C in place of `batch.candidates`.
-        reads: what the ranker reads besides the features; None: what the ranker of `config.model` does.
+        reads: what the ranker reads besides the features; None: as of `config.reads()`.
+        prepared: the folder with the vectors of items, where it is another one.
 
     Raises:
         ValueError: a missing or empty split, a file that cannot be used, a request that does not fit into a batch.
@@ -73,6 +76,7 @@ class SearchReader:
         seed: int = 0,
         candidates: int | None = None,
         reads: Reads | None = None,
+        prepared: Path | None = None,
     ) -> None:
         assert 0 <= rank < world_size
         self._batch = config.batch.model_copy(update={"candidates": candidates} if candidates else {})
@@ -82,6 +86,7 @@ class SearchReader:
         self._row_groups = list_row_groups(Path(folder), split, sample_schema(config.data), self._batch.candidates, self._timeout)
         self._numbers = {(group.path, group.index): number for number, group in enumerate(self._row_groups)}
         self._reading = torch.full((max(1, self._batch.workers),), -1)  # row group that each reader process is at
+        reads = config.reads() if reads is None else reads
         self._builder = BatchBuilder(
             config.data,
             config.text,
@@ -90,9 +95,11 @@ class SearchReader:
             Path(tokenizer),
             self._batch.requests,
             self._batch.candidates,
-            reads=config.model.reads() if reads is None else reads,
+            reads=reads,
+            vectors=_item_vectors(config.data, reads, Path(prepared or folder)),
             predicted=PREDICTED_KEY in (pq.read_schema(self._row_groups[0].path).metadata or {}),
         )
+        self._sampled = [column for column in self._builder.columns if not column.gathered]
         texts = (column for column in self._builder.columns if isinstance(column.kind, Text))
         self._texts = [f"{column.name}.list.element" if column.listed else column.name for column in texts]
         self._files: OrderedDict[Path, pq.ParquetFile] = OrderedDict()
@@ -103,7 +110,7 @@ class SearchReader:
     @property
     def columns(self) -> list[str]:
         """The sample columns that are read."""
-        return [column.name for column in self._builder.columns]
+        return [column.name for column in self._sampled]
 
     @property
     def num_requests(self) -> int:
@@ -214,7 +221,7 @@ class SearchReader:
             tables.append(table.slice(segment.start, segment.stop - segment.start))
         sources = [f"{s.row_group.path}, row group {s.row_group.index}" for s in window.segments]
         try:
-            columns = to_columns(tables, sources, self._builder.columns, limits=self._builder.limits, order=window.order)
+            columns = to_columns(tables, sources, self._sampled, limits=self._builder.limits, order=window.order)
         except IndexError as error:  # an index into texts that are not there, which no page's checksum covers
             raise ValueError(f"{', '.join(sources)}: damaged: {error}") from error
         if not np.array_equal(np.diff(columns.offsets["candidate"]), window.num_candidates):
@@ -243,6 +250,12 @@ class SearchReader:
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(path)
         return self._files[path]
+
+
+def _item_vectors(data: DataConfig, reads: Reads, folder: Path) -> ItemVectors | None:
+    """Of a prepared folder, where a ranker reads them."""
+    declared = Vector.declared_as in reads.declared and bool(item_vectors(data))
+    return ItemVectors.of(data, folder / ITEM_VECTORS) if declared else None
 
 
 class _Workers:

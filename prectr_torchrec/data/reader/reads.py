@@ -9,6 +9,7 @@ import numpy as np
 from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.data.column_kinds import Label, Text, View
 from prectr_torchrec.data.columns import LISTS, Column, Family
+from prectr_torchrec.data.counted_kinds import SampleWeight
 from prectr_torchrec.data.reader.packing import Entry
 
 SEQUENCES: tuple[Family, ...] = LISTS[:2]
@@ -43,7 +44,7 @@ def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Fa
             continue
         there = predicted or column.key != "predicted"
         for key, view in column.kind.views(column.key).items():
-            if column.name in _IDENTITIES or isinstance(column.kind, Label):
+            if column.name in _IDENTITIES or isinstance(column.kind, Label | SampleWeight):
                 entries.append(Entry(column.family, key, view, column))
             elif key in wanted or column.declared_as in reads.declared or (column.counts and "label" in reads.declared):
                 entries.append(Entry(column.family, key, view, column if there else None, feature=True))

@@ -17,7 +17,9 @@ from raw_logs import Raw, as_id, random_log, read_split, write_table
 from prectr_torchrec.config.columns import VectorColumn
 from prectr_torchrec.config.data import DataConfig, RawLog, RawTable
 from prectr_torchrec.data.columns import declared_of
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
 from prectr_torchrec.data.raw.source import RawLogError
+from prectr_torchrec.data.schema import check_schema, sample_schema
 
 COLUMNS: dict[str, Any] = {
     "users": {"profile": {"vector": 3}},
@@ -47,6 +49,12 @@ def log_with_vectors(seed: int = 3) -> Raw:
     return raw
 
 
+def images(folder: Path, ids: list[int], data: DataConfig | None = None) -> list[list[float] | None]:
+    """Of items, from the file that preparation keeps them in."""
+    found = ItemVectors.of(data or DataConfig(**DATA), folder / "out" / ITEM_VECTORS).rows("image", np.array(ids))
+    return [None if np.isnan(row).any() else row.tolist() for row in found]
+
+
 def test_every_vector_of_a_sample_is_the_log_s_own(tmp_path: Path) -> None:
     raw = log_with_vectors()
     run(raw, tmp_path, DataConfig(**DATA))
@@ -59,7 +67,8 @@ def test_every_vector_of_a_sample_is_the_log_s_own(tmp_path: Path) -> None:
         assert row["user_profile"] == of["users"].get(row["user_id"], {"profile": None})["profile"]
         assert row["query_intent"] == of["queries"][row["query_id"]]["intent"]
         assert row["context"] == events[0]["context"]
-        assert row["candidate_image"] == [of["items"][item]["image"] for item in row["candidate_item_id"]]
+        assert "candidate_image" not in row
+        assert images(tmp_path, row["candidate_item_id"]) == [of["items"][item]["image"] for item in row["candidate_item_id"]]
         assert row["candidate_view"] == [event["view"] for event in events]
     judged = read_split(tmp_path / "out", "judgments")
     assert {row["context"] for row in judged} == {None} and not any(any(row["candidate_view"]) for row in judged)
@@ -76,7 +85,10 @@ def test_what_rankers_know_of_vectors_is_of_the_train_part(tmp_path: Path) -> No
     learned = run(raw, tmp_path, DataConfig(**DATA))["numbers"]
     train = read_split(tmp_path / "out", "train")
     for column, _ in declared_of(DataConfig(**DATA), VectorColumn):
-        values = [v for row in train for v in (row[column.name] if column.listed else [row[column.name]])]
+        if column.gathered:
+            values = images(tmp_path, [item for row in train for item in row["candidate_item_id"]])
+        else:
+            values = [v for row in train for v in (row[column.name] if column.listed else [row[column.name]])]
         known, found = np.array([v for v in values if v is not None]), learned[column.name]
         np.testing.assert_allclose(found["mean"], known.mean(0), rtol=1e-6)
         deviation = known.std(0)
@@ -102,9 +114,9 @@ def test_candidate_sets_keep_the_vectors_of_their_requests_and_items(tmp_path: P
     write_table(pairs, tmp_path / "pairs.parquet")
     run(raw, tmp_path, DataConfig(**DATA), candidates=tmp_path / "pairs.parquet")
     (row,) = read_split(tmp_path / "out", "candidates")
-    images = {as_id(item["item_id"]): item["image"] for item in raw["items"]}
+    of_items = {as_id(item["item_id"]): item["image"] for item in raw["items"]}
     assert row["context"] == request["context"] and not any(row["candidate_view"])
-    assert row["candidate_image"] == [images[item] for item in row["candidate_item_id"]]
+    assert images(tmp_path, row["candidate_item_id"]) == [of_items[item] for item in row["candidate_item_id"]]
     write_table(
         [{"query_id": q["query_id"], "item_id": raw["items"][0]["item_id"]} for q in raw["queries"]], tmp_path / "q.parquet"
     )
@@ -139,7 +151,7 @@ def test_text_in_a_vector_is_refused_by_file_and_row_and_numbers_as_text_are_rea
     for row in raw["items"]:
         row["image"] = ["0.5", "1", "-2e3"]
     run(raw, tmp_path, DataConfig(**DATA))
-    assert labelled_rows(tmp_path)[0]["candidate_image"][0] == [0.5, 1.0, -2000.0]
+    assert images(tmp_path, labelled_rows(tmp_path)[0]["candidate_item_id"])[0] == [0.5, 1.0, -2000.0]
     raw["items"][4]["image"] = ["0.5", "blue", "1"]
     with pytest.raises(RawLogError, match=rf"items.parquet: column 'image', row 5: a list of 3, \[0.5, blue, 1\]; {RIGHT}"):
         run(raw, tmp_path / "b", DataConfig(**DATA))
@@ -180,9 +192,36 @@ def test_files_of_one_table_may_differ_in_the_type_of_the_numbers(tmp_path: Path
     items = raw.pop("items")
     files = RawLog(items=RawTable(path="items"), **{name: RawTable(path=f"{name}.parquet") for name in raw})
     run(raw, tmp_path, DataConfig(**DATA, raw=files))
-    images = {as_id(item["item_id"]): item["image"] for item in items}
+    of_items = {as_id(item["item_id"]): item["image"] for item in items}
     for row in labelled_rows(tmp_path):
-        assert row["candidate_image"] == [images[item] for item in row["candidate_item_id"]]
+        assert images(tmp_path, row["candidate_item_id"]) == [of_items[item] for item in row["candidate_item_id"]]
+
+
+def test_vectors_of_items_may_be_kept_in_half_precision(tmp_path: Path) -> None:
+    raw = log_with_vectors()
+    data = DataConfig(**SMALL, columns={"items": {"image": {"vector": {"width": 3, "dtype": "float16"}}}})
+    run(raw, tmp_path, data)
+    assert {path.name for path in (tmp_path / "out" / ITEM_VECTORS).iterdir()} == {"item_id.int64", "image.float16x3"}
+    of_items = {as_id(item["item_id"]): item["image"] for item in raw["items"]}
+    found = images(tmp_path, list(of_items), data)
+    for image, exact in zip(found, of_items.values(), strict=True):
+        assert (image is None) == (exact is None)
+        assert image is None or exact is None or image == pytest.approx(exact, rel=1e-3)
+    raw["items"][1]["image"] = [1.0, 7e4, 0.0]
+    expected = (
+        r"column 'image', row 2: a list of 3, \[1.0, 70000.0, 0.0\]; expected a list of 3 numbers in -65504..65504, no null"
+    )
+    with pytest.raises(RawLogError, match=expected):
+        run(raw, tmp_path / "b", data)
+
+
+def test_samples_that_repeat_vectors_are_refused_by_their_version(tmp_path: Path) -> None:
+    run(log_with_vectors(), tmp_path, DataConfig(**DATA))
+    path = tmp_path / "out" / "train" / "part-00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"prectr_samples": b"7"}), path)
+    with pytest.raises(ValueError, match="sample version 7, this release reads 8; run `prectr prepare` again"):
+        check_schema(pq.read_schema(path), sample_schema(DataConfig(**DATA)), path)
 
 
 def test_a_vector_of_requests_has_one_value_a_request(tmp_path: Path) -> None:
