@@ -16,6 +16,7 @@ from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
 from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
 from prectr_torchrec.data.reader.flat import Columns, Texts, to_columns
@@ -75,19 +76,25 @@ class Samples:
         return any(pq.read_metadata(path).num_rows for path in (self.folder / split).glob("*.parquet"))
 
     def columns(self, split: str, names: Sequence[str]) -> Iterator[Columns]:
-        """The row groups of a split in the order of the files, one at a time.
+        """The row groups of a split in the order of the files, one at a time; vectors of items need `candidate_item_id`.
 
         Raises:
             ValueError: there is no such split, or a file cannot be used.
         """
         named = {column.name: column for column in sample_columns(self.data)}
-        columns = [named[name] for name in names]
+        gathered = [named[name] for name in names if named[name].gathered]
+        columns = [named[name] for name in names if not named[name].gathered]
+        vectors = ItemVectors.of(self.data, self.folder / ITEM_VECTORS) if gathered else None
         limits = {"history": self.data.history_length, "peer": self.data.peer_length}
         for group in list_row_groups(self.folder, split, sample_schema(self.data), self.max_candidates):
             source = f"{group.path}, row group {group.index}"
             with readable(source), open_parquet(group.path) as file:
-                table = file.read_row_group(group.index, columns=list(names), use_threads=False)
-            yield to_columns([table], [source], columns, limits=limits)
+                table = file.read_row_group(group.index, columns=[column.name for column in columns], use_threads=False)
+            found = to_columns([table], [source], columns, limits=limits)
+            for column in gathered:
+                assert vectors is not None
+                found.values[column.name] = vectors.rows(column.key, found.values["candidate_item_id"])
+            yield found
 
 
 class TextPairs:

@@ -26,8 +26,8 @@ LABELS = {"cart": LabelColumn(time="cart_time"), "order": LabelColumn(time="orde
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("log")
-    meta = simulate(folder, requests=1500, users=60, queries=60, items=300, price=3.0, tags=3.0, labels=1.0)
-    columns = ColumnsConfig.model_validate({"items": {"price": "number", "tags": "ids"}})
+    meta = simulate(folder, requests=1500, users=60, queries=60, items=300, price=3.0, tags=3.0, image=1.0, labels=1.0)
+    columns = ColumnsConfig.model_validate({"items": {"price": "number", "tags": "ids", "image": {"vector": 16}}})
     split = Split(test_from=meta["test_from_timestamp"])
     data = DataConfig(history_length=20, peer_length=10, columns=columns, labels=LABELS, split=split)
     prepare(data, TextConfig(vocab_size=600), folder / "raw", folder / "samples", progress=False)
@@ -54,6 +54,11 @@ def test_each_candidate_has_its_own_number_tags_and_counts(scorer: TreesScorer, 
         for price, tags, carts in zip(row["candidate_price"], row["candidate_tags"], row["candidate_carts"], strict=True)
     ][: len(features["candidate_price"])]
     np.testing.assert_array_equal(features["candidate_price"], [np.nan if price is None else price for price, *_ in rows])
+    images = pq.read_table(log / "raw" / "items.parquet", columns=["item_id", "image"]).to_pydict()
+    image = dict(zip(images["item_id"], images["image"], strict=True))
+    items = [item for row in pq.read_table(log / "samples" / "test")["candidate_item_id"].to_pylist() for item in row]
+    expected = [np.nan if image[item] is None else image[item][3] for item in items]
+    np.testing.assert_allclose(features["candidate_image_3"], expected[: len(rows)], rtol=1e-6)
     np.testing.assert_array_equal(features["candidate_tags_count"], [len(tags) for _, tags, *_ in rows])
     train = [
         tag for row in pq.read_table(log / "samples" / "train")["candidate_tags"].to_pylist() for tags in row for tag in tags
