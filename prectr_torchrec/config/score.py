@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -23,13 +24,16 @@ Worth = float | ColumnWorth
 
 def _one_kind(given: Any) -> Any:
     """So that an error speaks of what was written, and not of all that it could have been."""
-    if isinstance(given, Mapping) and given.keys() != {"times"}:
-        raise ValueError("give a number, or {times: <a number of the candidate>}")
-    return ColumnWorth.model_validate(given) if isinstance(given, Mapping) else given
+    if isinstance(given, ColumnWorth):
+        return given
+    if isinstance(given, Mapping) and given.keys() == {"times"}:
+        return ColumnWorth.model_validate(given)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ValueError("give a finite number, or {times: <a number of the candidate>}")
+    return float(given)
 
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
-Score = Annotated[dict[str, Annotated[ColumnWorth | _Number, BeforeValidator(_one_kind)]], Field(min_length=1)]
+Score = Annotated[dict[str, Annotated[Worth, BeforeValidator(_one_kind)]], Field(min_length=1)]
 CLICK_ALONE: dict[str, Worth] = {"click": 1.0}
 """A score that is the click probability."""
 
