@@ -21,6 +21,7 @@ from prectr_torchrec.evaluation.evaluate import _parse
 PRECTR = str(Path(sys.executable).parent / "prectr")
 COMMANDS = (
     "simulate",
+    "init",
     "prepare",
     "pairs",
     "teacher-tune",
