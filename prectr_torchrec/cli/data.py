@@ -19,11 +19,11 @@ Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effec
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder to write: raw/, eval/ and meta.json.")],
-    requests: int = 12000,
-    seed: int = 1,
-    users: int = 800,
-    queries: int = 400,
-    items: int = 2400,
+    requests: Annotated[int, typer.Option(help="Requests of the log.")] = 12000,
+    seed: Annotated[int, typer.Option(help="Another one gives another log.")] = 1,
+    users: Annotated[int, typer.Option(help="Users who search.")] = 800,
+    queries: Annotated[int, typer.Option(help="Distinct queries.")] = 400,
+    items: Annotated[int, typer.Option(help="Items of the catalogue.")] = 2400,
     strictness: Multiplier = 1.0,
     query_strictness: Multiplier = 1.0,
     taste: Multiplier = 1.0,

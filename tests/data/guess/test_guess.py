@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from shop_export import write_csv, write_export
+from make_shop import write_csv, write_export
 from typer.testing import CliRunner
 
 from prectr_torchrec.cli.main import app
@@ -42,7 +42,7 @@ def declared(columns: ColumnsConfig) -> dict[str, Any]:
 
 
 def test_a_shop_s_csv_files(tmp_path: Path) -> None:
-    write_export(tmp_path / "shop")
+    write_export(tmp_path / "shop", 240)
     config = guessed(tmp_path / "shop", tmp_path)
     assert declared(config.data.columns) == {
         "items": {"price": {"number": {}}, "listed_at": {"time": {"transform": "log1p"}}, "tags": {"ids": {"separator": "|"}}},
@@ -158,7 +158,7 @@ def test_files_of_one_name_but_for_a_number_are_one_table(tmp_path: Path) -> Non
 
 
 def test_what_is_said_of_a_column_goes_before_its_name(tmp_path: Path) -> None:
-    write_export(tmp_path / "shop")
+    write_export(tmp_path / "shop", 240)
     products = tmp_path / "shop" / "products.csv"
     products.write_text(products.read_text(encoding="utf-8").replace("name,", "bezeichnung,", 1), encoding="utf-8")
     with pytest.raises(RawLogError, match=r"Nearest is products\.csv, in which .* looks like title.*--map items\.title=COLUMN"):
