@@ -20,10 +20,13 @@ Written by `packaging/commands_page.py` from the parsers; `prectr COMMAND --help
 
 def page() -> str:
     """The page as it should be."""
-    found = [*_commands(typer.main.get_command(app), "prectr")]
+    group = typer.main.get_command(app)
+    found = [*_commands(group, "prectr")]
     rows = [f"| [`{name}`](#{_anchor(name)}) | {_sentence(command)} |" for name, command in found]
     table = "\n".join(["| command | does |", "|---|---|", *rows])
-    return "\n".join([HEAD, table, *(_section(name, command) for name, command in found)])
+    options = [parameter for parameter in group.params if parameter.name not in ("help", "args")]
+    shared = "\n".join(["", "Before any command:", "", "| option | default | meaning |", "|---|---|---|", *map(_row, options)])
+    return "\n".join([HEAD, table, shared, *(_section(name, command) for name, command in found)])
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -38,6 +38,7 @@ from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import made_of, read_json
+from prectr_torchrec.system.progress import counted
 from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
@@ -89,7 +90,7 @@ def export(run: Path, out: Path, *, quantize: Literal["fp16", "int8"] | None = N
         partial.mkdir(parents=True)
         (partial / TABLES).mkdir()
         about["tables"] = {}
-        for name, source in tables.items():
+        for name, source in counted(tables.items(), "exporting", "tables"):
             about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
         with quiet_transformers():
             model = build_model(config, run / TOKENIZER, kept=True)
