@@ -23,8 +23,9 @@ REFERENCE = {
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages that are not in docs/."""
-    readme = (Path(config.config_file_path).parent / "README.md").read_text(encoding="utf-8")
-    pages = {"index.md": readme.replace("](docs/", "](")}
+    root = Path(config.config_file_path).parent
+    readme = (root / "README.md").read_text(encoding="utf-8").replace("](docs/", "](").replace("](CHANGELOG.md", "](changes.md")
+    pages = {"index.md": readme, "changes.md": (root / "CHANGELOG.md").read_text(encoding="utf-8")}
     for name, of in REFERENCE.items():
         pages[f"reference/{name}.md"] = "\n".join([f"# {name.capitalize()}", *(f"\n::: {module}\n" for module in of)])
     for path, text in pages.items():

@@ -154,6 +154,7 @@ BENCH = ("torch_rechub", "pandas")
 QUICK = {
     "plan": Case("plan", "--gpus 8 --rounds 1", r" 8 GPUs  [\d.]+ to [\d.]+ s"),
     "reader": Case("reader", "--requests 300 --runs 1", r"[\d,]+ candidates"),
+    "words": Case("words", "", r"median sentence of all: \d+"),
 }
 SLOW = {
     "ablation": Case(

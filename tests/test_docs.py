@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
@@ -17,7 +18,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" in link:
@@ -28,7 +29,21 @@ def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def links(page: Path) -> set[Path]:
+    """Pages that a page links to."""
+    found = re.findall(r"\]\(([^)#\s]+\.md)", page.read_text(encoding="utf-8"))
+    return {(page.parent / link).resolve() for link in found if "://" not in link}
+
+
 def test_the_readme_leads_to_every_page() -> None:
-    linked = set(re.findall(r"\]\(docs/(\w+\.md)\)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    linked |= {name for page in PAGES[1:] for name in re.findall(r"\]\((\w+\.md)\)", page.read_text(encoding="utf-8"))}
-    assert {page.name for page in PAGES[1:]} <= linked
+    reached, left = set[Path](), {ROOT / "README.md"}
+    while left:
+        reached |= left
+        left = {target for page in left for target in links(page)} - reached
+    assert not [page for page in PAGES if page not in reached and page.name != "CONTRIBUTING.md"]
+
+
+def test_the_page_of_commands_is_what_the_parsers_say() -> None:
+    """Where it is not: `python packaging/commands_page.py`."""
+    script = runpy.run_path(str(ROOT / "packaging" / "commands_page.py"))
+    assert script["PAGE"].read_text(encoding="utf-8") == script["page"]()

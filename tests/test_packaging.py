@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -10,9 +9,11 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 MAPPED = {name: f"prectr_torchrec/{name}" for name in ("modules", "launchers", "configs")}
@@ -57,13 +58,54 @@ def test_wheel_installs_one_top_level_name(wheel: Path) -> None:
     assert {name for name in names if not name.endswith(".dist-info")} == {"prectr_torchrec"}
 
 
-def test_installed_wheel_imports_its_mapped_packages(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import prectr_torchrec.launchers.components as c, prectr_torchrec.modules as m; print(c.__file__, m.__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment that has the wheel, and what is installed here beside it; the checkout is not on its path."""
+    folder = tmp_path_factory.mktemp("fresh")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    (packages,) = (folder / "venv").glob("lib/python*/site-packages")
+    # a path alone: the .pth files in it, of which one leads to the checkout, are not read
+    paths = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (packages / "dependencies.pth").write_text("\n".join(paths), encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", folder / "venv" / "bin" / "python", "install", "--quiet"]
+    subprocess.run([*pip, "--no-index", "--no-deps", wheel], check=True)
+    return folder
+
+
+def test_installed_wheel_takes_the_first_steps_of_the_demo(fresh: Path) -> None:
+    def prectr(*arguments: str | Path) -> str:
+        done = subprocess.run([fresh / "venv" / "bin" / "prectr", *arguments], cwd=fresh, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "--out" in prectr("demo", "--help")
+    prectr("simulate", "--out", "log", "--requests", "40", "--users", "8", "--queries", "6", "--items", "40")
+    prectr("init", "log/raw", "--out", "mine.yaml")
+    assert "impressions" in prectr("prepare", "--config", "mine.yaml", "--raw", "log/raw", "--out", "samples")
+    assert "name: demo_v1" in prectr("config", "--config", "demo_v1")
+
+
+def test_installed_wheel_imports_its_mapped_packages(fresh: Path) -> None:
+    modules = ("prectr_torchrec.cli.demo", "prectr_torchrec.launchers.components", "prectr_torchrec.modules")
+    code = f"import {', '.join(modules)}, sys; print(*(sys.modules[name].__file__ for name in {modules}))"
+    python = [fresh / "venv" / "bin" / "python", "-c", code]
+    done = subprocess.run(python, cwd=fresh, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(path.startswith(str(tmp_path / "prectr_torchrec")) for path in done.stdout.split())
+    assert all(path.startswith(str(fresh)) for path in done.stdout.split())
+
+
+def test_the_oldest_python_is_the_oldest_that_every_requirement_takes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = [re.split(r"[\[<>=! ]", requirement)[0] for requirement in project["dependencies"]]
+    wanted = [metadata.metadata(name).get("Requires-Python") or "" for name in names if name != "fbgemm-gpu"]
+    oldest = max(int(found[1]) for text in wanted if (found := re.search(r">=\s*3\.(\d+)", text)))
+    assert project["requires-python"] == f">=3.{oldest}"
+
+
+def test_citation_and_changes_are_of_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_source_distribution_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:

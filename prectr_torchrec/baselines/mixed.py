@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
-from tqdm import tqdm
 
 from prectr_torchrec.baselines.samples import BaselineConfig
 from prectr_torchrec.baselines.vocabulary import Pairs
+from prectr_torchrec.system.progress import counted
 
 
 class MixedConfig(BaselineConfig):
@@ -170,7 +170,7 @@ def fit_mixed(model: MixedEffects, pairs: Pairs, click: Tensor, config: MixedCon
     steps = len(click) // size
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1)
-    for epoch in tqdm(range(config.epochs), desc="fitting", unit=" epochs", disable=None):
+    for epoch in counted(range(config.epochs), "fitting", "epochs"):
         for batch in torch.randperm(len(click), generator=generator)[: steps * size].view(steps, size):
             logit, divergence = model(pairs.take(batch), generator)
             loss = binary_cross_entropy_with_logits(logit, click[batch], reduction="sum") + divergence

@@ -1,4 +1,4 @@
-"""`prectr simulate`, `prepare` and `pairs`: from a raw search log to samples, and to pairs for a teacher."""
+"""`prectr simulate`, `init`, `prepare` and `pairs`: from a raw search log to samples, and to pairs for a teacher."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Multiplier = Annotated[float, typer.Option(min=0, help="Multiplier of this effec
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder to write: raw/, eval/ and meta.json.")],
-    requests: int = 12000,
-    seed: int = 1,
-    users: int = 800,
-    queries: int = 400,
-    items: int = 2400,
+    requests: Annotated[int, typer.Option(help="Requests of the log.")] = 12000,
+    seed: Annotated[int, typer.Option(help="Another one gives another log.")] = 1,
+    users: Annotated[int, typer.Option(help="Users who search.")] = 800,
+    queries: Annotated[int, typer.Option(help="Distinct queries.")] = 400,
+    items: Annotated[int, typer.Option(help="Items of the catalogue.")] = 2400,
     strictness: Multiplier = 1.0,
     query_strictness: Multiplier = 1.0,
     taste: Multiplier = 1.0,
@@ -65,6 +65,30 @@ def simulate(
     )
     counts = meta["counts"]
     typer.echo(f"{out}: {requests:,} simulated requests, {counts['impressions']:,} impressions, {counts['clicks']:,} clicks")
+
+
+@app.command("init")
+def initialise(
+    folder: Annotated[Path, typer.Argument(help="Folder of the log's CSV or Parquet files.")],
+    out: Annotated[Path | None, typer.Option(help="YAML file to write; by default FOLDER's name in this folder.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="TABLE[.COLUMN]=NAME",
+            help="Which file or column it is, where its name does not say; may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Look at a log's own files and write a commented configuration for them."""
+    from prectr_torchrec.data.guess.guess import write_guess
+
+    out = Path(f"{folder.resolve().name}.yaml") if out is None else out
+    if wrong := next((word for word in given or () if "=" not in word), None):
+        raise ValueError(f"--map {wrong!r}: write it as TABLE=FILE or TABLE.COLUMN=NAME")
+    guess = write_guess(folder, out, dict(word.split("=", 1) for word in given or ()))
+    typer.echo("\n".join([f"{out}: written. What it says, and why:", *(f"  {line}" for line in guess.report())]))
+    typer.echo(f"Next: prectr prepare --config {out} --raw {folder} --out samples")
 
 
 @app.command()

@@ -43,6 +43,8 @@ TEACHER = {
     "max_position_embeddings": 64,
 }
 """The teacher's encoder: where no large model can be had, a BERT that begins from nothing."""
+VERDICT = "the logged order"
+"""In the line of an evaluation that the demo shows."""
 TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
 
 
@@ -117,7 +119,7 @@ def _evaluate(out: Path, name: str, run: Path, samples: Path, candidates: Path, 
     if not (run / "metrics-candidates.json").exists():
         for data, extra in ((candidates, ["--hide-grades"]), (samples, []), (candidates, [])):
             arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples), *extra)
-            _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments)
+            _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments, shown=VERDICT)
 
 
 def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[str, Path]:
@@ -160,13 +162,19 @@ def _write_encoder(pairs: Path, vocab_size: int, folder: Path) -> None:
     AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(load_tokenizer(folder)), **TEACHER)).save_pretrained(folder)
 
 
-def _torchx(out: Path, component: str, *arguments: str) -> None:
-    """Runs a TorchX job on this machine; its logs stay in `out/logs`."""
+def _torchx(out: Path, component: str, *arguments: str, shown: str | None = None) -> None:
+    """Runs a TorchX job on this machine; its logs stay in `out/logs`. With `shown`, only lines that have it are printed."""
     programs = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     scheduler = ["-s", "local_cwd", "-cfg", f"log_dir={(out / 'logs').absolute()}"]
-    command = [str(programs / "torchx"), "run", *scheduler, component, "-j", f"1x{RANKS}", *arguments]
-    if subprocess.run([sys.executable, "-m", "prectr_torchrec.system.orphans", *command], env=environment).returncode:
+    command = [str(programs / "torchx"), "--log_level", "WARNING", "run", *scheduler, component, "-j", f"1x{RANKS}", *arguments]
+    command = [sys.executable, "-m", "prectr_torchrec.system.orphans", *command]
+    pipe = None if shown is None else subprocess.PIPE
+    done = subprocess.run(command, env=environment, stdout=pipe, stderr=pipe and subprocess.STDOUT, text=True)
+    for line in (done.stdout or "").splitlines():
+        if done.returncode or shown is None or shown in line:
+            print(line, flush=True)
+    if done.returncode:
         raise RuntimeError(f"{component} failed; its logs are in {out / 'logs'}. Command: {' '.join(command)}")
 
 

@@ -12,13 +12,13 @@ from prectr_torchrec.cli.local_paths import LocalPaths
 from prectr_torchrec.cli.options import Config, Overrides
 from prectr_torchrec.system.doctor import check_versions, quiet_deprecations
 from prectr_torchrec.system.failures import run_command
+from prectr_torchrec.system.job_environment import QUIET, environment
 from prectr_torchrec.system.locks import check_free
 
 app = typer.Typer(
     cls=LocalPaths,
     help="PRECTR-V2 for TorchRec: a raw search log in, a trained and measured ranker out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for commands in (data, text, train, evaluation, deploy):
@@ -27,7 +27,14 @@ app.add_typer(checkpoint.app, name="checkpoint")
 
 
 @app.callback()
-def check(context: typer.Context) -> None:
+def check(
+    context: typer.Context,
+    without_progress: Annotated[
+        bool, typer.Option("--quiet", help="No progress on the standard error; results, notes and errors stay.")
+    ] = False,
+) -> None:
+    if without_progress:
+        context.with_resource(environment({QUIET: "1"}))  # for the ranks that a command starts too
     if context.invoked_subcommand != "doctor":
         check_versions()
 

@@ -75,7 +75,7 @@ def fuse(
 def plan(
     config: Config,
     gpus: Annotated[int, typer.Option(min=1, help="Ranks of the job.")],
-    gpus_per_host: Annotated[int, typer.Option(min=1)] = 8,
+    gpus_per_host: Annotated[int, typer.Option(min=1, help="GPUs, or ranks, of each host.")] = 8,
     hbm: Annotated[str, typer.Option(help="Memory of each GPU.")] = "80GB",
     ddr: Annotated[str, typer.Option(help="Memory of each host.")] = "1TB",
     ssd: Annotated[str, typer.Option(help="SSD of each host for tables.")] = "0GB",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place, VectorColumn
 from prectr_torchrec.system.errors import nearest
@@ -59,6 +59,32 @@ def check_attributes(items: Sequence[str], users: Sequence[str], query_group: st
             seen.add(name.lower())
     if query_group in _QUERIES:
         raise ValueError(f"query_group: {query_group!r} is the query itself; name a column that several queries share, or null")
+
+
+def free_name(place: Place, name: str, used: Collection[str] = ()) -> str:
+    """A name that a declared column can have: the column's own, if possible.
+
+    Args:
+        place: where the column belongs.
+        name: of the column in its file, any text.
+        used: names of other declared columns, in lower case.
+
+    Example::
+
+        assert free_name("items", "price") == "price"
+        assert free_name("items", "2nd colour") == "own_2nd_colour"
+        assert free_name("items", "title") == "own_title"  # samples have the title anyway
+    """
+    free = re.sub(r"\W+", "_", name).strip("_") or "column"
+
+    def is_taken(name: str) -> bool:
+        low = name.lower().removeprefix(_PREFIXES.get(place, ""))
+        owned = place == "requests" and (low.startswith(_OWNED) or low == "score")
+        return not re.fullmatch(r"[^\W\d]\w*", name) or low in _TAKEN[place] | _COUNTERS | {*used} or owned
+
+    while is_taken(free):
+        free = f"own_{free}"
+    return free
 
 
 def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[str], query_group: str | None) -> None:

@@ -151,11 +151,17 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def quiet_tracing() -> None:
+    """What torch.fx says, once a process, of a question that TorchRec's own code asks it for each batch."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
 def quiet_libraries() -> None:
     """Notes between PyTorch's, TorchRec's and Transformers' own parts, which no user of a job can act on; their errors stay."""
     quiet_deprecations()
     for category in (FutureWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(torch|torchrec|torchmetrics)\.")
-    for name in ("torchrec", "torch.fx._symbolic_trace", "transformers"):
+    quiet_tracing()
+    for name in ("torchrec", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()  # of Transformers, for files of a moment

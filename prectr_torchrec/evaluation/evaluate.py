@@ -18,9 +18,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
-from tqdm import tqdm
 
 from prectr_torchrec.config.data import DataConfig
+from prectr_torchrec.data.schema import MANIFEST
 from prectr_torchrec.distributed.process import process_group, run_rank
 from prectr_torchrec.evaluation import predictions as p
 from prectr_torchrec.evaluation.intervals import compare_runs
@@ -34,6 +34,8 @@ from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.runs.workspace import remove, replace_text
 from prectr_torchrec.system.locks import file_lock
 from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
+from prectr_torchrec.system.plain_files import read_json
+from prectr_torchrec.system.progress import Progress
 
 
 @record
@@ -111,7 +113,7 @@ def evaluate(
     if rank == 0:
         remove(parts_folder(predictions))
     _barrier(world_size)
-    write_part(_with_progress(rows, rank), predictions, rank, parts)
+    write_part(_with_progress(rows, split, rank, world_size), predictions, rank, parts)
     _barrier(world_size)
     if rank != 0:
         return None
@@ -138,8 +140,12 @@ def _check_inputs(split: Path, train: Path | None, oracle: Path | None, other: P
         p.oracle_columns(oracle)
 
 
-def _with_progress(rows: Iterable[p.Rows], rank: int) -> Iterator[p.Rows]:
-    with tqdm(desc="scoring", unit=" rows", unit_scale=True, disable=None if rank == 0 else True) as bar:
+def _with_progress(rows: Iterable[p.Rows], split: Path, rank: int, world_size: int) -> Iterator[p.Rows]:
+    """The time left is that of rank 0, as if ranks had as many rows each."""
+    manifest = split.parent / MANIFEST
+    splits = read_json(manifest).get("splits", {}) if manifest.exists() else {}
+    total = splits[split.name]["candidates"] // world_size if split.name in splits else None
+    with Progress("scoring", total=total, unit="rows", shown=rank == 0) as bar:
         for batch in rows:
             yield batch
             bar.update(len(batch["request_id"]))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from prectr_torchrec.runs.workspace import read_records, replace_text
+from prectr_torchrec.system.progress import Now, quiet
 
 
 class Throughput:
@@ -78,7 +79,7 @@ class MetricsLog:
         replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        self.on_terminal = sys.stderr.isatty()
+        self.on_terminal, self.plain_line = sys.stderr.isatty(), Now()
 
     def write(self, values: dict[str, Any]) -> None:
         """Args: values: `step` and numbers; a nested dict's numbers are named by its key."""
@@ -96,11 +97,13 @@ class MetricsLog:
         self.board.close()
 
     def _show(self, values: dict[str, Any]) -> None:
-        if "tables" in values:  # many, and slow to change
+        if "tables" in values or quiet():  # tables: many, and slow to change
             return
         if "validation" in values:
             text = "  ".join(f"{n} {'-' if v is None else format(v, '.4f')}" for n, v in values["validation"].items())
             print(f"{self._start()}step {values['step']}  validation  {text}", file=sys.stderr)
+            return
+        if not self.on_terminal and not self.plain_line.due():
             return
         labels = [n for n in values if n.startswith("bce_")]
         terms = "  ".join(f"{n} {values[n]:.4f}" for n in ("loss", "bce", *labels, "anchor", "consistency") if n in values)

@@ -43,6 +43,7 @@ from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import made_of, read_json
+from prectr_torchrec.system.progress import counted
 from prectr_torchrec.text.student import STUDENT, read_student
 
 CONFIG, SCHEMA, TOWERS, TABLES, TEXT, ABOUT = "config.yaml", "schema.json", "towers.safetensors", "tables", "text", "export.json"
@@ -95,7 +96,9 @@ def export(
     def build(partial: Path) -> None:
         partial.mkdir(parents=True)
         (partial / TABLES).mkdir()
-        about["tables"] = {n: _write_table(partial, n, source, saved, config.tables[n], quantize) for n, source in tables.items()}
+        about["tables"] = {}
+        for name, source in counted(tables.items(), "exporting", "tables"):
+            about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
         with quiet_transformers():
             model = build_model(config, run / TOKENIZER, kept=True)
             model.load_state_dict(saved.load(_TOWERS))

@@ -27,6 +27,7 @@ from prectr_torchrec.serving.exported_tables import Pieces, write_tensors
 from prectr_torchrec.serving.titles import BATCH, TITLES_ABOUT, TOKENS, VECTORS
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.progress import Progress
 
 if TYPE_CHECKING:
     from prectr_torchrec.serving.ranker import Ranker
@@ -63,8 +64,9 @@ def index_titles(ranker: Ranker, folder: Path, items: Path, column: str = "title
         return (torch.from_numpy(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH))
 
     def vectors() -> Iterator[Tensor]:
-        with torch.inference_mode():
+        with torch.inference_mode(), Progress("encoding", total=len(tokens), unit="titles") as progress:
             for batch in batches():
+                progress.update(len(batch))
                 yield ranker.relevance.encode(batch.long())
 
     with torch.inference_mode():

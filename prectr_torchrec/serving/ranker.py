@@ -27,7 +27,7 @@ from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
-from prectr_torchrec.distributed.process import quiet_transformers
+from prectr_torchrec.distributed.process import quiet_tracing, quiet_transformers
 from prectr_torchrec.evaluation.explanation import observe, take_apart
 from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.models import build_model
@@ -142,6 +142,7 @@ class Ranker:
             ValueError: it was exported by another release, a file of it is missing or not what was written, or its numbers are
                 none; names it.
         """
+        quiet_tracing()
         folder = Path(path).resolve()  # a link may be pointed elsewhere while files are opened
         about = read_about(folder)
         check(folder, about["files"], all_digests=all_digests)

@@ -27,6 +27,7 @@ from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.orphans import die_with_parent
 from prectr_torchrec.system.paths import only_local
 from prectr_torchrec.system.plain_files import read_json
+from prectr_torchrec.system.progress import counted
 
 _SETTINGS = "settings.json"
 _worker: Ranker | None = None
@@ -76,7 +77,8 @@ def score_files(model: Path, data: Path, out: Path, *, nproc: int = 1) -> int:
             workers, mp_context=spawn, initializer=_start, initargs=(model, data.absolute(), workers)
         ) as pool:
             try:
-                for done in as_completed([pool.submit(_score_shard, shard, parts / shard.name) for shard in missing]):
+                started = [pool.submit(_score_shard, shard, parts / shard.name) for shard in missing]
+                for done in counted(as_completed(started), "scoring", "files", total=len(started)):
                     done.result()
             except BaseException:
                 for process in list(pool._processes.values()):  # what they have not finished is scored again

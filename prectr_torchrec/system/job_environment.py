@@ -12,6 +12,8 @@ STORE = "PRECTR_STORE"
 """Path of the file in which the ranks meet."""
 LOCKED = "PRECTR_LOCKED"
 """Output folder that the launcher holds locked for them."""
+QUIET = "PRECTR_QUIET"
+"""Set where nobody wants to see how far a command is."""
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ from prectr_torchrec.metrics import relevance_metrics
 from prectr_torchrec.runs.workspace import build_if_absent, file_digest, folder_digest, open_output
 from prectr_torchrec.system.locks import job_lock
 from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
+from prectr_torchrec.system.progress import quiet
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 
 Read = TypeVar("Read")
@@ -125,6 +126,8 @@ def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], h
         done += pairs.num_rows
         rate = done / (time.perf_counter() - began)
         left = (len(parts) - number) * done / number / rate
+        if quiet():
+            continue
         print(
             f"rank {process.rank}: {path.name}, {number} of {len(parts)} parts, {rate:,.0f} pairs/s, {left / 60:.1f} min left",
             file=sys.stderr,

@@ -37,6 +37,7 @@ from prectr_torchrec.runs.workspace import apply_umask, build_if_absent, file_di
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.progress import quiet
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
 from prectr_torchrec.text.teacher import (
     MIN_LENGTH,
@@ -276,7 +277,8 @@ class _Tuner:
         self.best_step, self.waited = state["best_step"], state["waited"]
 
     def _say(self, text: str) -> None:
-        print(f"step {self.step} of {self.total}  {text}", file=sys.stderr, flush=True)
+        if not quiet():
+            print(f"step {self.step} of {self.total}  {text}", file=sys.stderr, flush=True)
 
 
 class _Labelled:

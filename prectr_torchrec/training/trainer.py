@@ -36,6 +36,7 @@ from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput
 from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import only_local
+from prectr_torchrec.system.progress import quiet
 from prectr_torchrec.training.freezing import frozen_tables
 from prectr_torchrec.training.guard import StepGuard, check_weights
 from prectr_torchrec.training.optimizers import Optimizers, reset_tables
@@ -137,7 +138,7 @@ class Trainer:
             self.log.close()
 
     def _say_how_long(self, plan: list[list[int]]) -> None:
-        if self.process.rank != 0:
+        if self.process.rank != 0 or quiet():
             return
         most = self.config.batch.requests * self.process.world_size
         for stage, batches in zip(self.stages, plan, strict=True):

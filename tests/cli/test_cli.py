@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from prectr_torchrec.evaluation.evaluate import _parse
 PRECTR = str(Path(sys.executable).parent / "prectr")
 COMMANDS = (
     "simulate",
+    "init",
     "prepare",
     "pairs",
     "teacher-tune",
@@ -56,6 +58,13 @@ def test_help_names_every_command() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     assert prectr(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(("words", "found"), [("prectr prep", "prepare"), ("prectr train --ma", "--max-restarts")])
+def test_a_shell_completes_commands_and_options(words: str, found: str) -> None:
+    asked = {"_PRECTR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run([PRECTR], env={**os.environ, **asked}, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [found]
 
 
 def test_simulate_writes_a_log_with_an_effect_switched_off(tmp_path: Path) -> None:

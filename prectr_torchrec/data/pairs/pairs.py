@@ -37,6 +37,7 @@ from prectr_torchrec.runs.workspace import replacing
 from prectr_torchrec.system.errors import ConfigError, nearest
 from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.paths import check_database, only_local
+from prectr_torchrec.system.progress import Progress
 
 PAIRS_VERSION = "2"
 SOURCES = ("graded", "shown", "candidate", "same_category", "other_category", "made")
@@ -250,9 +251,11 @@ def _write(con: Connection, path: Path, schema: pa.Schema, rows_per_row_group: i
         "split FROM pairs p JOIN splits USING (query) JOIN queries q ON q.rowid = p.query JOIN items i ON i.rowid = p.item "
         "ORDER BY p.query, p.item"
     )
-    with pq.ParquetWriter(path, schema, **WRITTEN) as writer:
+    (total,) = one_row(con, "SELECT count(*) FROM pairs")
+    with pq.ParquetWriter(path, schema, **WRITTEN) as writer, Progress("writing", total=total, unit="pairs") as progress:
         pending = schema.empty_table()
         for batch in con.sql(query).to_arrow_reader(rows_per_row_group):  # batches of about so many rows, row groups of exactly
+            progress.update(batch.num_rows)
             pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).cast(schema)])
             while pending.num_rows >= rows_per_row_group:
                 writer.write_table(pending.slice(0, rows_per_row_group))

@@ -21,7 +21,6 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
@@ -53,6 +52,7 @@ from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import check_database, only_local
 from prectr_torchrec.system.plain_files import read_json
+from prectr_torchrec.system.progress import Progress
 from prectr_torchrec.system.sizes import parse_bytes
 
 BLOCK = 2**20
@@ -115,11 +115,12 @@ def prepare(
     if (finished := open_output(out, out / "work", out / MANIFEST, settings, parts=_PARTS)) is not None:
         return finished
     job = _Job(data, text, sources, given, scores, out, out / "work")
-    steps = tqdm(disable=None if progress else True, unit="step", total=len(event_orders(data)) + 11 + bool(item_vectors(data)))
+    total = len(event_orders(data)) + 11 + bool(item_vectors(data))
+    steps = Progress("preparing", unit="steps", total=total, shown=progress)
     with steps as bar, enough_memory(data.memory):
         report = job.sort(bar)
     splits = report["splits"]
-    with tqdm(disable=None if progress else True, unit=" requests", total=sum(s["requests"] for s in splits.values())) as bar:
+    with Progress("writing", total=sum(s["requests"] for s in splits.values()), unit="requests", shown=progress) as bar:
         job.write(splits, bar)
     manifest = {"version": SAMPLE_VERSION, "digest": digest(settings), **report, "settings": settings}
     build_if_absent(out / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1), encoding="utf-8"))
@@ -137,7 +138,7 @@ class _Job:
     out: Path
     work: Path
 
-    def sort(self, bar: tqdm) -> dict[str, Any]:
+    def sort(self, bar: Progress) -> dict[str, Any]:
         """All steps before the shards; returns what the manifest tells of the log and its splits."""
 
         def step(title: str, path: Path, build: Callable[[Path], Any]) -> None:
@@ -186,14 +187,14 @@ class _Job:
             "splits": described,
         }
 
-    def write(self, splits: dict[str, dict[str, Any]], bar: tqdm) -> None:
+    def write(self, splits: dict[str, dict[str, Any]], bar: Progress) -> None:
         """Writes the shards of all splits and notes their names as `files`."""
         log = Log.open(self.work, self.data)
         for name, split in splits.items():
             bar.set_description(f"writing {name}")
             split["files"] = self._write_split(log, name, bar)
 
-    def _write_split(self, log: Log, name: str, bar: tqdm) -> list[str]:
+    def _write_split(self, log: Log, name: str, bar: Progress) -> list[str]:
         """Writes the shards that are not there yet and returns all their names."""
         requests, folder = Requests.open(self.work / name), self.out / name
         names: list[str] = []

@@ -1,0 +1,1 @@
+"""A configuration for somebody's own files, guessed by looking at them."""
