@@ -2,7 +2,7 @@
 
     python benchmarks/columns.py --out DIR [--kinds price tags] [--requests 12000] [--seeds 1 2 3] [--trees] [--set KEY=VALUE ...]
 
-Of each kind a log is simulated in which its column moves clicks, and one for all kinds together in which none of them does.
+Of each kind a log is simulated in which its column moves clicks, of `all` one in which all do, and one in which none does.
 Both rankers of a pair read the same requests and differ in the columns alone. `to win` is what the oracle's own part of the
 logit would add to the score of the ranker without the column, with the weight that suits the true probability best. `--trees`
 adds LambdaMART and binary trees on the same columns, of 10 trials each, chosen on the validation part. Figures are expected AUC
@@ -32,8 +32,18 @@ KINDS: dict[str, list[str]] = {
     "image": ["data.columns.items={image: {vector: 16}}", VECTORS],
     "context": ["data.columns.requests={device: id, hour: number}", NUMBERS, *DEVICE],
     "engine": ["data.columns.impressions={engine_score: number}", NUMBERS],
+    "all": [
+        "data.columns.items={price: {number: {transform: log1p}}, rating: number, tags: ids, image: {vector: 16}}",
+        "data.columns.requests={device: id, hour: number}",
+        "data.columns.impressions={engine_score: number}",
+        NUMBERS,
+        VECTORS,
+        *TAGS,
+        *DEVICE,
+    ],
 }
-"""Multiplier of the simulated log -> the settings that declare its columns, and that rankers read."""
+"""Multiplier of the simulated log, or all of them -> the settings that declare its columns, and that rankers read."""
+EFFECTS = [kind for kind in KINDS if kind != "all"]
 NOTHING = 1e-9
 """A multiplier with which the columns are there and move no click."""
 TREES = {"trees": "binary", "lambdamart": "lambdarank"}
@@ -52,10 +62,11 @@ def main() -> None:
     print(describe("torch", "torchrec", "fbgemm-gpu-cpu"))
     names = ["without", "with", "gain", "to win", *(TREES if arguments.trees else ()), "no effect: gain"]
     print(f"{'':12}" + "".join(f"{name:>18}" for name in names), flush=True)
-    nothing = simulate(arguments, "nothing", dict.fromkeys(KINDS, NOTHING))
+    nothing = simulate(arguments, "nothing", dict.fromkeys(EFFECTS, NOTHING))
     bare = Samples(arguments, nothing, "bare", [])
     for kind in arguments.kinds:
-        log = simulate(arguments, kind, {kind: 1.0})
+        effects = EFFECTS if kind == "all" else [kind]
+        log = simulate(arguments, kind, dict.fromkeys(effects, 1.0))
         without, own = Samples(arguments, log, f"{kind}-without", []), Samples(arguments, log, kind, KINDS[kind])
         idle = Samples(arguments, nothing, f"{kind}-idle", KINDS[kind])
         found: dict[str, list[float]] = {name: [] for name in names}
@@ -65,7 +76,7 @@ def main() -> None:
                 ("without", before),
                 ("with", after),
                 ("gain", after - before),
-                ("to win", without.auc_with(seed, f"{kind}_effect") - before),
+                ("to win", without.auc_with(seed, effects) - before),
                 ("no effect: gain", idle.auc(seed) - bare.auc(seed)),
                 *((name, own.trees_auc(name, objective, seed)) for name, objective in TREES.items() if arguments.trees),
             ):
@@ -97,15 +108,16 @@ class Samples:
         """Of a ranker."""
         return _expected_auc(self._trained(seed))
 
-    def auc_with(self, seed: int, effect: str) -> float:
-        """Of the ranker's score and an effect of the oracle, with the best weights."""
+    def auc_with(self, seed: int, effects: list[str]) -> float:
+        """Of the ranker's score and effects of the oracle, with the best weights."""
         columns = ["request_id", "item_id", "click_probability"]
         scored = pq.read_table(self._trained(seed) / "predictions-test.parquet", columns=columns)
-        oracle = pq.read_table(self._oracle, columns=["request_id", "item_id", "probability", effect])
+        names = [f"{effect}_effect" for effect in effects]
+        oracle = pq.read_table(self._oracle, columns=["request_id", "item_id", "probability", *names])
         joined = scored.join(oracle, ["request_id", "item_id"], join_type="inner")
-        score, truth, part = (joined[name].to_numpy().astype(float) for name in ("click_probability", "probability", effect))
+        score, truth, *parts = (joined[n].to_numpy().astype(float) for n in ("click_probability", "probability", *names))
         score = np.clip(score, 1e-6, 1 - 1e-6)
-        design = np.stack([np.ones(len(score)), np.log(score / (1 - score)), part], axis=1)
+        design = np.stack([np.ones(len(score)), np.log(score / (1 - score)), *parts], axis=1)
         return m.auc(design @ logistic(design, truth), truth) or float("nan")
 
     def trees_auc(self, name: str, objective: str, seed: int) -> float:
