@@ -137,7 +137,7 @@ def test_every_option_of_evaluate_reaches_the_evaluation(monkeypatch: pytest.Mon
     monkeypatch.setattr(launch, "launch", lambda program, args, nproc: launched.append(args))
     monkeypatch.setattr(preflight, "check_run", lambda *arguments: None)
     given = {"run": "r", "data": "d", "split": "s", "checkpoint": "last", "predictions": "p", "metrics": "m", "oracle": "o"}
-    given["train_data"] = "t"
+    given |= {"train_data": "t", "against": "a"}
     options = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     assert CliRunner().invoke(app, ["evaluate", *options, "--hide-grades"]).exit_code == 0
     assert {name: str(value) for name, value in vars(_parse(launched[0])).items()} == {**given, "hide_grades": "True"}
