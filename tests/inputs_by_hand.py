@@ -26,7 +26,7 @@ def inputs_by_hand(requests: int) -> Inputs:
     level = torch.arange(C) % LEVELS
     graded = level > 0
     predicted = torch.rand(C, LEVELS).softmax(1) * ~graded.unsqueeze(1)
-    item = {"shown": counted(C, 1) + 5, "clicked": counted(C, 1), "examined": counted(C, 1), "carts": counted(C, 1)}
+    item = {"shown": counted(C, 1) + 5, "clicked": counted(C, 1), "examined": counted(C, 1), "carts": torch.ones(C, 1)}
     grades = {"level": level, "relevance": torch.where(graded, level.float(), torch.nan), "predicted": predicted}
     return Inputs(
         request=user | peers | {name: torch.randn(R, dim) for name, dim in WIDTHS.request.items()},
@@ -72,4 +72,5 @@ def counted(rows: int, width: int) -> Tensor:
 def counters(who: str, requests: int) -> dict[str, Tensor]:
     """Counters of the user, the query or its group, by level; of request 0 all zero."""
     past = (torch.arange(requests) > 0).unsqueeze(1)
-    return {f"{who}_{what}": counted(requests, LEVELS + 1) * past for what in ("shown", "clicked", "examined", "carts")}
+    drawn = {f"{who}_{what}": counted(requests, LEVELS + 1) * past for what in ("shown", "clicked", "examined")}
+    return drawn | {f"{who}_carts": torch.ones(requests, LEVELS + 1) * past}

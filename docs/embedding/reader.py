@@ -45,12 +45,12 @@ class Tower(nn.Module):
         self.layers = nn.Sequential(nn.Linear(16 * len(features) + 1, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, batch: SearchBatch, ids: dict[str, JaggedTensor]) -> Tensor:
-        inputs, (click, weight) = batch.inputs(ids, {}), batch.labels()["click"]
+        inputs, label = batch.inputs(ids, {}), batch.labels()["click"]
         position = inputs.candidate["position"].unsqueeze(1).float().log1p()
         rows = inputs.rows(self.features)  # of each candidate, and of its request
         logit = self.layers(torch.cat([rows, position], dim=1)).squeeze(1)
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, click, weight, reduction="sum")
-        return loss / weight.sum().clamp(min=1)  # padding weighs nothing
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, label.value, label.weight, reduction="sum")
+        return loss / label.weight.sum().clamp(min=1)  # padding weighs nothing
 
 
 def main(data: Path, epochs: int = 6) -> tuple[nn.Module, list[float]]:
