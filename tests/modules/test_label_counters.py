@@ -33,6 +33,7 @@ def test_golden_values() -> None:
 @pytest.mark.parametrize("requests", [1, 3])
 def test_those_of_users_are_each_candidates_and_those_of_items_its_own(requests: int) -> None:
     inputs = inputs_with_labels(requests)
+    inputs.candidate["orders"] = torch.arange(2.0 * requests).unsqueeze(1)
     both = LabelCounters(["user", "item"], LABELS)(inputs, reading(2 * requests)).features
     assert both.shape == (2 * requests, 8)
     user, item = (LabelCounters([who], LABELS)(inputs, reading(2 * requests)).features for who in ("user", "item"))
