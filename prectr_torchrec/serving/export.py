@@ -91,12 +91,11 @@ def export(
     tables = {name: _source(name, saved, table) for name, table in config.tables.items()}
     measured = sorted(path.stem for path in run.glob("metrics-*.json"))
     about: dict[str, Any] = {"version": EXPORT_VERSION, "run": config.name, "checkpoint": folder.name, "quantize": quantize}
-    about |= {**_findings(run), "figures": _all_figures(run, measured)}
+    about |= {**_findings(run), "figures": _all_figures(run, measured), "tables": {}}
 
     def build(partial: Path) -> None:
         partial.mkdir(parents=True)
         (partial / TABLES).mkdir()
-        about["tables"] = {}
         for name, source in counted(tables.items(), "exporting", "tables"):
             about["tables"][name] = _write_table(partial, name, source, saved, config.tables[name], quantize)
         with quiet_transformers():

@@ -95,9 +95,8 @@ def prepare(
         and `mean_weight` (as of `find_trained`), `counts`, `dropped`, `rows` of the raw files, `id_kinds` (`integer`, `unsigned`
         or `text`), `by_query` (splits whose requests have their query's id), `levels` (K), `split_from`, `examination` (of
         positions 1, 2, ...; deeper ones share the last), `numbers` (as of `learn_numbers`), `level_grades` (the mean of each
-        level's judgments, None without one), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by
-        what was wrong with them), `positions_from` (what the log's positions count from), `mixed_ids` (CSV columns of ids that
-        few values make text of), and the `settings` it came from.
+        level's judgments, or None), `zeros` (rows of ids written as 0, where that stands for none), `mended` (rows by what was
+        wrong), `positions_from`, `mixed_ids` (CSV columns of ids that few values make text of), and the `settings`.
 
     Raises:
         RawLogError: the log cannot be used as it is; names file, column and row.
