@@ -42,8 +42,8 @@ def run_small_job(folder: Path) -> None:
     prectr("prepare", "--config", "demo", "--raw", raw, "--out", folder / "samples", *SETTINGS, *split)
     prectr("prepare", "--config", "demo", "--raw", raw, "--out", folder / "all", "--candidates", oracle, *SETTINGS, *split)
     prectr("train", "--config", "demo", "--data", folder / "samples", "--run", folder / "run", "--nproc", "2", *SETTINGS)
-    for data in ("samples", "all"):
-        prectr("evaluate", "--run", folder / "run", "--data", folder / data, "--oracle", oracle, "--nproc", "2")
+    for data, ranks in (("samples", "2"), ("all", "1")):
+        prectr("evaluate", "--run", folder / "run", "--data", folder / data, "--oracle", oracle, "--nproc", ranks)
 
 
 def quality(folder: Path) -> dict[str, float]:

@@ -152,7 +152,6 @@ class Case(NamedTuple):
 DIN = "--turn 128 --rows 256 --rounds 1"
 BENCH = ("torch_rechub", "pandas")
 QUICK = {
-    "plan": Case("plan", "--gpus 8 --rounds 1", r" 8 GPUs  [\d.]+ to [\d.]+ s"),
     "reader": Case("reader", "--requests 300 --runs 1", r"[\d,]+ candidates"),
     "words": Case("words", "", r"median sentence of all: \d+"),
 }
@@ -197,6 +196,7 @@ SLOW = {
     ),
     "lost": Case("lost", "--log {log} --predictions {predictions} --tokenizer {samples}/tokenizer", "taste", needs=("pandas",)),
     "managed_ids": Case("managed_ids", "--ranks 2 --rows 840 --drift 2 --steps 8 --batch 64", "AUC|auc"),
+    "plan": Case("plan", "--gpus 8 --rounds 1", r" 8 GPUs  [\d.]+ to [\d.]+ s"),
     "parity": Case("parity", "--run {run} --data {samples}", "candidates"),
     "reader, of samples": Case("reader", "--data {samples} --config demo --runs 1", "candidates"),
     "schedule": Case(

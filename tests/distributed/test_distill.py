@@ -2,11 +2,10 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Forked, rank_environments
 from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
 from small_run import small_config
@@ -37,15 +36,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(root: Path, out: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "prectr_torchrec.cli", "distill", "--config", str(root / "config.yaml"), "--nproc", "2"]
-    command += ["--pairs", str(root / "pairs.parquet"), "--teacher-scores", str(root / "scores"), "--out", str(root / out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(root: Path, out: str) -> Forked:
+    words = ["distill", "--config", str(root / "config.yaml"), "--out", str(root / out)]
+    words += ["--pairs", str(root / "pairs.parquet"), "--teacher-scores", str(root / "scores")]
+    return Forked("forked:prectr", [tuple(words)] * 2, rank_environments(2, root), root / f"{out}.log")
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output[-6000:]
+def finish(job: Forked) -> None:
+    assert job.wait() == 0, job.printed[-6000:]
 
 
 def test_a_killed_distillation_goes_on_to_the_same_student(root: Path) -> None:
