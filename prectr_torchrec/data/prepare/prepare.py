@@ -246,7 +246,7 @@ class _Job:
         weight = f", 1::FLOAT AS {SAMPLE_WEIGHT}" if self.data.weighted else ""
         unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}"
         if self.candidates:
-            declared = self._declared("requests") + self._declared("events", null=True)
+            declared = self._declared("requests", "events")
             return {"candidates": f"SELECT {request}, part, {unlabelled}{declared} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}

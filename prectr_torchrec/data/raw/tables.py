@@ -22,8 +22,9 @@ from typing import Any
 
 from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
-from prectr_torchrec.data.column_kinds import Grade
+from prectr_torchrec.data.column_kinds import Grade, Label
 from prectr_torchrec.data.columns import SAMPLE_WEIGHT, declared_columns, declared_of, stored_name
+from prectr_torchrec.data.list_kinds import Weights
 from prectr_torchrec.data.raw.actions import COLUMNS, labels_of_actions, link_actions, may_be_actions
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
@@ -235,9 +236,10 @@ def _count_zeros(con: Connection, data: DataConfig, sources: dict[str, Source], 
 
 def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data: DataConfig, drops: dict[str, int]) -> str:
     """Makes table `candidates` from candidate sets: request_id, timestamp, user_id, query, part, item, relevance, predicted and
-    the declared columns of requests.
+    the declared columns of requests and impressions.
 
-    Their files have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone).
+    Their files have `request_id, item_id` (requests of the log) or `query_id, item_id[, relevance]` (queries alone), and may have
+    the declared columns of impressions by their names; what they lack is missing.
 
     Returns:
         Which of the two ids they have.
@@ -245,23 +247,36 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
     Raises:
         RawLogError: a row that cannot be used, or candidates of which more than half are unknown.
     """
-    source = open_source(con, "candidates", RawTable(path=""), files, ["item_id"], ["request_id", "query_id", "relevance"])
+    declared = declared_columns(data, "events", id_kinds=kinds)
+    own = [column for column in declared if not isinstance(column.kind, Label)]
+    optional = ["request_id", "query_id", "relevance", *(column.source.column for column in own)]
+    source = open_source(con, "candidates", RawTable(path=""), files, ["item_id"], optional)
+    there = [column for column in own if column.source.column in source]
     key = "request_id" if "request_id" in source else "query_id"
     if key not in source:
         raise RawLogError(f"{source.label}: a file of candidates needs a column 'request_id' or 'query_id' beside 'item_id'")
     readings = {key: identifier(kinds[key], None if key == "request_id" else data.zero_id)}
     readings["item_id"] = identifier(kinds["item_id"], data.zero_id)
     graded = key == "query_id" and "relevance" in source
-    table = Table(source, {**readings, **({"relevance": Grade(data.levels).raw()} if graded else {})}, {key: "key"})
+    readings |= {"relevance": Grade(data.levels).raw()} if graded else {}
+    readings |= {column.source.column: column.kind.raw() for column in there}
+    fits = {column.source.column: column.kind.of for column in there if isinstance(column.kind, Weights)}
+    table = Table(source, readings, {key: "key"} | {column.source.column: column.source.stored for column in there}, fits)
     if not table.check(con):
         raise RawLogError(f"{source.label}: no rows; give at least one candidate")
-    con.execute(f"CREATE TABLE given AS SELECT key, item_id, {'' if graded else 'NULL AS '}relevance FROM ({table.select()})")
+    values = "".join(
+        f", {column.source.stored if column in there else f'{column.kind.missing} AS {column.source.stored}'}"
+        for column in declared
+    )
+    grade = f"{'' if graded else 'NULL AS '}relevance"
+    con.execute(f"CREATE TABLE given AS SELECT key, item_id, {grade}{values} FROM ({table.select()})")
+    stored = "".join(f", g.{column.source.stored}" for column in declared)
     drop_without(con, table, "given", (key, "item_id"), drops)
     refuse_duplicates(con, table, "given", (key, "item_id"))
     owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
     _count_unknown(con, table, "given", {key: (owner, "the log"), "item_id": ("items", "the log")}, drops)
     if key == "request_id":
-        matched = """SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted
+        matched = f"""SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted{stored}
             FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id)
             LEFT JOIN graded j ON j.query = r.query AND j.item = i.rowid
             LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
@@ -269,7 +284,7 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
         unknown = "".join(f", {c.kind.missing} AS {c.source.stored}" for c in declared_columns(data, "requests"))
         matched = f"""SELECT *, {PART} AS part FROM (
             SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
-                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}
+                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}{stored}
             FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
     con.execute(f"CREATE TABLE candidates AS {matched}")
     con.execute("DROP TABLE given")

@@ -324,7 +324,9 @@ def _oracle(
         "quality": effects.quality[item].ravel(),
     }
     rows = Rows(test, user, item)
-    oracle |= {f"{name}_effect": effect.effect(rows).ravel() for name, effect in planted.items()}
+    of_candidates = np.repeat(test, CANDIDATES), np.tile(np.arange(CANDIDATES), len(test))
+    for name, effect in planted.items():
+        oracle |= {f"{name}_effect": effect.effect(rows).ravel(), **effect.impression_columns(*of_candidates)}
     if purchases is not None:
         cart, order = (chance.ravel() for chance in purchases.chances(item, relevance - CENTRE))
         oracle["cart_probability"] = oracle["probability"] * cart

@@ -118,6 +118,21 @@ def test_candidate_sets_keep_the_numbers_of_their_requests_and_items(tmp_path: P
     assert {row["hour"] for row in rows} == {None} and {row["query_words"] for row in rows} != {None}
 
 
+def test_candidate_sets_may_bring_what_the_engine_said_of_each(tmp_path: Path) -> None:
+    raw = log_with_numbers()
+    request = raw["impressions"][0]["request_id"]
+    given = {item["item_id"]: number for number, item in enumerate(raw["items"])}
+    write_table([{"request_id": request, "item_id": i, "bm25": n or None} for i, n in given.items()], tmp_path / "sets.parquet")
+    run(raw, tmp_path, DataConfig(**DATA), candidates=tmp_path / "sets.parquet")
+    (row,) = read_split(tmp_path / "out", "candidates")
+    known = {as_id(item): float(number) if number else None for item, number in given.items()}
+    assert row["candidate_bm25"] == [known[item] for item in row["candidate_item_id"]]
+    write_table([{"request_id": request, "item_id": next(iter(given)), "bm25": "high"}], tmp_path / "sets.csv")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(RawLogError, match=r"sets.csv: column 'bm25', row 1: 'high'; expected a number"):
+        run(raw, tmp_path / "again", DataConfig(**DATA), candidates=tmp_path / "sets.csv")
+
+
 BAD: dict[str, tuple[str, str, Any, str]] = {
     "infinite": (
         "items",
