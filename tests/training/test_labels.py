@@ -61,7 +61,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_label_is_told_apart_and_its_probabilities_are_true(measured: dict[str, Any], label: str) -> None:
     found = measured["labels"][label]
     assert found["auc"] > 0.65 and found["normalized_entropy"] < 0.97, found
-    assert 0.9 < found["calibration"] < 1.1, found
+    assert 0.88 < found["calibration"] < 1.12, found  # of some 600 positives, three standard errors
 
 
 def test_ranking_by_the_expected_worth_captures_more_of_it(measured: dict[str, Any]) -> None:
