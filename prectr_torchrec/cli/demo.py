@@ -22,6 +22,7 @@ from prectr_torchrec.data.pairs.pairs import PairsFile, write_pairs
 from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.simulate.simulate import simulate
 from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer
+from prectr_torchrec.distributed.process import quiet_transformers
 from prectr_torchrec.evaluation.effect_sums import write_effects
 from prectr_torchrec.evaluation.predictions import HIDDEN
 from prectr_torchrec.evaluation.report import write_report
@@ -159,7 +160,9 @@ def _write_encoder(pairs: Path, vocab_size: int, folder: Path) -> None:
     table = PairsFile.open(pairs).read(["query", "title"], "train")
     train_tokenizer(sorted({*table["query"].to_pylist(), *table["title"].to_pylist()}), folder, vocab_size)
     torch.manual_seed(0)
-    AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(load_tokenizer(folder)), **TEACHER)).save_pretrained(folder)
+    model = AutoModel.from_config(AutoConfig.for_model("bert", vocab_size=len(load_tokenizer(folder)), **TEACHER))
+    with quiet_transformers():
+        model.save_pretrained(folder)
 
 
 def _torchx(out: Path, component: str, *arguments: str, shown: str | None = None) -> None:

@@ -81,6 +81,10 @@ class Progress(tqdm):
             **options,
         )
 
+    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """What is being done now; shown when progress is next, and not at once."""
+        self.desc = desc or ""
+
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Called by tqdm: a line, where a bar would not be one."""
         if not self.plain:

@@ -50,6 +50,18 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\r" in shown and "100%" in shown and "scoring" in shown
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_another_description_is_shown_with_the_next_progress(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Progress("preparing", total=2) as shown:
+        for step in ("sorting", "writing"):
+            shown.set_description(step)
+            shown.update()
+        assert not stream.getvalue().strip()
+        shown.refresh()
+    assert "writing: " in stream.getvalue() and "writing: :" not in stream.getvalue()
+
+
 def test_quiet_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(QUIET, "1")
     assert work(monkeypatch, Terminal()) == ""
