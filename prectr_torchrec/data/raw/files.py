@@ -183,12 +183,11 @@ def _scan_csv(files: Iterable[Path], names: list[str], dialect: Dialect) -> str:
 
 def _parquet_columns(con: duckdb.DuckDBPyConnection, name: str, file: Path, wanted: Sequence[str]) -> tuple[tuple[str, str], ...]:
     try:
-        metadata = pq.read_metadata(file)
-        schema = metadata.schema.to_arrow_schema()
+        schema = pq.read_metadata(file).schema.to_arrow_schema()
         names = schema.names
         scan = Part((file,), tuple((column, "") for column in names), None).scan()
         types = [type_ for _, type_ in con.execute(f"SELECT column_name, column_type FROM (DESCRIBE FROM {scan})").fetchall()]
-        _refuse_long_texts(file, metadata, wanted)
+        _refuse_long_texts(con, file, wanted)
     except RawLogError:
         raise
     except (duckdb.Error, pa.ArrowException, OSError, ValueError) as error:
@@ -197,19 +196,24 @@ def _parquet_columns(con: duckdb.DuckDBPyConnection, name: str, file: Path, want
     return tuple((column, type_.strip('"')) for column, type_ in zip(names, types, strict=True))
 
 
-def _refuse_long_texts(file: Path, metadata: pq.FileMetaData, wanted: Sequence[str]) -> None:
-    """A few kilobytes can hold a text of gigabytes: what must be too long by the sizes in the footer is not unpacked at all."""
-    first = 1
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        for place in range(group.num_columns):
-            chunk = group.column(place)
-            if chunk.path_in_schema in wanted and chunk.total_uncompressed_size > (group.num_rows + 1) * (MAX_TEXT + 64):
-                raise RawLogError(
-                    f"{file}: column {chunk.path_in_schema!r}, rows {first} to {first + group.num_rows - 1} take "
-                    f"{chunk.total_uncompressed_size:,} bytes; expected at most {MAX_TEXT:,} bytes a value"
-                )
-        first += group.num_rows
+def _refuse_long_texts(con: duckdb.DuckDBPyConnection, file: Path, wanted: Sequence[str]) -> None:
+    """A few kilobytes can hold a text of gigabytes: what must be too long by the sizes in the footer is not unpacked at all.
+
+    DuckDB reads the footer: of a damaged one PyArrow ends the process where it looks at a column.
+    """
+    columns = "row_group_id, row_group_num_rows, path_in_schema, total_uncompressed_size"
+    first, last_group, last_rows = 1, 0, 0
+    for group, rows, column, size in con.execute(
+        f"SELECT {columns} FROM parquet_metadata([{_list([file])}]) ORDER BY 1"
+    ).fetchall():
+        if group != last_group:
+            first, last_group = first + last_rows, group
+        if column in wanted and size > (rows + 1) * (MAX_TEXT + 64):
+            raise RawLogError(
+                f"{file}: column {column!r}, rows {first} to {first + rows - 1} take {size:,} bytes; expected at most "
+                f"{MAX_TEXT:,} bytes a value"
+            )
+        last_rows = rows
 
 
 def _read_header(name: str, table: RawTable, file: Path, wanted: Sequence[str]) -> tuple[list[str], Dialect]:

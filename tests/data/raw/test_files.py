@@ -298,3 +298,14 @@ def test_a_name_of_a_column_that_is_no_text_is_a_damaged_file(tmp_path: Path) ->
     path.write_bytes(first + b"\xed\x28" + last)
     with duckdb.connect() as con, pytest.raises(RawLogError, match=r"items\.parquet cannot be read: "):
         open_part(con, "items", RawTable(path="items.parquet"), path, ["item_id"])
+
+
+def test_a_footer_that_contradicts_itself_is_refused_and_ends_no_process(tmp_path: Path) -> None:
+    """A column that has been written as optional and now says that it is not: PyArrow ends the process where it looks at it."""
+    folder = write_log(small_log(), tmp_path)
+    items = (folder / "items.parquet").read_bytes()
+    optional = b"\x25\x02\x18\x05title"
+    assert items.count(optional) == 1
+    (folder / "items.parquet").write_bytes(items.replace(optional, b"\x25\x00\x18\x05title"))
+    with pytest.raises(RawLogError, match=r"items.parquet"):
+        load(folder)
