@@ -37,7 +37,7 @@ from prectr_torchrec.runs.workspace import apply_umask, build_if_absent, file_di
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local
-from prectr_torchrec.system.progress import quiet
+from prectr_torchrec.system.progress import Now, quiet
 from prectr_torchrec.text.batches import pad_batch, shuffled_batches, to_device, token_batches
 from prectr_torchrec.text.teacher import (
     MIN_LENGTH,
@@ -170,13 +170,13 @@ class _Tuner:
         if self.checkpoint.exists():
             self._load()
         every = max(1, self.per_epoch // self.config.validations)
-        began, begun_at = time.perf_counter(), self.step
+        began, begun_at, now = time.perf_counter(), self.step, Now()
         for rows in self._batches():
             if self.waited >= self.config.patience:
                 break
             loss = self._train_step(rows)
             self.step += 1
-            if self.step % 50 == 0 or self.step == self.total:
+            if (self.step % 50 == 0 and now.due()) or self.step == self.total:
                 seconds = (time.perf_counter() - began) / (self.step - begun_at)
                 self._say(
                     f"loss {loss:.4f}  {self.config.batch_size / seconds:,.0f} pairs/s  "
