@@ -54,6 +54,22 @@ def paired_differences(
     return found
 
 
+def ranking_measures(score: Array, ranking: Array, label: Array, request: Array) -> dict[str, Measure]:
+    """The project's own measures of how rows are ordered, as functions of the requests' weights.
+
+    Args:
+        score: (n,) finite, what AUC and GAUC are of.
+        ranking: (n,) finite, what NDCG is of.
+        label: (n,) 0 or 1.
+        request: (n,) dense, 0..G-1.
+    """
+    return {
+        "auc": auc(score, label, 1 - label, request),
+        "gauc_request": ratio(*m.gauc_sums(score, label, request)),
+        **{f"ndcg@{k}": ratio(*m.ndcg_sums(ranking, label, request, k)) for k in m.NDCG_AT},
+    }
+
+
 def ratio(numerator: Array, denominator: Array) -> Measure:
     """Of sums over requests; NaN where there is nothing to divide by."""
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.data.prepare.examination import position_weights, weights_at
-from prectr_torchrec.evaluation.bootstrap import Array, Measure, auc, paired_differences, ratio
+from prectr_torchrec.evaluation.bootstrap import Array, Measure, auc, paired_differences, ranking_measures, ratio
 
 MAX_WEIGHT = 10.0
 _FIELDS = ("model", "logged_order", "difference", "interval")
@@ -69,7 +69,7 @@ def compare_with_logged_order(
     if requests < 2 or not 0 < shown.click.sum() < len(shown.click):
         return None
     model, logged = score[kept].astype(np.float64), -shown.position.astype(np.float64)
-    kinds = {"logged": (_logged(model, shown), _logged(logged, shown))}
+    kinds = {"logged": tuple(ranking_measures(order, order, shown.click, shown.request) for order in (model, logged))}
     weights = np.minimum(1 / weights_at(position_weights(examination), shown.position), MAX_WEIGHT)
     if len(examination) > 1:
         kinds["position_corrected"] = (_corrected(model, shown, weights), _corrected(logged, shown, weights))
@@ -99,16 +99,6 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
     )
     value = f"{difference:+.4f}" if outcome == "not distinguished" else f"{abs(difference):.4f}"
     return {"measure": VERDICT, "position_corrected": corrected, "outcome": outcome, "text": f"{start}{value} ({interval})"}
-
-
-def _logged(score: Array, shown: Shown) -> dict[str, Measure]:
-    """The project's own measures of clicks, as functions of the requests' weights."""
-    click, request = shown.click, shown.request
-    return {
-        "auc": auc(score, click, 1 - click, request),
-        "gauc_request": ratio(*m.gauc_sums(score, click, request)),
-        **{f"ndcg@{k}": ratio(*m.ndcg_sums(score, click, request, k)) for k in m.NDCG_AT},
-    }
 
 
 def _corrected(score: Array, shown: Shown, weights: Array) -> dict[str, Measure]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from prectr_torchrec import metrics as m
 from prectr_torchrec.data.parquet_files import readable
-from prectr_torchrec.evaluation.bootstrap import Array, Measure, auc, intervals, paired_differences, ratio
+from prectr_torchrec.evaluation.bootstrap import Array, Measure, intervals, paired_differences, ranking_measures, ratio
 from prectr_torchrec.evaluation.label_columns import LabelColumns, labels_of
 
 _KEYS = ("request_id", "item_id")
@@ -83,9 +83,7 @@ def _measures(scored: Scored, label: str, rows: Array) -> tuple[dict[str, Measur
     value, request = columns.value[rows].astype(np.float64), m.dense(scored.request[rows])
     score, at_position, ranking = columns.probability[rows], columns.at_position[rows], scored.ranking[rows]
     measures: dict[str, Measure] = {
-        "auc": auc(score, value, 1 - value, request),
-        "gauc_request": ratio(*m.gauc_sums(score, value, request)),
-        **{f"ndcg@{k}": ratio(*m.ndcg_sums(ranking, value, request, k)) for k in m.NDCG_AT},
+        **ranking_measures(score, ranking, value, request),
         "normalized_entropy": _entropy(at_position, value, request),
         "calibration": ratio(np.bincount(request, at_position), np.bincount(request, value)),
     }
