@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prectr_torchrec.config.columns import IdsColumn, NumberColumn, VectorColumn
+from prectr_torchrec.config.columns import IdsColumn, NumberColumn, VectorColumn, weights_of
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import COUNTED
 from prectr_torchrec.data.columns import Column, declared_of
@@ -32,7 +32,7 @@ class DeclaredFeatures:
     def __init__(self, data: DataConfig, frequent: Mapping[str, NDArray[np.int64]]) -> None:
         self._numbers = [column for column, _ in declared_of(data, NumberColumn)]
         self._vectors = [column for column, _ in declared_of(data, VectorColumn)]
-        weights = _weights(data)
+        weights = weights_of(data.declared())
         self._ids = [(column, weights.get(column.name), frequent[column.name]) for column, _ in declared_of(data, IdsColumn)]
         self._counted = [what for what in data.counted if what not in COUNTED]
 
@@ -48,7 +48,7 @@ class DeclaredFeatures:
         counted = [what for what in data.counted if what not in COUNTED]
         return [
             *(column.name for kind in kinds for column, _ in declared_of(data, kind)),
-            *_weights(data).values(),
+            *weights_of(data.declared()).values(),
             *(f"{who}_{what}" for who in ("user", "query", "group", "candidate") for what in counted),
         ]
 
@@ -75,16 +75,6 @@ class DeclaredFeatures:
                 features[f"{who}_{what}"] = np.log1p(columns.values[f"{who}_{what}"].sum(axis=1))[request]
             features[f"candidate_{what}"] = np.log1p(columns.values[f"candidate_{what}"])
         return features
-
-
-def _weights(data: DataConfig) -> dict[str, str]:
-    """Column of ids -> the column of its weights, where it has one."""
-    named = {(declared.place, declared.name): declared.sample for declared in data.declared()}
-    return {
-        declared.sample: named[declared.place, declared.settings.weights]
-        for declared in data.declared()
-        if isinstance(declared.settings, IdsColumn) and declared.settings.weights
-    }
 
 
 def _indicators(columns: Columns, name: str, weights: str | None, ids: NDArray[np.int64]) -> NDArray[np.float32]:

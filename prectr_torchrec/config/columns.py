@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -153,6 +153,13 @@ class Declared(NamedTuple):
         """Its name in the samples; of an item's or impression's, that of the candidates."""
         prefix = PREFIXES[self.place]
         return prefix + (self.name.removeprefix(prefix) if self.place in ("users", "queries") else self.name)
+
+
+def weights_of(declared: Iterable[Declared]) -> dict[str, str]:
+    """Samples' name of each column of ids that has weights -> that of the weights."""
+    columns = list(declared)
+    names = {(c.place, c.name): c.sample for c in columns}
+    return {names[c.place, c.settings.of]: c.sample for c in columns if isinstance(c.settings, WeightsColumn)}
 
 
 class ColumnsConfig(Section):

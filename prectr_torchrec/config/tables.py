@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from prectr_torchrec.config.base import Section
-from prectr_torchrec.config.columns import Declared, IdsColumn, WeightsColumn
+from prectr_torchrec.config.columns import Declared, IdsColumn, weights_of
 from prectr_torchrec.config.kernels import KERNELS, Kernel, KernelName, kernels_where
 
 ShardingName = Literal["row_wise", "table_wise", "column_wise", "table_row_wise"]
@@ -168,11 +168,11 @@ def with_bags(features: dict[str, FeatureConfig], declared: Iterable[Declared]) 
     """
     columns = list(declared)
     bags = {c.sample: c for c in columns if isinstance(c.settings, IdsColumn)}
-    weights = {(c.place, c.settings.of): c.sample for c in columns if isinstance(c.settings, WeightsColumn)}
+    weights = weights_of(columns)
     found = {}
     for name, feature in features.items():
         column = bags.get(feature.column or name)
-        theirs = weights.get((column.place, column.name)) if column else None
+        theirs = weights.get(column.sample) if column else None
         if feature.weights not in (None, theirs):
             has = f"its ids have {theirs}" if theirs else "its column has none; declare them: data.columns, {ids: {weights: ...}}"
             raise ValueError(f"features.{name}.weights: {feature.weights!r} are no weights of this feature: {has}")
