@@ -186,6 +186,4 @@ class Boosting:
 def _trials(config: BoostingConfig) -> list[dict[str, Any]]:
     given = {name: getattr(config, name) for name in _GRID}
     rng = np.random.default_rng(config.seed)
-    drawn = [{name: rng.choice(values).item() for name, values in _GRID.items()} for _ in range(config.trials - 1)]
-    whole = ("num_leaves", "min_data_in_leaf")
-    return [given, *({name: int(v) if name in whole else v for name, v in settings.items()} for settings in drawn)]
+    return [given, *({name: rng.choice(values).item() for name, values in _GRID.items()} for _ in range(config.trials - 1))]

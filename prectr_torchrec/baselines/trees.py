@@ -56,8 +56,7 @@ class TreesScorer:
         if not len(train):
             raise ValueError(f"{samples.folder}: no candidate of train has a click label to learn from")
         validation = self._read(samples, "validation") if samples.has("validation") else None
-        validated = validation is not None and len(validation) > 0
-        fitted, choosing = (train, validation) if validation is not None and validated else train.split(_HELD_OUT)
+        fitted, choosing = (train, validation) if validation else train.split(_HELD_OUT)
         self.boosting = Boosting(
             fitted,
             choosing,
@@ -65,7 +64,7 @@ class TreesScorer:
             categories=list(self._features.categories),
             examination=position_weights(samples.examination),
             config=config,
-            refit="validation" in splits or not validated,
+            refit="validation" in splits or not validation,
         )
 
     def score(self, samples: Samples, split: str, *, hide_grades: bool = False) -> Iterator[Rows]:

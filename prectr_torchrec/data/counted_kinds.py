@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from prectr_torchrec.data import json_values as json
-from prectr_torchrec.data.column_kinds import Kind, View
+from prectr_torchrec.data.column_kinds import Kind, Number, View
 from prectr_torchrec.data.json_values import JsonField
 from prectr_torchrec.data.levels import unpack_levels
 from prectr_torchrec.data.raw.readings import Reading, number
@@ -45,15 +45,8 @@ class Distribution(Kind):
 
 
 @dataclass(frozen=True)
-class SampleWeight(Kind):
+class SampleWeight(Number):
     """What each candidate counts in training, from 0 on."""
-
-    @property
-    def arrow(self) -> pa.DataType:
-        return pa.float32()
-
-    def json(self) -> JsonField:
-        return json.number_field()
 
     def raw(self) -> Reading:
         return number(0, json.MOST, f"a weight, a number from 0 to {json.MOST}", nullable=False)
