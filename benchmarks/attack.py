@@ -63,8 +63,9 @@ def main() -> None:
         after, log = resident(process.pid), (Path(folder) / "log").stat().st_size
     print("attacks and their answers: " + ", ".join(f"{name}: {count:,}" for name, count in sorted(attacks.items())))
     for name, times in (("before", quiet), ("under attack", seconds)):
-        p50, p95 = np.quantile(times, [0.5, 0.95])
-        print(f"honest requests {name}: {len(times):,}, p50 {p50 * 1e3:,.0f} ms, p95 {p95 * 1e3:,.0f} ms")
+        p50, p95, longest = np.quantile(times, [0.5, 0.95, 1])
+        line = f"honest requests {name}: {len(times):,}, p50 {p50 * 1e3:,.0f} ms, p95 {p95 * 1e3:,.0f} ms"
+        print(f"{line}, longest {longest * 1e3:,.0f} ms")
     print(
         f"answers: {dict(statuses)}; memory {before / 1e6:,.0f} MB before, {after / 1e6:,.0f} MB after; log {log / 1e3:,.1f} kB"
     )

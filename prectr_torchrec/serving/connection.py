@@ -97,7 +97,10 @@ class Connection(HttpToolsProtocol):
         self._no_body += len(data)
         super().data_received(data)
         if self._no_body > _HEAD and not self.transport.is_closing():
-            self._refuse(431, f"the headers are larger than {_HEAD:,} bytes")
+            if self._in_head or self.cycle is None or not self.cycle.body:
+                self._refuse(431, f"the headers are larger than {_HEAD:,} bytes")
+            else:  # each chunk costs as much as a large one
+                self._refuse(413, f"chunks of a few bytes: {_HEAD:,} bytes more than the body itself; send larger ones")
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whether the connection stays open, for the answer to who has said all and waits for it."""
@@ -133,7 +136,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.transport = _Answering(self)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        self._no_body = 0
+        self._no_body = max(self._no_body - 2 * len(body), 0)  # what frames a body may be as large as it
         super().on_body(body)
 
     def on_message_complete(self) -> None:

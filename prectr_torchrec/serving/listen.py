@@ -28,6 +28,8 @@ from prectr_torchrec.system.paths import only_local
 _LOG = logging.getLogger("prectr.serve")
 _RESERVED = 64
 """Descriptors for all but connections: the files of a model that is loaded anew."""
+_QUEUED = 1024
+"""Connections that may wait to be taken; the client of one more is left to try again after a second."""
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -78,7 +80,7 @@ def serve(
         timeout_graceful_shutdown=max(int(2 * settings.deadline), 1),
         timeout_keep_alive=int(KEEP_ALIVE) + 1,
     )
-    listening = _listen(host.strip("[]"), port, backlog)
+    listening = _listen(host.strip("[]"), port)
     asyncio.run(_run(uvicorn.Server(config), server, listening, hangups))
 
 
@@ -101,19 +103,25 @@ async def _run(http: uvicorn.Server, server: RankingServer, listening: socket.so
     await http.serve(sockets=[listening])
 
 
-def _listen(host: str, port: int, backlog: int) -> socket.socket:
+class _Listening(socket.socket):
+    """A socket whose queue is longer than the number of connections that asyncio, which calls `listen`, takes at a time."""
+
+    def listen(self, backlog: int = _QUEUED) -> None:
+        super().listen(max(backlog, _QUEUED))
+
+
+def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens, so that nobody is turned away once its address is printed."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(
-            address, family=family, backlog=backlog, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
-        )
+        both = host == "::" and socket.has_dualstack_ipv6()
+        return _Listening(fileno=socket.create_server(address, family=family, dualstack_ipv6=both).detach())
     except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
 
 
 def _places(connections: int) -> tuple[int, int]:
-    """Connections that there are descriptors for, and how many more may wait to be taken."""
+    """Connections that there are descriptors for, and how many more may be taken at a time."""
     free = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(
         os.listdir("/proc/self/fd" if os.path.isdir("/proc") else "/dev/fd")
     )

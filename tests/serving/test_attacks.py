@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -73,6 +74,7 @@ def sent(body: bytes, head: bytes = KNOWN) -> bytes:
         (b"GET /" + b"a" * 400_000, b"431"),
         (KNOWN + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n" + b"X: a\r\n" * 70_000, b"431"),
         (KNOWN + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"a" * 400_000, b"431"),
+        (KNOWN + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 20_000, b"413"),
         (HEALTH * 5000, b"429"),
         (KNOWN + b"Content-Length: 300001\r\n\r\n", b"413"),
         (KNOWN + b"Transfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b" " * 65536 + b"\r\n") * 30, b"413"),
@@ -177,6 +179,19 @@ def test_chunks_of_one_byte_and_half_open_connections_keep_nobody_else_waiting(s
 def test_only_its_own_hosts_and_pages_reach_the_server(server: Server, headers: bytes, status: int) -> None:
     found = answer(server, b"GET /healthz HTTP/1.1\r\n" + headers + b"\r\nConnection: close\r\n\r\n")
     assert found.startswith(b"HTTP/1.1 %d" % status) and b"access-control" not in found.lower()
+
+
+def test_connections_wait_for_a_server_that_is_busy(server: Server) -> None:
+    if int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="utf-8")) < 600:
+        pytest.skip("this system lets fewer connections wait")
+    with contextlib.ExitStack() as waiting:
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            for _ in range(500):  # one more than there is room for would wait until the server goes on
+                waiting.enter_context(connected(server))
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+    assert server.call("/healthz") == (200, {"status": "ok"})
 
 
 def test_health_answers_head_and_there_are_no_pages_of_others(server: Server) -> None:
