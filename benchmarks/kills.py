@@ -20,6 +20,8 @@ from pathlib import Path
 import psutil
 from common import describe
 
+from prectr_torchrec.config.files import load_config
+
 WORKERS = 2
 RANKS = 2
 
@@ -52,7 +54,9 @@ def main() -> None:
 
 
 def start(arguments: argparse.Namespace) -> psutil.Popen:
-    sets = [word for override in (*arguments.set, f"batch.workers={WORKERS}") for word in ("--set", override)]
+    last = len(load_config(arguments.config, arguments.set).train.stages) - 1
+    endless = f"train.stages.{last}.epochs=1000"  # no job ends by itself
+    sets = [word for override in (*arguments.set, endless, f"batch.workers={WORKERS}") for word in ("--set", override)]
     command = ["train", "--config", arguments.config, "--data", arguments.data, "--run", arguments.out / "run", *sets]
     with (arguments.out / "log").open("a", encoding="utf-8") as log:
         return psutil.Popen(
