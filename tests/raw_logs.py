@@ -193,7 +193,13 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     row["candidate_examined"] = [
         sum(_examination(p["position"], data.examination or [1.0]) for p in past if p["item_id"] == e["item_id"]) for e in shown
     ]
-    return row
+    return row | _click_known(shown, data)
+
+
+def _click_known(shown: list[Row], data: DataConfig) -> Row:
+    if not data.late:
+        return {}
+    return {"candidate_known_click": [int(known) if (known := known_from(e, data)) < math.inf else 0 for e in shown]}
 
 
 def known_from(event: Row, data: DataConfig, label: str = "click") -> float:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Id, Vector
-from prectr_torchrec.data.columns import Column, declared_columns
+from prectr_torchrec.data.columns import CLICK_KNOWN, Column, declared_columns
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS, item_vectors
 from prectr_torchrec.data.levels import pack_levels
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
@@ -137,6 +137,10 @@ def _rows(
         columns |= {name: _lists(values, counts) for name, values in events.items()}
     candidates = _candidates(rng, data, split, num_candidates, titles)
     columns |= {name: _lists(values, num_candidates) for name, values in candidates.items()}
+    if data.late:
+        clicked, shown = np.asarray(candidates["candidate_click"]) == 1, np.repeat(columns["timestamp"], num_candidates)
+        late = shown + data.feedback_delay + np.arange(len(shown)) % 7 * 50_000
+        columns[f"candidate_{CLICK_KNOWN}"] = _lists(np.where(clicked, late, 0), num_candidates)
     for column in declared_columns(data):
         if column.name in columns or column.gathered:  # an attribute, or in a file of its own
             continue

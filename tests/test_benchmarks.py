@@ -191,9 +191,7 @@ SLOW = {
     "fuzz, of files": Case(
         "fuzz", "--damaged runs configs samples raw pairs scores exports --tries 2 --seed 1 --first 0", "exports: 2 tries"
     ),
-    "kills": Case(
-        "kills", "--config demo --data {samples} --out {out} --kills 2 {sets}", "2 kills, 0"
-    ),
+    "kills": Case("kills", "--config demo --data {samples} --out {out} --kills 2 {sets}", "2 kills, 0"),
     "lost": Case("lost", "--log {log} --predictions {predictions} --tokenizer {samples}/tokenizer", "taste", needs=("pandas",)),
     "managed_ids": Case("managed_ids", "--ranks 2 --rows 840 --drift 2 --steps 8 --batch 64", "AUC|auc"),
     "plan": Case("plan", "--gpus 8 --rounds 1", r" 8 GPUs  [\d.]+ to [\d.]+ s"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prectr_torchrec.baselines.grades import TextGrades, known_or_predicted
 from prectr_torchrec.baselines.samples import Samples, TextPairs, candidate_requests, per_candidate
 from prectr_torchrec.data.column_kinds import UNLABELLED
+from prectr_torchrec.data.columns import CLICK_KNOWN
 from prectr_torchrec.evaluation.predictions import Rows
 
 REQUEST = ("request_id", "timestamp", "user_id", "query_id", "group_id")
@@ -25,8 +26,9 @@ class Impressions:
     """n candidates in the order of the samples.
 
     Attributes:
-        values: `REQUEST`, `CANDIDATE` and the item attributes as in the samples; `grade`, and whether it is `predicted`;
-            `title`, an index into the titles; `split`, an index into the splits that were read. (n,) each.
+        values: `REQUEST`, `CANDIDATE`, when clicks are known where that may be late, and the item attributes as in the samples;
+            `grade`, and whether it is `predicted`; `title`, an index into the titles; `split`, an index into the splits that were
+            read. (n,) each.
         titles: the distinct titles.
     """
 
@@ -51,7 +53,8 @@ def read_impressions(
         grades: what predicts a grade where there is none.
         hide_grades: `grade` is predicted everywhere; `candidate_relevance` stays.
     """
-    candidate = (*CANDIDATE, *(f"candidate_{name}" for name in samples.data.ids_of("items")))
+    late = (f"candidate_{CLICK_KNOWN}",) if samples.data.late else ()
+    candidate = (*CANDIDATE, *late, *(f"candidate_{name}" for name in samples.data.ids_of("items")))
     places: dict[str, int] = {}
     parts: list[dict[str, Array]] = []
     for number, split in enumerate(splits):

@@ -16,7 +16,9 @@ from prectr_torchrec.baselines.samples import LABELLED, Samples, open_texts
 from prectr_torchrec.baselines.user_posterior import UserPosterior
 from prectr_torchrec.baselines.vocabulary import REFERENCE, Vocabulary
 from prectr_torchrec.data.column_kinds import UNLABELLED
+from prectr_torchrec.data.columns import CLICK_KNOWN
 from prectr_torchrec.evaluation.predictions import Rows
+from prectr_torchrec.state.effects import as_known
 
 
 class MixedScorer:
@@ -28,21 +30,17 @@ class MixedScorer:
         config: how.
 
     Raises:
-        ValueError: no candidate of these splits has a label, or clicks are known late and users have no rows.
+        ValueError: no candidate of these splits has a label.
     """
 
     def __init__(self, samples: Samples, splits: Sequence[str], config: MixedConfig) -> None:
-        if samples.data.late and config.users != "rows":
-            raise ValueError(
-                f"{samples.folder}: knows clicks later than that they were shown, and users as of a moment would know them at "
-                "once; set users: rows, or prepare without times of clicks and data.feedback_delay"
-            )
         self._config, self._samples = config, samples
         self._texts = open_texts(samples, config)
         self._grades = TextGrades.fit(samples, self._texts, config.seed)
         there = [split for split in LABELLED if samples.has(split)]
-        self._shown = _labelled(read_impressions(samples, there, self._texts, self._grades))
-        train = self._shown.take(np.isin(self._shown.values["split"], [there.index(s) for s in splits if s in there]))
+        self._shown = read_impressions(samples, there, self._texts, self._grades)
+        labelled = self._shown.take(_labelled(self._shown))
+        train = labelled.take(np.isin(labelled.values["split"], [there.index(s) for s in splits if s in there]))
         if not len(train):
             raise ValueError(f"{samples.folder}: no candidate of {' and '.join(splits)} has a click label to learn from")
         self._vocabulary = Vocabulary.fit(train, samples.data, self._texts, config.word_share)
@@ -66,7 +64,7 @@ class MixedScorer:
         """Users by what was shown to them in the folder that is trained on, and in the scored split where that is another one."""
         parts = [self._shown]
         if samples.folder.resolve() != self._samples.folder.resolve() and split in LABELLED:
-            scored = _labelled(read_impressions(samples, [split], self._texts, self._grades))
+            scored = read_impressions(samples, [split], self._texts, self._grades)
             others = ~np.isin(self._shown.values["request_id"], scored.values["request_id"])
             parts = [self._shown.take(others), scored]
         user, time, x, surplus, information = map(np.concatenate, zip(*map(self._events, parts), strict=True))
@@ -74,16 +72,22 @@ class MixedScorer:
 
     def _events(self, shown: Impressions) -> tuple[NDArray[Any], ...]:
         """User, time, x, surplus and information of impressions to known users, as of `UserPosterior`."""
-        shown = shown.take(shown.values["user_id"] != 0)
+        late = shown.values.get(f"candidate_{CLICK_KNOWN}")
+        shown = shown.take((shown.values["user_id"] != 0) & (_labelled(shown) if late is None else True))
         pairs = self._vocabulary.encode(shown)
         logit, x, _ = self.model.score(pairs)
         e = torch.sigmoid(logit + self.model.position_bias.detach()[pairs.position]).double().numpy()
-        return *_who_and_when(shown), x.double().numpy(), shown.values["candidate_click"] - e, e * (1 - e)
+        user, time = _who_and_when(shown)
+        clicked = shown.values["candidate_click"] == 1
+        known = shown.values.get(f"candidate_{CLICK_KNOWN}", time)
+        events = as_known(time, clicked | (known != 0) if late is not None else clicked, known, e)
+        of = events.impression
+        return user[of], events.time, x.double().numpy()[of], events.surplus, events.information
 
 
 def _who_and_when(rows: Impressions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return rows.values["user_id"], rows.values["timestamp"]
 
 
-def _labelled(impressions: Impressions) -> Impressions:
-    return impressions.take(impressions.values["candidate_click"] != UNLABELLED)
+def _labelled(impressions: Impressions) -> NDArray[np.bool_]:
+    return np.asarray(impressions.values["candidate_click"] != UNLABELLED)

@@ -47,6 +47,8 @@ LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
 SAMPLE_WEIGHT = "sample_weight"
+CLICK_KNOWN = "known_click"
+"""When a click is known, of events whose clicks may be known later than that they were shown."""
 """What each candidate counts in training, where candidates differ in that."""
 
 S = TypeVar("S", bound=Settings)
@@ -317,6 +319,8 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
     )
     grade, predicted = _of_grades("candidate", data)
     weight = Column("candidate", SAMPLE_WEIGHT, SampleWeight(), Source("events", SAMPLE_WEIGHT), served=False)
+    moment = Whole(-(2**63), 2**63 - 1)
+    known = Column("candidate", CLICK_KNOWN, moment, Source("events", CLICK_KNOWN), "When its click is known.", served=False)
     return [
         item,
         _title("candidate"),
@@ -328,4 +332,5 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         *counts,
         Column("candidate", "item_trained", Whole(), Source("derived", "item_trained"), served=False),
         *([weight] if data.weighted else []),
+        *([known] if data.late else []),
     ]

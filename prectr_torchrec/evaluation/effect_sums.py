@@ -12,13 +12,14 @@ from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from prectr_torchrec.checkpoints.manager import Checkpoints
 from prectr_torchrec.config.data import DataConfig, Effect
 from prectr_torchrec.config.run import validate_section
-from prectr_torchrec.data.columns import sample_columns
+from prectr_torchrec.data.columns import CLICK_KNOWN, sample_columns
 from prectr_torchrec.data.counted_kinds import sums_width
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS
 from prectr_torchrec.data.log_ids import IDS
@@ -31,7 +32,7 @@ from prectr_torchrec.evaluation.scoring import Scored, score
 from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, SUFFIX, MixedEffects
 from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.runs.workspace import digest, replacing
-from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, sums_before
+from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, as_known, sums_before
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.paths import only_local
@@ -47,6 +48,24 @@ class _Requests(NamedTuple):
     user: NDArray[np.int64]
     query: NDArray[np.int64]
     time: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    """Of their candidates in `click_known`."""
+    click_known: NDArray[np.int64] | None
+    """Of the candidates of one after the other, where clicks are known late; 0: never."""
+
+    def clicks(self, row: NDArray[np.intp], click: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which candidates are clicked, and when that is known.
+
+        Args:
+            row: (n,) of the requests of all candidates, one request after the other.
+            click: (n,).
+        """
+        if self.click_known is None:
+            return click == 1, self.time[row]
+        first = np.flatnonzero(np.diff(row, prepend=-1))
+        place = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
+        known = self.click_known[self.starts[row] + place]
+        return (known != 0) | (click == 1), known
 
     def keys(self, by: _By) -> NDArray[np.int64]:
         """What events are counted by; 0: nobody known."""
@@ -73,8 +92,9 @@ def write_effects(
 ) -> dict[str, dict[Effect, int]]:
     """Writes prepared samples anew, with sums over events as of each request as columns; `state/effects.py` says of what.
 
-    Every shown candidate with a click label is an event. Sums are over strictly earlier requests alone: of `user`, of this user,
-    unless nobody is known; of `query`, of others under the query. Click probabilities leave out the effects of all of these.
+    Every shown candidate with a click label is an event; where clicks are known later than that they were shown, every shown one
+    is, not clicked until its click is known. Sums are over what is known before a request: of `user`, of this user, unless nobody
+    is known; of `query`, of others under the query. Click probabilities leave out the effects of all of these.
 
     Args:
         run: of a ranker of kind `mixed` with rows for them.
@@ -88,8 +108,7 @@ def write_effects(
         Split -> of whom -> requests with a past.
 
     Raises:
-        ConfigError: another kind of ranker, one without such rows, or of samples whose clicks are known late, or that leave
-            requests out.
+        ConfigError: another kind of ranker, one without such rows, or samples that leave requests out.
         FileExistsError: `out` is there already.
         ValueError: samples that the ranker does not fit, or that have sums already.
     """
@@ -98,12 +117,10 @@ def write_effects(
         if config.model.kind != "mixed" or f"{who}{SUFFIX}" not in config.features:
             kind = config.model.kind
             raise ConfigError(f"{run}: needs a ranker of kind 'mixed' with features.{who}{SUFFIX}; this is one of {kind!r}")
-    _refuse_late(config.data, run)
     if out.exists():
         raise FileExistsError(f"{out} is there already; remove it or choose another folder")
     manifest = read_manifest(data, config.data, run / CONFIG)
     own = validate_section(DataConfig, manifest["settings"]["data"], str(data / MANIFEST))
-    _refuse_late(own, data)
     if own.keep_unclicked < 1:
         raise ConfigError(f"{data}: samples without some of the log's requests (data.keep_unclicked), whose events sums lack")
     found: dict[str, dict[Effect, int]] = {}
@@ -112,10 +129,10 @@ def write_effects(
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             files = _EventFiles(Path(scratch), of)
             for split in (split for split in LABELLED if (events / split).is_dir()):
-                files.append(score(run, events, split, checkpoint, process), _read_requests(events / split))
+                files.append(score(run, events, split, checkpoint, process), _read_requests(events / split, own))
             wanted = own.model_copy(update={"effects": dict(files.widths)})
             for split in (split for split in SPLITS if (data / split).is_dir()):
-                requests = _read_requests(data / split)
+                requests = _read_requests(data / split, own)
                 sums = files.sums(requests, Path(scratch) / split)
                 found[split] = _copy_split(data / split, folder / split, wanted, requests, sums)
         for name in (TOKENIZER, IDS, ITEM_VECTORS):
@@ -128,24 +145,20 @@ def write_effects(
     return found
 
 
-def _refuse_late(data: DataConfig, owner: Path) -> None:
-    if data.late:
-        raise ConfigError(
-            f"{owner}: samples that know clicks later than that they were shown (data.labels, data.feedback_delay, "
-            "data.raw.actions), and sums of effects would know them at once; take samples without times of clicks"
-        )
-
-
 def ranker_digest(run: Path, checkpoint: str) -> str:
     """Digest of the files of a run's checkpoint."""
     return digest(json.loads((Checkpoints(run).path(checkpoint) / "files.json").read_text(encoding="utf-8")))
 
 
-def _read_requests(split: Path) -> _Requests:
+def _read_requests(split: Path, data: DataConfig) -> _Requests:
     """By request id."""
-    columns = ["request_id", "user_id", "query_id", "timestamp"]
-    table = pa.concat_tables([pq.read_table(path, columns=columns) for path in sample_files(split)]).sort_by("request_id")
-    return _Requests(*(table[name].to_numpy() for name in columns))
+    columns = ["request_id", "user_id", "query_id", "timestamp", "num_candidates"]
+    known = [f"candidate_{CLICK_KNOWN}"] * data.late
+    table = pa.concat_tables([pq.read_table(path, columns=columns + known) for path in sample_files(split)])
+    table = table.sort_by("request_id")
+    request, user, query, time, lengths = (table[name].to_numpy() for name in columns)
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    return _Requests(request, user, query, time, starts, pc.list_flatten(table[known[0]]).to_numpy() if known else None)
 
 
 class _EventFiles:
@@ -165,7 +178,7 @@ class _EventFiles:
         self._sorted: dict[_By, EffectEvents] = {}
 
     def append(self, scored: Scored, requests: _Requests) -> None:
-        """Adds those with a click label."""
+        """Adds a split."""
         ranker = cast(MixedEffects, scored.ranker)
         self.widths = {who: len(ranker.variance(f"{who}{SUFFIX}")) for who in self._of}
         with contextlib.ExitStack() as stack:
@@ -173,16 +186,19 @@ class _EventFiles:
             counted = list(dict.fromkeys(by for who in self._of for by in _COUNTED_BY[who]))
             keys = [(stack.enter_context((self._folder / by).open("ab")), requests.keys(by)) for by in counted]
             for rows in scored.rows:
-                kept = ~np.isnan(rows["click"])
-                row = np.searchsorted(requests.request, rows["request_id"][kept])
-                slow = rows["logged_logit"][kept].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"][kept] for who in self._of)
-                e = np.exp(-np.logaddexp(0, -slow))
-                x = rows[INPUTS][kept, : max(self.widths.values())].astype(np.float64)
-                values = {"time": requests.time[row], "x": x, "surplus": rows["click"][kept] - e, "information": e * (1 - e)}
+                row = np.searchsorted(requests.request, rows["request_id"])
+                clicked, click_time = requests.clicks(row, rows["click"])
+                slow = rows["logged_logit"].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
+                events = as_known(requests.time[row], clicked, click_time, np.exp(-np.logaddexp(0, -slow)))
+                shown = np.full(len(row), True) if requests.click_known is not None else ~np.isnan(rows["click"])
+                kept = shown[events.impression]
+                of = events.impression[kept]
+                x = rows[INPUTS][of, : max(self.widths.values())].astype(np.float64)
+                values = {name: column[kept] for name, column in events._asdict().items()} | {"x": x}
                 for name, file in opened.items():
                     file.write(np.ascontiguousarray(values[name]).data)
                 for file, key in keys:
-                    file.write(np.ascontiguousarray(key[row]).data)
+                    file.write(np.ascontiguousarray(key[row[of]]).data)
 
     def sums(self, requests: _Requests, path: Path) -> dict[Effect, Floats]:
         """(m, D + D (D + 1) / 2) of the m requests, in files that begin with a path."""

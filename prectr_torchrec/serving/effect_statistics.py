@@ -91,9 +91,20 @@ class EffectStatistics:
             raise ValueError(
                 f"click {click}, probability {probability}, x {x.shape}: expected 0 or 1, a probability, and {most} numbers"
             )
+        self._add(user_id, query_id, x, click - probability, probability * (1 - probability))
+
+    def add_click(self, user_id: int, query_id: int, x: Floats) -> None:
+        """Adds a click that becomes known later than its candidate was shown, which was added as not clicked.
+
+        Args:
+            user_id, query_id, x: as of `add`, which checked them.
+        """
+        self._add(user_id, query_id, x, 1.0, 0.0)
+
+    def _add(self, user_id: int, query_id: int, x: Floats, surplus: float, information: float) -> None:
         row = np.asarray(x, np.float64)[None]
         for who, dim in self.effects.items():
-            added = event_sums(row[:, :dim], np.array([click - probability]), np.array([probability * (1 - probability)]))[0]
+            added = event_sums(row[:, :dim], np.array([surplus]), np.array([information]))[0]
             for name, key in _keys(who, user_id, query_id).items():
                 self._sums[name].setdefault(key, np.zeros(len(added)))[...] += added
 

@@ -3,7 +3,8 @@ r"""What a user's events before a moment say of this user: one Newton step from 
 An event has the vector :math:`x`, the click :math:`y` and, from everything but the user, the click probability :math:`e` at its
 position. Over the user's events *strictly before* a moment, :math:`S = \sum (y - e) x` and
 :math:`I = \sum e (1 - e) x x^T` give :math:`b = (I + \mathrm{diag}(1 / \sigma^2))^{-1} S`, and :math:`b \cdot x` is added to the
-logit. Without a past, :math:`b = 0`. An event counts from the time at which its click is known: a late one counts later.
+logit. Without a past, :math:`b = 0`. An impression counts as not clicked from when it was shown, and its click from when that is
+known.
 
 A row of sums is :math:`S` and then the upper triangle of :math:`I`, row by row: D + D (D + 1) / 2 numbers.
 """
@@ -29,19 +30,57 @@ class EffectEvents(NamedTuple):
     user: Ints
     """(n,)."""
     time: Ints
-    """(n,) at which the click became known."""
+    """(n,) from which on it is known."""
     x: Floats
     """(n, D)."""
     surplus: Floats
-    """(n,) y - e."""
+    """(n,) what is added to y - e: of `as_known`."""
     information: Floats
-    """(n,) e (1 - e)."""
+    """(n,) e (1 - e), or 0 of a click."""
 
     @classmethod
     def sort(cls, user: Ints, time: Ints, x: Floats, surplus: Floats, information: Floats) -> EffectEvents:
         """Of arrays in any order."""
         order = np.lexsort((time, user))
         return cls(user[order], time[order], x[order], surplus[order], information[order])
+
+
+class KnownEvents(NamedTuple):
+    """Impressions as they become known: each as one that nobody clicked, and the clicks."""
+
+    impression: Ints
+    """(m,) which of the n impressions each event is of."""
+    time: Ints
+    """(m,)."""
+    surplus: Floats
+    """(m,)."""
+    information: Floats
+    """(m,)."""
+
+
+def as_known(time: Ints, clicked: NDArray[np.bool_], click_time: Ints, probability: Floats) -> KnownEvents:
+    """What each moment knows of impressions, so that a sum over the events before it does.
+
+    Args:
+        time: (n,) when they were shown.
+        clicked: (n,).
+        click_time: (n,) when the clicks became known; any number where there is none.
+        probability: (n,) e.
+
+    Example::
+
+        clicked, never = np.array([True, False]), 0
+        events = as_known(np.array([10, 20]), clicked, np.array([15, never]), np.array([0.5, 0.25]))
+        assert events.impression.tolist() == [0, 1, 0] and events.time.tolist() == [10, 20, 15]
+        assert events.surplus.tolist() == [-0.5, -0.25, 1.0] and events.information.tolist() == [0.25, 0.1875, 0.0]
+    """
+    clicks = np.flatnonzero(clicked)
+    return KnownEvents(
+        np.concatenate([np.arange(len(time)), clicks]),
+        np.concatenate([time, click_time[clicks]]),
+        np.concatenate([-probability, np.ones(len(clicks))]),
+        np.concatenate([probability * (1 - probability), np.zeros(len(clicks))]),
+    )
 
 
 class EffectPosterior(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -225,11 +225,22 @@ def test_refuses_a_run_directory_of_a_trained_ranker(log: Path, tmp_path: Path) 
         run_baseline("mixed", log / "samples", tmp_path)
 
 
-def test_users_as_of_a_moment_are_refused_where_clicks_are_known_late(log: Path) -> None:
-    samples = Samples.open(log / "samples")
-    late = replace(samples, data=samples.data.model_copy(update={"feedback_delay": 60}))
-    with pytest.raises(ValueError, match=r"samples: knows clicks later than that they were shown.*; set users: rows"):
-        MixedScorer(late, ["train"], MixedConfig())
+def test_users_as_of_a_moment_have_not_clicked_what_is_not_yet_known(log: Path, tmp_path: Path) -> None:
+    data = data_config(json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"])
+    data.feedback_delay = 10**8
+    prepare(data, TEXT, log / "raw", tmp_path / "late", progress=False)
+    config = MixedConfig(epochs=1)
+    of = [
+        MixedScorer(samples := Samples.open(folder), ["train"], config).posterior(samples, "test")
+        for folder in (tmp_path / "late", log / "samples")
+    ]
+    shown = pq.read_table(log / "raw" / "impressions.parquet")
+    user = np.unique(shown.filter(pc.equal(shown["click"], 1))["user_id"].to_numpy())[:20]
+    last = pc.max(shown["timestamp"]).as_py()
+    known_to_none, known_to_all = (np.full(len(user), last + after) for after in (1, 10**8 + 1))
+    late, at_once = of
+    assert (late.at(user, known_to_none)[:, 0] < at_once.at(user, known_to_none)[:, 0]).all()
+    np.testing.assert_allclose(late.at(user, known_to_all), at_once.at(user, known_to_all), atol=1e-6)
 
 
 def test_refuses_two_folders_that_would_write_one_file(log: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from small_run import MIXED, small_config, write_small_data
 
 from prectr_torchrec.config.data import Effect
+from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import load_manifest, read_manifest
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation import effect_sums as effects
@@ -24,22 +25,24 @@ OF: tuple[Effect, ...] = ("user", "query")
 
 
 class Job(NamedTuple):
+    config: RunConfig
     run: Path
     data: Path
     out: Path
     known: dict[str, dict[Effect, int]]
 
 
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+@pytest.fixture(scope="module", params=[0, 60], ids=["clicks at once", "late clicks"])
+def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
     folder = tmp_path_factory.mktemp("effects")
     stages = [{"split": "train", "epochs": 1, "warmup_steps": 2}]
     config = small_config(train={"stages": stages, "validation": False}, **MIXED)
+    config.data.feedback_delay = request.param
     data = write_small_data(folder / "data", config, requests=60)
     with process_group("cpu") as process:
         Trainer(config, data, folder / "run", process).train()
     known = effects.write_effects(folder / "run", data, folder / "out", of=OF, checkpoint="last")
-    return Job(folder / "run", data, folder / "out", known)
+    return Job(config, folder / "run", data, folder / "out", known)
 
 
 def samples(data: Path, split: str) -> pa.Table:
@@ -47,26 +50,37 @@ def samples(data: Path, split: str) -> pa.Table:
 
 
 def test_every_request_has_the_sums_of_all_strictly_earlier_events(job: Job) -> None:
-    past: list[tuple[dict[str, Any], Any, float, float]] = []
+    past: list[tuple[dict[str, Any], Any, float, int]] = []
     for split in effects.LABELLED:
         requests = {row["request_id"]: row for row in samples(job.data, split).to_pylist()}
         with process_group("cpu") as process:
             for rows in score(job.run, job.data, split, "last", process).rows:
                 slow = rows["logged_logit"].astype(np.float64) - rows["user_effect"] - rows["query_effect"]
                 e = 1 / (1 + np.exp(-slow))
-                values = zip(rows["request_id"], rows["inputs_of_effects"], rows["click"], e, strict=True)
-                past += [(requests[int(request)], x.astype(np.float64), y, p) for request, x, y, p in values]
+                items = dict.fromkeys(zip(rows["request_id"].tolist(), rows["item_id"].tolist(), strict=True))
+                assert len(items) == len(e)
+                events = [(requests[request], requests[request]["candidate_item_id"].index(item)) for request, item in items]
+                known = [click_known(request, place) for request, place in events]
+                x = rows["inputs_of_effects"].astype(np.float64)
+                past += [(request, *event) for (request, _), *event in zip(events, x, e, known, strict=True)]
     for split in effects.LABELLED:
         for request in samples(job.out, split).to_pylist()[::3]:
             for who, dim in D.items():
                 expected = np.zeros(dim + dim * (dim + 1) // 2)
-                for event, x, y, p in past:
+                for event, x, p, known in past:
                     mine = event["user_id"] == request["user_id"] != 0
                     wanted = mine if who == "user" else event["query_id"] == request["query_id"] != 0 and not mine
                     if wanted and event["timestamp"] < request["timestamp"]:
                         upper = np.outer(x[:dim], x[:dim])[np.triu_indices(dim)]
+                        y = known is not None and known < request["timestamp"]
                         expected += np.concatenate([(y - p) * x[:dim], p * (1 - p) * upper])
                 np.testing.assert_allclose(request[f"{who}_sums"], expected, atol=1e-5)
+
+
+def click_known(request: dict[str, Any], place: int) -> int | None:
+    if not request["candidate_click"][place]:
+        return None
+    return request.get("candidate_known_click", {place: request["timestamp"]})[place]
 
 
 def test_who_has_no_past_has_zeros_and_is_not_counted(job: Job) -> None:
@@ -81,12 +95,11 @@ def test_who_has_no_past_has_zeros_and_is_not_counted(job: Job) -> None:
 def test_nothing_else_of_the_samples_changes(job: Job) -> None:
     for split in effects.LABELLED:
         assert samples(job.out, split).drop_columns(["user_sums", "query_sums"]).equals(samples(job.data, split))
-    config = small_config(**MIXED)
-    with_sums = config.data.model_copy(update={"effects": D})
+    with_sums = job.config.data.model_copy(update={"effects": D})
     assert read_manifest(job.out, with_sums)["effects"] == effects.ranker_digest(job.run, "last")
     assert load_manifest(job.out)["examination"] == load_manifest(job.data)["examination"]
     with pytest.raises(ValueError, match=r"prepared with data\.effects"):
-        read_manifest(job.out, config.data)
+        read_manifest(job.out, job.config.data)
 
 
 def test_what_cannot_be_done_is_said(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +107,6 @@ def test_what_cannot_be_done_is_said(job: Job, tmp_path: Path, monkeypatch: pyte
         effects.write_effects(job.run, job.data, job.out)
     with pytest.raises(ValueError, match=r"prepared with data\.effects"):
         effects.write_effects(job.run, job.out, tmp_path / "twice")
-    late = small_config(**MIXED)
-    late.data.feedback_delay = 60
-    monkeypatch.setattr(effects, "load_run", lambda run: late)
-    with pytest.raises(ConfigError, match=r"sums of effects would know them at once; take samples without times of clicks"):
-        effects.write_effects(tmp_path, tmp_path, tmp_path / "out")
     monkeypatch.setattr(effects, "load_run", lambda run: small_config())
     with pytest.raises(ConfigError, match=r"needs a ranker of kind 'mixed' with features.user_effect; this is one of 'prectr'"):
         effects.write_effects(tmp_path, tmp_path, tmp_path / "out")

@@ -28,6 +28,18 @@ def test_own_events_are_the_users_and_no_ones_peers() -> None:
     assert not statistics.look_up(0, 0)["user_sums"].any() and not statistics.look_up(3, 11)["query_sums"].any()
 
 
+def test_a_click_that_becomes_known_later_ends_in_the_same_sums() -> None:
+    late, at_once = EffectStatistics({"user": 3, "query": 2}), EffectStatistics({"user": 3, "query": 2})
+    at_once.add(**EVENT)
+    late.add(**{**EVENT, "click": 0})
+    assert not np.allclose(late.look_up(1, 10)["user_sums"], at_once.look_up(1, 10)["user_sums"])
+    late.add_click(1, 10, EVENT["x"])
+    for user in (1, 2):
+        expected = at_once.look_up(user, 10)
+        for name, sums in late.look_up(user, 10).items():
+            np.testing.assert_allclose(sums, expected[name], atol=1e-7)
+
+
 @pytest.mark.parametrize("wrong", [{"click": 2}, {"probability": 1.5}, {"x": np.zeros(2)}, {"x": np.zeros((1, 3))}])
 def test_an_event_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected 0 or 1, a probability, and 3 numbers"):

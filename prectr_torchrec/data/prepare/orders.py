@@ -6,11 +6,9 @@ from typing import Any
 
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.columns import declared_of
+from prectr_torchrec.data.columns import CLICK_KNOWN, declared_of
 
 EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
-CLICK_KNOWN = "known_click"
-"""When a click is known, of events whose clicks may be known later than that they were shown."""
 CLICKED_BY_USER = "click_by_user"
 _SHOWN: dict[str, dict[str, Any]] = {
     "by_user": {"columns": EVENT, "keys": ("user_id",), "counts": "level"},

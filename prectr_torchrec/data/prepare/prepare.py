@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
-from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Table, declared_columns, declared_of
+from prectr_torchrec.data.columns import CLICK_KNOWN, SAMPLE_WEIGHT, Table, declared_columns, declared_of
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS, item_vectors
 from prectr_torchrec.data.log_ids import IDS, write_ids
 from prectr_torchrec.data.pairs.new_queries import find_new_queries
 from prectr_torchrec.data.parquet_files import WRITTEN
 from prectr_torchrec.data.prepare.events import write_columns, write_order
 from prectr_torchrec.data.prepare.examination import estimate_examination
-from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, event_orders
+from prectr_torchrec.data.prepare.orders import event_orders
 from prectr_torchrec.data.prepare.quantiles import learn_numbers
 from prectr_torchrec.data.prepare.sample_rows import Log, Requests, build_rows
 from prectr_torchrec.data.prepare.splits import find_trained, in_train, split_times
@@ -244,14 +244,16 @@ class _Job:
         where they begin and what is left out of them."""
         request = "request_id, timestamp, user_id, query"
         weight = f", 1::FLOAT AS {SAMPLE_WEIGHT}" if self.data.weighted else ""
-        unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}"
+        late = f", {CLICK_KNOWN}" if self.data.late else ""
+        never = f", 0::BIGINT AS {CLICK_KNOWN}" if self.data.late else ""
+        unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}{never}"
         if self.candidates:
             declared = self._declared("requests", "events")
             return {"candidates": f"SELECT {request}, part, {unlabelled}{declared} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared}{{weight}} FROM"
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared}{late}{{weight}} FROM"
         acted = labels_of_actions(self.data, shown_items(self.sources))
         known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
@@ -281,7 +283,7 @@ class _Job:
             counted = f"SELECT c.*, {', '.join(added)} FROM ({counted}) c LEFT JOIN users u USING (user_id)"
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
         columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted" + self._declared("events")
-        columns += f", {SAMPLE_WEIGHT}" if self.data.weighted else ""
+        columns += f", {SAMPLE_WEIGHT}" * self.data.weighted + f", {CLICK_KNOWN}" * self.data.late
         write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:

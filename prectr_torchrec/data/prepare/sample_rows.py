@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Age, Text
-from prectr_torchrec.data.columns import Column, declared_of, sample_columns
+from prectr_torchrec.data.columns import CLICK_KNOWN, Column, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
-from prectr_torchrec.data.prepare.orders import CLICK_KNOWN, CLICKED_BY_USER, event_orders
+from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, event_orders
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.schema import sample_schema
 
