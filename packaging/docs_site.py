@@ -5,7 +5,10 @@ A hook of MkDocs and an extension of Griffe, so that the pages stay as a code ho
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +31,33 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {"index.md": readme, "changes.md": (root / "CHANGELOG.md").read_text(encoding="utf-8")}
     for name, of in REFERENCE.items():
         pages[f"reference/{name}.md"] = "\n".join([f"# {name.capitalize()}", *(f"\n::: {module}\n" for module in of)])
-    for path, text in pages.items():
-        files.append(File.generated(config, path, content=text))
+    notebook = json.loads((root / "docs" / "tour.ipynb").read_text(encoding="utf-8"))
+    parts = [part for number, cell in enumerate(notebook["cells"]) for part in _cell(cell, number)]
+    pages["tour.md"] = "\n".join(part for part in parts if isinstance(part, str))
+    for path, content in [*pages.items(), *(part for part in parts if not isinstance(part, str))]:
+        files.append(File.generated(config, path, content=content))
     return files
 
 
+def _cell(cell: dict[str, Any], number: int) -> Iterator[str | tuple[str, bytes]]:
+    """A cell of a notebook as Markdown, and its plots: path and content."""
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield f"{source}\n"
+        return
+    magic, _, script = source.partition("\n")
+    yield f"```sh\n{script}\n```\n" if magic == "%%bash" else f"```python\n{source}\n```\n"
+    for output in cell["outputs"]:
+        if "text" in output:
+            yield f"```text\n{''.join(output['text']).rstrip()}\n```\n"
+        elif (plot := output.get("data", {}).get("image/png")) is not None:
+            yield f"![Plot of the cell above](tour-{number}.png)\n"
+            yield f"tour-{number}.png", base64.b64decode("".join(plot))
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Links from docs/ to the README lead to the home."""
-    return markdown.replace("](../README.md", "](index.md")
+    """Links from docs/ to the README lead to the home, and those to the notebook to its page."""
+    return markdown.replace("](../README.md", "](index.md").replace("](tour.ipynb", "](tour.md")
 
 
 class PlainMath(griffe.Extension):
