@@ -43,7 +43,8 @@ def test_the_readme_leads_to_every_page() -> None:
     assert not [page for page in PAGES if page not in reached and page.name != "CONTRIBUTING.md"]
 
 
-def test_the_page_of_commands_is_what_the_parsers_say() -> None:
-    """Where it is not: `python packaging/commands_page.py`."""
-    script = runpy.run_path(str(ROOT / "packaging" / "commands_page.py"))
+@pytest.mark.parametrize("name", ["commands_page", "samples_page"])
+def test_pages_that_are_written_from_the_code_are_current(name: str) -> None:
+    """Where they are not: `python packaging/NAME.py`."""
+    script = runpy.run_path(str(ROOT / "packaging" / f"{name}.py"))
     assert script["PAGE"].read_text(encoding="utf-8") == script["page"]()
