@@ -27,9 +27,14 @@ def start_training(config: RunConfig, data: Path, run: Path, *options: str, rank
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
-def start_ranks(config: RunConfig, data: Path, run: Path, ranks: int = 2) -> Forked:
-    """`prectr train` as a launcher starts it on each rank; what they say goes into `run.log`, one start after the other."""
+def start_ranks(config: RunConfig, data: Path, run: Path, ranks: int = 2, **variables: str) -> Forked:
+    """`prectr train` as a launcher starts it on each rank; what they say goes into `run.log`, one start after the other.
+
+    Args:
+        variables: of their environment.
+    """
     environments = rank_environments(ranks, run.parent) if ranks > 1 else [{}]
+    environments = [environment | variables for environment in environments]
     return Forked("forked:prectr", [tuple(_words(config, data, run))] * ranks, environments, run.with_suffix(".log"))
 
 

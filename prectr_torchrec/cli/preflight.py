@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.config.trackers import check_trackers
 from prectr_torchrec.data.reader.feature_columns import check_features
 from prectr_torchrec.data.schema import check_findings, load_manifest, read_manifest
 from prectr_torchrec.runs.layout import checkpoint_path, load_run
@@ -14,6 +15,7 @@ from prectr_torchrec.system.errors import ConfigError
 def check_training(config: RunConfig, data: Path) -> None:
     """Raises ValueError or FileNotFoundError where the samples or what the configuration names is not there or does not fit."""
     check_features(config.data, config.features)
+    check_trackers(config.trackers)
     if config.text.path is not None and not Path(config.text.path).is_dir():
         raise ConfigError(f"text.path: there is no folder {config.text.path}")
     if config.train.init_from is not None:

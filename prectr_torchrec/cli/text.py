@@ -85,9 +85,10 @@ def distill(
     check_job_free(out)
     from prectr_torchrec.cli.preflight import check_pairs
     from prectr_torchrec.config.files import load_config
+    from prectr_torchrec.config.trackers import check_trackers
     from prectr_torchrec.distributed.launch import launch
 
-    load_config(config, overrides or ())
+    check_trackers(load_config(config, overrides or ()).trackers)
     check_pairs(pairs)
     words = [word for folder in teacher_scores or () for word in ("--teacher-scores", str(folder))]
     words += ["--tokenizer", str(tokenizer)] if tokenizer is not None else []

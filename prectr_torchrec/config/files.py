@@ -70,7 +70,7 @@ def load_whole_config(path: Path) -> RunConfig:
         ConfigError: as of `load_config`, or a part is missing; names it.
     """
     tree = _read_tree(path, ())
-    if missing := sorted(RunConfig.model_fields.keys() - tree - {"score"}):  # older runs have none
+    if missing := sorted(RunConfig.model_fields.keys() - tree - {"score", "trackers"}):  # older runs have none
         raise ConfigError(f"{path}: {missing[0]} is missing; a run keeps its whole configuration: restore the file")
     return validate_config(_without_removed(tree), str(path))
 

@@ -19,6 +19,7 @@ from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.config.score import CLICK_ALONE, Score, multiplied, numbers_of_candidates
 from prectr_torchrec.config.tables import CommunicationConfig, FeatureConfig, TableConfig, bag_tables, check_pooling, with_bags
 from prectr_torchrec.config.text import DistillConfig, PairsConfig, TextConfig
+from prectr_torchrec.config.trackers import TrackerKind
 from prectr_torchrec.config.train import TrainConfig
 from prectr_torchrec.system.errors import ConfigError, nearest
 
@@ -41,6 +42,9 @@ class RunConfig(Section):
     candidate; a request may bring others."""
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
+    trackers: list[TrackerKind] = ["tensorboard"]
+    """Where `train` and `distill` show their scalars, besides `metrics.jsonl`. MLflow and Weights & Biases are extras, and their
+    clients read addresses and credentials from their own environment variables."""
 
     @model_validator(mode="after")
     def _features_have_tables(self) -> RunConfig:

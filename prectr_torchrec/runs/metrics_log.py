@@ -1,18 +1,20 @@
-"""What a run says while it goes: metrics.jsonl, TensorBoard and one line on the screen."""
+"""What a run says while it goes: metrics.jsonl, trackers and one line on the screen."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from prectr_torchrec.config.trackers import TrackerKind
+from prectr_torchrec.runs.trackers import Tracker, explain, open_trackers
 from prectr_torchrec.runs.workspace import read_records, replace_text
 from prectr_torchrec.system.progress import Now, quiet
 
@@ -66,35 +68,48 @@ class Throughput:
 
 
 class MetricsLog:
-    """`metrics.jsonl`, TensorBoard events and the progress line of rank 0.
+    """`metrics.jsonl`, trackers and the progress line of rank 0.
 
     Args:
         run: run directory.
         step: the step resumed from; later lines of an interrupted run are dropped, they will be written again.
+        trackers: that show the numbers too; one that fails is left out from there on.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
-        self.path = run / "metrics.jsonl"
-        kept = [record for record in read_records(self.path) if record["step"] <= step]
-        replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+    def __init__(self, run: Path, step: int, trackers: Sequence[Tracker] = ()) -> None:
+        self.path, self.trackers = run / "metrics.jsonl", list(trackers)
+        records = read_records(self.path)
+        self.seen = {_topic(record) for record in records}
+        replace_text(self.path, "".join(f"{json.dumps(record)}\n" for record in records if record["step"] <= step))
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
         self.on_terminal, self.plain_line = sys.stderr.isatty(), Now()
 
     def write(self, values: dict[str, Any]) -> None:
         """Args: values: `step` and numbers; a nested dict's numbers are named by its key."""
         self.file.write(json.dumps(values) + "\n")
         self.file.flush()
-        for name, value in _flat(values):
-            if isinstance(value, float | int) and name != "step":
-                self.board.add_scalar(name, value, values["step"])
+        scalars = {name: value for name, value in _flat(values) if isinstance(value, float | int) and name != "step"}
+        for tracker in self.trackers.copy():
+            if not (tracker.resumed and _topic(values) in self.seen):
+                self._attempt(tracker, lambda tracker=tracker: tracker.write(scalars, values["step"]))
         self._show(values)
 
-    def close(self) -> None:
+    def close(self, *, finished: bool = True) -> None:
+        """Args: finished: whether the run came to its end."""
         if self.on_terminal:
             print(file=sys.stderr)
         self.file.close()
-        self.board.close()
+        for tracker in self.trackers.copy():
+            self._attempt(tracker, lambda tracker=tracker: tracker.close(finished=finished))
+
+    def _attempt(self, tracker: Tracker, work: Callable[[], None]) -> None:
+        """A run of days does not end because nobody shows it."""
+        try:
+            work()
+        except Exception as error:  # of the client's own kinds
+            self.trackers.remove(tracker)
+            name = type(tracker).__name__
+            print(f"{self._start()}note: {name} is left out from here on: {explain(error)}", file=sys.stderr, flush=True)
 
     def _show(self, values: dict[str, Any]) -> None:
         if "tables" in values or quiet():  # tables: many, and slow to change
@@ -116,6 +131,20 @@ class MetricsLog:
 
     def _start(self) -> str:
         return "\r\033[K" if self.on_terminal else ""
+
+
+def open_log(run: Path, trackers: Sequence[TrackerKind], settings: dict[str, Any], step: int) -> MetricsLog:
+    """The log of a run, as of `MetricsLog`, with its trackers, as of `open_trackers`.
+
+    Raises:
+        ConfigError: a tracker cannot be used.
+    """
+    return MetricsLog(run, step, open_trackers(trackers, run, step, settings))
+
+
+def _topic(values: dict[str, Any]) -> tuple[int, bool, bool]:
+    """What tells a run's lines apart."""
+    return values["step"], "validation" in values, "tables" in values
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

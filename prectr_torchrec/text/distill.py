@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer, writ
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.modules import TextEncoder, TextRelevance
+from prectr_torchrec.runs.metrics_log import open_log
 from prectr_torchrec.runs.workspace import apply_umask, build_if_absent, file_digest, folder_digest, open_output
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import job_lock
@@ -92,8 +94,9 @@ def distill(
     if config.distill.token_vectors:
         start_from_token_vectors(_fresh_encoder(config.text, relevance), work / "tokenizer", Path(config.distill.token_vectors))
     relevance.to(process.device)
+    log = partial(open_log, out, config.trackers, config.model_dump(mode="json"))
     distiller = Distiller(
-        config.distill, config.data.levels, relevance, data, source.level_grades(), teacher, hidden, out, process
+        config.distill, config.data.levels, relevance, data, source.level_grades(), teacher, hidden, out, process, log
     )
     student = distiller.train()
     found = _describe(distiller, pairs, teacher_scores) | {"settings": settings}

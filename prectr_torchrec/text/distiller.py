@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +105,7 @@ class Distiller:
         hidden: (n, D) of the teacher.
         out: result folder; holds `work/` until the end.
         process: this rank.
+        open_log: from the step that is resumed from; called on rank 0.
 
     Raises:
         ValueError: nothing to learn from, or nothing to validate on.
@@ -121,7 +122,9 @@ class Distiller:
         hidden: NDArray[Any] | None,
         out: Path,
         process: Process,
+        open_log: Callable[[int], MetricsLog],
     ) -> None:
+        self.open_log = open_log
         self.settings, self.levels, self.level_grades = config, levels, level_grades
         self.relevance, self.data, self.process, self.out = relevance, data, process, out
         self.teacher, self.hidden = teacher, hidden
@@ -143,12 +146,16 @@ class Distiller:
             self.position, self.best = saved["position"], saved["best"]
         total = sum(stage.epochs * self._batches(stage) for stage in self.stages)
         self.throughput = Throughput(total - self.position["step"])
-        self.log = MetricsLog(self.out, self.position["step"]) if self.process.rank == 0 else None
-        for number in range(self.position["stage"], len(self.stages)):
-            self._run_stage(number, saved)
-            saved = None
-        if self.log is not None:
-            self.log.close()
+        self.log = self.open_log(self.position["step"]) if self.process.rank == 0 else None
+        finished = False
+        try:
+            for number in range(self.position["stage"], len(self.stages)):
+                self._run_stage(number, saved)
+                saved = None
+            finished = True
+        finally:
+            if self.log is not None:
+                self.log.close(finished=finished)
         self.relevance.load_state_dict(self.best["weights"])
         return self.relevance
 

@@ -16,6 +16,7 @@ from prectr_torchrec.data.schema import MANIFEST as SAMPLES
 from prectr_torchrec.data.schema import TOKENIZER
 from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.runs.layout import CONFIG, is_unfinished, load_run
+from prectr_torchrec.runs.trackers import TRACKERS
 from prectr_torchrec.runs.workspace import remove, replace_text, replacing
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.text.build import keep_settings
@@ -50,6 +51,7 @@ def open_run_directory(config: RunConfig, data: Path, run: Path, process: Proces
                     f"note: {run} was started with another configuration and has no checkpoint; it is begun anew",
                     file=sys.stderr,
                 )
+                remove(run / TRACKERS)
             remove(run / TOKENIZER)
             with replacing(run / TOKENIZER) as tokenizer:
                 shutil.copytree(data / TOKENIZER, tokenizer)
@@ -60,7 +62,7 @@ def open_run_directory(config: RunConfig, data: Path, run: Path, process: Proces
             replace_text(written, dump_config(config))
     dist.barrier()
     started = load_run(run)
-    same = {f"train.{name}" for name in MAY_CHANGE}
+    same = {"trackers", *(f"train.{name}" for name in MAY_CHANGE)}
     different = differences(started.model_dump(mode="json"), config.model_dump(mode="json"))
     if changed := "; ".join(difference for difference in different if difference.split(":")[0] not in same):
         raise ConfigError(f"{run} was started with another configuration ({changed}); use it or another --run")

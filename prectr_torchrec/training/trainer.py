@@ -32,7 +32,7 @@ from prectr_torchrec.distributed.process import Process
 from prectr_torchrec.distributed.sharding import PlainShardingPlan
 from prectr_torchrec.distributed.stop import Stopped, StopSignal
 from prectr_torchrec.runs.layout import CONFIG
-from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput
+from prectr_torchrec.runs.metrics_log import MetricsLog, Throughput, open_log
 from prectr_torchrec.runs.workspace import replace_text
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.paths import only_local
@@ -102,6 +102,7 @@ class Trainer:
         self.pipeline = TrainPipelineSparseDist(self.model, self.optimizers.combined, process.device, custom_model_fwd=self.guard)
         self.stages = [stage for stage in config.train.stages if self._has_split(stage)]
         self.readers = {stage.split: self._reader(stage.split, shuffle=True) for stage in self.stages}
+        self.log: MetricsLog | None = None
         self.position: dict[str, Any] = {"step": 0, "stage": 0, "epoch": 0, "batch": 0, "earlier": []}
 
     def train(self) -> None:
@@ -112,11 +113,16 @@ class Trainer:
             ValueError: a loss that is not to be learned from (`train.on_bad_loss`).
         """
         with self.stop:
+            finished = False
             try:
                 self._train()
+                finished = True
             except ValueError:  # what is being written in the background is of a step before it
                 self.checkpoints.wait()
                 raise
+            finally:
+                if self.log is not None:
+                    self.log.close(finished=finished)
 
     def _train(self) -> None:
         plan = [self._batches(stage) for stage in self.stages]
@@ -126,7 +132,9 @@ class Trainer:
         if self.process.rank == 0:
             replace_text(self.run / "plan.json", json.dumps(self.job["plan"], indent=1))
         self.throughput = Throughput(self._steps_left(plan))
-        self.log = MetricsLog(self.run, self.position["step"]) if self.process.rank == 0 else None
+        if self.process.rank == 0:
+            settings = self.config.model_dump(mode="json")
+            self.log = open_log(self.run, self.config.trackers, settings, self.position["step"])
         while self.position["stage"] < len(self.stages):
             number = self.position["stage"]
             for epoch in range(self.position["epoch"], len(plan[number])):
@@ -134,8 +142,6 @@ class Trainer:
             self.position.update(stage=number + 1, epoch=0, batch=0)
         with self._explained():
             self.checkpoints.wait()
-        if self.log is not None:
-            self.log.close()
 
     def _say_how_long(self, plan: list[list[int]]) -> None:
         if self.process.rank != 0 or quiet():
