@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +47,8 @@ TEACHER = {
 """The teacher's encoder: where no large model can be had, a BERT that begins from nothing."""
 VERDICT = "NDCG@10, 95 % interval"
 """In the line of an evaluation that the demo shows."""
+LAST_LINES = 40
+"""Of a job that failed."""
 TUNING = ["lr=5e-4", "epochs=6", "batch_size=64", "patience=4"]
 
 
@@ -120,7 +123,7 @@ def _evaluate(out: Path, name: str, run: Path, samples: Path, candidates: Path, 
     if not (run / "metrics-candidates.json").exists():
         for data, extra in ((candidates, ["--hide-grades"]), (samples, []), (candidates, [])):
             arguments = ("--", "--oracle", str(oracle), "--train-data", str(samples), *extra)
-            _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments, shown=VERDICT)
+            _torchx(out, "prectr.evaluate", "--run", str(run), "--data", str(data), *arguments, only=VERDICT)
 
 
 def baselines(out: Path, samples: Path, candidates: Path, oracle: Path) -> dict[str, Path]:
@@ -165,20 +168,49 @@ def _write_encoder(pairs: Path, vocab_size: int, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
-def _torchx(out: Path, component: str, *arguments: str, shown: str | None = None) -> None:
-    """Runs a TorchX job on this machine; its logs stay in `out/logs`. With `shown`, only lines that have it are printed."""
+def _torchx(out: Path, component: str, *arguments: str, only: str = "") -> None:
+    """Runs a TorchX job on this machine; its logs stay in `out/logs`, and what `shown` takes of them is printed.
+
+    Raises:
+        RuntimeError: the job failed; its last lines were printed.
+    """
     programs = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"}
     scheduler = ["-s", "local_cwd", "-cfg", f"log_dir={(out / 'logs').absolute()}"]
     command = [str(programs / "torchx"), "--log_level", "WARNING", "run", *scheduler, component, "-j", f"1x{RANKS}", *arguments]
     command = [sys.executable, "-m", "prectr_torchrec.system.orphans", *command]
-    pipe = None if shown is None else subprocess.PIPE
-    done = subprocess.run(command, env=environment, stdout=pipe, stderr=pipe and subprocess.STDOUT, text=True)
-    for line in (done.stdout or "").splitlines():
-        if done.returncode or shown is None or shown in line:
-            print(line, flush=True)
-    if done.returncode:
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        assert job.stdout is not None
+        for line in shown(_noted(job.stdout, last), only):
+            print(line, end="", flush=True)
+    if job.returncode:
+        print("".join(last), end="")
         raise RuntimeError(f"{component} failed; its logs are in {out / 'logs'}. Command: {' '.join(command)}")
+
+
+def shown(lines: Iterable[str], only: str = "") -> Iterator[str]:
+    """What the demo prints of a job: lines that have `only`, none of TorchX's own, and of its validations the last.
+
+    Example::
+
+        lines = ["local_cwd://torchx/train", "step 2  validation  ne 0.9", "step 4  validation  ne 0.8", "step 4  loss 0.5"]
+        assert list(shown(lines)) == ["step 4  loss 0.5", "step 4  validation  ne 0.8"]
+    """
+    validation = ""
+    for line in lines:
+        if "  validation  " in line:
+            validation = line
+        elif only in line and not line.startswith("local_cwd://"):
+            yield line
+    if validation:
+        yield validation
+
+
+def _noted(lines: Iterable[str], last: deque[str]) -> Iterator[str]:
+    for line in lines:
+        last.append(line)
+        yield line
 
 
 def _say(text: str) -> None:

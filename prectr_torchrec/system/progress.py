@@ -73,13 +73,18 @@ class Progress(tqdm):
             desc=what,
             total=total,
             unit=f" {unit}",
-            unit_scale=True,
+            unit_scale=total is None or total >= 1000,
             delay=INTERVAL if self.plain else SECONDS,
             leave=False,
             disable=quiet() or not shown,
             file=sys.stderr,
             **options,
         )
+
+    @staticmethod
+    def format_meter(*args: Any, **kwargs: Any) -> str:
+        """Called by tqdm, which of something slow says `6 s/ epochs`."""
+        return str(tqdm.format_meter(*args, **kwargs)).replace("s/ ", "s/")
 
     def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
         """What is being done now; shown when progress is next, and not at once."""
