@@ -8,6 +8,8 @@ FROM python:3.12-slim-bookworm
 ARG DEVICE=cpu
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
+# git is not copied; without this the version is that of an unreleased one
+ARG SETUPTOOLS_SCM_PRETEND_VERSION
 
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -23,7 +25,7 @@ RUN case "$DEVICE" in \
         cuda) fbgemm='fbgemm-gpu==1.8.0' ;; \
         *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 1 ;; \
     esac \
-    && pip install --no-cache-dir --constraint constraints.txt torch 'setuptools>=77' \
+    && pip install --no-cache-dir --constraint constraints.txt torch 'setuptools>=77' 'setuptools-scm>=8' \
     && pip install --no-cache-dir --constraint constraints.txt --no-build-isolation "$fbgemm" \
     && pip install --no-cache-dir --constraint constraints.txt --no-build-isolation '.[serve,trees]' \
     && pip check \

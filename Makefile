@@ -13,7 +13,7 @@ install: $(INSTALLED)
 # torch goes first: what FBGEMM is built against. Versions are those of constraints.txt, so that two installations are alike.
 $(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt torch "setuptools>=77"
+	$(BIN)/python -m pip install --constraint constraints.txt torch "setuptools>=77" "setuptools-scm>=8"
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation $(FBGEMM)
 	$(BIN)/python -m pip install --constraint constraints.txt --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m pip check

@@ -103,9 +103,31 @@ def test_the_oldest_python_is_the_oldest_that_every_requirement_takes() -> None:
 
 
 def test_citation_and_changes_are_of_the_version() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == newest[1]
+    assert version_of(ROOT).startswith(newest[1].rpartition(".")[0])
+
+
+def version_of(folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-m", "setuptools_scm"], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_version_is_of_the_git_tag_and_survives_in_a_source_distribution(source: Path, tmp_path: Path) -> None:
+    clone = shutil.copytree(source, tmp_path / "clone")
+    assert version_of(clone) == "0.1.0.dev0"
+    git = ["git", "-c", "user.name=tester", "-c", "user.email=tester@example.org", "-C", clone]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "first"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.match(r"0\.1\.(0\.)?dev\d+\+g[0-9a-f]+", version_of(clone))  # a clone without tags
+    subprocess.run([*git, "tag", "v1.2.3"], check=True)
+    assert version_of(clone) == "1.2.3"
+    code = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)
+    shutil.unpack_archive(tmp_path / "prectr_torchrec-1.2.3.tar.gz", tmp_path, filter="data")
+    build_wheel(tmp_path / "prectr_torchrec-1.2.3", tmp_path / "wheel")
+    assert [path.name.split("-")[1] for path in (tmp_path / "wheel").iterdir()] == ["1.2.3"]
 
 
 def test_source_distribution_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
