@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from make_shop import START, write_export
+from PIL import Image
 from small_job import SMALL, prectr
 from typer.testing import CliRunner
 
@@ -118,6 +120,22 @@ def test_the_readme_s_python_ranks(shop: Path) -> None:
     ranked = [line.split() for line in printed.getvalue().splitlines()]
     assert {item for item, _ in ranked} == {"sku-3", "sku-8"}
     assert float(ranked[0][1]) >= float(ranked[1][1])
+
+
+def test_pictures_of_the_page_and_the_report_can_be_taken(shop: Path, tmp_path: Path) -> None:
+    """Those of the documents: `python docs/figures/screenshots.py FOLDER`."""
+    pytest.importorskip("playwright.sync_api")
+    script = runpy.run_path(str(ROOT / "docs" / "figures" / "screenshots.py"))
+    if (chromium := script["find_chromium"]()) is None:
+        pytest.skip("no Chromium is installed")
+    with contextlib.chdir(shop):
+        run(["report", "run"])
+    script["take"](shop, tmp_path, chromium)
+    for name in ("page.png", "report.png"):
+        taken, committed = (folder / name for folder in (tmp_path, ROOT / "docs" / "figures"))
+        assert Image.open(taken).size == Image.open(committed).size
+        assert committed.stat().st_size < 150_000
+        assert np.unique(np.asarray(Image.open(taken).convert("L"))).size > 50  # letters and colours, no blank page
 
 
 def test_it_is_served_and_answers_what_the_page_sends(shop: Path) -> None:
