@@ -13,11 +13,11 @@ from prectr_torchrec.baselines.samples import BaselineConfig, Samples
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.run import RunConfig, validate_section
-from prectr_torchrec.evaluation.evaluate import evaluate, write_json
+from prectr_torchrec.evaluation.evaluate import evaluate
 from prectr_torchrec.evaluation.predictions import HIDDEN, Rows, oracle_columns
 from prectr_torchrec.evaluation.scoring import default_split
 from prectr_torchrec.runs.layout import BASELINE, CHECKPOINTS, CONFIG
-from prectr_torchrec.runs.workspace import replace_text
+from prectr_torchrec.runs.workspace import replace_text, write_json
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_folder
 from prectr_torchrec.system.paths import only_local

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prectr_torchrec.cli.options import JsonFile
+
 app = typer.Typer(help="Look into the checkpoints of a run.", no_args_is_help=True)
 
 
@@ -15,11 +17,11 @@ def inspect(
     run: Annotated[Path, typer.Option(help="Run directory.")],
     checkpoint: Annotated[str, typer.Option(help="last, best, or the name of one that is kept.")] = "last",
     parameters: Annotated[bool, typer.Option("--parameters", help="List the towers' parameters too.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write the same to.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Show what is kept, and a checkpoint's ranks, sharding, tables and optimizer state; 1 if its files are broken."""
     from prectr_torchrec.checkpoints.inspection import format_inspection, inspect_checkpoint
-    from prectr_torchrec.evaluation.evaluate import write_json
+    from prectr_torchrec.runs.workspace import write_json
 
     about = inspect_checkpoint(run, checkpoint)
     typer.echo(format_inspection(about, parameters=parameters))

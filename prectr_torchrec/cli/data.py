@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prectr_torchrec.cli.options import Config, Overrides
+from prectr_torchrec.cli.options import Config, JsonFile, Overrides
 from prectr_torchrec.system.locks import check_free
 
 app = typer.Typer()
@@ -127,15 +127,19 @@ def pairs(
     test_queries: Annotated[
         Path | None, typer.Option(help="File of query_id: these queries are test, and teach nothing.")
     ] = None,
+    json_file: JsonFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Collect the pairs of query and title of a raw log, for a teacher to grade."""
     check_free(out)
     from prectr_torchrec.config.files import load_config
     from prectr_torchrec.data.pairs.pairs import write_pairs
+    from prectr_torchrec.runs.workspace import write_json
 
     run = load_config(config, overrides or ())
     report = write_pairs(run.data, run.pairs, raw, out, candidates=candidates, test_queries=test_queries)
     typer.echo(f"{out}: {report['rows']:,} pairs")
     for what in ("by_source", "by_split", "grades", "new_queries", "dropped"):
         typer.echo(f"{what.replace('_', ' ')}: " + ", ".join(f"{name} {count:,}" for name, count in report[what].items()))
+    if json_file is not None:
+        write_json(report, json_file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prectr_torchrec.cli.options import Checkpoint, Nproc, Run, Samples
+from prectr_torchrec.cli.options import Checkpoint, JsonFile, Nproc, Run, Samples
 from prectr_torchrec.system.locks import check_free
 
 if TYPE_CHECKING:
@@ -126,15 +126,15 @@ def explain(
     data: Samples,
     request: Annotated[str, typer.Option(help="Request id, as the log writes it.")],
     split: Annotated[str | None, typer.Option(help="Where the request is: test where there is one, else candidates.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="JSON file to write the same to.")] = None,
+    json_file: JsonFile = None,
     checkpoint: Checkpoint = "best",
 ) -> None:
     """Take one request apart: what of the model makes each candidate's score, and which past events it looks at."""
     from prectr_torchrec.cli.preflight import check_run
 
     check_run(run, checkpoint, data)
-    from prectr_torchrec.evaluation.evaluate import write_json
     from prectr_torchrec.evaluation.explain import explain, format_explanation
+    from prectr_torchrec.runs.workspace import write_json
 
     found = explain(run, data, request, split=split, checkpoint=checkpoint)
     typer.echo(format_explanation(found))

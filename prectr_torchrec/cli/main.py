@@ -9,8 +9,8 @@ import typer
 
 from prectr_torchrec.cli import checkpoint, data, deploy, evaluation, text, train
 from prectr_torchrec.cli.local_paths import LocalPaths
-from prectr_torchrec.cli.options import Config, Overrides
-from prectr_torchrec.system.doctor import check_versions, quiet_deprecations
+from prectr_torchrec.cli.options import Config, JsonFile, Overrides
+from prectr_torchrec.system.doctor import check_versions, installed, quiet_deprecations
 from prectr_torchrec.system.failures import run_command
 from prectr_torchrec.system.job_environment import QUIET, environment
 from prectr_torchrec.system.locks import check_free
@@ -26,9 +26,17 @@ for commands in (data, text, train, evaluation, deploy):
 app.add_typer(checkpoint.app, name="checkpoint")
 
 
+def show_version(wanted: bool) -> None:
+    """Prints the version of the installation, of its git tag, and ends."""
+    if wanted:
+        typer.echo(installed("prectr-torchrec") or "not installed")
+        raise typer.Exit
+
+
 @app.callback()
 def check(
     context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")] = False,
     without_progress: Annotated[
         bool, typer.Option("--quiet", help="No progress on the standard error; results, notes and errors stay.")
     ] = False,
@@ -57,11 +65,17 @@ def config(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(json_file: JsonFile = None) -> None:
     """Say which torch, FBGEMM and TorchRec are here, whether they fit, and what to install if not."""
-    from prectr_torchrec.system.doctor import doctor
+    from prectr_torchrec.system.doctor import diagnose, format_diagnosis
 
-    raise typer.Exit(doctor())
+    found, problems = diagnose()
+    typer.echo(format_diagnosis(found, problems))
+    if json_file is not None:
+        from prectr_torchrec.runs.workspace import write_json
+
+        write_json({"found": found, "problems": problems}, json_file)
+    raise typer.Exit(1 if problems else 0)
 
 
 def main() -> None:

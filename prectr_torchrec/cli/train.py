@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prectr_torchrec.cli.options import Checkpoint, Config, Nproc, Overrides, Samples
+from prectr_torchrec.cli.options import Checkpoint, Config, JsonFile, Nproc, Overrides, Samples
 from prectr_torchrec.system.locks import check_job_free
 
 app = typer.Typer()
@@ -81,6 +81,7 @@ def plan(
     ssd: Annotated[str, typer.Option(help="SSD of each host for tables.")] = "0GB",
     device: Annotated[Device, typer.Option(help="cpu: ranks without a GPU.")] = Device.cuda,
     save: Annotated[Path | None, typer.Option(help="JSON file to write the plan to, for `prectr train --plan`.")] = None,
+    json_file: JsonFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Show where each table would lie on machines that need not be at hand, or what would make the tables fit."""
@@ -89,10 +90,13 @@ def plan(
     run = load_and_warn(config, overrides or ())  # before torch is imported
     from prectr_torchrec.distributed import planning
     from prectr_torchrec.distributed.workload import build_workload
+    from prectr_torchrec.runs.workspace import write_json
 
     hardware = planning.make_hardware(gpus, gpus_per_host, hbm=hbm, ddr=ddr, ssd=ssd, device=device.value)
     workload = build_workload(run)
     found = planning.plan_run(workload, hardware)
+    if json_file is not None:
+        write_json(planning.describe_plan(workload, found, hardware), json_file)
     if found is None:
         typer.echo(planning.format_misfit(workload, hardware))
         raise typer.Exit(1)

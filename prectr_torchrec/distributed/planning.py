@@ -181,17 +181,42 @@ def _more_hosts(workload: Workload, hardware: Hardware) -> Iterator[Change]:
         yield found
 
 
+def describe_plan(workload: Workload, plan: PlainShardingPlan | None, hardware: Hardware) -> dict[str, Any]:
+    """What `format_plan` prints, as plain values in bytes; without a plan what `format_misfit` does.
+
+    Returns:
+        `fits`; then `tables` (by name), `ranks` (a `RankLoad` each) and `tightest`, or `bytes` and `changes`.
+    """
+    if plan is None:
+        changes = [
+            {"what": change.what, "fits": change.plan is not None, "settings": change.settings}
+            for change in find_changes(workload, hardware)
+        ]
+        return {"fits": False, "bytes": sum(_table_bytes(workload, name) for name in workload.tables), "changes": changes}
+    tables = {}
+    for name, planned in _tables(plan):
+        table = workload.tables[name]
+        kind, kernel, ranks = (planned[key] for key in ("sharding_type", "compute_kernel", "ranks"))
+        about = {
+            "rows": table.rows,
+            "dim": table.dim,
+            "dtype": table.dtype,
+            "bytes": _planned_bytes(workload, name, planned, hardware),
+        }
+        tables[name] = {**about, "sharding": kind, "kernel": kernel, "ranks": sorted(set(ranks))}
+    loads = rank_loads(workload, plan, hardware)
+    load, tier, share = tightest(loads, hardware)
+    limit = {"rank": load.rank, "tier": tier, "share": share}
+    return {"fits": True, "tables": tables, "ranks": [load._asdict() for load in loads], "tightest": limit}
+
+
 def format_plan(workload: Workload, plan: PlainShardingPlan, hardware: Hardware) -> str:
     """The plan as two tables, one line an embedding table and one line a rank, ranks alike in one line."""
     rows = [["table", "rows", "dim", "dtype", "bytes", "sharding", "kernel", "ranks"]]
     planned = dict(_tables(plan))
     for name, table in workload.tables.items():
         kind, kernel, ranks = (planned[name][key] for key in ("sharding_type", "compute_kernel", "ranks"))
-        shards = [
-            shard_cost(workload, name, size, kernel=kernel, ranks=hardware.ranks, device=hardware.device)
-            for size in planned[name]["shards"]
-        ]
-        size = format_bytes(sum(shard.weights + shard.state + shard.ids for shard in shards))
+        size = format_bytes(_planned_bytes(workload, name, planned[name], hardware))
         rows.append([name, f"{table.rows:,}", str(table.dim), table.dtype, size, kind, kernel, _ranges(sorted(set(ranks)))])
     loads = rank_loads(workload, plan, hardware)
     tiers = [tier for tier in ("hbm", "ddr", "ssd") if any(getattr(load, tier) for load in loads)]
@@ -242,6 +267,13 @@ def save_plan(plan: PlainShardingPlan, path: Path) -> None:
 def _table_bytes(workload: Workload, name: str) -> int:
     table = workload.tables[name]
     return weight_bytes(table, table.rows, table.dim) + state_bytes(table, table.rows, table.dim) + id_bytes(table, table.rows)
+
+
+def _planned_bytes(workload: Workload, name: str, planned: dict[str, Any], hardware: Hardware) -> int:
+    """Of a table with its optimizer's state and managed ids, as it is planned."""
+    kernel, ranks, device = planned["compute_kernel"], hardware.ranks, hardware.device
+    shards = [shard_cost(workload, name, size, kernel=kernel, ranks=ranks, device=device) for size in planned["shards"]]
+    return sum(shard.weights + shard.state + shard.ids for shard in shards)
 
 
 def _tables(plan: PlainShardingPlan) -> list[tuple[str, dict[str, Any]]]:

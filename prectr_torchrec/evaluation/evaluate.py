@@ -9,7 +9,6 @@ the model scores as if no candidate had a grade, and the files are `...-<split>-
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +30,7 @@ from prectr_torchrec.evaluation.part_columns import part_columns
 from prectr_torchrec.evaluation.prediction_parts import merge_parts, parts_folder, write_part
 from prectr_torchrec.evaluation.scoring import default_split, score, scoring_parser
 from prectr_torchrec.runs.layout import load_run
-from prectr_torchrec.runs.workspace import remove, replace_text
+from prectr_torchrec.runs.workspace import remove, write_json
 from prectr_torchrec.system.locks import file_lock
 from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
 from prectr_torchrec.system.plain_files import read_json
@@ -122,11 +121,6 @@ def evaluate(
     if not relevance:
         measured["relevance"] = {}
     return {"grades": grades, **measured}
-
-
-def write_json(measured: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(measured, indent=1, allow_nan=False) + "\n")
 
 
 def _check_inputs(split: Path, train: Path | None, oracle: Path | None, other: Path | None) -> None:

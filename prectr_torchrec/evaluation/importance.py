@@ -24,12 +24,12 @@ from prectr_torchrec import metrics as m
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.distributed.process import Process, process_group, run_rank
 from prectr_torchrec.evaluation.bootstrap import Array, Measure, auc, paired_differences
-from prectr_torchrec.evaluation.evaluate import write_json
 from prectr_torchrec.evaluation.measures_text import aligned, interval, number
 from prectr_torchrec.evaluation.permuted_columns import columns_of, permuted
 from prectr_torchrec.evaluation.scoring import default_split, open_split, scoring_parser
 from prectr_torchrec.modules import Inputs, RankingModel
 from prectr_torchrec.runs.layout import load_run
+from prectr_torchrec.runs.workspace import write_json
 from prectr_torchrec.system.paths import check_arguments, unambiguous
 
 

@@ -52,6 +52,16 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Writes a small JSON file as `replace_text` does, and its folder.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; none without the file.
 

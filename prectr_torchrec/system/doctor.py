@@ -124,41 +124,37 @@ def has_gpu() -> bool:
     return tool is not None and subprocess.run([tool, "-L"], capture_output=True).returncode == 0
 
 
-def doctor() -> int:
-    """Prints the report; 0 when all is well, 1 when something must be mended."""
-    lines, problems = diagnose()
-    print("\n".join(lines))
-    for problem in problems:
-        print(f"WRONG: {problem}")
-    print(advice() if problems else "All is well.")
-    return 1 if problems else 0
+def format_diagnosis(found: dict[str, str], problems: list[str]) -> str:
+    """The report that the command prints."""
+    lines = [f"{name:<15} {value}" for name, value in found.items()]
+    return "\n".join([*lines, *(f"WRONG: {problem}" for problem in problems), advice() if problems else "All is well."])
 
 
-def diagnose() -> tuple[list[str], list[str]]:
+def diagnose() -> tuple[dict[str, str], list[str]]:
     """Versions, libraries, devices and memory, and what is wrong.
 
     Returns:
-        the report's lines, and the problems (empty when all is well).
+        what is here by name, and the problems (empty when all is well).
     """
-    lines = [f"python          {sys.version.split()[0]}", *(f"{name:<15} {installed(name) or '-'}" for name in SHOWN)]
+    found = {"python": sys.version.split()[0], **{name: installed(name) or "-" for name in SHOWN}}
     problems = version_problems()
     torch, error = _probe(TORCH_PROBE)
     if error:
         problems.append(f"torch does not load: {error}")
     _, error = _probe(FBGEMM_PROBE)
-    lines.append(f"fbgemm library  {'does not load' if error else 'loads'}")
+    found["fbgemm library"] = "does not load" if error else "loads"
     if error:
         problems.append(f"fbgemm does not load: {error}")
     if torch:
-        found = json.loads(torch)
-        gpus = found["gpus"]
-        lines.append(f"devices         {found['threads']} CPU threads; {', '.join(gpus) or 'no CUDA device'}")
-        lines.append(f"backends        {', '.join(found['backends']) or 'none'}")
+        seen = json.loads(torch)
+        gpus = seen["gpus"]
+        found["devices"] = f"{seen['threads']} CPU threads; {', '.join(gpus) or 'no CUDA device'}"
+        found["backends"] = ", ".join(seen["backends"]) or "none"
         if gpus and "fbgemm-gpu" not in fbgemm_builds():
             problems.append("torch sees a GPU, but FBGEMM is not its CUDA build.")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    lines.append(f"memory          {memory:.0f} GiB")
-    return lines, problems
+    found["memory"] = f"{memory:.0f} GiB"
+    return found, problems
 
 
 TORCH_PROBE = """

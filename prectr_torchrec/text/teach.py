@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -34,7 +32,7 @@ from prectr_torchrec.metrics import relevance_metrics
 from prectr_torchrec.runs.workspace import build_if_absent, file_digest, folder_digest, open_output
 from prectr_torchrec.system.locks import job_lock
 from prectr_torchrec.system.paths import check_arguments, only_local, unambiguous
-from prectr_torchrec.system.progress import quiet
+from prectr_torchrec.system.progress import Progress
 from prectr_torchrec.text.teacher import PROMPT, Teacher, TeacherOptions, load_prompt, load_teacher
 
 Read = TypeVar("Read")
@@ -73,7 +71,7 @@ def teach(
     model = None
     if not (out / MANIFEST).is_file():  # a teacher that does not fit is refused before the folder is claimed for it
         model = load_teacher(teacher, source.levels.count, options=options, prompt=load_prompt(prompt), device=process.device)
-    names = [f"part-{shard:05d}.parquet" for shard in range(source.shards)]
+    names = [f"part-{shard:05d}.parquet" for shard in range(len(source.shard_rows))]
     settings = {
         "hidden": hidden,
         "options": options.model_dump(mode="json"),
@@ -109,7 +107,7 @@ def _begin(out: Path, settings: dict[str, Any], names: list[str], process: Proce
 
 def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], hidden: bool, process: Process) -> None:
     schema = scores_schema(source.levels.count, teacher.hidden_size if hidden else None)
-    began, done = time.perf_counter(), 0
+    total = sum(source.shard_rows[shard] for shard in parts)
 
     def read(shard: int) -> tuple[pa.Table, dict[str, list[list[int]]]]:
         pairs = source.read_shard(shard)
@@ -121,18 +119,10 @@ def _grade_shards(teacher: Teacher, source: PairsFile, parts: dict[int, Path], h
         columns += [fixed_size_lists(graded.hidden)] if graded.hidden is not None else []
         pq.write_table(pa.table(columns, schema=schema), path, **WRITTEN)
 
-    for number, (path, (pairs, tokens)) in enumerate(zip(parts.values(), _one_ahead(read, parts), strict=True), 1):
-        build_if_absent(path, partial(write, pairs, tokens))
-        done += pairs.num_rows
-        rate = done / (time.perf_counter() - began)
-        left = (len(parts) - number) * done / number / rate
-        if quiet():
-            continue
-        print(
-            f"rank {process.rank}: {path.name}, {number} of {len(parts)} parts, {rate:,.0f} pairs/s, {left / 60:.1f} min left",
-            file=sys.stderr,
-            flush=True,
-        )
+    with Progress("grading", total=total, unit="pairs", shown=process.rank == 0) as progress:  # ranks have as many each
+        for path, (pairs, tokens) in zip(parts.values(), _one_ahead(read, parts), strict=True):
+            build_if_absent(path, partial(write, pairs, tokens))
+            progress.update(pairs.num_rows)
 
 
 def _one_ahead(read: Callable[[int], Read], shards: Iterable[int]) -> Iterator[Read]:

@@ -7,6 +7,7 @@ K labels (a cross-encoder). `load_teacher` tells them apart by the model's confi
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -360,7 +361,8 @@ def kept_tokens(model: PreTrainedModel, max_length: int) -> int:
 
 
 def _say_cut(positions: int, what: str, max_length: int) -> None:
-    print(f"note: the teacher reads {positions} tokens at most: {what}, not after {max_length} (max_length)", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # the others would say the same
+        print(f"note: the teacher reads {positions} tokens at most: {what}, not after {max_length} (max_length)", file=sys.stderr)
 
 
 def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -12,8 +12,9 @@ from ranks import run_ranks
 from prectr_torchrec import metrics as m
 from prectr_torchrec.config.files import dump_config
 from prectr_torchrec.config.run import RunConfig
-from prectr_torchrec.evaluation.evaluate import format_metrics, main, write_json
+from prectr_torchrec.evaluation.evaluate import format_metrics, main
 from prectr_torchrec.evaluation.predictions import sample_files
+from prectr_torchrec.runs.workspace import write_json
 
 
 def test_two_ranks_leave_the_same_file_and_metrics_as_one(data, tmp_path):

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from prectr_torchrec.cli.main import app
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.evaluation.evaluate import evaluate, write_json
+from prectr_torchrec.evaluation.evaluate import evaluate
 from prectr_torchrec.evaluation.report import write_report
+from prectr_torchrec.runs.workspace import write_json
 
 
 def write_run(folder: Path, data: Path, oracle: Path | None, personal: bool = False) -> Path:

@@ -119,9 +119,8 @@ class PairsFile:
 
     path: Path
     levels: Levels
-    rows: int
-    shards: int
-    """Its row groups."""
+    shard_rows: tuple[int, ...]
+    """Rows of each row group."""
 
     @classmethod
     def open(cls, path: Path) -> PairsFile:
@@ -138,7 +137,12 @@ class PairsFile:
             levels = Levels.model_validate_json(found.get(_LEVELS_KEY, b""))
         except ValidationError:
             raise ValueError(f"{path}: it does not say of which levels its grades are; run `prectr pairs` again") from None
-        return cls(path, levels, metadata.num_rows, metadata.num_row_groups)
+        return cls(path, levels, tuple(metadata.row_group(shard).num_rows for shard in range(metadata.num_row_groups)))
+
+    @property
+    def rows(self) -> int:
+        """Of the whole file."""
+        return sum(self.shard_rows)
 
     def check_levels(self, levels: Levels) -> None:
         """Raises ConfigError where the pairs were made with other levels."""

@@ -178,8 +178,8 @@ def test_row_groups_are_of_the_size_asked_for(tmp_path: Path) -> None:
     assert sizes[:-1] == [32] * (len(sizes) - 1)
     assert 1 <= sizes[-1] <= 32
     pairs = PairsFile.open(tmp_path / "p")
-    assert (pairs.shards, pairs.rows) == (len(sizes), sum(sizes))
-    assert pa.concat_tables(pairs.read_shard(n) for n in range(pairs.shards)).equals(pairs.read())
+    assert (len(pairs.shard_rows), pairs.rows) == (len(sizes), sum(sizes))
+    assert pa.concat_tables(pairs.read_shard(n) for n in range(len(pairs.shard_rows))).equals(pairs.read())
 
 
 def test_a_level_stands_for_the_mean_of_its_training_grades(tmp_path: Path) -> None:
