@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 README_WORDS, PAGE_WORDS, PARAGRAPH_WORDS, SENTENCE_WORDS = 700, 600, 90, 18
-GENERATED = ("reference/commands.md", "reference/samples.md")
+GENERATED = ("reference/commands.md", "reference/config.md", "reference/samples.md")
 
 
 class Page(NamedTuple):

@@ -19,7 +19,6 @@ REFERENCE = {
     "modules": ["prectr_torchrec.modules"],
     "data": ["prectr_torchrec.data.reader.batch", "prectr_torchrec.data.reader.reader"],
     "serving": ["prectr_torchrec.serving.ranker", "prectr_torchrec.serving.request", "prectr_torchrec.serving.export"],
-    "config": [f"prectr_torchrec.config.{module}" for module in ("run", "data", "kinds", "losses", "text", "tables", "train")],
 }
 """Page -> what it tells of."""
 

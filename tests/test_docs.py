@@ -43,7 +43,7 @@ def test_the_readme_leads_to_every_page() -> None:
     assert not [page for page in PAGES if page not in reached and page.name != "CONTRIBUTING.md"]
 
 
-@pytest.mark.parametrize("name", ["commands_page", "samples_page"])
+@pytest.mark.parametrize("name", ["commands_page", "config_page", "samples_page"])
 def test_pages_that_are_written_from_the_code_are_current(name: str) -> None:
     """Where they are not: `python packaging/NAME.py`."""
     script = runpy.run_path(str(ROOT / "packaging" / f"{name}.py"))
