@@ -56,7 +56,11 @@ def _cell(cell: dict[str, Any], number: int) -> Iterator[str | tuple[str, bytes]
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Links from docs/ to the README lead to the home, and those to the notebook to its page."""
-    return markdown.replace("](../README.md", "](index.md").replace("](tour.ipynb", "](tour.md")
+    return (
+        markdown.replace("](../README.md", "](index.md")
+        .replace("](tour.ipynb", "](tour.md")
+        .replace("](../../CHANGELOG.md", "](../changes.md")
+    )
 
 
 class PlainMath(griffe.Extension):

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class MetricsLog:
         scalars = {name: value for name, value in _flat(values) if isinstance(value, float | int) and name != "step"}
         for tracker in self.trackers.copy():
             if not (tracker.resumed and _topic(values) in self.seen):
-                self._attempt(tracker, lambda tracker=tracker: tracker.write(scalars, values["step"]))
+                self._attempt(tracker, partial(tracker.write, scalars, values["step"]))
         self._show(values)
 
     def close(self, *, finished: bool = True) -> None:
@@ -100,7 +101,7 @@ class MetricsLog:
             print(file=sys.stderr)
         self.file.close()
         for tracker in self.trackers.copy():
-            self._attempt(tracker, lambda tracker=tracker: tracker.close(finished=finished))
+            self._attempt(tracker, partial(tracker.close, finished=finished))
 
     def _attempt(self, tracker: Tracker, work: Callable[[], None]) -> None:
         """A run of days does not end because nobody shows it."""

@@ -16,6 +16,7 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # rank 0 waits meanwhile, and the other ranks for it
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Of MLflow's own settings, where the environment has none."""
 EXPERIMENT = "prectr"
@@ -32,7 +33,7 @@ class MLflow:
         run_id: of the run to resume; None: a new one.
     """
 
-    run_id: str | None
+    run_id: str
 
     def __init__(self, run: Path, settings: dict[str, Any], run_id: str | None) -> None:
         self.resumed = run_id is not None

@@ -21,15 +21,15 @@ TRACKERS = "trackers.json"
 
 
 class Tracker(Protocol):
-    """Shows scalars.
+    """Shows scalars."""
 
-    Attributes:
-        run_id: of the tracker's own run; None where the run directory is all that it needs.
-        resumed: whether it has what an earlier start of this run wrote, after the last checkpoint too.
-    """
+    @property
+    def run_id(self) -> str | None:
+        """Of the tracker's own run; None where the run directory is all that it needs."""
 
-    run_id: str | None
-    resumed: bool
+    @property
+    def resumed(self) -> bool:
+        """Whether it has what an earlier start of this run wrote, after the last checkpoint too."""
 
     def write(self, scalars: dict[str, float], step: int) -> None:
         """Args: scalars: by name, parts of a name with `/` between them."""
@@ -46,7 +46,7 @@ class TensorBoard:
         step: the step resumed from; what was written after it is dropped.
     """
 
-    run_id: str | None = None
+    run_id = None
     resumed = False
 
     def __init__(self, run: Path, step: int) -> None:

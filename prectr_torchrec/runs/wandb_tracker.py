@@ -21,7 +21,7 @@ class WeightsAndBiases:
         run_id: of the run to resume; None: a new one.
     """
 
-    run_id: str | None
+    run_id: str
 
     def __init__(self, run: Path, settings: dict[str, Any], run_id: str | None) -> None:
         import wandb
