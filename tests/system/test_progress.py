@@ -36,7 +36,7 @@ def work(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, total: int | None
 
 def test_a_file_gets_plain_lines_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = work(monkeypatch, io.StringIO()).splitlines()
-    assert re.fullmatch(r"scoring: 4\.00 of 4\.00 rows, .* rows/s, 00:00 left", lines[-1])
+    assert re.fullmatch(r"scoring: 4 of 4 rows, .* rows/s, 00:00 left", lines[-1])
     assert not any("\r" in line for line in lines)
 
 
@@ -85,3 +85,7 @@ def test_the_option_is_of_one_command_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv(QUIET, raising=False)
     assert CliRunner().invoke(app, ["--quiet", "config", "--config", "demo"]).exit_code == 0
     assert not quiet()
+
+
+def test_what_is_slow_has_seconds_for_each() -> None:
+    assert "6.40s/epochs" in Progress.format_meter(5, 32, 32.0, unit=" epochs", bar_format="{rate_fmt}")
