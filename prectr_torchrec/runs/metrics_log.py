@@ -87,12 +87,12 @@ class MetricsLog:
 
     def write(self, values: dict[str, Any]) -> None:
         """Args: values: `step` and numbers; a nested dict's numbers are named by its key."""
-        self.file.write(json.dumps(values) + "\n")
-        self.file.flush()
         scalars = {name: value for name, value in _flat(values) if isinstance(value, float | int) and name != "step"}
-        for tracker in self.trackers.copy():
+        for tracker in self.trackers.copy():  # before the file: a kill in between shows a line twice, and loses none
             if not (tracker.resumed and _topic(values) in self.seen):
                 self._attempt(tracker, partial(tracker.write, scalars, values["step"]))
+        self.file.write(json.dumps(values) + "\n")
+        self.file.flush()
         self._show(values)
 
     def close(self, *, finished: bool = True) -> None:
