@@ -82,7 +82,8 @@ class SearchEmbeddings(nn.Module):
 
         Args:
             request_features: of stride R, int64 ids, with weights where bags of requests have these. Ids of the other features
-                then weigh 1: sharded collections multiply by what is there.
+                then weigh 1: sharded collections multiply by what is there. Bags beside them are no averages: kernels leave the
+                gradients of weighted ids undivided, so let such ids weigh their share of a sum.
             candidate_features: of stride C, alike.
 
         Returns:

@@ -228,6 +228,11 @@ class RowCollate:
             given = [weight / total if total else 0.0 for weight in given]
         return found, given
 
+    def shares(self, name: str, ids: list[int]) -> list[float]:
+        """Weights of ids that are averaged without weights of their own."""
+        feature = self.config.features[name]
+        return [1 / len(ids) for _ in ids] if feature.pooling == "mean" and not feature.weights else []
+
     def request_features(self, rows: list[dict[str, Any]]) -> KeyedJaggedTensor:
         keys, values, lengths, counts = [], [], [], list[float]()
         features = {name: f for name, f in self.config.features.items() if name not in self.bags_of_candidates()}
@@ -242,8 +247,9 @@ class RowCollate:
                 else:
                     cells = [row[column]]
                 found = [self.lists(cell, row, feature.weights, None, name) for cell in cells]
-                values += [value for ids, _ in found for value in ids]
-                counts += [weight for _, weights in found for weight in weights]
+                ids = [value for ids, _ in found for value in ids]
+                values += ids
+                counts += self.shares(name, ids) or [weight for _, weights in found for weight in weights]
                 lengths.append(sum(len(ids) for ids, _ in found))
             lengths.extend([0] * (self.requests - len(rows)))
         return self.jagged(keys, values, lengths, counts if any(f.weights for f in features.values()) else None, self.requests)
@@ -266,7 +272,7 @@ class RowCollate:
                     else:
                         ids, weights = self.lists(row[feature.column or name][i], row, feature.weights, i, name)
                     values.extend(ids)
-                    counts.extend(weights)
+                    counts.extend(self.shares(name, ids) or weights)
                     lengths.append(len(ids))
                     count += 1
             lengths.extend([0] * (self.candidates - count))

@@ -44,7 +44,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
                 "candidate_category_id": {"table": "category", "sequence": "candidate"},
                 "candidate_title_tokens": {"table": "token"},
                 "candidate_tags": {"table": "tag", "pooling": "mean"},
-                "candidate_badges": {"table": "badge"},
+                "candidate_badges": {"table": "badge", "pooling": "mean"},
                 "candidate_engine": {"table": "engine"},
                 "device": {"table": "device"},
                 "user_interests": {"table": "interest"},

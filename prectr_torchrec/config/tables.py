@@ -138,6 +138,14 @@ def bag_tables(features: dict[str, FeatureConfig]) -> set[str]:
     return pooled | {feature.table for feature in features.values()} - apart
 
 
+def averaged_by_shares(features: dict[str, FeatureConfig]) -> set[str]:
+    """Averaged bags beside weighted ones. All ids of a batch then have weights, and kernels that average do not divide the
+    gradients of such: these are summed by their shares instead."""
+    pooled = {name: feature for name, feature in features.items() if feature.pooling}
+    owners = {_owner(name) for name, feature in pooled.items() if feature.weights}
+    return {name for name, f in pooled.items() if f.pooling == "mean" and not f.weights and _owner(name) in owners}
+
+
 def check_pooling(features: dict[str, FeatureConfig]) -> None:
     """That each table lies in one collection: a vector an id, or bags of one pooling, all of requests or all of candidates.
 
@@ -146,13 +154,17 @@ def check_pooling(features: dict[str, FeatureConfig]) -> None:
     """
     bags, seen = bag_tables(features), dict[str, tuple[str, tuple[Any, ...]]]()
     for name, feature in features.items():
-        owner = "candidates" if name.startswith("candidate_") else "requests"
+        owner = _owner(name)
         apart = not feature.pooling and (feature.sequence or owner == "requests")
         how = ("a vector an id",) if apart else _bag(feature, owner)
         other, before = seen.setdefault(feature.table, (name, how))
         if feature.table in bags and before != how:
             lookups = f"{' '.join(before)} for {other} and {' '.join(how)} for {name}"
             raise ValueError(f"tables.{feature.table} would be looked up as {lookups}; give each a table of its own")
+
+
+def _owner(name: str) -> str:
+    return "candidates" if name.startswith("candidate_") else "requests"
 
 
 def _bag(feature: FeatureConfig, owner: str) -> tuple[str, ...]:

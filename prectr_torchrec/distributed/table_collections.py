@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, NoEvictionPolicy, PoolingType
 
-from prectr_torchrec.config.tables import FeatureConfig, TableConfig, bag_tables
+from prectr_torchrec.config.tables import FeatureConfig, TableConfig, averaged_by_shares, bag_tables
 from prectr_torchrec.distributed.managed import make_managed
 from prectr_torchrec.modules import SearchEmbeddings
 
@@ -19,12 +19,17 @@ def build_embeddings(
     tables: dict[str, TableConfig], features: dict[str, FeatureConfig], device: torch.device | None = None
 ) -> SearchEmbeddings:
     """The collections of the tables, each table in one of them."""
-    bag_names = bag_tables(features)
+    bag_names, shares = bag_tables(features), averaged_by_shares(features)
+    weighted = {feature.table for name, feature in features.items() if feature.weights or name in shares}
     sequences: list[EmbeddingConfig] = []
     bags: dict[str, list[EmbeddingBagConfig]] = {"candidate": [], "request": []}
     for name, table in tables.items():
         named = {f: feature for f, feature in features.items() if feature.table == name}
-        kind: Any = partial(EmbeddingBagConfig, pooling=_pooling(named)) if name in bag_names else EmbeddingConfig
+        kind: Any = (
+            partial(EmbeddingBagConfig, pooling=_pooling(named, weighted=name in weighted))
+            if name in bag_names
+            else EmbeddingConfig
+        )
         virtual = table.kernel_facts.virtual
         made = kind(
             name=name,
@@ -40,14 +45,13 @@ def build_embeddings(
         (bags[stride] if name in bag_names else sequences).append(made)
     where = device or torch.device("cpu")
     managed = {name: make_managed(name, table, where) for name, table in tables.items() if table.ids == "managed"}
-    weighted = {feature.table for feature in features.values() if feature.weights}
     of_requests = bags["request"]
     return SearchEmbeddings(
         sequences, bags["candidate"], request_bag_tables=of_requests, weighted=weighted, managed=managed, device=device
     )
 
 
-def _pooling(features: dict[str, FeatureConfig]) -> PoolingType:
+def _pooling(features: dict[str, FeatureConfig], *, weighted: bool) -> PoolingType:
     """The weights of a mean are shares already."""
-    mean = any(feature.pooling == "mean" and not feature.weights for feature in features.values())
+    mean = not weighted and any(feature.pooling == "mean" for feature in features.values())
     return PoolingType.MEAN if mean else PoolingType.SUM

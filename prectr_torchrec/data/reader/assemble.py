@@ -15,7 +15,7 @@ from torchrec import KeyedJaggedTensor
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import Reads
-from prectr_torchrec.config.tables import FeatureConfig, TableConfig, bag_tables
+from prectr_torchrec.config.tables import FeatureConfig, TableConfig, averaged_by_shares, bag_tables
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.column_kinds import Texts
 from prectr_torchrec.data.columns import Column, family_of, sample_columns
@@ -117,6 +117,7 @@ class BatchBuilder:
         lists = {column.name for column in sample_columns(data) if isinstance(column.kind, Ids)}
         self._lists = {name for name, column in self._columns.items() if column in lists}
         self._averaged = {name for name in self._weights if features[name].pooling == "mean"}
+        self._by_shares = averaged_by_shares(features)
         self._tables = {name: tables[feature.table].id_range for name, feature in features.items()}
         self._bag_features, self._request_features = bags, [name for name in features if name not in bags]
         self._families = {name: family_of(name) for name in self._request_features}
@@ -287,7 +288,7 @@ class BatchBuilder:
 
     def _add_request_features(self, arrays: BatchArrays, pieces: Sequence[Piece]) -> None:
         R = self._max_requests
-        found = JaggedIds(len(self._request_features), R, weighted=not self._weights.keys().isdisjoint(self._request_features))
+        found = self._jagged(self._request_features, R)
         by_family = {family: _lengths(pieces, family, R) for family in set(self._families.values())}
         for row, name in enumerate(self._request_features):
             family = self._families[name]
@@ -303,8 +304,7 @@ class BatchBuilder:
     def _add_candidate_features(
         self, arrays: BatchArrays, views: Mapping[str, NDArray[Any]], spans: Sequence[Piece], num_candidates: int
     ) -> None:
-        weighted = not self._weights.keys().isdisjoint(self._bag_features)
-        found = JaggedIds(len(self._bag_features), self._max_candidates, weighted=weighted)
+        found = self._jagged(self._bag_features, self._max_candidates)
         for row, name in enumerate(self._bag_features):
             if name in self._lists:
                 found.add_bags(row, *self._bags_of(name, spans))
@@ -319,6 +319,10 @@ class BatchBuilder:
                 for rows, start, stop in spans:
                     found.add(rows.ids[name][start:stop])
         arrays |= found.arrays("candidate_features")
+
+    def _jagged(self, features: list[str], stride: int) -> JaggedIds:
+        averaged = [row for row, name in enumerate(features) if name in self._by_shares]
+        return JaggedIds(len(features), stride, weighted=not self._weights.keys().isdisjoint(features), averaged=averaged)
 
     def _bags_of(self, name: str, parts: Sequence[Piece]) -> tuple[list[Bags], list[Bags] | None]:
         """Lists of a feature, and of their weights where it has such, of rows or candidates."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ class JaggedIds:
         features: how many there are.
         stride: rows of each.
         weighted: whether the ids of some have weights; those of the others then count 1.
+        averaged: features whose ids then count their share of their list instead.
 
     Attributes:
         lengths: (features, stride), of the lists.
     """
 
-    def __init__(self, features: int, stride: int, *, weighted: bool) -> None:
+    def __init__(self, features: int, stride: int, *, weighted: bool, averaged: Sequence[int] = ()) -> None:
+        self._averaged = averaged
         self.lengths = np.zeros((features, stride), np.int64)
         self._values: list[NDArray[np.int64]] = []
         self._weights: list[NDArray[np.float32]] | None = [] if weighted else None
@@ -44,7 +47,11 @@ class JaggedIds:
         """`name.values`, `name.lengths` and, of weighted ones, `name.weights`."""
         found = {f"{name}.values": _joined(self._values, np.int64), f"{name}.lengths": self.lengths.reshape(-1)}
         if self._weights is not None:
-            found[f"{name}.weights"] = _joined(self._weights, np.float32)
+            found[f"{name}.weights"] = weights = _joined(self._weights, np.float32)
+            ends = np.cumsum(self.lengths.sum(axis=1))
+            for feature in self._averaged:
+                lengths = self.lengths[feature]
+                weights[ends[feature] - lengths.sum() : ends[feature]] = np.repeat(1 / np.maximum(lengths, 1), lengths)
         return found
 
 
