@@ -132,6 +132,17 @@ def _drop_declared(tree: dict[str, Any]) -> None:
 
 LABELS: dict[str, Any] = {"cart": {}, "order": {"after": "cart"}}
 """For `data.labels`."""
+OF_EVERY_KIND: dict[str, Any] = {
+    "data": {
+        "columns": COLUMNS
+        | {"items": COLUMNS["items"] | {"shelf": "path", "image": {"vector": {"width": 6, "dtype": "float16"}}}},
+        "labels": LABELS,
+        "weight": "importance",
+    },
+    "tables": {"shelf": {"rows": 101, "dim": 8, "shard_columns": 4, "sharding": ["column_wise"]}},
+    "features": {**FEATURES, "candidate_shelf": {"table": "shelf", "pooling": "mean"}},
+}
+"""Sections of `small_config` with what `COLUMNS` lack: vectors of items, paths, labels and sample weights."""
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
 MIXED: dict[str, Any] = {
     "model": {"kind": "mixed", "dropout": 0.0},

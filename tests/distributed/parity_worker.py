@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from small_run import LABELS, MIXED, small_config, small_numbers
+from small_run import MIXED, OF_EVERY_KIND, small_config, small_numbers
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -46,9 +46,9 @@ STAGE = StageConfig(epochs=1, lr=1e-3, encoder_lr=5e-4, table_lr=0.05, warmup_st
 
 
 def check_parity(data: str, run: str, sharding: str | None, optimizer: str, mixed: bool) -> None:
-    """Args: mixed: of mixed effects, whose draws are their means: each rank draws its own; else with labels beside the click."""
+    """Args: mixed: of mixed effects, whose draws are their means: each rank draws its own; else of every kind of column."""
     train = {"weight_decay": 0.01, "taste_weight_decay": 0.01, "clip_norm": 0.5, "stages": [STAGE.model_dump()]}
-    config = small_config(sharding, train=train, **MIXED if mixed else {"data": {"labels": LABELS}})
+    config = small_config(sharding, train=train, **MIXED if mixed else OF_EVERY_KIND)
     with mock.patch("torch.randn_like", torch.zeros_like) if mixed else contextlib.nullcontext():
         _check_parity(config, data, run, optimizer)
 

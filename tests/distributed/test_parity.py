@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from ranks import run_ranks
-from small_run import LABELS, small_config, write_small_data
+from small_run import OF_EVERY_KIND, small_config, write_small_data
 
 from prectr_torchrec.data.schema import TOKENIZER
 
@@ -19,7 +19,7 @@ from prectr_torchrec.data.schema import TOKENIZER
     ],
 )
 def test_sharded_on_two_ranks_equals_unsharded(tmp_path: Path, sharding: str | None, optimizer: str, mixed: bool) -> None:
-    data = write_small_data(tmp_path / "data", small_config(data={} if mixed else {"labels": LABELS}))
+    data = write_small_data(tmp_path / "data", small_config(**{} if mixed else OF_EVERY_KIND))
     run = tmp_path / "run"
     run.mkdir()
     (run / TOKENIZER).symlink_to(data / TOKENIZER)

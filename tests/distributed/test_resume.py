@@ -8,19 +8,20 @@ import pytest
 from jobs import assert_same_end, last_step, start_ranks, train
 from pair_files import write_pairs, write_teacher_scores
 from ranks import kill_when
-from small_run import MIXED, small_config, write_small_data
+from small_run import MIXED, OF_EVERY_KIND, small_config, write_small_data
 
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.schema import MANIFEST
 
 
 def config_that_draws(data: Path) -> RunConfig:
-    """With dropout, and with rehearsal of the pairs beside the data."""
+    """With dropout, every kind of column, and rehearsal of the pairs beside the data."""
     taught = {"pairs": str(data.parent / "pairs.parquet"), "scores": [str(data.parent / "scores")], "batch_size": 8}
     return small_config(
         losses={"random_negatives": {"weight": 0.1}, "rehearsal": taught},
         model={"relevance_tower": [16], "click_tower": [16], "dropout": 0.2},
         train={"log_every": 4, "checkpoint_every": 3},
+        **OF_EVERY_KIND,
     )
 
 
