@@ -27,7 +27,8 @@ from .parts.position import Examination
 from .parts.posterior import GaussianPosterior, Posterior
 from .parts.preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
 from .parts.statistics import Counters, LevelStatistics
-from .parts.taste import Taste, TitleBag, TitleTaste
+from .parts.taste import EventTaste, Taste, TitleBag, TitleTaste
+from .parts.vector_taste import VectorTaste
 from .rankers.base import Predictions, RankingModel
 from .rankers.parted import PartedRanker
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
@@ -54,6 +55,7 @@ __all__ = [
     "EffectsPosterior",
     "EventAttention",
     "EventEmbedding",
+    "EventTaste",
     "Events",
     "Examination",
     "GateKind",
@@ -117,6 +119,7 @@ __all__ = [
     "TitleTaste",
     "VectorColumn",
     "VectorEncoding",
+    "VectorTaste",
     "Vectors",
     "Widths",
     "anchor_loss",

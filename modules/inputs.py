@@ -22,7 +22,8 @@ class Events(NamedTuple):
     features: dict[str, Tensor]
     """By name: looked-up ids (R, L, D), and of what happened `level` (R, L) int64 in 0..K with 0 for none, `click` (R, L) 0 or 1,
     `position` (R, L) int64 from 1 with 0 for not logged, `age` (R, L) seconds, `predicted` (R, L, K) probabilities of the levels
-    where none is known, else zero; (R, 0, K) where nothing is predicted."""
+    where none is known, else zero; (R, 0, K) where nothing is predicted. The log's own vectors of items, (R, L, width), are NaN
+    where they are missing."""
     lengths: Tensor
     """(R,) int64, real events."""
 

@@ -24,6 +24,8 @@ class VectorColumn(NamedTuple):
     """(width,) of each of its numbers. None: not known, weights that are loaded bring it."""
     deviation: Sequence[float] | None = None
     """(width,) of each of its numbers, positive; as of `mean`."""
+    history: bool = False
+    """Whether past events have it too, as (R, L, width)."""
 
 
 class VectorEncoding(nn.Module):

@@ -79,7 +79,7 @@ def _numbers(data: DataConfig, learned: Learned) -> list[NumberColumn]:
 def _vectors(data: DataConfig, learned: Learned) -> list[VectorColumn]:
     """Its own vectors, alike."""
     return [
-        VectorColumn(c.family, c.key, vector.width, **_known(VectorColumn, learned, c))  # type: ignore[arg-type]
+        VectorColumn(c.family, c.key, vector.width, history=vector.history, **_known(VectorColumn, learned, c))  # type: ignore[arg-type]
         for c, vector in declared_of(data, columns.VectorColumn)
     ]
 

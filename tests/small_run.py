@@ -135,12 +135,13 @@ LABELS: dict[str, Any] = {"cart": {}, "order": {"after": "cart"}}
 OF_EVERY_KIND: dict[str, Any] = {
     "data": {
         "columns": COLUMNS
-        | {"items": COLUMNS["items"] | {"shelf": "path", "image": {"vector": {"width": 6, "dtype": "float16"}}}},
+        | {"items": COLUMNS["items"] | {"shelf": "path", "image": {"vector": {"width": 6, "dtype": "float16", "history": True}}}},
         "labels": LABELS,
         "weight": "importance",
     },
     "tables": {"shelf": {"rows": 101, "dim": 8, "shard_columns": 4, "sharding": ["column_wise"]}},
     "features": {**FEATURES, "candidate_shelf": {"table": "shelf", "pooling": "mean"}},
+    "model": {"parts": {"vector_taste": {"dim": 4, "whose": ["own", "peers"]}}},
 }
 """Sections of `small_config` with what `COLUMNS` lack: vectors of items, paths, labels and sample weights."""
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}

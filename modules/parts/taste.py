@@ -56,20 +56,73 @@ class TitleBag(nn.Module):
         return summed * weight.sum(1, keepdim=True).clamp(min=1.0).rsqrt()
 
 
-class Taste(nn.Module):
-    r"""A user's taste as the Gaussian posterior over the title vectors of the own past.
+class EventTaste(nn.Module):
+    r"""A user's taste as the Gaussian posterior over vectors of the past events.
 
-    Let :math:`\phi_j` be the title vector of event j (`TitleBag`), :math:`l_j` its level, :math:`p_j` its position and
-    :math:`c_j` its click. From anybody a click is expected at the rate :math:`e_j = \sigma(\lambda_{l_j} + \rho_{p_j})`, with
-    learned logits of level and position. What was clicked beyond that, :math:`c_j - e_j`, with the information
-    :math:`e_j (1 - e_j)`, makes a `GaussianPosterior`; its mean along a candidate's title vector is the user's taste for it.
-    Re-derived here.
+    Let :math:`\phi_j` be the vector of event j, :math:`l_j` its level, :math:`p_j` its position and :math:`c_j` its click. From
+    anybody a click is expected at the rate :math:`e_j = \sigma(\lambda_{l_j} + \rho_{p_j})`, with learned logits of level and
+    position. What was clicked beyond that, :math:`c_j - e_j`, with the information :math:`e_j (1 - e_j)`, makes a
+    `GaussianPosterior`; its mean along a candidate's vector is the user's taste for it. Re-derived here.
+
+    Args:
+        num_levels: K.
+        num_positions: positions with an examination of their own; 0 is "not logged".
+
+    Example::
+
+        taste = EventTaste(num_levels=4)
+        happened = {
+            "level": torch.tensor([[4, 1, 0]]),  # 0: no grade
+            "click": torch.tensor([[1, 0, 0]]),
+            "position": torch.tensor([[1, 2, 0]]),  # 0: not logged
+            "age": torch.tensor([[3600.0, 60.0, 0.0]]),
+            "predicted": torch.zeros(1, 0, 4),
+        }
+        events = Events(happened, lengths=torch.tensor([2]))  # R = 1 request with 2 of L = 3 events
+        vectors = torch.eye(2)  # of what was clicked, and of what was passed over
+        past = ComparedEvents(events, vectors=vectors[[0, 1, 1]].unsqueeze(0))
+        slots = CandidateSlots(torch.tensor([0, 0]), torch.ones(2), num_requests=1)
+        found = taste(vectors, slots, past)
+        assert found.mean.shape == (2,) and found.mean[0] > 0 > found.mean[1]
+    """
+
+    offsets = ("level_logit", "position_logit")
+
+    def __init__(self, num_levels: int, *, num_positions: int = 10) -> None:
+        super().__init__()
+        self.num_positions = num_positions
+        self.level_logit = nn.Parameter(torch.full((num_levels + 1,), -1.4))
+        self.position_logit = nn.Parameter(torch.zeros(num_positions + 1))
+        self.posterior = GaussianPosterior()
+
+    def forward(self, candidates: Tensor, slots: CandidateSlots, past: ComparedEvents) -> Posterior:
+        """The taste for each candidate.
+
+        Args:
+            candidates: (C, dim) float, their vectors.
+            slots: which request each belongs to.
+            past: events compared by their vectors (R, L, dim).
+
+        Returns:
+            (C,) float each; 0 and 1 without history.
+        """
+        events = past.events
+        position = events.features["position"].clamp(max=self.num_positions)
+        rate = (events.by_level(self.level_logit) + self.position_logit[position]).sigmoid()
+        real = torch.arange(position.shape[1], device=position.device) < events.lengths.unsqueeze(1)
+        surplus, information = (events.features["click"] - rate) * real, rate * (1 - rate) * real
+        found = self.posterior(past.vectors, surplus, information, slots.scatter(candidates))
+        return Posterior(*(slots.gather(part.unsqueeze(2)).squeeze(1) for part in found))
+
+
+class Taste(EventTaste):
+    r"""`EventTaste` over the vectors of titles, `TitleBag`.
 
     Args:
         vocab_size: of the title tokens.
         dim: width of the title vectors.
         num_levels: K.
-        num_positions: positions with an examination of their own; 0 is "not logged".
+        num_positions: as of `EventTaste`.
         special_tokens: ids that are no words; 0 is padding.
 
     Example::
@@ -90,8 +143,6 @@ class Taste(nn.Module):
         assert found.mean.shape == (2,) and found.mean[0] > found.mean[1]
     """
 
-    offsets = ("level_logit", "position_logit")
-
     def __init__(
         self,
         vocab_size: int,
@@ -101,31 +152,8 @@ class Taste(nn.Module):
         num_positions: int = 10,
         special_tokens: tuple[int, ...] = (0, 1, 2, 3, 4),
     ) -> None:
-        super().__init__()
-        self.num_positions = num_positions
+        super().__init__(num_levels, num_positions=num_positions)
         self.title = TitleBag(vocab_size, dim, special_tokens=special_tokens)
-        self.level_logit = nn.Parameter(torch.full((num_levels + 1,), -1.4))
-        self.position_logit = nn.Parameter(torch.zeros(num_positions + 1))
-        self.posterior = GaussianPosterior()
-
-    def forward(self, candidates: Tensor, slots: CandidateSlots, past: ComparedEvents) -> Posterior:
-        """The taste for each candidate.
-
-        Args:
-            candidates: (C, dim) float, title vectors.
-            slots: which request each belongs to.
-            past: events compared by (R, L, dim), the vectors of their titles.
-
-        Returns:
-            (C,) float each; 0 and 1 without history.
-        """
-        events = past.events
-        position = events.features["position"].clamp(max=self.num_positions)
-        rate = (events.by_level(self.level_logit) + self.position_logit[position]).sigmoid()
-        real = torch.arange(position.shape[1], device=position.device) < events.lengths.unsqueeze(1)
-        surplus, information = (events.features["click"] - rate) * real, rate * (1 - rate) * real
-        found = self.posterior(past.vectors, surplus, information, slots.scatter(candidates))
-        return Posterior(*(slots.gather(part.unsqueeze(2)).squeeze(1) for part in found))
 
 
 class TitleTaste(Part):

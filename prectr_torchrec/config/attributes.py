@@ -106,6 +106,8 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
             raise ValueError(f"{where}: a name is made of letters, digits and _; {advice}")
         if isinstance(settings, VectorColumn) and settings.dtype == "float16" and place != "items":
             raise ValueError(f"{where}.vector.dtype: float16 is for vectors of items, which are kept apart; leave it out here")
+        if isinstance(settings, VectorColumn) and settings.history and place != "items":
+            raise ValueError(f"{where}.vector.history: past events have vectors of their items alone; leave it out here")
         if low in _TAKEN[place] or (place == "requests" and low.startswith(_OWNED)):
             raise ValueError(
                 f"{where}: this is the name of a column that the samples have anyway, or begins as these do; {advice}"

@@ -43,6 +43,8 @@ class VectorColumn(Section):
     """Numbers of a vector; `{vector: 32}` is short for it."""
     dtype: Literal["float32", "float16"] = "float32"
     """What vectors of items are kept in, which are in a file of their own; all others are float32."""
+    history: bool = False
+    """Of items: past events, of users and of peers, have the vectors of their items too, for parts that read them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,6 +22,7 @@ from prectr_torchrec.config.parts import (
     PartsConfig,
     StatisticsPart,
     VectorsPart,
+    VectorTastePart,
 )
 from prectr_torchrec.config.reads import Reads
 
@@ -123,6 +124,7 @@ class DNNParts(Parts):
     label_counters: LabelCountersPart | None = LabelCountersPart()
     numbers: NumbersPart | None = None
     vectors: VectorsPart | None = None
+    vector_taste: VectorTastePart | None = None
     grade: GradePart | None = GradePart()
     match: MatchPart | None = MatchPart()
 

@@ -170,6 +170,21 @@ class TastePart(PartSection):
         return Reads(sequences=frozenset({"history"}), texts=frozenset({"title", "history_title"}))
 
 
+class VectorTastePart(PartSection):
+    """Taste, inferred from vectors of the past events' items: those of `data.columns.items` with `history: true`."""
+
+    built_of: ClassVar[str] = "vector_taste:VectorTaste"
+    dim: int = Field(16, ge=1, le=64)
+    """Width that each vector is projected to."""
+    whose: list[Literal["own", "peers"]] = Field(["own"], min_length=1, max_length=2)
+    """The user's own events, those of others under the query, or both."""
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        sequences = frozenset({"own": "history", "peers": "peer"}[who] for who in self.whose)
+        return Reads(sequences=sequences, declared=frozenset({"vector", *(f"{name}_vector" for name in sequences)}))
+
+
 class PersonalPart(PartSection):
     """Who wants relevance: the personal and the cross-user parts of PRECTR-V2."""
 
@@ -257,5 +272,6 @@ class PartsConfig(Parts):
     grade: GradePart | None = GradePart()
     text: TextPart | None = TextPart()
     taste: TastePart | None = None
+    vector_taste: VectorTastePart | None = None
     personal: PersonalPart | None = None
     title: TitlePart | None = TitlePart()

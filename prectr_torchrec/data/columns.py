@@ -139,7 +139,7 @@ def sample_columns(data: DataConfig, id_kinds: Mapping[str, str] | None = None) 
     return [
         *_of_request(data, ids, of_users),
         *requests,
-        *_of_events(data, ids, of_items),
+        *_of_events(data, ids, [*of_items, *_kept_in_past(data)]),
         *_of_candidates(data, ids, of_items),
         *candidates,
     ]
@@ -170,6 +170,11 @@ def stored_name(data: DataConfig, place: Place, name: str) -> str:
     """What tables and column files call a declared column."""
     (stored,) = (f"{place}_{number}" for number, d in enumerate(data.declared()) if (d.place, d.name) == (place, name))
     return stored
+
+
+def _kept_in_past(data: DataConfig) -> list[Column]:
+    """Vectors of items that past events have too."""
+    return [column for column, vector in declared_of(data, VectorColumn) if vector.history]
 
 
 def family_of(column: str) -> Family | None:

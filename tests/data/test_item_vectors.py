@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sample_files import write_samples
+from sample_files import write_counted_tokenizer, write_samples
 from small_run import COLUMNS, small_config
 
 from prectr_torchrec.config.run import RunConfig
@@ -16,6 +16,8 @@ from prectr_torchrec.data.item_vectors import ITEM_VECTORS, MAPPED, ItemVectors
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.models import build_model
+from prectr_torchrec.system.errors import ConfigError
 
 IDS = np.array([-5, 3, 8, 2**62], np.int64)
 VALUES = np.array([[1, 2], [3, 4], [np.nan, np.nan], [5, 6]], np.float32)
@@ -29,8 +31,12 @@ def write(folder: Path, dtype: str = "float32", ids: np.ndarray = IDS, values: n
 
 
 def config(**batch: int) -> RunConfig:
-    columns = {**COLUMNS, "items": {**COLUMNS["items"], "image": {"vector": 4}}}
-    return small_config(data={"columns": columns}, batch=batch)
+    return past_config({"width": 4}, batch=batch)
+
+
+def past_config(image: dict[str, object], **sections: dict[str, object]) -> RunConfig:
+    columns = {**COLUMNS, "items": {**COLUMNS["items"], "image": {"vector": image}}}
+    return small_config(data={"columns": columns}, **sections)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -117,3 +123,34 @@ def test_a_folder_without_them_is_refused(tmp_path: Path) -> None:
     (tmp_path / ITEM_VECTORS / "image.float32x4").unlink()
     with pytest.raises(ValueError, match=r"item_vectors: no file image\.float32x4, which has the vectors of items; run `prectr"):
         SearchReader(run, tmp_path, "train", tmp_path / TOKENIZER)
+
+
+def test_past_events_have_the_vectors_of_their_items_where_a_part_reads_them(tmp_path: Path) -> None:
+    image: dict[str, object] = {"width": 4, "history": True}
+    plain, own, both = (
+        past_config(image, model={"parts": {"vector_taste": taste}}) for taste in (None, {}, {"whose": ["own", "peers"]})
+    )
+    table = write_samples(tmp_path, plain.data, requests=60)
+    assert "history_image" not in table.column_names
+    vectors = ItemVectors.of(plain.data, tmp_path / ITEM_VECTORS)
+    for run, families in ((plain, []), (own, ["history"]), (both, ["history", "peer"])):
+        reader = SearchReader(run, tmp_path, "train", tmp_path / TOKENIZER)
+        rows = {row["request_id"]: row for row in table.to_pylist()}
+        for batch in reader.epoch(0):
+            assert [family for family in ("history", "peer") if f"{family}_image" in batch.layout.places] == families
+            for family in families:
+                width = batch[f"{family}_image"].shape[1]
+                for number, request in enumerate(batch["request_id"].tolist()):
+                    items = rows[request][f"{family}_item_id"][-width:] if request >= 0 else []
+                    found = batch[f"{family}_image"][number]
+                    wanted = torch.from_numpy(vectors.rows("image", np.array(items, np.int64)))
+                    torch.testing.assert_close(found[: len(items)], wanted, equal_nan=True, rtol=0, atol=0)
+                    assert found[len(items) :].eq(0).all()
+
+
+def test_only_vectors_of_items_are_kept_for_past_events(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"columns\.queries\.intent\.vector\.history: past events have vectors of their items"):
+        small_config(data={"columns": {**COLUMNS, "queries": {"intent": {"vector": {"width": 2, "history": True}}}}})
+    run = past_config({"width": 4}, model={"parts": {"vector_taste": {}}})
+    with pytest.raises(ConfigError, match=r"model\.parts\.vector_taste: needs a vector of data.columns.items that past"):
+        build_model(run, write_counted_tokenizer(tmp_path))

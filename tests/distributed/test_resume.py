@@ -19,9 +19,8 @@ def config_that_draws(data: Path) -> RunConfig:
     taught = {"pairs": str(data.parent / "pairs.parquet"), "scores": [str(data.parent / "scores")], "batch_size": 8}
     return small_config(
         losses={"random_negatives": {"weight": 0.1}, "rehearsal": taught},
-        model={"relevance_tower": [16], "click_tower": [16], "dropout": 0.2},
         train={"log_every": 4, "checkpoint_every": 3},
-        **OF_EVERY_KIND,
+        **OF_EVERY_KIND | {"model": {**OF_EVERY_KIND["model"], "dropout": 0.2}},
     )
 
 

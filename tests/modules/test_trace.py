@@ -26,6 +26,7 @@ from prectr_torchrec.modules import (
     DualInteraction,
     EventAttention,
     EventEmbedding,
+    EventTaste,
     Examination,
     GaussianPosterior,
     Interest,
@@ -60,6 +61,7 @@ from prectr_torchrec.modules import (
     VectorColumn,
     VectorEncoding,
     Vectors,
+    VectorTaste,
 )
 
 NUMBERS = [
@@ -70,6 +72,7 @@ VECTORS = [
     VectorColumn("request", "user_shown", LEVELS + 1, mean=[1.0] * (LEVELS + 1), deviation=[2.0] * (LEVELS + 1)),
     VectorColumn("candidate", "shown", 1, mean=[0.0], deviation=[1.0]),
 ]
+OF_EVENTS = VectorColumn("candidate", "item_id", 6, mean=[0.0] * 6, deviation=[1.0] * 6, history=True)
 LEAVES = {
     "TextEncoder": "a Hugging Face model, whose code asks what its inputs hold; it also sorts texts by length",
     "NgramEncoder": "its features are jagged: how many n-grams a text has is known when it is read",
@@ -148,6 +151,7 @@ CASES: dict[str, Case] = {
         RelevancePreference(6, 6, 4, own=True, peers=True, statistics_dim=5, num_counts=4, dim=8), preference_arguments
     ),
     "TitleBag": Case(TitleBag(50, 4), lambda R: (tokens(R, 7),)),
+    "EventTaste": Case(EventTaste(LEVELS), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))),
     "Taste": Case(Taste(50, dim=6, num_levels=4), lambda R: (torch.randn(2 * R, 6), slots(R), events(R))),
     "TextMatch": Case(match(), lambda R: (tokens(R, 4), tokens(R, 4 + R))),
     "DualInteraction": Case(DualInteraction(encoder()), lambda R: (torch.randn(R, 16), torch.randn(R, 16)), method="pair"),
@@ -182,6 +186,7 @@ CASES: dict[str, Case] = {
     "LabelCounters": Case(LabelCounters(["user", "item"], {"cart": "click"}), part_arguments),
     "Interest": Case(Interest(WIDTHS.sequences["history"], LEVELS, dim=8), part_arguments),
     "Personal": Case(Personal(WIDTHS, LEVELS, relevance_dim=RELEVANCE, dim=8), part_arguments),
+    "VectorTaste": Case(VectorTaste([OF_EVENTS], LEVELS, dim=3, whose=("own", "peers")), part_arguments),
     "TitleTaste": Case(TitleTaste(Taste(50, dim=6, num_levels=LEVELS)), part_arguments),
 }
 

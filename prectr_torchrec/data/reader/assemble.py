@@ -154,6 +154,7 @@ class BatchBuilder:
         index = {name: f"{column.name}_index" for name, column in texts.items()}
         made_of = {entry.column.name: entry.column for block in entries for entry in block if entry.column}
         beside = [(column.family, key) for column in made_of.values() for key in column.kind.beside]
+        beside += [(column.family, "item_id") for column in made_of.values() if column.gathered]
         wanted = {*made_of, *(c.name for c in texts.values()), *plain, *(c.name for c in columns if (c.family, c.key) in beside)}
         read = [column for name, column in named.items() if name in wanted]
         return MadeOf(read, entries, make_layout(entries, self.limits, texts=index), texts)

@@ -46,7 +46,7 @@ def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Fa
         for key, view in column.kind.views(column.key).items():
             if column.name in _IDENTITIES or isinstance(column.kind, Label | SampleWeight):
                 entries.append(Entry(column.family, key, view, column))
-            elif key in wanted or column.declared_as in reads.declared or (column.counts and "label" in reads.declared):
+            elif key in wanted or _declared(column) in reads.declared or (column.counts and "label" in reads.declared):
                 entries.append(Entry(column.family, key, view, column if there else None, feature=True))
     integer, number = View(np.int64), View(np.float32)
     entries += [Entry("request", f"{family}_lengths", integer) for family in families]
@@ -54,3 +54,9 @@ def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Fa
     entries += [Entry("candidate", "weight", number), Entry("candidate", "request", integer)]
     entries += [Entry(column.family, f"{column.key}_index", integer) for column in text_columns(columns, reads).values()]
     return sorted(entries, key=lambda entry: entry.column is None)
+
+
+def _declared(column: Column) -> str:
+    """What `Reads.declared` calls the kind of a column of `data.columns`."""
+    past = column.family in SEQUENCES and column.declared_as
+    return f"{column.family}_{column.declared_as}" if past else column.declared_as
