@@ -28,6 +28,7 @@ from .parts.posterior import GaussianPosterior, Posterior
 from .parts.preference import EventAttention, GateKind, PrecisionGate, Preference, RelevancePreference
 from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import EventTaste, Taste, TitleBag, TitleTaste
+from .parts.texts import FurtherEncodings, FurtherMatch
 from .parts.vector_taste import VectorTaste
 from .rankers.base import Predictions, RankingModel
 from .rankers.parted import PartedRanker
@@ -58,6 +59,8 @@ __all__ = [
     "EventTaste",
     "Events",
     "Examination",
+    "FurtherEncodings",
+    "FurtherMatch",
     "GateKind",
     "GaussianEffect",
     "GaussianPosterior",

@@ -49,6 +49,7 @@ def build_model(config: RunConfig, tokenizer: Path, *, kept: bool = False, numbe
         relevance=partial(build_relevance, config, tokenizer, kept=kept),
         numbers=_numbers(config.data, numbers or {}),
         vectors=_vectors(config.data, numbers or {}),
+        texts=[column.key for column, _ in declared_of(config.data, columns.TextColumn)],
         labels={name: label.after for name, label in config.data.further_labels.items()},
         position_corrected=settings.position_corrected,
     )

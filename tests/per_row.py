@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import IterableDataset
 from torchrec import KeyedJaggedTensor
 
+from prectr_torchrec.config.columns import TextColumn
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.column_kinds import (
     Flag,
@@ -26,7 +27,7 @@ from prectr_torchrec.data.column_kinds import (
     Vector,
     Whole,
 )
-from prectr_torchrec.data.columns import Column, sample_columns
+from prectr_torchrec.data.columns import Column, declared_of, sample_columns
 from prectr_torchrec.data.counted_kinds import Counter, Distribution
 from prectr_torchrec.data.list_kinds import Ids, Weights
 
@@ -87,6 +88,7 @@ class RowCollate:
         self.config, self.requests, self.candidates, self.predicted = config, requests, candidates, predicted
         self.tokenizer = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
         self.special = {0, *(i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)}
+        self.further = declared_of(config.data, TextColumn)
         self.columns = [column for column in sample_columns(config.data) if columns is None or column.name in columns]
 
     def __call__(self, rows: list[dict[str, Any]]) -> RowBatch:
@@ -174,7 +176,8 @@ class RowCollate:
 
     def text(self, column: Column, rows: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens of the distinct texts of a column, and which of them each row, candidate or event has."""
-        width = self.config.text.query_tokens if column.key == "query" else self.config.text.title_tokens
+        widths = {"query": self.config.text.query_tokens, "title": self.config.text.title_tokens}
+        width = (widths | {further.key: settings.tokens for further, settings in self.further})[column.key]
         lists = [self.events(row, column.name) if column.listed else [row[column.name]] for row in rows]
         distinct = list(dict.fromkeys(text for texts in lists for text in texts)) or [""]
         place = {text: i for i, text in enumerate(distinct)}

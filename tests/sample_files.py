@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.column_kinds import Id, Vector
+from prectr_torchrec.data.column_kinds import Id, Text, Vector
 from prectr_torchrec.data.columns import CLICK_KNOWN, Column, declared_columns
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS, item_vectors
 from prectr_torchrec.data.levels import pack_levels
@@ -162,6 +162,9 @@ def _declared(count: int, column: Column) -> pa.Array:
         return column.kind.to_arrow(Bags(rng.gamma(2.0, 0.5, offsets[-1]) * (rng.random(offsets[-1]) < 0.8), offsets))
     if isinstance(column.kind, Ids):
         return column.kind.to_arrow(Bags(rng.integers(0, 30, offsets[-1]), offsets))
+    if isinstance(column.kind, Text):
+        words = rng.choice(WORDS, (count, 3))
+        return column.kind.to_arrow(pa.array([" ".join(row[: rng.integers(0, 4)]) for row in words], pa.string()))
     if isinstance(column.kind, Id):
         return column.kind.to_arrow(rng.integers(0, 30, count))
     missing = rng.random(count) < 0.2

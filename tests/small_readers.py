@@ -29,7 +29,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
                 "peer_length": 4,
                 "requests_per_row_group": 13,
                 "user_attributes": ["city"],
-                "columns": COLUMNS,
+                "columns": {**COLUMNS, "items": {**COLUMNS["items"], "details": {"text": {"tokens": 5}}}},
             },
             "text": {"query_tokens": 4, "title_tokens": 6},
             "batch": {"requests": 8, "candidates": 40, "shuffle_row_groups": 3, **batch},
@@ -59,7 +59,7 @@ def make_config(parts: dict[str, Any] | None = None, statistics: list[str] | Non
 CONFIG = make_config()
 
 
-ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}, "numbers": {}, "vectors": {}}
+ALL: dict[str, Any] = {"personal": {}, "taste": {"dim": 8}, "numbers": {}, "vectors": {}, "further_match": {}}
 
 
 PREFERENCE = make_config(ALL)

@@ -134,16 +134,29 @@ LABELS: dict[str, Any] = {"cart": {}, "order": {"after": "cart"}}
 """For `data.labels`."""
 OF_EVERY_KIND: dict[str, Any] = {
     "data": {
-        "columns": COLUMNS
-        | {"items": COLUMNS["items"] | {"shelf": "path", "image": {"vector": {"width": 6, "dtype": "float16", "history": True}}}},
+        "columns": {
+            **COLUMNS,
+            "items": {
+                **COLUMNS["items"],
+                "shelf": "path",
+                "details": {"text": {"tokens": 6}},
+                "image": {"vector": {"width": 6, "dtype": "float16", "history": True}},
+            },
+        },
         "labels": LABELS,
         "weight": "importance",
     },
     "tables": {"shelf": {"rows": 101, "dim": 8, "shard_columns": 4, "sharding": ["column_wise"]}},
     "features": {**FEATURES, "candidate_shelf": {"table": "shelf", "pooling": "mean"}},
-    "model": {"parts": {"vector_taste": {"dim": 4, "whose": ["own", "peers"]}}},
+    "model": {
+        "parts": {
+            "vector_taste": {"dim": 4, "whose": ["own", "peers"]},
+            "further_match": {},
+            "further_encodings": {"dim": 4},
+        }
+    },
 }
-"""Sections of `small_config` with what `COLUMNS` lack: vectors of items, paths, labels and sample weights."""
+"""Sections of `small_config` with what `COLUMNS` lack: vectors of items, paths, texts, labels and sample weights."""
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
 MIXED: dict[str, Any] = {
     "model": {"kind": "mixed", "dropout": 0.0},

@@ -39,6 +39,10 @@ class Given:
     """Width of the match features."""
     title_dim: int = 0
     """Width of the encoder's vector of a title."""
+    text_dim: int = 0
+    """Width of what a tower reads of an encoded pair of texts."""
+    texts: Sequence[str] = ()
+    """Further texts of the items, by name."""
     by_level: bool = False
     """Whether there is a logit for each level."""
     numbers: Sequence[NumberColumn] = ()
@@ -106,6 +110,7 @@ class Part(nn.Module):
     Attributes:
         num_features: F, width of its features.
         reported: what it reports of each candidate, by name.
+        encodes: further texts of the items that it wants encoded, as `TextReading.further`.
 
     Example::
 
@@ -125,6 +130,7 @@ class Part(nn.Module):
 
     num_features: int
     reported: ClassVar[Mapping[str, ReportedPart]] = {}
+    encodes: Sequence[str] = ()
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> Part | None:

@@ -62,6 +62,11 @@ class PartedRanker(RankingModel):
         """Width of what the tower reads."""
         return sum(part.num_features for part in self._all_parts())
 
+    @property
+    def encoded_texts(self) -> list[str]:
+        """Further texts of the items that parts want encoded."""
+        return list(dict.fromkeys(name for part in self._all_parts() for name in part.encodes))
+
     def parts_reported(self) -> dict[str, ReportedPart]:
         """What the parts report, by name."""
         return {name: what for part in self._all_parts() for name, what in part.reported.items()}

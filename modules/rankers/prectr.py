@@ -170,6 +170,7 @@ class PRECTR(PartedRanker):
             relevance_dim=relevance.tower.head.in_features,
             match_dim=relevance.match_dim,
             title_dim=relevance.title_dim,
+            text_dim=relevance.feature_dim,
             by_level=settings["mixture"],
         )
         parts, position = cls.build_parts(given, settings)
@@ -185,7 +186,7 @@ class PRECTR(PartedRanker):
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
-        encodings, text = self.relevance.read(inputs)
+        encodings, text = self.relevance.read(inputs, self.encoded_texts)
         log_pi = self._level_log_probabilities(text.relevance.log_pi, inputs)
         logits, outputs = self.logits(self.click_tower, inputs, text)
         ranking = {label: self.mixture.mean(log_pi, p) for label, p in label_chain(logits, self.after).items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..inputs import Inputs
+from ..inputs import Inputs, Texts
 from ..layers import hidden_layers
 from .interaction import Interaction
 from .match import TextMatch
@@ -33,6 +34,8 @@ class TextReading(NamedTuple):
     """(C, P) float, the interaction's vector of the pair; P may be 0."""
     title: Tensor
     """(C, T) float, the encoder's vector of the title alone; T may be 0."""
+    further: Mapping[str, Tensor] = {}
+    """(C, F) float by the name of a further text of the items: what a tower reads of query and this text."""
 
     @classmethod
     def of_nothing(cls, rows: Tensor) -> TextReading:
@@ -122,6 +125,7 @@ class TextRelevance(nn.Module):
     Attributes:
         title_dim: width of a title's own vector; 0: there is none.
         match_dim: width of the match features; 0: there are none.
+        feature_dim: width of what the tower reads of an encoded pair; 0: there is no encoder.
 
     Raises:
         ValueError: there is neither an interaction nor match features.
@@ -153,8 +157,8 @@ class TextRelevance(nn.Module):
         self.interaction, self.match = interaction, match
         self.title_dim = interaction.title_dim if interaction is not None else 0
         self.match_dim = match.num_features if match is not None else 0
-        text_dim = interaction.feature_dim if interaction is not None else 0
-        self.tower = RelevanceTower(text_dim + self.match_dim, hidden, num_levels, dropout=dropout)
+        self.feature_dim = interaction.feature_dim if interaction is not None else 0
+        self.tower = RelevanceTower(self.feature_dim + self.match_dim, hidden, num_levels, dropout=dropout)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As of `RankingModel.groups`: `encoder`, and the rest as `relevance`."""
@@ -178,8 +182,8 @@ class TextRelevance(nn.Module):
         """Features (C, match_dim) of the pairs (C, W); match_dim is 0 without match features."""
         return self.match(query_tokens, title_tokens) if self.match is not None else _nothing(query_tokens)
 
-    def read(self, inputs: Inputs) -> tuple[TextEncodings, TextReading]:
-        """The texts of each candidate, and what they say."""
+    def read(self, inputs: Inputs, further: Sequence[str] = ()) -> tuple[TextEncodings, TextReading]:
+        """The texts of each candidate, and what they say; `further`: texts beside the title that are encoded too."""
         query, title, to_request = inputs.texts["query"], inputs.texts["title"], inputs.candidate_request
         query_index = query.rows[to_request]
         tokens = query.tokens[query_index], title.tokens[title.rows]
@@ -187,8 +191,14 @@ class TextRelevance(nn.Module):
         titles = (self.encode(title.tokens) if title.encoded is None else title.encoded)[title.rows]
         pair = self.pair(queries, titles)  # (C, P)
         match = self.match_features(*tokens)
-        reading = TextReading(self(pair, match), match, pair, self.title_vector(pair))
+        others = {name: self._further(queries, inputs.texts[name]) for name in further}
+        reading = TextReading(self(pair, match), match, pair, self.title_vector(pair), others)
         return TextEncodings(*tokens, queries, titles), reading
+
+    def _further(self, queries: Tensor, texts: Texts) -> Tensor:
+        """What a tower reads of the queries (C, ...) and other texts of the candidates."""
+        assert self.interaction is not None
+        return self.interaction.features(self.pair(queries, self.encode(texts.tokens)[texts.rows]))
 
     def swap_titles(self, inputs: Inputs, encodings: TextEncodings, share: float) -> SwappedTitles:
         """A share of the candidates, drawn at random, each with the title of the row half a batch away."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place, VectorColumn
+from prectr_torchrec.config.columns import ColumnsConfig, Declared, LabelColumn, Place, TextColumn, VectorColumn
 from prectr_torchrec.system.errors import nearest
 
 OF_ITEMS = frozenset(
@@ -16,6 +16,8 @@ OF_USERS = frozenset("id events query_events shown clicked examined trained".spl
 """What `user_` stands before."""
 _QUERIES = ("query_id", "query")
 _OF_CANDIDATES = OF_ITEMS | {"weight", "request", "click_weight", "sample_weight", "title_index"}
+_OF_TEXTS = frozenset({"query", "history_title"})
+"""Texts that rankers read anyway."""
 _OF_REQUESTS = frozenset("request_id request_weight timestamp item_id position click query num_candidates".split())
 _OWNED = ("user_", "query_", "group_", "history_", "peer_", "candidate_")
 """What names of columns that are not of a request by itself begin with."""
@@ -108,7 +110,10 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
             raise ValueError(f"{where}.vector.dtype: float16 is for vectors of items, which are kept apart; leave it out here")
         if isinstance(settings, VectorColumn) and settings.history and place != "items":
             raise ValueError(f"{where}.vector.history: past events have vectors of their items alone; leave it out here")
-        if low in _TAKEN[place] or (place == "requests" and low.startswith(_OWNED)):
+        if isinstance(settings, TextColumn) and place != "items":
+            raise ValueError(f"{where}: a text is one of items, beside their title; declare it there, or as an id")
+        taken = _TAKEN[place] | (_OF_TEXTS if isinstance(settings, TextColumn) else set())
+        if low in taken or (place == "requests" and low.startswith(_OWNED)):
             raise ValueError(
                 f"{where}: this is the name of a column that the samples have anyway, or begins as these do; {advice}"
             )

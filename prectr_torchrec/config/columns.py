@@ -78,6 +78,13 @@ class PathColumn(IdsColumn):
         return self
 
 
+class TextColumn(Section):
+    """A further text of an item beside its title, such as its description; null is the empty text."""
+
+    tokens: int = Field(32, ge=2, le=512)
+    """Tokens kept of a text, [CLS] included."""
+
+
 class LabelColumn(Section):
     """Something else than the click that a user may do with a candidate: 0, 1, or null where it is not known."""
 
@@ -100,7 +107,7 @@ class WeightsColumn(NamedTuple):
     separator: str | None
 
 
-Settings = NumberColumn | TimeColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn | LabelColumn
+Settings = NumberColumn | TimeColumn | VectorColumn | IdColumn | IdsColumn | WeightsColumn | TextColumn | LabelColumn
 
 
 class ColumnConfig(Section):
@@ -112,6 +119,7 @@ class ColumnConfig(Section):
     id: IdColumn | None = None
     ids: IdsColumn | None = None
     path: PathColumn | None = None
+    text: TextColumn | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -138,7 +146,7 @@ class ColumnConfig(Section):
         return name
 
     @property
-    def settings(self) -> NumberColumn | TimeColumn | VectorColumn | IdColumn | IdsColumn:
+    def settings(self) -> NumberColumn | TimeColumn | VectorColumn | IdColumn | IdsColumn | TextColumn:
         """Of its kind."""
         return getattr(self, self.kind)
 

@@ -141,7 +141,7 @@ class DataConfig(Section):
     """Columns of users that become `user_*` ids of requests. Short for `columns.users: {<name>: id}`."""
     columns: ColumnsConfig = ColumnsConfig()
     """Further columns of the log, declared once: preparation, reader, rankers and requests have them: `id`, `ids`, `path`,
-    `number`, `time`, `vector`."""
+    `number`, `time`, `vector`, `text`."""
     labels: dict[str, LabelColumn] = {}
     """What is learned beside the click, such as `cart` and `order`, by their columns of impressions, 0 or 1. `click` may be
     here too, to say when it happened: `{click: {time: click_time}}`."""

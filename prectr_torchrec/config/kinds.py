@@ -14,6 +14,7 @@ from prectr_torchrec.config.data import Effect
 from prectr_torchrec.config.parts import (
     CountsPart,
     FeaturesPart,
+    FurtherMatchPart,
     GradePart,
     LabelCountersPart,
     MatchPart,
@@ -127,6 +128,7 @@ class DNNParts(Parts):
     vector_taste: VectorTastePart | None = None
     grade: GradePart | None = GradePart()
     match: MatchPart | None = MatchPart()
+    further_match: FurtherMatchPart | None = None
 
 
 class TowerSection(RankerSection):

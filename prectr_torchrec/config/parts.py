@@ -159,6 +159,28 @@ class MatchPart(PartSection):
         return Reads(texts=frozenset({"query", "title"}))
 
 
+class FurtherMatchPart(PartSection):
+    """Features of text match between the query and the further texts of items, the `text` columns of `data.columns.items`."""
+
+    built_of: ClassVar[str] = "texts:FurtherMatch"
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        return Reads(texts=frozenset({"query"}), declared=frozenset({"text"}))
+
+
+class FurtherEncodingsPart(PartSection):
+    """What the text encoder makes of the query and the further texts of items."""
+
+    built_of: ClassVar[str] = "texts:FurtherEncodings"
+    dim: int = Field(32, ge=1)
+    """Width that each is projected to."""
+
+    def reads(self, *, corrected: bool) -> Reads:
+        """As of `PartSection`."""
+        return Reads(texts=frozenset({"query"}), declared=frozenset({"text"}))
+
+
 class TastePart(PartSection):
     """Taste vectors, inferred from the past events' titles."""
 
@@ -271,6 +293,8 @@ class PartsConfig(Parts):
     vectors: VectorsPart | None = None
     grade: GradePart | None = GradePart()
     text: TextPart | None = TextPart()
+    further_match: FurtherMatchPart | None = None
+    further_encodings: FurtherEncodingsPart | None = None
     taste: TastePart | None = None
     vector_taste: VectorTastePart | None = None
     personal: PersonalPart | None = None

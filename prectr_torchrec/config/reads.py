@@ -21,8 +21,8 @@ class Reads(NamedTuple):
     texts: frozenset[str] = frozenset()
     """`query`, `title`, `history_title`."""
     declared: frozenset[str] = frozenset()
-    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`, `vector`; `label`: counters of labels;
-    `history_vector`, `peer_vector`: vectors of the items of past events."""
+    """Kinds of the columns of `data.columns` that are read, all of a kind: `number`, `vector`, `text`; `label`: counters of
+    labels; `history_vector`, `peer_vector`: vectors of the items of past events."""
 
 
 def counters(whose: str, *, corrected: bool) -> frozenset[str]:

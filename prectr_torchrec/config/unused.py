@@ -176,9 +176,13 @@ def _feature_reasons(features: dict[str, FeatureConfig], key: str) -> Iterator[s
         yield f"no part of the model compares {name.partition('_')[0]} events"
 
 
+_READ_BY = {"number": "numbers", "vector": "vectors", "text": "further_match"}
+"""Kind of column -> the part that reads it."""
+
+
 def _column_reasons(data: DataConfig, model: RankerSection, key: str) -> Iterator[str]:
     for place in PLACES:
         for name, column in getattr(data.columns, place).items():
-            ours = f"{key}.".startswith(f"data.columns.{place}.{name}.") and column.kind in ("number", "vector")
+            ours = f"{key}.".startswith(f"data.columns.{place}.{name}.") and column.kind in _READ_BY
             if ours and column.kind not in model.reads().declared:
-                yield f"model.parts.{column.kind}s is null"
+                yield f"model.parts.{_READ_BY[column.kind]} is null"

@@ -363,6 +363,8 @@ class Texts:
 class Text(Kind):
     """Texts, empty where there is none; a batch has their tokens."""
 
+    declared_as = "text"
+
     @property
     def arrow(self) -> pa.DataType:
         return pa.string()

@@ -16,6 +16,7 @@ from prectr_torchrec.config.columns import (
     PathColumn,
     Place,
     Settings,
+    TextColumn,
     TimeColumn,
     VectorColumn,
     WeightsColumn,
@@ -209,6 +210,8 @@ def _declared_kind(declared: Declared, ids: _Ids) -> Kind:
             return Ids(ids.written.get(declared.name, "either"), ids.data.zero_id, separator)  # type: ignore[arg-type]
         case WeightsColumn(of, separator):
             return Weights(of, separator)
+        case TextColumn():
+            return Text()
         case LabelColumn():
             return Label()
 

@@ -15,6 +15,7 @@ from prectr_torchrec.modules import Events, Inputs
 _COUNTS = {"user_events": "user counters", "user_query_events": "user counters", "query_events": "query counters"}
 _NO_FEATURES = ("position", "of_graded_request")
 _GRADE = ("relevance", "level", "predicted")
+_TEXTS_OF_REQUESTS = ("query", "history_title")
 _SEQUENCES = {"history": "history", "peer": "peers"}
 
 
@@ -66,7 +67,7 @@ def permuted(inputs: Inputs, column: Column, generator: torch.Generator) -> Inpu
     candidate = {name: inputs.candidate[name][candidates] for name in column.candidate}
     sequences = {name: _taken(inputs.sequences[name], requests) for name in column.sequences}
     texts = {
-        name: inputs.texts[name]._replace(rows=inputs.texts[name].rows[candidates if name == "title" else requests])
+        name: inputs.texts[name]._replace(rows=inputs.texts[name].rows[requests if name in _TEXTS_OF_REQUESTS else candidates])
         for name in column.texts
     }
     return replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
+from prectr_torchrec.config.columns import TextColumn
 from prectr_torchrec.config.data import Levels
 from prectr_torchrec.config.kinds import RelevanceSection
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.text import TextConfig
+from prectr_torchrec.data.columns import declared_of
 from prectr_torchrec.data.tokenizer import DOCUMENT_FREQUENCY, load_tokenizer, special_ids
 from prectr_torchrec.data.tokens import vocabulary_size
 from prectr_torchrec.modules import (
@@ -61,7 +64,8 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
     model, text = config.model, config.text
     if not isinstance(model, RelevanceSection):
         raise ConfigError(f"model.kind: a ranker of kind {model.kind!r} has no relevance tower")
-    interaction = build_interaction(text, load_tokenizer(tokenizer), tokenizer, kept=kept) if model.text else None
+    vocabulary, further = load_tokenizer(tokenizer), _encoded_texts(config)
+    interaction = build_interaction(text, vocabulary, tokenizer, kept=kept, further=further) if model.text else None
     match = build_match(tokenizer, text.stemmer) if model.match else None
     if interaction is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
@@ -85,7 +89,22 @@ def _start(text: TextConfig, relevance: TextRelevance, levels: Levels) -> None:
             check_meaning(student, text, levels, match=relevance.match is not None)
 
 
-def build_interaction(text: TextConfig, vocabulary: PreTrainedTokenizerFast, source: Path, *, kept: bool = False) -> Interaction:
+def _encoded_texts(config: RunConfig) -> dict[str, int]:
+    """Tokens of the further texts that are encoded, by the key that says so."""
+    if getattr(config.model.parts, "further_encodings", None) is None:
+        return {}
+    texts = declared_of(config.data, TextColumn)
+    return {f"data.columns.items.{column.key}.text.tokens": settings.tokens for column, settings in texts}
+
+
+def build_interaction(
+    text: TextConfig,
+    vocabulary: PreTrainedTokenizerFast,
+    source: Path,
+    *,
+    kept: bool = False,
+    further: Mapping[str, int] | None = None,
+) -> Interaction:
     """The encoder and how it reads a pair.
 
     Args:
@@ -93,20 +112,22 @@ def build_interaction(text: TextConfig, vocabulary: PreTrainedTokenizerFast, sou
         vocabulary: the tokenizer.
         source: its folder.
         kept: as of `build_relevance`.
+        further: tokens of other texts that are read as titles are, by the key that says so.
     """
     encoder = _build_encoder(text, vocabulary, source, kept)
     if isinstance(encoder, NgramEncoder):
         if text.interaction != "dual":
             raise ConfigError(f"text.interaction: an encoder of n-grams reads texts apart: dual, not {text.interaction}")
         return DualInteraction(encoder)
-    longest, limit = max(text.query_tokens, text.title_tokens), max_tokens(encoder.model)
-    if text.interaction == "cross":
-        longest = text.query_tokens + text.title_tokens + 1  # two [CLS] less, [CLS] and two [SEP] more
-    if limit is not None and longest > limit:
-        raise ConfigError(
-            f"text.title_tokens and text.query_tokens may be at most {limit}{' together' * (text.interaction == 'cross')}, the "
-            f"encoder's positions; got {longest}"
-        )
+    limit, joined = max_tokens(encoder.model), text.interaction == "cross"
+    for key, tokens in {"text.title_tokens": text.title_tokens, **(further or {})}.items():
+        # two [CLS] less, [CLS] and two [SEP] more
+        longest = text.query_tokens + tokens + 1 if joined else max(text.query_tokens, tokens)
+        if limit is not None and longest > limit:
+            raise ConfigError(
+                f"{key} and text.query_tokens may be at most {limit}{' together' * joined}, the encoder's positions; "
+                f"got {longest}"
+            )
     if text.interaction == "cross":
         if vocabulary.cls_token_id is None or vocabulary.sep_token_id is None:
             raise ConfigError(f"text.interaction: cross needs a tokenizer with [CLS] and [SEP]; {source} lacks one of them")

@@ -120,6 +120,18 @@ def test_events_and_their_texts_go_together() -> None:
     assert found.texts["title"] is texts["title"]
 
 
+def test_further_texts_go_from_candidate_to_candidate() -> None:
+    rows = torch.arange(6)
+    texts = {name: Texts(torch.zeros(6, 1), rows) for name in ("title", "details")} | {
+        "query": Texts(torch.zeros(2, 1), rows[:2])
+    }
+    inputs = Inputs({}, {}, {}, texts, torch.ones(2), torch.tensor([0, 0, 0, 1, 1, 1]), torch.ones(6))
+    column = columns_of(inputs, {})["details"]
+    found = permuted(inputs, column, torch.Generator().manual_seed(1)).texts
+    assert column == Column(texts=["details"]) and found["title"] is texts["title"]
+    assert (found["details"].rows != rows).all() and found["details"].rows.sort().values.equal(rows)
+
+
 def test_the_loss_is_that_of_the_auc() -> None:
     rng = np.random.default_rng(0)
     request, click = np.repeat(np.arange(50), 4), (rng.random(200) < 0.3).astype(np.float32)

@@ -28,6 +28,8 @@ from prectr_torchrec.modules import (
     EventEmbedding,
     EventTaste,
     Examination,
+    FurtherEncodings,
+    FurtherMatch,
     GaussianPosterior,
     Interest,
     InterestTower,
@@ -186,6 +188,11 @@ CASES: dict[str, Case] = {
     "LabelCounters": Case(LabelCounters(["user", "item"], {"cart": "click"}), part_arguments),
     "Interest": Case(Interest(WIDTHS.sequences["history"], LEVELS, dim=8), part_arguments),
     "Personal": Case(Personal(WIDTHS, LEVELS, relevance_dim=RELEVANCE, dim=8), part_arguments),
+    "FurtherMatch": Case(FurtherMatch(["title"], match()), part_arguments),
+    "FurtherEncodings": Case(
+        FurtherEncodings(["title"], text_dim=5, dim=3),
+        lambda R: (inputs_by_hand(R), reading(2 * R)._replace(further={"title": torch.randn(2 * R, 5)})),
+    ),
     "VectorTaste": Case(VectorTaste([OF_EVENTS], LEVELS, dim=3, whose=("own", "peers")), part_arguments),
     "TitleTaste": Case(TitleTaste(Taste(50, dim=6, num_levels=LEVELS)), part_arguments),
 }

@@ -23,7 +23,7 @@ from prectr_torchrec.training.trainer import Trainer
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.01, "warmup_steps": 2}]}
 PROBABILITIES = [f"{label}_probability" for label in ("click", *LABELS)]
 OF_REQUESTS = ("user_age", "user_joined", "user_profile", "user_interests", "query_length", "query_intent", "query_kind", "hour")
-OF_CANDIDATES = ("price", "listed", "tags", "tag_scores", "shelf", "image", "bm25", "view", "badges", "engine")
+OF_CANDIDATES = ("price", "listed", "tags", "tag_scores", "shelf", "image", "details", "bm25", "view", "badges", "engine")
 
 
 class Job(NamedTuple):
@@ -101,7 +101,7 @@ def test_each_declared_column_is_optional_and_counts(job: Job) -> None:
         dropped = {name, "tag_scores"} if name == "tags" else {name}  # which are of these
         rows = [{key: value for key, value in row.items() if key not in dropped} for row in request["candidates"]]
         moved |= {name} if not np.array_equal(probabilities(job.ranker, [request | {"candidates": rows}]), whole) else set()
-    assert moved >= {"hour", "price", "listed", "tags", "tag_scores", "shelf", "bm25", "view", "badges"}
+    assert moved >= {"hour", "price", "listed", "tags", "tag_scores", "shelf", "details", "bm25", "view", "badges"}
     bare = {"query": request["query"], "candidates": [{"item_id": row["item_id"]} for row in request["candidates"]]}
     assert np.isfinite(probabilities(job.ranker, [bare])).all()
 
@@ -115,6 +115,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "view": ([1.0, 2.0], r"candidates\[1\]\.view: got .*; expected null or 3 numbers"),
     "listed": (-1, r"candidates\[1\]\.listed: got -1 \(int\); expected a number from 0"),
     "badges": ("new", r"candidates\[1\]\.badges: got 'new' \(str\); expected a list of at most 1,000"),
+    "details": (7, r"candidates\[1\]\.details: got 7 \(int\); expected a text"),
     "sample_weight": (1.0, r"candidates\[1\]\.sample_weight: got an unknown field"),
 }
 

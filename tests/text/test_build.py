@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sample_files import write_counted_tokenizer, write_tokenizer
-from small_run import small_config
+from small_run import COLUMNS, small_config
 
 from prectr_torchrec.data.tokenizer import write_document_frequency
 from prectr_torchrec.data.tokens import TextTokenizer
@@ -43,6 +43,14 @@ def test_unknown_architecture_is_refused(tokenizer: Path) -> None:
 
 def test_texts_longer_than_the_encoders_positions_are_refused(tokenizer: Path) -> None:
     assert "may be at most 4" in refused(tokenizer, text={"title_tokens": 8, "encoder": encoder(max_position_embeddings=4)})
+
+
+def test_a_further_text_longer_than_the_encoders_positions_is_refused_where_it_is_encoded(tokenizer: Path) -> None:
+    declared = {"columns": {**COLUMNS, "items": {**COLUMNS["items"], "details": {"text": {"tokens": 20}}}}}
+    short = {"encoder": encoder(max_position_embeddings=16)}
+    message = refused(tokenizer, text=short, data=declared, model={"parts": {"further_encodings": {}}})
+    assert message.startswith("data.columns.items.details.text.tokens and text.query_tokens may be at most 16")
+    build_relevance(small_config(text=short, data=declared, model={"parts": {"further_match": {}}}), tokenizer)
 
 
 def test_pretrained_encoder_with_another_vocabulary_is_refused(tokenizer: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from prectr_torchrec.config.columns import LabelColumn
+from prectr_torchrec.config.columns import LabelColumn, TextColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.columns import CLICK_KNOWN, SAMPLE_WEIGHT, Table, declared_columns, declared_of
@@ -60,7 +60,7 @@ SPLITS = ("train", "validation", "test", "judgments", "candidates")
 _PARTS = (*SPLITS, TOKENIZER, IDS, ITEM_VECTORS)
 """Folders of a prepared folder."""
 MAX_TEXTS = 500_000
-"""Queries, and titles, that the tokenizer is trained on at most: every n-th of the distinct ones."""
+"""Queries, and texts of items, that the tokenizer is trained on at most: every n-th of the distinct ones."""
 
 
 @only_local
@@ -297,6 +297,9 @@ class _Job:
         from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
         queries, titles = "SELECT DISTINCT query AS text FROM queries", "SELECT DISTINCT title AS text FROM items"
+        if further := [column.source.stored for column, _ in declared_of(self.data, TextColumn)]:
+            of_items = " UNION ALL ".join(f"SELECT {name} AS text FROM items" for name in ("title", *further))
+            titles = f"SELECT DISTINCT text FROM ({of_items})"
         if self.text.path is None:
             train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, self.text.vocab_size)
         else:

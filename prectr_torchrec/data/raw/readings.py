@@ -195,7 +195,7 @@ def text() -> Reading:
             return "''", "false"
         return (f"coalesce({as_text(sql, type_)}, '')", _undecodable(sql, type_)) if type_ in ("VARCHAR", "BLOB") else None
 
-    return Reading("text (of bytes: UTF-8)", read)
+    return Reading("text (of bytes: UTF-8)", read, absent="''")
 
 
 def identifier(kind: IdKind, zero: ZeroId | None) -> Reading:

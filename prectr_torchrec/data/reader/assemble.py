@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torchrec import KeyedJaggedTensor
 
+from prectr_torchrec.config.columns import TextColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.config.tables import FeatureConfig, TableConfig, averaged_by_shares, bag_tables
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.column_kinds import Texts
-from prectr_torchrec.data.columns import Column, family_of, sample_columns
+from prectr_torchrec.data.columns import Column, declared_of, family_of, sample_columns
 from prectr_torchrec.data.hashing import table_rows
 from prectr_torchrec.data.item_vectors import ItemVectors
 from prectr_torchrec.data.list_kinds import Bags, Ids
@@ -109,6 +110,7 @@ class BatchBuilder:
         self._caches = {
             "query": TokenCache(tokens, text.query_tokens, texts),
             "title": TokenCache(tokens, text.title_tokens, texts),
+            **{column.key: TokenCache(tokens, further.tokens, texts) for column, further in declared_of(data, TextColumn)},
         }
         of_candidates = [name for name in features if name.startswith("candidate_")]
         bags = [name for name in of_candidates if features[name].table in bag_tables(features)]

@@ -25,7 +25,7 @@ def text_columns(columns: Sequence[Column], reads: Reads) -> dict[str, Column]:
     """The columns of the texts that a ranker reads, by the text's name."""
     texts = (column for column in columns if isinstance(column.kind, Text))
     named = {column.name if column.family in SEQUENCES else column.key: column for column in texts}
-    return {name: column for name, column in named.items() if name in reads.texts}
+    return {name: column for name, column in named.items() if name in reads.texts or _declared(column) in reads.declared}
 
 
 def batch_entries(columns: Sequence[Column], reads: Reads, families: Sequence[Family], *, predicted: bool) -> list[Entry]:
