@@ -122,16 +122,24 @@ def write_scores(predicted: Predicted, data: DataConfig, folder: Path, *, parts:
 
 def reference_rows(raw: Raw, data: DataConfig, predicted: Predicted | None = None) -> list[Row]:
     """All requests of the log as samples, in order of time and request, by a loop over every pair of request and event."""
-    items = {row["item_id"]: row for row in raw["items"]}
+    items = {row["item_id"]: row for row in sorted(raw["items"], key=lambda row: row.get(data.valid_from or "", 0))}
     queries = {row["query_id"]: row["query"] for row in raw["queries"]}
     grades: dict[Any, Any] = dict(predicted or {})  # a list of units where predicted, a grade where judged
     grades |= {(row["query_id"], row["item_id"]): row["relevance"] for row in raw["judgments"]}
     groups = {query: _group(query, raw["judgments"], items) for query in queries}
     ordered = sorted(raw["impressions"], key=lambda e: (e["timestamp"], e["request_id"], e["position"]))
+    if data.valid_from:
+        ordered = [event | {"item": _row_then(event, raw["items"], data.valid_from)} for event in ordered]
     requests: dict[Any, list[Row]] = {}
     for event in ordered:
         requests.setdefault(event["request_id"], []).append(event)
     return [_reference_row(shown, ordered, items, queries, grades, groups, data) for shown in requests.values()]
+
+
+def _row_then(event: Row, items: list[Row], valid_from: str) -> Row:
+    """The row of the event's item that held then, or its first."""
+    rows = sorted((row for row in items if row["item_id"] == event["item_id"]), key=lambda row: row[valid_from])
+    return max((row for row in rows if row[valid_from] <= event["timestamp"]), key=lambda row: row[valid_from], default=rows[0])
 
 
 def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, grades: Any, groups: Any, data: DataConfig) -> Row:
@@ -176,13 +184,13 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     history, peers, fill = ([_as_known(e, time, data) for e in events] for events in (history, peers, fill))
     history = history[max(len(history) - data.history_length, 0) :]
     row |= _event_columns("history", history, time, items, grades, data)
-    row["history_title"] = [items[e["item_id"]]["title"] for e in history]
+    row["history_title"] = [(e.get("item") or items[e["item_id"]])["title"] for e in history]
     row |= _event_columns("peer", fill + peers, time, items, grades, data)
     row["peer_in_group"] = [1] * len(fill) + [0] * len(peers)
     candidates = _event_columns("candidate", shown, time, items, grades, data)
     del candidates["candidate_age"], candidates["candidate_query_id"]
     row |= candidates
-    row["candidate_title"] = [items[e["item_id"]]["title"] for e in shown]
+    row["candidate_title"] = [(e.get("item") or items[e["item_id"]])["title"] for e in shown]
     row["candidate_shown"] = [float(sum(p["item_id"] == e["item_id"] for p in past)) for e in shown]
     counted = {"clicked": "click"} | {f"{label}s": label for label in data.further_labels}
     for name, label in counted.items():
@@ -223,7 +231,7 @@ def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades
     columns = {
         "item_id": [as_id(e["item_id"]) for e in events],
         "query_id": [as_id(e["query_id"]) for e in events],
-        **{a: [items[e["item_id"]][a] or 0 for e in events] for a in data.item_attributes},
+        **{a: [(e.get("item") or items[e["item_id"]])[a] or 0 for e in events] for a in data.item_attributes},
         "relevance": [_float32(grades.get((e["query_id"], e["item_id"]))) for e in events],
         "predicted": [_packed(grades.get((e["query_id"], e["item_id"]))) for e in events],
         "position": [e["position"] for e in events],

@@ -171,6 +171,17 @@ def check_weight(weight: str | None, declared: Iterable[Declared]) -> None:
         )
 
 
+def check_valid_from(column: str | None, declared: Iterable[Declared]) -> None:
+    """Raises ValueError where the column of the time from which a row of items holds is another one too."""
+    others = {d.name.lower(): "an attribute, or one of data.columns.items" for d in declared if d.place == "items"}
+    others |= {"item_id": "the item's id", "title": "its title"}
+    if column is not None and (owner := others.get(column.lower())):
+        raise ValueError(
+            f"valid_from: {column!r} is {owner}; give it another name, and say what the file calls it: "
+            f"data.raw.items.columns: {{row_from: {column}}}"
+        )
+
+
 def _owner(declared: Declared) -> str:
     return "labels" if isinstance(declared.settings, LabelColumn) else f"columns.{declared.place}"
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels, check_weight
+from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels, check_valid_from, check_weight
 from prectr_torchrec.config.base import LocalPath, Section
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
 from prectr_torchrec.config.reads import COUNTED
@@ -52,7 +52,7 @@ class RawLog(Section):
     results: RawTable | None = None
     """request_id, item_id, position (optional), click, one row a shown item; null: there is none."""
     items: RawTable = RawTable(path="items.parquet")
-    """item_id, title and the attributes."""
+    """item_id, title, the attributes, and the column that `data.valid_from` names."""
     queries: RawTable | None = RawTable(path="queries.parquet")
     """query_id, query. null: the log has no ids of queries. Then `impressions` and `judgments` have the `query` itself, and texts
     that agree but for case, blanks and Unicode form are one query."""
@@ -150,6 +150,9 @@ class DataConfig(Section):
     label_window: int | None = Field(None, ge=1)
     """Seconds after its impression within which what has a time of its own counts as a label, in all splits. A train impression
     whose window is still open when the validation part begins has no label. null: labels are as the log has them."""
+    valid_from: str | None = None
+    """The column of items with the time from which a row holds, written as `timestamp` is. An item may have several rows then; a
+    request, and a past event, has the one that held when it was. null: an item has one row, which holds for all times."""
     weight: str | None = None
     """The column of impressions with the weight of each candidate in training, a finite number from 0 on; null: 1 each."""
     keep_unclicked: float = Field(1.0, gt=0, le=1)
@@ -193,6 +196,7 @@ class DataConfig(Section):
         check_columns(self.columns, self.item_attributes, self.user_attributes, self.query_group)
         check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
         check_weight(self.weight, self.declared())
+        check_valid_from(self.valid_from, self.declared())
         if self.raw.queries is None and self.columns.queries:
             raise ValueError(f"columns.queries.{next(iter(self.columns.queries))}: raw.queries is null, and no other file has it")
         return self

@@ -35,6 +35,7 @@ _AGREED = (
     "labels",
     "feedback_delay",
     "label_window",
+    "valid_from",
     "weight",
     "keep_unclicked",
     "effects",

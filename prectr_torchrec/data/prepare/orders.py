@@ -7,6 +7,7 @@ from typing import Any
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.columns import CLICK_KNOWN, declared_of
+from prectr_torchrec.data.raw.versions import VERSION
 
 EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
 CLICKED_BY_USER = "click_by_user"
@@ -29,14 +30,14 @@ def event_orders(data: DataConfig) -> dict[str, dict[str, Any]]:
     known. Where that is with the event, there is no order of clicks but the user's.
     """
     late = (CLICK_KNOWN,) if data.late else ()
-    orders = {}
+    orders, event = {}, late + ((VERSION,) if data.valid_from else ())
     for name, shown in _SHOWN.items():
-        columns = shown["columns"] + (late if "click" in shown["columns"] else ())
+        columns = shown["columns"] + (event if "click" in shown["columns"] else ())
         orders[name] = {**shown, "columns": columns, "table": _table(name)}
     labels = [column.source.stored for column, _ in declared_of(data, LabelColumn)]
     for label in ["click"] * data.late + labels:
         orders |= {f"{label}_{name}": _of_label(data, name, label) for name in _SHOWN}
-    orders[CLICKED_BY_USER] = _of_label(data, "by_user", "click") | {"columns": (*EVENT, *late)}
+    orders[CLICKED_BY_USER] = _of_label(data, "by_user", "click") | {"columns": (*EVENT, *event)}
     return orders
 
 

@@ -45,6 +45,7 @@ from prectr_torchrec.data.raw.predicted import find_scores
 from prectr_torchrec.data.raw.search_results import shown_items
 from prectr_torchrec.data.raw.source import Connection, Source, one_row, open_duckdb, quote
 from prectr_torchrec.data.raw.tables import PART, Kinds, load_candidates, load_tables, open_sources
+from prectr_torchrec.data.raw.versions import VERSION
 from prectr_torchrec.data.schema import MANIFEST, SAMPLE_VERSION, TOKENIZER, sample_schema, sample_settings
 from prectr_torchrec.data.tokens import tokenizer_digest
 from prectr_torchrec.runs.workspace import build_if_absent, digest, open_output
@@ -156,14 +157,11 @@ class _Job:
                 options = {**order, **common}
                 step(f"sorting events {name}", self.work / name, partial(write_order, con, **options))
             kept = item_vectors(self.data)
-            for name in ("items", "queries"):
-                apart = ", ".join(column.source.stored for column, _ in kept) if name == "items" else ""
-                columns = f"* EXCLUDE ({apart})" if apart else "*"
-                step(
-                    f"sorting {name}",
-                    self.work / name,
-                    partial(write_columns, con, f"SELECT {columns} FROM {name} ORDER BY rowid"),
-                )
+            apart = [column.source.stored for column, _ in kept]
+            for name, table in (("items", self._items), ("queries", "queries")):
+                columns = f"* EXCLUDE ({', '.join(apart)})" if apart and name == "items" else "*"
+                selected = f"SELECT {columns} FROM {table} ORDER BY rowid"
+                step(f"sorting {name}", self.work / name, partial(write_columns, con, selected))
             if kept:
                 step("keeping vectors of items", self.out / ITEM_VECTORS, partial(self._write_item_vectors, con))
             splits, split_findings = self._splits(con, report["id_kinds"])
@@ -204,6 +202,11 @@ class _Job:
             build_if_absent(folder / names[-1], partial(self._write_shard, log, requests, first, last))
             bar.update(last - first)
         return names
+
+    @property
+    def _items(self) -> str:
+        """The table with all rows of items."""
+        return "item_versions" if self.data.valid_from else "items"
 
     def _load(self, folder: Path) -> None:
         folder.mkdir()
@@ -246,18 +249,21 @@ class _Job:
         weight = f", 1::FLOAT AS {SAMPLE_WEIGHT}" if self.data.weighted else ""
         late = f", {CLICK_KNOWN}" if self.data.late else ""
         never = f", 0::BIGINT AS {CLICK_KNOWN}" if self.data.late else ""
-        unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}{never}"
+        version = f", {VERSION}" if self.data.valid_from else ""
+        unlabelled = f"item, 0::SMALLINT AS position, -1::TINYINT AS click, relevance, predicted{weight}{never}{version}"
         if self.candidates:
             declared = self._declared("requests", "events")
             return {"candidates": f"SELECT {request}, part, {unlabelled}{declared} FROM candidates"}, {"split_from": {}}
         begins = split_times(con, self.data)
         split_findings = {"split_from": begins, "new_queries": find_new_queries(con, in_train(self.data, begins))}
         declared = self._declared("requests", "events")
-        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{declared}{late}{{weight}} FROM"
+        kept = f"{declared}{late}{version}"
+        labelled = f"SELECT {request}, 0 AS part, item, position, click, relevance, predicted{kept}{{weight}} FROM"
         acted = labels_of_actions(self.data, shown_items(self.sources))
         known, final = (events_in_windows(self.data, acted, until) for until in (begins["validation"], None))
         unlabelled += self._declared("requests", "events", null=True)
-        judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted "
+        judged = "SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, j.*, 0::BIGINT AS predicted"
+        judged += f", (SELECT last_version FROM items WHERE rowid = j.item) AS {VERSION} " if version else " "
         judged += "FROM judgments j JOIN queries q ON q.rowid = j.query ANTI JOIN new_queries n ON n.query = j.query"
         trained = find_trained(con, self.data, known, begins, kinds["request_id"])
         split_findings |= trained.findings
@@ -284,6 +290,7 @@ class _Job:
         write_columns(con, f"{counted} ORDER BY {order}", folder / "requests")
         columns = "item, position, click, coalesce(relevance, 'nan'::FLOAT) AS relevance, predicted" + self._declared("events")
         columns += f", {SAMPLE_WEIGHT}" * self.data.weighted + f", {CLICK_KNOWN}" * self.data.late
+        columns += f", {VERSION}" * bool(self.data.valid_from)
         write_columns(con, f"SELECT {columns} FROM ({rows}) ORDER BY {order}, position, item", folder / "candidates")
 
     def _write_shard(self, log: Log, requests: Requests, first: int, last: int, path: Path) -> None:
@@ -296,9 +303,9 @@ class _Job:
     def _write_tokenizer(self, con: Connection, folder: Path) -> None:
         from prectr_torchrec.data.tokenizer import load_tokenizer, train_tokenizer, write_document_frequency
 
-        queries, titles = "SELECT DISTINCT query AS text FROM queries", "SELECT DISTINCT title AS text FROM items"
+        queries, titles = "SELECT DISTINCT query AS text FROM queries", f"SELECT DISTINCT title AS text FROM {self._items}"
         if further := [column.source.stored for column, _ in declared_of(self.data, TextColumn)]:
-            of_items = " UNION ALL ".join(f"SELECT {name} AS text FROM items" for name in ("title", *further))
+            of_items = " UNION ALL ".join(f"SELECT {name} AS text FROM {self._items}" for name in ("title", *further))
             titles = f"SELECT DISTINCT text FROM ({of_items})"
         if self.text.path is None:
             train_tokenizer((text for query in (queries, titles) for text in _texts(con, query)), folder, self.text.vocab_size)

@@ -14,6 +14,7 @@ from prectr_torchrec.data.column_kinds import Age
 from prectr_torchrec.data.columns import Column, declared_of
 from prectr_torchrec.data.item_vectors import item_vectors
 from prectr_torchrec.data.prepare.events import open_columns
+from prectr_torchrec.data.raw.versions import VERSION
 
 SAMPLE = 1_000_000
 """Numbers of a column that are looked at at most: those of every n-th request or candidate."""
@@ -38,7 +39,7 @@ def learn_numbers(data: DataConfig, work: Path, vectors: Path) -> dict[str, dict
         "users": (requests, None),
         "requests": (requests, None),
         "queries": (open_columns(work / "queries"), requests["query"]),
-        "items": (open_columns(work / "items") | _of_items(data, vectors), candidates["item"]),
+        "items": (open_columns(work / "items"), candidates.get(VERSION, candidates["item"])),
         "events": (candidates, None),
     }
     found = {}
@@ -48,6 +49,7 @@ def learn_numbers(data: DataConfig, work: Path, vectors: Path) -> dict[str, dict
         if isinstance(column.kind, Age):
             values = column.kind.since(values, _times(column, requests, SAMPLE))
         found[column.name] = _describe(values, number.bins, number.transform)
+    tables["items"] = (_of_items(data, vectors), candidates["item"])
     for column, vector in declared_of(data, VectorColumn):
         named, rows = tables[column.source.table]
         found[column.name] = _describe_vectors(_sampled(named[column.source.stored], rows, SAMPLE // vector.width))

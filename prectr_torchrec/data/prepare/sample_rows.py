@@ -19,6 +19,7 @@ from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
 from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, event_orders
 from prectr_torchrec.data.prepare.trained import TrainedCounts
+from prectr_torchrec.data.raw.versions import VERSION
 from prectr_torchrec.data.schema import sample_schema
 
 
@@ -131,7 +132,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     lists = {"history": history, "peer": peers, "candidate": candidates}
     for family, rows in lists.items():
         tables[family] = {
-            "items": (log.item, rows.events["item"]),
+            "items": (log.item, rows.events.get(VERSION, rows.events["item"])),
             "events": (rows.events, _ALL),
             "derived": (rows.derived, _ALL),
         }
@@ -209,8 +210,8 @@ def _peers(
 
 
 def _shown_columns(order: EventOrder) -> list[str]:
-    """Columns of an event that a history or a peer list shows, and what its click depends on."""
-    return [*_EVENT, *([CLICK_KNOWN] if CLICK_KNOWN in order.columns else [])]
+    """Columns of an event that a history or a peer list shows, and what its click and its item's row depend on."""
+    return [*_EVENT, *(name for name in (CLICK_KNOWN, VERSION) if name in order.columns)]
 
 
 def _past_rows(events: dict[str, NDArray[Any]], time: Ints, lengths: Ints, **derived: NDArray[Any]) -> Rows:

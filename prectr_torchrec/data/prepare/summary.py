@@ -45,7 +45,8 @@ def summarise(con: Connection, data: DataConfig, sources: dict[str, Source], row
         `tables` (rows in and out of each), `empty` (share of the rows of items, queries and users whose text or attribute is
         empty), and `positions` (impressions and clicks at the first positions; 0: not logged).
     """
-    tables = {name: {"in": rows[name], "out": _count(con, _KEPT[name])} for name in sources}
+    kept = _KEPT | ({"items": "item_versions"} if data.valid_from else {})
+    tables = {name: {"in": rows[name], "out": _count(con, kept[name])} for name in sources}
     empty = {"items.title": _share(con, "items", "title = ''"), "queries.query": _share(con, "queries", "query = ''")}
     for column in declared_columns(data):
         source = column.source

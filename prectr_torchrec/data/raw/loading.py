@@ -18,6 +18,7 @@ from prectr_torchrec.data.raw.labels import time_columns
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds, text
 from prectr_torchrec.data.raw.search_results import RESULTS, SEARCHES, raw_table, shown_items
 from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
+from prectr_torchrec.data.raw.versions import VALID_FROM, split_versions
 
 Kinds = dict[str, IdKind]
 
@@ -87,6 +88,9 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     if source.name == "queries" and data.query_group and data.query_group in source:
         names[data.query_group] = "group_id"
         readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
+    if source.name == "items" and data.valid_from:
+        names[data.valid_from] = VALID_FROM
+        readings[data.valid_from] = seconds(*_MOMENTS)
     fits = {column.source.column: column.kind.of for column in declared if isinstance(column.kind, Weights)}
     of_searches = {
         "request_id": ids["request_id"],
@@ -124,7 +128,10 @@ def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, in
     known = f"{key} <> 0" if key == "user_id" else f"{key} IS NOT NULL"
     con.execute(f"CREATE TABLE {name} AS SELECT * FROM ({table.select()}) WHERE {known} ORDER BY 1")
     drops[f"{name} without {key}"] = rows - one_row(con, f"SELECT count(*) FROM {name}")[0]
-    refuse_duplicates(con, table, name, (key,))
+    from_times = [column for column, called in table.names.items() if called == VALID_FROM]
+    refuse_duplicates(con, table, name, (key, *from_times), _CHANGING if name == "items" and not from_times else "")
+    if from_times:
+        split_versions(con)
     if name == SEARCHES:
         drop_without(con, table, name, ("query_id",), drops)
 
@@ -171,6 +178,7 @@ def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str,
 
 
 _MOMENTS = (0, 10**11)
+_CHANGING = ", or data.valid_from names the column with the time from which each row holds"
 _OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
 """Ids without which an impression is of no use."""
 _OF_REQUESTS = ("timestamp", "user_id", "query_id")
@@ -200,7 +208,7 @@ def drop_without(con: Connection, table: Table, name: str, columns: Sequence[str
         drops[f"{table.source.name} without {column}"] = dropped
 
 
-def refuse_duplicates(con: Connection, table: Table, name: str, keys: tuple[str, ...]) -> None:
+def refuse_duplicates(con: Connection, table: Table, name: str, keys: tuple[str, ...], advice: str = "") -> None:
     """Refuses two rows of one key, of table `name` that was made from `table`."""
     columns = ", ".join(table.names[key] for key in keys)
     twice = con.execute(f"SELECT {columns} FROM {name} GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
@@ -209,7 +217,7 @@ def refuse_duplicates(con: Connection, table: Table, name: str, keys: tuple[str,
     condition = " AND ".join(f"{table.names[key]} = {value}" for key, value in zip(keys, twice[0], strict=True))
     found = table.find(con, keys, condition, 2)
     shown = ", ".join(map(repr, found[0][2]))
-    raise RawLogError(f"{describe_rows(found)} have the same ({', '.join(keys)}) = ({shown}); it may be there only once")
+    raise RawLogError(f"{describe_rows(found)} have the same ({', '.join(keys)}) = ({shown}); it may be there only once{advice}")
 
 
 def _refuse_mixed_requests(con: Connection, table: Table, columns: Sequence[str]) -> None:
@@ -231,3 +239,27 @@ def _refuse_mixed_requests(con: Connection, table: Table, columns: Sequence[str]
             )
     if problems:
         raise RawLogError("\n".join(problems))
+
+
+def count_unknown(con: Connection, table: Table, name: str, owners: dict[str, tuple[str, str]], drops: dict[str, int]) -> None:
+    """Counts rows of table `name`, made from `table`, whose id is in no table.
+
+    Args:
+        owners: our column -> the table of its ids, and what messages call that.
+
+    Raises:
+        RawLogError: more than half would be dropped; names both files and the first id.
+    """
+    rows = one_row(con, f"SELECT count(*) FROM {name}")[0]
+    for column, (owner, label) in owners.items():
+        key = table.names[column]
+        missing = f"FROM {name} t ANTI JOIN {owner} o ON o.{column} = t.{key}"
+        unknown, example = one_row(con, f"SELECT count(*), min(t.{key}) {missing}")
+        if unknown * 2 > rows:
+            ((_, _, (example,)),) = table.find(con, [column], f"{key} = {example}", 1)
+            where = table.owner(column).source.label
+            raise RawLogError(
+                f"{where}: {unknown} of {rows} rows have a {column} that is not in {label} (such as {example!r}); "
+                f"are these the files of one log? Up to half would be dropped and counted"
+            )
+        drops[f"{table.source.name} of an unknown {column.removesuffix('_id')}"] = unknown

@@ -3,13 +3,15 @@
 Tables made here, all sorted and complete:
     items(item_id, title, <declared>) and queries(query_id, query, group_id, <declared>); their `rowid` is the dense
         number, and declared columns are called as `Source.stored` says;
+    item_versions(version, item_id, title, <declared>, valid_from), where `data.valid_from` is set: all rows of each item, of
+        which items have the latest, with `first_version` and `last_version`;
     users(user_id, <declared>);
     judgments(query, item, relevance), and graded likewise, with the grades that queries of the same text share;
     predicted(query, item, predicted), packed as in `predicted.py`, of pairs without a grade;
     events(request_id, timestamp, user_id, query, group_id, item, position, click, relevance, level, predicted, <declared>,
-        <known>, <weight>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without
+        <known>, <weight>, <version>), user 0 where nobody is known, relevance NaN and level 0 without grade, predicted 0 without
         prediction; <known> is what `known_columns` says, 0 of what did not happen; <weight> is `sample_weight`, where
-        `data.weight` names it;
+        `data.weight` names it; <version> is `version`, where items have such;
     requests(request_id, timestamp, user_id, query, <declared>).
 """
 
@@ -33,6 +35,7 @@ from prectr_torchrec.data.raw.loading import (
     Kinds,
     Loaded,
     check_sources,
+    count_unknown,
     drop_without,
     load_sources,
     refuse_duplicates,
@@ -51,6 +54,7 @@ from prectr_torchrec.data.raw.source import (
     open_source,
 )
 from prectr_torchrec.data.raw.spelling import match_ids, share_grades
+from prectr_torchrec.data.raw.versions import VERSION, count_early, version_at
 from prectr_torchrec.system.errors import nearest
 
 MAX_JUDGED = 64
@@ -96,7 +100,8 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
         open_table("impressions", impressions, ["request_id", *of_requests, *of_items], ["position", *acted])
     if log.actions:
         open_table("actions", log.actions, [*COLUMNS])
-    open_table("items", log.items, ["item_id", "title", *declared["items"]])
+    valid_from = [data.valid_from] if data.valid_from else []
+    open_table("items", log.items, ["item_id", "title", *declared["items"], *valid_from])
     if log.queries:
         group = [data.query_group] if data.query_group else []
         open_table("queries", log.queries, ["query_id", "query", *declared["queries"]], group)
@@ -183,7 +188,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
 def _join_results(con: Connection, loaded: Loaded, drops: dict[str, int]) -> None:
     """Makes table impressions of searches and results; those of an unknown search, and searches without results, are counted."""
     searches, results = loaded.tables[SEARCHES], loaded.tables[RESULTS]
-    _count_unknown(con, results, RESULTS, {"request_id": (SEARCHES, searches.source.label)}, drops)
+    count_unknown(con, results, RESULTS, {"request_id": (SEARCHES, searches.source.label)}, drops)
     (drops["searches without results"],) = one_row(con, f"SELECT count(*) FROM {SEARCHES} ANTI JOIN {RESULTS} USING (request_id)")
     con.execute(f"CREATE TABLE impressions AS SELECT * FROM {RESULTS} JOIN {SEARCHES} USING (request_id)")
     con.execute(f"DROP TABLE {RESULTS}; DROP TABLE {SEARCHES}")
@@ -274,17 +279,19 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
     drop_without(con, table, "given", (key, "item_id"), drops)
     refuse_duplicates(con, table, "given", (key, "item_id"))
     owner = "requests" if key == "request_id" else "(SELECT query_id, rowid AS query FROM queries)"
-    _count_unknown(con, table, "given", {key: (owner, "the log"), "item_id": ("items", "the log")}, drops)
+    count_unknown(con, table, "given", {key: (owner, "the log"), "item_id": ("items", "the log")}, drops)
     if key == "request_id":
-        matched = f"""SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted{stored}
-            FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id)
+        version, versions = version_at(data, "r.timestamp")
+        matched = f"""SELECT r.*, 0 AS part, i.rowid AS item, j.relevance, coalesce(p.predicted, 0) AS predicted{stored}{version}
+            FROM given g JOIN requests r ON r.request_id = g.key JOIN items i USING (item_id) {versions}
             LEFT JOIN graded j ON j.query = r.query AND j.item = i.rowid
             LEFT JOIN predicted p ON p.query = r.query AND p.item = i.rowid"""
     else:
+        version = f", i.last_version AS {VERSION}" if data.valid_from else ""
         unknown = "".join(f", {c.kind.missing} AS {c.source.stored}" for c in declared_columns(data, "requests"))
         matched = f"""SELECT *, {PART} AS part FROM (
             SELECT q.query_id AS request_id, 0 AS timestamp, 0 AS user_id, q.rowid AS query, i.rowid AS item,
-                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}{stored}
+                g.relevance::FLOAT AS relevance, 0::BIGINT AS predicted{unknown}{stored}{version}
             FROM given g JOIN queries q ON q.query_id = g.key JOIN items i USING (item_id))"""
     con.execute(f"CREATE TABLE candidates AS {matched}")
     con.execute("DROP TABLE given")
@@ -348,11 +355,12 @@ def _link_events(
     owners = {
         f"{name}_id": (owner, loaded.tables[owner].source.label) for name, owner in (("query", "queries"), ("item", "items"))
     }
-    _count_unknown(con, table, "impressions", owners, drops)
+    count_unknown(con, table, "impressions", owners, drops)
     of_request, declared = (
         "".join(f", {how.format(column.source.stored)}" for column in declared_columns(data, *tables))
         for how, tables in (("max({0}) AS {0}", ("requests",)), ("{}", ("requests", "events")))
     )
+    version, versions = version_at(data, "impressions.timestamp")
     known = "".join(f", coalesce({column}, 0) AS {column}" for column in known_columns(data))
     weight = f", {SAMPLE_WEIGHT}" if data.weight else ""
     con.execute(
@@ -360,11 +368,13 @@ def _link_events(
             coalesce(position, 0)::SMALLINT AS position, click::TINYINT AS click,
             coalesce(j.relevance, 'nan'::FLOAT) AS relevance,
             {_level("j.relevance", data.levels)}::TINYINT AS level, coalesce(p.predicted, 0) AS predicted{declared}{known}{weight}
-        FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id)
+            {version}
+        FROM impressions JOIN queries q USING (query_id) JOIN items i USING (item_id) {versions}
         LEFT JOIN graded j ON j.query = q.rowid AND j.item = i.rowid
         LEFT JOIN predicted p ON p.query = q.rowid AND p.item = i.rowid"""
     )
     con.execute("DROP TABLE impressions")
+    count_early(con, data, mended)
     con.execute(f"CREATE TABLE requests AS SELECT request_id, timestamp, user_id, query{of_request} FROM events GROUP BY ALL")
 
 
@@ -372,27 +382,3 @@ def _level(relevance: str, levels: Levels) -> str:
     """The level of a grade in 1..K, 0 for none. Compared in float32, as the grade is stored."""
     cases = " ".join(f"WHEN {relevance} <= {bound}::FLOAT THEN {k}" for k, bound in enumerate(levels.boundaries, 1))
     return f"(CASE WHEN {relevance} IS NULL THEN 0 {cases} ELSE {levels.count} END)"
-
-
-def _count_unknown(con: Connection, table: Table, name: str, owners: dict[str, tuple[str, str]], drops: dict[str, int]) -> None:
-    """Counts rows of table `name`, made from `table`, whose id is in no table.
-
-    Args:
-        owners: our column -> the table of its ids, and what messages call that.
-
-    Raises:
-        RawLogError: more than half would be dropped; names both files and the first id.
-    """
-    rows = one_row(con, f"SELECT count(*) FROM {name}")[0]
-    for column, (owner, label) in owners.items():
-        key = table.names[column]
-        missing = f"FROM {name} t ANTI JOIN {owner} o ON o.{column} = t.{key}"
-        unknown, example = one_row(con, f"SELECT count(*), min(t.{key}) {missing}")
-        if unknown * 2 > rows:
-            ((_, _, (example,)),) = table.find(con, [column], f"{key} = {example}", 1)
-            where = table.owner(column).source.label
-            raise RawLogError(
-                f"{where}: {unknown} of {rows} rows have a {column} that is not in {label} (such as {example!r}); "
-                f"are these the files of one log? Up to half would be dropped and counted"
-            )
-        drops[f"{table.source.name} of an unknown {column.removesuffix('_id')}"] = unknown
