@@ -150,7 +150,8 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     own = [e for e in past if user and e["user_id"] == user]
     others = [e for e in past if not user or e["user_id"] != user]
     under_query = [e for e in others if e["query_id"] == query]
-    history = own if data.history_events == "shown" else _happened(own, time, data)
+    happened = {"clicked": "click"}.get(data.history_events, data.history_events)
+    history = own if happened == "shown" else _happened(own, time, data, happened)
     peers = under_query[max(len(under_query) - data.peer_length, 0) :]
     fill: list[Row] = []
     if len(under_query) < data.peer_minimum and group:
@@ -231,7 +232,7 @@ def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades
     columns = {
         "item_id": [as_id(e["item_id"]) for e in events],
         "query_id": [as_id(e["query_id"]) for e in events],
-        **{a: [(e.get("item") or items[e["item_id"]])[a] or 0 for e in events] for a in data.item_attributes},
+        **{a: [(e.get("item") or items[e["item_id"]])[a] or 0 for e in events] for a in _kept(prefix, data)},
         "relevance": [_float32(grades.get((e["query_id"], e["item_id"]))) for e in events],
         "predicted": [_packed(grades.get((e["query_id"], e["item_id"]))) for e in events],
         "position": [e["position"] for e in events],
@@ -239,6 +240,12 @@ def _event_columns(prefix: str, events: list[Row], time: int, items: Any, grades
         "age": [time - e["timestamp"] for e in events],
     }
     return {f"{prefix}_{name}": values for name, values in columns.items()}
+
+
+def _kept(prefix: str, data: DataConfig) -> list[str]:
+    """Attributes that candidates or the events of a sequence have."""
+    kept = {"history": data.history_columns, "peer": data.peer_columns}.get(prefix)
+    return [name for name in data.item_attributes if kept is None or name in kept]
 
 
 def as_id(value: Any) -> int:

@@ -182,6 +182,22 @@ def check_valid_from(column: str | None, declared: Iterable[Declared]) -> None:
         )
 
 
+def check_events(events: str, labels: Sequence[str]) -> None:
+    """Raises ValueError where the events of a history are no such, nor a label."""
+    known = ["shown", "clicked", *labels]
+    if events not in known:
+        raise ValueError(f"history_events: {events!r} is none of {', '.join(known)}{nearest(events, known)}")
+
+
+def check_kept(setting: str, names: Sequence[str] | None, ids: Sequence[str]) -> None:
+    """Raises ValueError where a column that past events are to have is no id of items, or is there twice."""
+    for place, name in enumerate(names or ()):
+        if name not in ids:
+            raise ValueError(f"{setting}: {name!r} is no id of item_attributes or columns.items{nearest(name, ids)}")
+        if name in (names or ())[:place]:
+            raise ValueError(f"{setting}: {name!r} is there twice")
+
+
 def _owner(declared: Declared) -> str:
     return "labels" if isinstance(declared.settings, LabelColumn) else f"columns.{declared.place}"
 

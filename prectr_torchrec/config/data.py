@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prectr_torchrec.config.attributes import check_attributes, check_columns, check_labels, check_valid_from, check_weight
+from prectr_torchrec.config.attributes import (
+    check_attributes,
+    check_columns,
+    check_events,
+    check_kept,
+    check_labels,
+    check_valid_from,
+    check_weight,
+)
 from prectr_torchrec.config.base import LocalPath, Section
 from prectr_torchrec.config.columns import ColumnsConfig, Declared, IdColumn, LabelColumn, Place
 from prectr_torchrec.config.reads import COUNTED
@@ -162,10 +170,15 @@ class DataConfig(Section):
     """Whose sums of past events the samples have, and of how many effects: written by `prectr effects`, not by hand."""
     history_length: int = Field(50, ge=0)
     """L: the user's own latest events kept per request."""
-    history_events: Literal["shown", "clicked"] = "shown"
-    """`shown`: all shown items with a clicked/skipped flag; `clicked`: clicks only."""
+    history_events: str = "shown"
+    """`shown`: all shown items with a clicked/skipped flag; `clicked`: clicks only; a label of `labels`, such as `cart`: what
+    has it, in the order in which that became known."""
+    history_columns: list[str] | None = None
+    """Ids among the columns of items, attributes too, that events of the history have; null: all."""
     peer_length: int = Field(50, ge=0)
     """M: other users' latest events kept per request."""
+    peer_columns: list[str] | None = None
+    """As of `history_columns`."""
     peer_minimum: int = Field(10, ge=0)
     """With fewer peer events than this under the query, the query's group fills up the rest, marked as such."""
     query_group: str | None = "category_id"
@@ -197,6 +210,9 @@ class DataConfig(Section):
         check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
         check_weight(self.weight, self.declared())
         check_valid_from(self.valid_from, self.declared())
+        check_events(self.history_events, list(self.further_labels))
+        for setting in ("history_columns", "peer_columns"):
+            check_kept(setting, getattr(self, setting), self.ids_of("items"))
         if self.raw.queries is None and self.columns.queries:
             raise ValueError(f"columns.queries.{next(iter(self.columns.queries))}: raw.queries is null, and no other file has it")
         return self

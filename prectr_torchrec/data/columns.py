@@ -299,8 +299,9 @@ def _position(family: Family) -> Column:
 
 def _of_events(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> list[Column]:
     columns: list[Column] = []
-    for family in LISTS[:2]:
-        item, *attributes = _of_items(family, ids, of_items, required=False)
+    for family, kept in (("history", data.history_columns), ("peer", data.peer_columns)):
+        there = [column for column in of_items if column.gathered or kept is None or column.source.column in kept]
+        item, *attributes = _of_items(family, ids, there, required=False)
         columns += [
             item,
             Column(family, "query_id", ids.kind("query_id"), Source("queries", "query_id")),

@@ -6,7 +6,7 @@ from typing import Any
 
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
-from prectr_torchrec.data.columns import CLICK_KNOWN, declared_of
+from prectr_torchrec.data.columns import CLICK_KNOWN, declared_of, stored_name
 from prectr_torchrec.data.raw.versions import VERSION
 
 EVENT = ("timestamp", "user_id", "query", "item", "position", "click", "relevance", "predicted")
@@ -38,7 +38,17 @@ def event_orders(data: DataConfig) -> dict[str, dict[str, Any]]:
     for label in ["click"] * data.late + labels:
         orders |= {f"{label}_{name}": _of_label(data, name, label) for name in _SHOWN}
     orders[CLICKED_BY_USER] = _of_label(data, "by_user", "click") | {"columns": (*EVENT, *event)}
+    if data.history_events not in ("shown", "clicked"):
+        name = history_order(data)
+        orders[name] = orders[name] | {"columns": tuple(dict.fromkeys([*EVENT, *event, *orders[name]["columns"]]))}
     return orders
+
+
+def history_order(data: DataConfig) -> str:
+    """The order that histories are taken from."""
+    if data.history_events in ("shown", "clicked"):
+        return CLICKED_BY_USER if data.history_events == "clicked" else "by_user"
+    return f"{stored_name(data, 'impressions', data.history_events)}_by_user"
 
 
 def _of_label(data: DataConfig, name: str, label: str) -> dict[str, Any]:

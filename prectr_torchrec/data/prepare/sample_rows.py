@@ -17,7 +17,7 @@ from prectr_torchrec.data.column_kinds import Age, Text
 from prectr_torchrec.data.columns import CLICK_KNOWN, Column, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
-from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, event_orders
+from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, event_orders, history_order
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.raw.versions import VERSION
 from prectr_torchrec.data.schema import sample_schema
@@ -171,7 +171,7 @@ def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
 
 def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> Rows:
     """The user's own latest events."""
-    order = log.orders[CLICKED_BY_USER if data.history_events == "clicked" else "by_user"]
+    order = log.orders[history_order(data)]
     start, stop = _known(user, order.before(time, user))
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)

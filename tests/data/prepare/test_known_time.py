@@ -32,9 +32,20 @@ ALL: dict[str, Any] = {
         CLICKS | {"feedback_delay": 3, "history_events": "clicked"},
         CLICKS | {"peer_minimum": 100, "peer_length": 30},
         ALL | {"feedback_delay": 2},
+        ALL | {"history_events": "cart"},
+        {"labels": {"cart": {}, "order": {"after": "cart"}}, "history_events": "order"},
         {"labels": {"cart": {}, "order": {"after": "cart"}}},
     ],
-    ids=["times", "delay", "clicked histories", "groups", "labels", "labels without times"],
+    ids=[
+        "times",
+        "delay",
+        "clicked histories",
+        "groups",
+        "labels",
+        "carts in histories",
+        "orders in histories",
+        "labels without times",
+    ],
 )
 def test_with_random_delays_every_field_equals_the_slow_reference(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:
     raw = delay_labels(random_log(seed, text_ids=seed % 2 == 1), 15, seed)
