@@ -31,6 +31,7 @@ from .parts.taste import EventTaste, Taste, TitleBag, TitleTaste
 from .parts.texts import FurtherEncodings, FurtherMatch
 from .parts.vector_taste import VectorTaste
 from .rankers.base import Predictions, RankingModel
+from .rankers.mmoe import ExpertTower
 from .rankers.parted import PartedRanker
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
 from .rankers.towers import ClickTower
@@ -59,6 +60,7 @@ __all__ = [
     "EventTaste",
     "Events",
     "Examination",
+    "ExpertTower",
     "FurtherEncodings",
     "FurtherMatch",
     "GateKind",

@@ -14,7 +14,6 @@ from ..parts.base import Attention, Given, Part, PartOutput, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextReading
 from .base import RankingModel
-from .towers import ClickTower
 
 
 class PartedRanker(RankingModel):
@@ -84,7 +83,7 @@ class PartedRanker(RankingModel):
         """As of `RankingModel`."""
         return {name: weights for part in self._all_parts() for name, weights in part.attention(inputs).items()}
 
-    def logits(self, tower: ClickTower, inputs: Inputs, text: TextReading) -> tuple[dict[str, Tensor], dict[str, PartOutput]]:
+    def logits(self, tower: nn.Module, inputs: Inputs, text: TextReading) -> tuple[dict[str, Tensor], dict[str, PartOutput]]:
         """By label the logits (C, n) of a tower with n of them, without position, and what the parts say. Shifts are of the
         click, which comes before all other labels."""
         outputs: dict[str, PartOutput] = {name: part(inputs, text) for name, part in self.parts.items()}

@@ -177,6 +177,18 @@ class DINConfig(TowerSection):
         return super().compared_sequences() | {"history"}
 
 
+class MMoEConfig(TowerSection):
+    """Experts that all labels share, and of each label a gate over them and layers of its own (MMoE)."""
+
+    built_of: ClassVar[str] = "mmoe:MMoE"
+    kind: Literal["mmoe"] = "mmoe"
+    num_experts: int = Field(4, ge=1, le=64)
+    expert: list[int] = Field([256], min_length=1)
+    """Hidden layers of each expert."""
+    tower: list[int] = [128]
+    """Hidden layers of each label, on its mixture of the experts."""
+
+
 class MixedConfig(RelevanceSection):
     """Mixed effects: rows with a prior for users, queries, groups and items; it reads no past.
 
@@ -226,6 +238,7 @@ _Trained = (
     | Annotated[DNNConfig, Tag("dnn")]
     | Annotated[DCNConfig, Tag("dcn")]
     | Annotated[DINConfig, Tag("din")]
+    | Annotated[MMoEConfig, Tag("mmoe")]
     | Annotated[MixedConfig, Tag("mixed")]
 )
 

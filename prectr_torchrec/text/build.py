@@ -15,8 +15,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedTokenizerFast
 from typing_extensions import TypedDict
 
 from prectr_torchrec.config.columns import TextColumn
-from prectr_torchrec.config.data import Levels
+from prectr_torchrec.config.data import DataConfig, Levels
 from prectr_torchrec.config.kinds import RelevanceSection
+from prectr_torchrec.config.parts import Parts
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.config.text import TextConfig
 from prectr_torchrec.data.columns import declared_of
@@ -64,7 +65,7 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
     model, text = config.model, config.text
     if not isinstance(model, RelevanceSection):
         raise ConfigError(f"model.kind: a ranker of kind {model.kind!r} has no relevance tower")
-    vocabulary, further = load_tokenizer(tokenizer), _encoded_texts(config)
+    vocabulary, further = load_tokenizer(tokenizer), _encoded_texts(model.parts, config.data)
     interaction = build_interaction(text, vocabulary, tokenizer, kept=kept, further=further) if model.text else None
     match = build_match(tokenizer, text.stemmer) if model.match else None
     if interaction is None and match is None:
@@ -89,11 +90,11 @@ def _start(text: TextConfig, relevance: TextRelevance, levels: Levels) -> None:
             check_meaning(student, text, levels, match=relevance.match is not None)
 
 
-def _encoded_texts(config: RunConfig) -> dict[str, int]:
+def _encoded_texts(parts: Parts, data: DataConfig) -> dict[str, int]:
     """Tokens of the further texts that are encoded, by the key that says so."""
-    if getattr(config.model.parts, "further_encodings", None) is None:
+    if getattr(parts, "further_encodings", None) is None:
         return {}
-    texts = declared_of(config.data, TextColumn)
+    texts = declared_of(data, TextColumn)
     return {f"data.columns.items.{column.key}.text.tokens": settings.tokens for column, settings in texts}
 
 

@@ -25,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "dnn": {"kind": "dnn", **TOWER},
     "dcn": {"kind": "dcn", **TOWER},
     "din": {"kind": "din", **TOWER},
+    "mmoe": {"kind": "mmoe", "num_experts": 3, "expert": [12], **TOWER},
 }
 
 

@@ -28,6 +28,7 @@ from prectr_torchrec.modules import (
     EventEmbedding,
     EventTaste,
     Examination,
+    ExpertTower,
     FurtherEncodings,
     FurtherMatch,
     GaussianPosterior,
@@ -193,6 +194,7 @@ CASES: dict[str, Case] = {
         FurtherEncodings(["title"], text_dim=5, dim=3),
         lambda R: (inputs_by_hand(R), reading(2 * R)._replace(further={"title": torch.randn(2 * R, 5)})),
     ),
+    "ExpertTower": Case(ExpertTower(6, num_experts=2, expert=[5], tower=[3], labels=["order"]), lambda R: (torch.randn(R, 6),)),
     "VectorTaste": Case(VectorTaste([OF_EVENTS], LEVELS, dim=3, whose=("own", "peers")), part_arguments),
     "TitleTaste": Case(TitleTaste(Taste(50, dim=6, num_levels=LEVELS)), part_arguments),
 }
