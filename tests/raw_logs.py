@@ -150,8 +150,7 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     own = [e for e in past if user and e["user_id"] == user]
     others = [e for e in past if not user or e["user_id"] != user]
     under_query = [e for e in others if e["query_id"] == query]
-    happened = {"clicked": "click"}.get(data.history_events, data.history_events)
-    history = own if happened == "shown" else _happened(own, time, data, happened)
+    history = _history_events(own, time, data)
     peers = under_query[max(len(under_query) - data.peer_length, 0) :]
     fill: list[Row] = []
     if len(under_query) < data.peer_minimum and group:
@@ -217,6 +216,12 @@ def known_from(event: Row, data: DataConfig, label: str = "click") -> float:
     own = (event[column] if column else None) or event["timestamp"] + data.feedback_delay
     followers = [name for name, other in data.further_labels.items() if other.after == label]
     return min([own if event[label] else math.inf, *(known_from(event, data, name) for name in followers)])
+
+
+def _history_events(own: list[Row], time: int, data: DataConfig) -> list[Row]:
+    """Those of the user's own events that are in the history."""
+    label = {"clicked": "click"}.get(data.history_events, data.history_events)
+    return own if label == "shown" else _happened(own, time, data, label)
 
 
 def _happened(events: list[Row], time: int, data: DataConfig, label: str = "click") -> list[Row]:
