@@ -17,7 +17,17 @@ from prectr_torchrec.data.raw.actions import labels_of_actions, load_actions
 from prectr_torchrec.data.raw.labels import time_columns
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds, text
 from prectr_torchrec.data.raw.search_results import RESULTS, SEARCHES, raw_table, shown_items
-from prectr_torchrec.data.raw.source import Connection, Problems, RawLogError, Source, Table, describe_rows, one_row, shown_value
+from prectr_torchrec.data.raw.source import (
+    Connection,
+    Problems,
+    RawLogError,
+    Source,
+    Table,
+    describe_rows,
+    one_row,
+    shown_value,
+    text_literal,
+)
 from prectr_torchrec.data.raw.versions import VALID_FROM, split_versions
 
 Kinds = dict[str, IdKind]
@@ -31,7 +41,14 @@ class Loaded:
     rows: dict[str, int]
 
 
-def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], kinds: Kinds, drops: dict[str, int]) -> Loaded:
+def load_sources(
+    con: Connection,
+    data: DataConfig,
+    sources: dict[str, Source],
+    kinds: Kinds,
+    drops: dict[str, int],
+    mended: dict[str, int],
+) -> Loaded:
     """Makes tables items, queries, users, grades(query_id, item_id, relevance), impressions and actions, of those that are there.
 
     Args:
@@ -40,6 +57,7 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
         sources: from `open_sources`.
         kinds: how each column of ids is read.
         drops: filled with what was dropped.
+        mended: filled with what was mended.
 
     Raises:
         RawLogError: rows that cannot be used; the message names the first of each kind.
@@ -53,10 +71,12 @@ def load_sources(con: Connection, data: DataConfig, sources: dict[str, Source], 
                 _load_impressions(con, table, rows, drops, declared_columns(data, "requests"))
             elif name == "queries" and data.raw.queries is None:
                 loaded.rows[name] = _load_query_texts(con, table)
+            elif name == "judgments":
+                _load_grades(con, table, rows, drops, mended)
             elif name == "actions":
                 load_actions(con, table, data, labels_of_actions(data, shown_items(sources)), drops)
             else:
-                _LOADS[name](con, table, rows, drops)
+                _load_entities(con, table, rows, drops)
     problems.refuse()
     return loaded
 
@@ -90,7 +110,7 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
         readings[data.query_group] = attribute(kinds[data.query_group], data.zero_id)
     if source.name == "items" and data.valid_from:
         names[data.valid_from] = VALID_FROM
-        readings[data.valid_from] = seconds(*_MOMENTS)
+        readings[data.valid_from] = seconds(*_MOMENTS, up=True)
     fits = {column.source.column: column.kind.of for column in declared if isinstance(column.kind, Weights)}
     of_searches = {
         "request_id": ids["request_id"],
@@ -114,7 +134,11 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
             "action": text(),
             "timestamp": seconds(*_MOMENTS),
         },
-        "judgments": {"query_id": ids["query_id"], "item_id": ids["item_id"], "relevance": Grade(data.levels).raw()},
+        "judgments": {
+            **{name: ids[name] for name in ("query_id", "item_id")},
+            "relevance": Grade(data.levels).raw(),
+            SPELLING: text(),
+        },
         "impressions": of_searches | of_results,
         SEARCHES: of_searches,
         RESULTS: of_results,
@@ -144,18 +168,30 @@ def _load_query_texts(con: Connection, table: Table) -> int:
     return int(one_row(con, "SELECT count(*) FROM queries")[0])
 
 
-def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:
-    """Makes table grades, each row once."""
+def _load_grades(con: Connection, table: Table, rows: int, drops: dict[str, int], mended: dict[str, int]) -> None:
+    """Makes table grades, a row each pair.
+
+    A pair has one grade. Where queries are their texts, and their spellings are graded otherwise, their mean counts.
+    """
     known = f"FROM ({table.select()}) WHERE query_id IS NOT NULL AND item_id IS NOT NULL"
     with_ids = one_row(con, f"SELECT count(*) {known}")[0]
-    con.execute(f"CREATE TABLE grades AS SELECT DISTINCT * {known}")
-    two = con.execute("SELECT query_id, item_id FROM grades GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall()
-    for query, item in two:
-        found = table.find(con, ["relevance"], f"query_id = {query} AND item_id = {item}", 2)
+    con.execute(f"CREATE TABLE written AS SELECT DISTINCT * {known}")
+    spelled = f", {SPELLING}" if SPELLING in table.readings else ""
+    pair = f"SELECT query_id, item_id{spelled} FROM written GROUP BY ALL"
+    for query, item, *written in con.execute(f"{pair} HAVING count(*) > 1 ORDER BY ALL LIMIT 1").fetchall():
+        of_text = "".join(f" AND {SPELLING} = {text_literal(value)}" for value in written)
+        found = table.find(con, ["relevance"], f"query_id = {query} AND item_id = {item}{of_text}", 2)
         given = " and ".join(str(value) for _, _, (value,) in found)
         raise RawLogError(f"{describe_rows(found)} grade the same (query_id, item_id) with {given}; a pair has one grade")
+    (different,) = one_row(con, "SELECT count(*) FROM (SELECT DISTINCT query_id, item_id, relevance FROM written)")
+    mean = "avg(relevance ORDER BY relevance) AS relevance, count(DISTINCT relevance) AS grades"
+    con.execute(f"CREATE TABLE grades AS SELECT query_id, item_id, {mean} FROM written GROUP BY ALL")
+    con.execute("DROP TABLE written")
     drops["judgments without a query or item"] = rows - with_ids
-    drops["judgments given twice"] = with_ids - one_row(con, "SELECT count(*) FROM grades")[0]
+    drops["judgments given twice"] = with_ids - different
+    (others,) = one_row(con, "SELECT coalesce(sum(grades - 1) FILTER (WHERE grades > 1), 0) FROM grades")
+    con.execute("ALTER TABLE grades DROP COLUMN grades")
+    mended["judgments that grade other spellings of a query otherwise, of which the mean counts"] = int(others)
 
 
 def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str, int], shared: Sequence[Column]) -> None:
@@ -177,16 +213,14 @@ def _load_impressions(con: Connection, table: Table, rows: int, drops: dict[str,
     problems.refuse()
 
 
+SPELLING = "spelling"
+"""What tables call the text of a query as it is written, where that is its id."""
 _MOMENTS = (0, 10**11)
 _CHANGING = ", or data.valid_from names the column with the time from which each row holds"
 _OF_IMPRESSIONS = ("request_id", "query_id", "item_id")
 """Ids without which an impression is of no use."""
 _OF_REQUESTS = ("timestamp", "user_id", "query_id")
 """What the impressions of a request have in common."""
-_LOADS = {
-    **dict.fromkeys(("items", "queries", "users", SEARCHES), _load_entities),
-    "judgments": _load_grades,
-}
 
 
 def drop_without(con: Connection, table: Table, name: str, columns: Sequence[str], drops: dict[str, int]) -> None:

@@ -93,35 +93,47 @@ def label(unknown: int) -> Reading:
     return Reading(flag.expected, read, absent=f"{unknown}::TINYINT")
 
 
-def seconds(low: int, high: int, *, nullable: bool = False) -> Reading:
+def seconds(low: int, high: int, *, nullable: bool = False, up: bool = False) -> Reading:
     """Moments as whole seconds, and null where that may be: numbers, timestamps, or text as of ISO 8601. Without a zone they are
-    of UTC."""
-    null = ", or null" if nullable else ""
-    plain = whole_number(low, high, f"whole seconds, not negative and no milliseconds{null}", nullable=nullable)
+    of UTC.
+
+    A fraction of a second is dropped, so that of two moments none comes before the other that did not; with `up`, the next whole
+    second stands for it: what begins then has begun by then.
+    """
 
     def read(sql: str, type_: str) -> tuple[str, str] | None:
-        if type_.startswith("TIMESTAMP") or type_ == "DATE":
+        if type_ == NULL:
+            value = "NULL::BIGINT"
+        elif type_.startswith("TIMESTAMP") or type_ == "DATE":
             ticks, second = (f"epoch_ns({sql})", 10**9) if type_.endswith("_NS") else (f"epoch_us({sql})", 10**6)
-            value, whole = f"({ticks} // {second})", f"{ticks} % {second} = 0"
+            ticks = f"({ticks} + {(second - 1) * up})"
+            value = f"(({ticks} - (({ticks} % {second}) + {second}) % {second}) // {second})"
         elif is_text(type_):
-            value, whole = _written_seconds(as_text(sql, type_)), "true"
+            value = _written_seconds(as_text(sql, type_), up)
+        elif is_number(type_):
+            value = f"TRY_CAST({'ceil' if up else 'floor'}({sql}) AS BIGINT)"
         else:
-            return plain.read(sql, type_)
-        bad = f"NOT coalesce({whole} AND {value} BETWEEN {low} AND {high}, false)"
+            return None
+        bad = f"NOT coalesce({value} BETWEEN {low} AND {high}, false)"
         return value, f"({sql} IS NOT NULL AND {bad})" if nullable else bad
 
-    return Reading(f"{plain.expected} (of a timestamp: date_trunc('second', ...); of text: 2026-05-01T10:00:00+02:00)", read)
+    null = ", or null" if nullable else ""
+    written = "a timestamp, or text such as 2026-05-01T10:00:00+02:00"
+    return Reading(f"seconds, not negative and no milliseconds{null} (or {written}; a fraction is dropped)", read)
 
 
-_ISO = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.0+)?)?)?"
+_ISO = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?"
 
 
-def _written_seconds(text: str) -> str:
+def _written_seconds(text: str, up: bool) -> str:
     """SQL of the seconds that a text means, null where it means none."""
+    plain, more = rf"regexp_replace({text}, '\.\d+', '')", ""
+    if up:
+        more = rf" + CASE WHEN regexp_matches({text}, '\.\d*[1-9]') THEN 1 ELSE 0 END"
     kinds = {
-        _WHOLE: f"TRY_CAST({text} AS BIGINT)",
-        f"'{_ISO}'": f"epoch_us(TRY_CAST({text} AS TIMESTAMP)) // 1000000",
-        rf"'{_ISO}(Z|[+-]\d{{2}}(:?\d{{2}})?)'": f"epoch_us(TRY_CAST({text} AS TIMESTAMPTZ)) // 1000000",
+        r"'[+-]?\d+(\.\d*)?'": f"TRY_CAST({'ceil' if up else 'floor'}(TRY_CAST({text} AS DECIMAL(38, 18))) AS BIGINT)",
+        f"'{_ISO}'": f"epoch_us(TRY_CAST({plain} AS TIMESTAMP)) // 1000000{more}",
+        rf"'{_ISO}(Z|[+-]\d{{2}}(:?\d{{2}})?)'": f"epoch_us(TRY_CAST({plain} AS TIMESTAMPTZ)) // 1000000{more}",
     }
     return f"(CASE {' '.join(f'WHEN regexp_full_match({text}, {form}) THEN {value}' for form, value in kinds.items())} END)"
 

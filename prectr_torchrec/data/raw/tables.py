@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
 from prectr_torchrec.data.raw.labels import known_columns, link_labels, time_columns
 from prectr_torchrec.data.raw.loading import (
+    SPELLING,
     Kinds,
     Loaded,
     check_sources,
@@ -100,8 +102,7 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
         open_table("impressions", impressions, ["request_id", *of_requests, *of_items], ["position", *acted])
     if log.actions:
         open_table("actions", log.actions, [*COLUMNS])
-    valid_from = [data.valid_from] if data.valid_from else []
-    open_table("items", log.items, ["item_id", "title", *declared["items"], *valid_from])
+    open_table("items", log.items, ["item_id", "title", *declared["items"], *filter(None, [data.valid_from])])
     if log.queries:
         group = [data.query_group] if data.query_group else []
         open_table("queries", log.queries, ["query_id", "query", *declared["queries"]], group)
@@ -115,6 +116,7 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
         problems.found.append(
             f"data.raw.users is null, and columns of users are wanted: {', '.join(declared['users'])}; name the users file"
         )
+    _keep_spellings(log, sources)
     with problems.collecting():
         _check_group(data, sources)
     if problems.found:
@@ -122,6 +124,13 @@ def open_sources(con: Connection, data: DataConfig, raw: Path) -> dict[str, Sour
             check_sources(con, data, sources, _id_kinds(con, data, sources))
     problems.refuse()
     return sources
+
+
+def _keep_spellings(log: RawLog, sources: dict[str, Source]) -> None:
+    """Where queries are their texts, judgments are read with these too."""
+    graded = sources.get("judgments")
+    if not log.queries and graded and "query_id" in graded:
+        sources["judgments"] = replace(graded, columns={**graded.columns, SPELLING: graded.columns["query_id"]})
 
 
 def _of_shown_items(data: DataConfig, declared: dict[str, list[str]]) -> list[str]:
@@ -156,7 +165,7 @@ def load_tables(con: Connection, data: DataConfig, sources: dict[str, Source], s
     kinds = _id_kinds(con, data, sources)
     drops: dict[str, int] = {}
     mended: dict[str, int] = {}
-    loaded = load_sources(con, data, sources, kinds, drops)
+    loaded = load_sources(con, data, sources, kinds, drops, mended)
     if RESULTS in loaded.tables:
         _join_results(con, loaded, drops)
     acted = labels_of_actions(data, shown_items(sources))

@@ -116,7 +116,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"timestamp": 30, "click": 0, "clicked": 31},
         r"column 'clicked', row 1: 31, and click is 0; what did not happen has no time: expected the time of click, or null",
     ),
-    "negative": ({"click": 1, "clicked": -1}, r"column 'clicked', row 1: -1; expected whole seconds, not negative .*, or null"),
+    "negative": ({"click": 1, "clicked": -1}, r"column 'clicked', row 1: -1; expected seconds, not negative .*, or null"),
     "two": ({"cart": 2}, r"column 'cart', row 1: 2; expected 0, 1, or null where it is not known"),
 }
 

@@ -96,7 +96,7 @@ def test_two_rows_of_one_item_need_times_that_differ(tmp_path: Path) -> None:
     with pytest.raises(RawLogError, match=r"rows 4 and \d+ have the same \(item_id, since\) = .*; it may be there only once$"):
         run(raw, tmp_path / "b", DataConfig(**DATA))
     raw["items"][-1] = raw["items"][-1] | {"since": None}
-    with pytest.raises(RawLogError, match=r"items\.parquet: column 'since', row \d+: None; expected whole seconds"):
+    with pytest.raises(RawLogError, match=r"items\.parquet: column 'since', row \d+: None; expected seconds"):
         run(raw, tmp_path / "c", DataConfig(**DATA))
     with pytest.raises(
         ValueError, match=r"valid_from: 'price' is an attribute, or one of data\.columns\.items; give it another name"

@@ -74,6 +74,40 @@ def test_a_log_without_texts_is_told_the_column(tmp_path: Path) -> None:
         run(raw, tmp_path, DataConfig.model_validate(DATA))
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_spellings_that_are_graded_otherwise_have_the_mean_of_their_grades(tmp_path: Path, suffix: str) -> None:
+    raw = log_of_texts()
+    files = {name: {"path": f"{name}.{suffix}"} for name in raw}
+    data = DataConfig.model_validate({**DATA, "raw": {**files, "queries": None}})
+    first, second = raw["judgments"][0], raw["judgments"][1]
+    others = [{**first, "query": first["query"].upper(), "relevance": grade} for grade in (1.0,)]
+    others += [{**first, "query": f"  {first['query']}", "relevance": 2.0}, {**second, "query": second["query"].lower()}]
+    raw["judgments"][0] = first = {**first, "relevance": 3.0}
+    plain = run(log_of_texts(), tmp_path / "plain", data, suffix=suffix)
+    manifest = run(raw | {"judgments": raw["judgments"] + others}, tmp_path / "more", data, suffix=suffix)
+    assert manifest["mended"]["judgments that grade other spellings of a query otherwise, of which the mean counts"] == 2
+    assert manifest["dropped"]["judgments given twice"] == 1 and "judgments given twice" not in plain["dropped"]
+    query, item = hash_id(normalised(first["query"])), first["item_id"]
+    grades = {
+        (row["query_id"], item): grade
+        for row in labelled_rows(tmp_path / "more") + read_split(tmp_path / "more" / "out", "judgments")
+        for item, grade in zip(row["candidate_item_id"], row["candidate_relevance"], strict=True)
+    }
+    assert grades[query, item] == 2.0
+
+
+def test_one_spelling_that_is_graded_twice_is_an_error(tmp_path: Path) -> None:
+    raw = log_of_texts()
+    first = raw["judgments"][0]
+    raw["judgments"] += [{**first, "query": first["query"].upper(), "relevance": 1.0}, {**first, "relevance": 1.5}]
+    raw["judgments"][0] = {**first, "relevance": 3.0}
+    expected = (
+        rf"judgments\.parquet: rows 1 and {len(raw['judgments'])} grade the same \(query_id, item_id\) with 3.0 and 1.5; a pair"
+    )
+    with pytest.raises(RawLogError, match=expected):
+        run(raw, tmp_path, DataConfig.model_validate(DATA))
+
+
 def test_columns_of_queries_need_a_file_of_queries() -> None:
     with pytest.raises(ValueError, match=r"columns.queries.words: raw.queries is null, and no other file has it"):
         DataConfig.model_validate({**DATA, "columns": {"queries": {"words": "number"}}})
