@@ -170,9 +170,18 @@ class Inputs:
     def counters(self, who: str) -> tuple[Tensor, Tensor, Tensor]:
         """Shown, clicked and examined counters of `user`, `query`, `group` (R, K + 1) or `item` (C, 1); those that were shown
         count as examined where nothing else is known."""
-        columns, prefix = (self.candidate, "") if who == "item" else (self.request, f"{who}_")
+        columns, prefix = self._counted(who)
         shown = columns[f"{prefix}shown"]
         return shown, columns[f"{prefix}clicked"], columns.get(f"{prefix}examined", shown)
+
+    def counter(self, who: str, what: str) -> Tensor:
+        """One of these counters, (R, K + 1) or (C, 1): `clicked`, or that of a label, such as `orders`."""
+        columns, prefix = self._counted(who)
+        return columns[f"{prefix}{what}"]
+
+    def _counted(self, who: str) -> tuple[Mapping[str, Tensor], str]:
+        """Where the counters of `user`, `query`, `group` or `item` are, and what their names begin with."""
+        return (self.candidate, "") if who == "item" else (self.request, f"{who}_")
 
     @cached_property
     def graded(self) -> Tensor:

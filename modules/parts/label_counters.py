@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..inputs import Inputs
 from ..text.relevance import TextReading
@@ -66,16 +66,11 @@ class LabelCounters(Part):
         """Features (C, 2 times whose times labels): volumes and residuals of each in turn."""
         found = []
         for number, who in enumerate(self.whose):
-            counts = {label: _total(inputs, who, label) for label in ("click", *self.labels)}
+            names = {"click": "clicked", **{label: f"{label}s" for label in self.labels}}
+            counts = {label: inputs.counter(who, what).sum(1, keepdim=True) for label, what in names.items()}  # of all levels
             happened = torch.cat([counts[label] for label in self.labels], dim=1)
             before = torch.cat([counts[earlier] for earlier in self.labels.values()], dim=1)
             surplus = happened - self.base_logit[number].sigmoid() * before
             features = torch.cat([happened.log1p() / LOG_SCALE, 3 * surplus / (before + self.smoothing)], dim=1)
             found.append(features if who == "item" else features[inputs.candidate_request])
         return PartOutput(torch.cat(found, dim=1))
-
-
-def _total(inputs: Inputs, who: str, label: str) -> Tensor:
-    """(R, 1) or (C, 1) how often a label, or the click, was counted at all levels."""
-    columns, prefix = (inputs.candidate, "") if who == "item" else (inputs.request, f"{who}_")
-    return columns[f"{prefix}{'clicked' if label == 'click' else f'{label}s'}"].sum(1, keepdim=True)

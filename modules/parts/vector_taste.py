@@ -55,7 +55,7 @@ class VectorTaste(Part):
         super().__init__()
         self.names, self.sequences = [vector.name for vector in vectors], [_SEQUENCES[who] for who in whose]
         self.encode = nn.ModuleList(VectorEncoding(vector, dim) for vector in vectors)
-        self.tastes = nn.ModuleList(nn.ModuleList(EventTaste(num_levels) for _ in vectors) for _ in self.sequences)
+        self.tastes = nn.ModuleList(EventTaste(num_levels) for _ in vectors for _ in self.sequences)
         self.num_features = 2 * len(self.names) * len(self.sequences)
 
     @classmethod
@@ -68,13 +68,13 @@ class VectorTaste(Part):
 
     def forward(self, inputs: Inputs, text: TextReading) -> PartOutput:
         """Features (C, `num_features`), a shift (C, 1) and its report."""
-        found = []
-        for number, (name, encode) in enumerate(zip(self.names, self.encode, strict=True)):
+        found, tastes = [], iter(self.tastes)
+        for name, encode in zip(self.names, self.encode, strict=True):
             candidates = encode(inputs.candidate[name])[:, :-1]
-            for sequence, tastes in zip(self.sequences, self.tastes, strict=True):
+            for sequence in self.sequences:
                 events = inputs.sequences[sequence]
-                vectors = _encoded(encode, events.features[name])
-                found.append(tastes[number](candidates, inputs.slots, ComparedEvents(events, vectors)))
+                past = ComparedEvents(events, _encoded(encode, events.features[name]))
+                found.append(next(tastes)(candidates, inputs.slots, past))
         means, variances = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
         shift = means.sum(1, keepdim=True)
         return PartOutput(torch.cat([means, variances], dim=1), shift, {"vector_taste": shift.squeeze(1)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -173,6 +173,11 @@ def stored_name(data: DataConfig, place: Place, name: str) -> str:
     return stored
 
 
+def ids_of_weights(columns: Iterable[Column]) -> dict[str, str]:
+    """Columns of weights by the log's names -> those of the ids that they are of."""
+    return {column.source.column: column.kind.of for column in columns if isinstance(column.kind, Weights)}
+
+
 def _kept_in_past(data: DataConfig) -> list[Column]:
     """Vectors of items that past events have too."""
     return [column for column, vector in declared_of(data, VectorColumn) if vector.history]
@@ -299,7 +304,8 @@ def _position(family: Family) -> Column:
 
 def _of_events(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> list[Column]:
     columns: list[Column] = []
-    for family, kept in (("history", data.history_columns), ("peer", data.peer_columns)):
+    kept_columns: dict[Family, list[str] | None] = {"history": data.history_columns, "peer": data.peer_columns}
+    for family, kept in kept_columns.items():
         there = [column for column in of_items if column.gathered or kept is None or column.source.column in kept]
         item, *attributes = _of_items(family, ids, there, required=False)
         columns += [

@@ -29,7 +29,7 @@ def test_it_is_the_taste_over_standardised_and_projected_vectors() -> None:
     project = part.encode[0].project.weight
     mean, deviation = torch.tensor(IMAGE.mean), torch.tensor(IMAGE.deviation)
     events, targets = (((values - mean) / deviation) @ project.T for values in (image, candidates))
-    wanted = part.tastes[0][0](targets, given.slots, ComparedEvents(given.sequences["history"], events))
+    wanted = part.tastes[0](targets, given.slots, ComparedEvents(given.sequences["history"], events))
     torch.testing.assert_close(found.features, torch.stack([wanted.mean, wanted.variance], dim=1))
     torch.testing.assert_close(found.shift, wanted.mean.unsqueeze(1))
     torch.testing.assert_close(found.report["vector_taste"], wanted.mean)

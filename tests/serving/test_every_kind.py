@@ -5,20 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from serving_requests import plain_requests
-from small_run import LABELS, OF_EVERY_KIND, small_config, write_small_data
+from served_jobs import Exported, exported_job
+from small_run import LABELS, OF_EVERY_KIND, small_config
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.data.hashing import path_levels
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
-from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.evaluation.evaluate import main as evaluate
-from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.fields import RequestError
-from prectr_torchrec.training.trainer import Trainer
 
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.01, "warmup_steps": 2}]}
 PROBABILITIES = [f"{label}_probability" for label in ("click", *LABELS)]
@@ -27,28 +21,16 @@ OF_CANDIDATES = ("price", "listed", "tags", "tag_scores", "shelf", "image", "det
 
 
 class Job(NamedTuple):
-    samples: pa.Table
-    predictions: pa.Table
+    exported: Exported
     vectors: ItemVectors
     ranker: Ranker
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        return plain_requests(self.samples.drop_columns([f"candidate_{name}" for name in (*LABELS, "sample_weight")]))
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    root = tmp_path_factory.mktemp("every")
     config = small_config(train=STAGES, **OF_EVERY_KIND)
-    data, run = write_small_data(root / "data", config, requests=60), root / "run"
-    with process_group("cpu") as process:
-        Trainer(config, data, run, process).train()
-    evaluate(["--run", str(run), "--data", str(data)])
-    export(run, root / "exported", vectors=data)
-    samples = pa.concat_tables([pq.read_table(path) for path in sorted((data / "test").glob("*.parquet"))])
-    vectors = ItemVectors.of(config.data, data / ITEM_VECTORS)
-    return Job(samples, pq.read_table(run / "predictions-test.parquet"), vectors, Ranker.load(root / "exported"))
+    exported = exported_job(tmp_path_factory.mktemp("every"), config, requests=60, vectors=True)
+    return Job(exported, ItemVectors.of(config.data, exported.data / ITEM_VECTORS), Ranker.load(exported.folder))
 
 
 def probabilities(ranker: Ranker, requests: list[dict[str, Any]]) -> np.ndarray:
@@ -59,18 +41,18 @@ def probabilities(ranker: Ranker, requests: list[dict[str, Any]]) -> np.ndarray:
 
 
 def of_trainer(job: Job) -> np.ndarray:
-    return np.stack([job.predictions[name].to_numpy() for name in PROBABILITIES], axis=1)
+    return np.stack([job.exported.predictions[name].to_numpy() for name in PROBABILITIES], axis=1)
 
 
 def test_export_and_trainer_agree_on_every_label(job: Job) -> None:
-    found = job.ranker.score(job.samples)
+    found = job.ranker.score(job.exported.samples)
     table = np.stack([found[name].to_numpy() for name in PROBABILITIES], axis=1)
     np.testing.assert_allclose(table, of_trainer(job), atol=1e-5)
     assert table.std(axis=0).min() > 1e-3
 
 
 def test_a_request_by_hand_scores_as_its_sample_does(job: Job) -> None:
-    requests = job.requests
+    requests = job.exported.requests
     np.testing.assert_allclose(probabilities(job.ranker, requests), of_trainer(job), atol=1e-5)
     for request in requests:  # what the ranker knows of its items may come with the request too
         for candidate in request["candidates"]:
@@ -80,7 +62,7 @@ def test_a_request_by_hand_scores_as_its_sample_does(job: Job) -> None:
 
 
 def test_a_path_comes_as_text_or_as_the_ids_of_its_levels(job: Job) -> None:
-    request = job.requests[0]
+    request = job.exported.requests[0]
     path = "Home > Kitchen"
     ids = job.ranker.schema.from_plain([request | {"candidates": [{"item_id": 1, "shelf": path}]}])["candidate_shelf"]
     assert len(ids.to_pylist()[0][0]) == len(path_levels(path, ">")) == 2
@@ -91,7 +73,7 @@ def test_a_path_comes_as_text_or_as_the_ids_of_its_levels(job: Job) -> None:
 
 
 def test_each_declared_column_is_optional_and_counts(job: Job) -> None:
-    request = max(job.requests, key=lambda request: len(request["candidates"]))
+    request = max(job.exported.requests, key=lambda request: len(request["candidates"]))
     whole = probabilities(job.ranker, [request])
     moved = set()
     for name in OF_REQUESTS:

@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from serving_requests import plain_requests
-from small_run import COLUMNS, small_config, write_small_data
+from served_jobs import Exported, exported_job
+from small_run import COLUMNS, small_config
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
-from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.evaluation.evaluate import main as evaluate
 from prectr_torchrec.evaluation.explain import explain
 from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.system.errors import ConfigError
-from prectr_torchrec.training.trainer import Trainer
 
 SECTIONS: dict[str, Any] = {
     "data": {"columns": {**COLUMNS, "items": {**COLUMNS["items"], "image": {"vector": {"width": 6, "dtype": "float16"}}}}},
@@ -30,17 +26,14 @@ SECTIONS: dict[str, Any] = {
 
 
 class Job(NamedTuple):
-    run: Path
-    data: Path
-    folder: Path
-    samples: pa.Table
+    exported: Exported
     vectors: ItemVectors
     score: np.ndarray
     """Of the trainer."""
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        return plain_requests(self.samples)
+        return self.exported.requests
 
     def with_images(self) -> list[dict[str, Any]]:
         """The requests with the vectors that samples do not have."""
@@ -54,17 +47,10 @@ class Job(NamedTuple):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    root = tmp_path_factory.mktemp("vectors")
     config = small_config(**SECTIONS)
-    data, run = write_small_data(root / "data", config, requests=40), root / "run"
-    with process_group("cpu") as process:
-        Trainer(config, data, run, process).train()
-    evaluate(["--run", str(run), "--data", str(data)])
-    export(run, root / "exported", vectors=data)
-    samples = pa.concat_tables([pq.read_table(path) for path in sorted((data / "test").glob("*.parquet"))])
-    vectors = ItemVectors.of(config.data, data / ITEM_VECTORS)
-    score = pq.read_table(run / "predictions-test.parquet")["click_probability"].to_numpy()
-    return Job(run, data, root / "exported", samples, vectors, score)
+    exported = exported_job(tmp_path_factory.mktemp("vectors"), config, requests=40, vectors=True)
+    vectors = ItemVectors.of(config.data, exported.data / ITEM_VECTORS)
+    return Job(exported, vectors, exported.predictions["click_probability"].to_numpy())
 
 
 def scores(ranker: Ranker, requests: list[dict[str, Any]]) -> np.ndarray:
@@ -72,17 +58,17 @@ def scores(ranker: Ranker, requests: list[dict[str, Any]]) -> np.ndarray:
 
 
 def test_an_exported_ranker_knows_the_vectors_of_its_items(job: Job, tmp_path: Path) -> None:
-    ranker = Ranker.load(job.folder)
-    np.testing.assert_allclose(ranker.score(job.samples)["click_probability"].to_numpy(), job.score, atol=1e-5)
+    ranker = Ranker.load(job.exported.folder)
+    np.testing.assert_allclose(ranker.score(job.exported.samples)["click_probability"].to_numpy(), job.score, atol=1e-5)
     np.testing.assert_allclose(scores(ranker, job.requests), job.score, atol=1e-5)
     np.testing.assert_allclose(scores(ranker, job.with_images()), job.score, atol=1e-5)
     np.testing.assert_allclose(scores(ranker.aside, job.requests), job.score, atol=1e-5)
-    assert score_files(job.folder, job.data / "test", tmp_path / "scores.parquet") == len(job.score)
+    assert score_files(job.exported.folder, job.exported.data / "test", tmp_path / "scores.parquet") == len(job.score)
     np.testing.assert_allclose(pq.read_table(tmp_path / "scores.parquet")["click_probability"].to_numpy(), job.score, atol=1e-5)
 
 
 def test_a_request_s_own_vector_wins_and_a_new_item_may_bring_one(job: Job) -> None:
-    ranker = Ranker.load(job.folder)
+    ranker = Ranker.load(job.exported.folder)
     request = next(request for request in job.with_images() if request["candidates"][0]["image"])
     first, *others = request["candidates"]
 
@@ -97,18 +83,18 @@ def test_a_request_s_own_vector_wins_and_a_new_item_may_bring_one(job: Job) -> N
 def test_without_vectors_requests_bring_them(job: Job, tmp_path: Path) -> None:
     expected = r"reads vectors of items \(image\): name the prepared folder that has them \(--vectors DIR\), or let requests"
     with pytest.raises(ConfigError, match=expected):
-        export(job.run, tmp_path / "unsaid")
-    export(job.run, tmp_path / "bare", without_vectors=True)
+        export(job.exported.run, tmp_path / "unsaid")
+    export(job.exported.run, tmp_path / "bare", without_vectors=True)
     ranker = Ranker.load(tmp_path / "bare")
     np.testing.assert_allclose(scores(ranker, job.with_images()), job.score, atol=1e-5)
     assert np.abs(scores(ranker, job.requests) - job.score).max() > 1e-5
-    assert score_files(tmp_path / "bare", job.data / "test", tmp_path / "scores.parquet") == len(job.score)
+    assert score_files(tmp_path / "bare", job.exported.data / "test", tmp_path / "scores.parquet") == len(job.score)
     found = pq.read_table(tmp_path / "scores.parquet")["click_probability"].to_numpy()  # samples have theirs beside them
     np.testing.assert_allclose(found, job.score, atol=1e-5)
 
 
 def test_a_damaged_file_is_named(job: Job, tmp_path: Path) -> None:
-    export(job.run, tmp_path / "exported", vectors=job.data)
+    export(job.exported.run, tmp_path / "exported", vectors=job.exported.data)
     path = tmp_path / "exported" / ITEM_VECTORS / "image.float16x6"
     path.write_bytes(path.read_bytes()[:-12])
     with pytest.raises(ValueError, match=r"item_vectors/image\.float16x6"):
@@ -116,7 +102,9 @@ def test_a_damaged_file_is_named(job: Job, tmp_path: Path) -> None:
 
 
 def test_a_request_is_explained_with_its_items_vectors(job: Job) -> None:
-    request = int(job.samples["request_id"][0].as_py())
-    found = {row["item_id"]: row["click_probability"] for row in explain(job.run, job.data, request)["candidates"]}
-    items = job.samples["candidate_item_id"][0].as_py()
+    request = int(job.exported.samples["request_id"][0].as_py())
+    found = {
+        row["item_id"]: row["click_probability"] for row in explain(job.exported.run, job.exported.data, request)["candidates"]
+    }
+    items = job.exported.samples["candidate_item_id"][0].as_py()
     np.testing.assert_allclose([found[item] for item in items], job.score[: len(items)], atol=1e-5)

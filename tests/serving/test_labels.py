@@ -5,78 +5,48 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from serving_requests import plain_requests
-from small_run import LABELS, small_config, write_small_data
+from served_jobs import Exported, column, exported_job
+from small_run import LABELS, small_config
 
 from prectr_torchrec import Ranker, metrics
-from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.evaluate import main as evaluate
 from prectr_torchrec.evaluation.explain import explain, format_explanation
 from prectr_torchrec.evaluation.measures_text import format_metrics
 from prectr_torchrec.evaluation.report import write_report
-from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.fields import RequestError
 from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.serving.server import RankingServer, ServerSettings
-from prectr_torchrec.training.trainer import Trainer
 
 WORTH = {"click": 1.0, "order": 20.0}
 STAGES = {"stages": [{"split": "train", "epochs": 2, "lr": 0.003, "warmup_steps": 2}]}
 
 
-class Job(NamedTuple):
-    run: Path
-    data: Path
-    folder: Path
-    samples: pa.Table
-    measured: dict[str, Any]
-    predictions: pa.Table
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        names = [f"candidate_{label}" for label in LABELS]  # a request has no order yet
-        return plain_requests(self.samples.drop_columns(names))
-
-
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    root = tmp_path_factory.mktemp("labels")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     config = small_config(train=STAGES, data={"labels": LABELS}, score=WORTH)
-    data, run = write_small_data(root / "data", config, requests=80), root / "run"
-    with process_group("cpu") as process:
-        Trainer(config, data, run, process).train()
-    evaluate(["--run", str(run), "--data", str(data)])
-    export(run, root / "exported")
-    samples = pa.concat_tables([pq.read_table(path) for path in sorted((data / "test").glob("*.parquet"))])
-    measured = json.loads((run / "metrics-test.json").read_text(encoding="utf-8"))
-    return Job(run, data, root / "exported", samples, measured, pq.read_table(run / "predictions-test.parquet"))
+    return exported_job(tmp_path_factory.mktemp("labels"), config, requests=80)
 
 
 @pytest.fixture(scope="module")
-def ranker(job: Job) -> Ranker:
+def ranker(job: Exported) -> Ranker:
     return Ranker.load(job.folder)
 
 
 @pytest.fixture(scope="module")
-def client(job: Job) -> Iterator[TestClient]:
+def client(job: Exported) -> Iterator[TestClient]:
     settings = ServerSettings(deadline=60)
     with TestClient(RankingServer(job.folder, settings, demo=job.data / "test").app) as client:
         yield client
 
 
-def column(table: pa.Table, name: str) -> np.ndarray:
-    return table[name].cast(pa.float64()).to_numpy()  # null: NaN
-
-
 def test_evaluation_against_another_run_has_the_difference_of_each_label(
-    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = ["--predictions", str(tmp_path / "p.parquet"), "--metrics", str(tmp_path / "m.json")]
     evaluate(["--run", str(job.run), "--data", str(job.data), "--against", str(job.run), *written])
@@ -88,7 +58,7 @@ def test_evaluation_against_another_run_has_the_difference_of_each_label(
         evaluate(["--run", str(job.run), "--data", str(job.data), "--against", str(tmp_path / "nothing"), *written])
 
 
-def test_every_label_is_measured_as_the_click_is(job: Job) -> None:
+def test_every_label_is_measured_as_the_click_is(job: Exported) -> None:
     assert list(job.measured["labels"]) == ["click", *LABELS]
     score = column(job.predictions, "score")
     ids = [job.predictions[name].to_numpy() for name in ("user_id", "request_id")]
@@ -107,7 +77,7 @@ def test_every_label_is_measured_as_the_click_is(job: Job) -> None:
     assert {name: click[name] for name in same} == {name: job.measured["clicks"][name] for name in same}
 
 
-def test_the_score_is_the_expected_worth_and_what_the_final_ranking_is_measured_by(job: Job) -> None:
+def test_the_score_is_the_expected_worth_and_what_the_final_ranking_is_measured_by(job: Exported) -> None:
     score = column(job.predictions, "score")
     expected = column(job.predictions, "click_probability") + 20 * column(job.predictions, "order_probability")
     np.testing.assert_allclose(score, expected, rtol=1e-6)
@@ -117,7 +87,7 @@ def test_the_score_is_the_expected_worth_and_what_the_final_ranking_is_measured_
     assert value["worth"] == WORTH and value["captured@3"]["best"] >= value["captured@3"]["score"] > 0
 
 
-def test_what_no_label_tells_of_is_null(job: Job, tmp_path: Path) -> None:
+def test_what_no_label_tells_of_is_null(job: Exported, tmp_path: Path) -> None:
     paths = ["--predictions", str(tmp_path / "predictions.parquet"), "--metrics", str(tmp_path / "metrics.json")]
     evaluate(["--run", str(job.run), "--data", str(job.data), "--split", "judgments", *paths])
     found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
@@ -131,7 +101,7 @@ def test_what_no_label_tells_of_is_null(job: Job, tmp_path: Path) -> None:
     assert "\norder " in format_metrics(found)
 
 
-def test_validation_and_the_log_of_training_have_each_label(job: Job) -> None:
+def test_validation_and_the_log_of_training_have_each_label(job: Exported) -> None:
     lines = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert any("bce_order" in line and "bce_cart" in line for line in lines)
     (found, *_) = (line["validation"] for line in lines if "validation" in line)
@@ -140,7 +110,7 @@ def test_validation_and_the_log_of_training_have_each_label(job: Job) -> None:
     assert 0 < found["auc_order"] < 1
 
 
-def test_table_and_report_show_the_labels(job: Job, tmp_path: Path) -> None:
+def test_table_and_report_show_the_labels(job: Exported, tmp_path: Path) -> None:
     text = format_metrics(job.measured)
     assert "\nlabel " in text and "\norder " in text and "by 1 click + 20 order" in text
     write_report(tmp_path / "report.html", {"small": job.run})
@@ -149,7 +119,7 @@ def test_table_and_report_show_the_labels(job: Job, tmp_path: Path) -> None:
     assert "| order |" in (job.folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_exported_ranker_says_of_labels_what_the_trainer_does(job: Job, ranker: Ranker, tmp_path: Path) -> None:
+def test_the_exported_ranker_says_of_labels_what_the_trainer_does(job: Exported, ranker: Ranker, tmp_path: Path) -> None:
     names = ["click_probability", "cart_probability", "order_probability", "score"]
     table = ranker.score(job.samples)
     assert score_files(job.folder, job.data / "test", tmp_path / "scores.parquet") == len(table)
@@ -163,7 +133,7 @@ def test_the_exported_ranker_says_of_labels_what_the_trainer_does(job: Job, rank
         np.testing.assert_allclose(one.score, of_all.score, atol=1e-5)
 
 
-def test_a_request_may_say_what_labels_are_worth_to_it(job: Job, ranker: Ranker) -> None:
+def test_a_request_may_say_what_labels_are_worth_to_it(job: Exported, ranker: Ranker) -> None:
     reordered = 0
     for request in job.requests:
         as_trained, by_order = ranker.score(request), ranker.score({**request, "score": {"order": 1}}, explain=True)
@@ -196,12 +166,12 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("score", "message"), BAD.values(), ids=BAD)
-def test_a_wrong_score_is_named(job: Job, ranker: Ranker, score: Any, message: str) -> None:
+def test_a_wrong_score_is_named(job: Exported, ranker: Ranker, score: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         ranker.score({**job.requests[0], "score": score})
 
 
-def test_the_server_ranks_by_the_score_and_answers_with_each_label(job: Job, client: TestClient) -> None:
+def test_the_server_ranks_by_the_score_and_answers_with_each_label(job: Exported, client: TestClient) -> None:
     request = max(job.requests, key=lambda request: len(request["candidates"]))
     for worth in (WORTH, {"order": 1.0}, {"click": -1.0}):
         sent = request if worth is WORTH else {**request, "score": worth}
@@ -227,7 +197,7 @@ def test_the_page_shows_each_label_and_what_it_adds_to_the_score(client: TestCli
         assert sum(label["worth"] * label["probability"] for label in row["labels"]) == pytest.approx(row["score"], abs=1e-5)
 
 
-def test_an_explanation_says_what_the_score_is_made_of(job: Job) -> None:
+def test_an_explanation_says_what_the_score_is_made_of(job: Exported) -> None:
     found = explain(job.run, job.data, int(job.samples["request_id"][0].as_py()))
     for row in found["candidates"]:
         assert row["score_parts"] == {"click": row["click_probability"], "order": 20 * row["order_probability"]}

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from serving_requests import plain_requests
-from small_run import LABELS, small_config, write_small_data
+from served_jobs import Exported, column, exported_job
+from small_run import LABELS, small_config
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.config.run import validate_config
-from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.evaluation.evaluate import main as evaluate
 from prectr_torchrec.evaluation.explain import explain, format_explanation
 from prectr_torchrec.evaluation.measures_text import format_metrics
-from prectr_torchrec.serving.export import export
 from prectr_torchrec.serving.fields import RequestError
 from prectr_torchrec.serving.score_files import score_files
 from prectr_torchrec.serving.server import RankingServer, ServerSettings
-from prectr_torchrec.training.trainer import Trainer
 
 SCORE = {"click": 1.0, "order": {"times": "price"}}
 SECTIONS: dict[str, Any] = {
@@ -33,45 +29,22 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-class Job(NamedTuple):
-    run: Path
-    data: Path
-    folder: Path
-    samples: pa.Table
-    predictions: pa.Table
-
-    @property
-    def requests(self) -> list[dict[str, Any]]:
-        return plain_requests(self.samples.drop_columns([f"candidate_{label}" for label in LABELS]))
-
-
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    root = tmp_path_factory.mktemp("value")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     config = small_config(**SECTIONS, data={"labels": LABELS}, score=SCORE)
-    data, run = write_small_data(root / "data", config, requests=40), root / "run"
-    with process_group("cpu") as process:
-        Trainer(config, data, run, process).train()
-    evaluate(["--run", str(run), "--data", str(data)])
-    export(run, root / "exported")
-    samples = pa.concat_tables([pq.read_table(path) for path in sorted((data / "test").glob("*.parquet"))])
-    return Job(run, data, root / "exported", samples, pq.read_table(run / "predictions-test.parquet"))
+    return exported_job(tmp_path_factory.mktemp("value"), config, requests=40)
 
 
 @pytest.fixture(scope="module")
-def ranker(job: Job) -> Ranker:
+def ranker(job: Exported) -> Ranker:
     return Ranker.load(job.folder)
-
-
-def column(table: pa.Table, name: str) -> np.ndarray:
-    return table[name].cast(pa.float64()).to_numpy()  # null: NaN
 
 
 def prices(samples: pa.Table) -> np.ndarray:
     return samples["candidate_price"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
 
 
-def test_predictions_have_each_candidates_worth_and_the_score_of_it(job: Job) -> None:
+def test_predictions_have_each_candidates_worth_and_the_score_of_it(job: Exported) -> None:
     price = prices(job.samples)
     assert 0 < np.isnan(price).sum() < len(price)
     np.testing.assert_array_equal(column(job.predictions, "order_worth"), price)
@@ -79,8 +52,8 @@ def test_predictions_have_each_candidates_worth_and_the_score_of_it(job: Job) ->
     np.testing.assert_allclose(column(job.predictions, "score"), expected, rtol=1e-6)
 
 
-def test_the_value_captured_is_that_of_the_prices(job: Job) -> None:
-    measured = json.loads((job.run / "metrics-test.json").read_text(encoding="utf-8"))
+def test_the_value_captured_is_that_of_the_prices(job: Exported) -> None:
+    measured = job.measured
     found, request = measured["value"], job.predictions["request_id"].to_numpy()
     assert found["worth"] == SCORE and "by 1 click + price x order" in format_metrics(measured)
     value = column(job.predictions, "click") + np.nan_to_num(prices(job.samples)) * column(job.predictions, "order")
@@ -93,7 +66,7 @@ def test_the_value_captured_is_that_of_the_prices(job: Job) -> None:
     assert found["captured@3"]["score"] == pytest.approx(captured / whole, rel=0.05)
 
 
-def test_the_exported_ranker_scores_as_the_trainer_does(job: Job, ranker: Ranker, tmp_path: Path) -> None:
+def test_the_exported_ranker_scores_as_the_trainer_does(job: Exported, ranker: Ranker, tmp_path: Path) -> None:
     score_files(job.folder, job.data / "test", tmp_path / "scores.parquet")
     for found in (ranker.score(job.samples), pq.read_table(tmp_path / "scores.parquet")):
         np.testing.assert_allclose(column(found, "score"), column(job.predictions, "score"), atol=1e-5)
@@ -101,7 +74,7 @@ def test_the_exported_ranker_scores_as_the_trainer_does(job: Job, ranker: Ranker
     np.testing.assert_allclose(alone, column(job.predictions, "score"), atol=1e-5)
 
 
-def test_a_request_may_multiply_by_another_number(job: Job, ranker: Ranker) -> None:
+def test_a_request_may_multiply_by_another_number(job: Exported, ranker: Ranker) -> None:
     for request in job.requests[:8]:
         scores = ranker.score({**request, "score": {"cart": {"times": "bm25"}}}, explain=True)
         bm25 = np.array([row.get("bm25") for row in request["candidates"]], dtype=np.float64)
@@ -112,7 +85,9 @@ def test_a_request_may_multiply_by_another_number(job: Job, ranker: Ranker) -> N
         assert ranked == sorted(ranked, reverse=True) == scores.score[scores.ranking()].tolist()
 
 
-def test_a_candidate_without_its_number_is_worth_nothing_and_a_request_without_any_is_refused(job: Job, ranker: Ranker) -> None:
+def test_a_candidate_without_its_number_is_worth_nothing_and_a_request_without_any_is_refused(
+    job: Exported, ranker: Ranker
+) -> None:
     request = max(job.requests, key=lambda request: len(request["candidates"]))
     first, *others = request["candidates"]
     scores = ranker.score({**request, "candidates": [{**first, "price": None}, *others]})
@@ -127,7 +102,7 @@ def test_a_candidate_without_its_number_is_worth_nothing_and_a_request_without_a
         ranker.score(job.samples.drop_columns(["candidate_price"]))
 
 
-def test_page_and_server_say_what_each_label_adds(job: Job) -> None:
+def test_page_and_server_say_what_each_label_adds(job: Exported) -> None:
     with TestClient(RankingServer(job.folder, ServerSettings(deadline=60), demo=job.data / "test").app) as client:
         about = client.get("/demo").json()
         assert about["score"] == "1 click + price x order"
@@ -140,7 +115,7 @@ def test_page_and_server_say_what_each_label_adds(job: Job) -> None:
         assert schema["properties"]["order"]["anyOf"][1]["properties"]["times"]["enum"] == ["price", "bm25"]
 
 
-def test_an_explanation_says_what_the_score_is_made_of(job: Job) -> None:
+def test_an_explanation_says_what_the_score_is_made_of(job: Exported) -> None:
     found = explain(job.run, job.data, int(job.samples["request_id"][0].as_py()))
     for row in found["candidates"]:
         assert row["score_parts"]["order"] == (row["numbers"]["price"] or 0) * row["order_probability"]
@@ -161,7 +136,7 @@ def test_a_wrong_worth_is_named(worth: Any, message: str) -> None:
         small_config(data={"labels": LABELS}, score={"order": worth})
 
 
-def test_the_click_alone_may_be_worth_a_number(job: Job) -> None:
+def test_the_click_alone_may_be_worth_a_number(job: Exported) -> None:
     config = small_config(**SECTIONS, score={"click": {"times": "price"}})
     assert "price" in config.reads().candidate
     again = validate_config(config.model_dump(mode="json"), "again")

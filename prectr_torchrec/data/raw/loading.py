@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Flag, Grade, Position
-from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Column, declared_columns, sample_columns
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, Column, declared_columns, ids_of_weights, sample_columns
 from prectr_torchrec.data.counted_kinds import SampleWeight
-from prectr_torchrec.data.list_kinds import Weights
 from prectr_torchrec.data.raw.actions import labels_of_actions, load_actions
 from prectr_torchrec.data.raw.labels import time_columns
 from prectr_torchrec.data.raw.readings import IdKind, Reading, attribute, identifier, seconds, text
@@ -111,7 +110,6 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
     if source.name == "items" and data.valid_from:
         names[data.valid_from] = VALID_FROM
         readings[data.valid_from] = seconds(*_MOMENTS, up=True)
-    fits = {column.source.column: column.kind.of for column in declared if isinstance(column.kind, Weights)}
     of_searches = {
         "request_id": ids["request_id"],
         "query_id": ids["query_id"],
@@ -143,7 +141,9 @@ def _as_table(source: Source, kinds: Kinds, data: DataConfig) -> Table:
         SEARCHES: of_searches,
         RESULTS: of_results,
     }[source.name]
-    return Table(source, keys | {name: how for name, how in readings.items() if name not in keys}, names, fits)
+    return Table(
+        source, keys | {name: how for name, how in readings.items() if name not in keys}, names, ids_of_weights(declared)
+    )
 
 
 def _load_entities(con: Connection, table: Table, rows: int, drops: dict[str, int]) -> None:

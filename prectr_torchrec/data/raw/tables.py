@@ -26,8 +26,7 @@ from typing import Any
 from prectr_torchrec.config.columns import IdColumn, IdsColumn
 from prectr_torchrec.config.data import DataConfig, Levels, RawLog, RawTable
 from prectr_torchrec.data.column_kinds import Grade, Label
-from prectr_torchrec.data.columns import SAMPLE_WEIGHT, declared_columns, declared_of, stored_name
-from prectr_torchrec.data.list_kinds import Weights
+from prectr_torchrec.data.columns import SAMPLE_WEIGHT, declared_columns, declared_of, ids_of_weights, stored_name
 from prectr_torchrec.data.raw.actions import COLUMNS, labels_of_actions, link_actions, may_be_actions
 from prectr_torchrec.data.raw.files import find_files
 from prectr_torchrec.data.raw.id_kinds import IdColumns, count_zeros, id_kinds, mixed_ids
@@ -274,8 +273,8 @@ def load_candidates(con: Connection, files: tuple[Path, ...], kinds: Kinds, data
     graded = key == "query_id" and "relevance" in source
     readings |= {"relevance": Grade(data.levels).raw()} if graded else {}
     readings |= {column.source.column: column.kind.raw() for column in there}
-    fits = {column.source.column: column.kind.of for column in there if isinstance(column.kind, Weights)}
-    table = Table(source, readings, {key: "key"} | {column.source.column: column.source.stored for column in there}, fits)
+    names = {key: "key"} | {column.source.column: column.source.stored for column in there}
+    table = Table(source, readings, names, ids_of_weights(there))
     if not table.check(con):
         raise RawLogError(f"{source.label}: no rows; give at least one candidate")
     values = "".join(
