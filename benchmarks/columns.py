@@ -24,20 +24,25 @@ from prectr_torchrec import metrics as m
 
 TAGS = ["tables.tag={rows: 100, dim: 8, sharding: [table_wise]}", "features.candidate_tags={table: tag, pooling: mean}"]
 DEVICE = ["tables.device={rows: 16, dim: 8, sharding: [table_wise]}", "features.device={table: device}"]
-NUMBERS, VECTORS = "model.parts.numbers={}", "model.parts.vectors={}"
+NUMBERS, VECTORS, TASTE = "model.parts.numbers={}", "model.parts.vectors={}", "model.parts.vector_taste={}"
+TEXTS = ["model.parts.further_match={}"]
 KINDS: dict[str, list[str]] = {
     "price": ["data.columns.items={price: {number: {transform: log1p}}}", NUMBERS],
     "rating": ["data.columns.items={rating: number}", NUMBERS],
     "tags": ["data.columns.items={tags: ids}", *TAGS],
-    "image": ["data.columns.items={image: {vector: 16}}", VECTORS],
+    "image": ["data.columns.items={image: {vector: {width: 16, history: true}}}", VECTORS, TASTE],
     "context": ["data.columns.requests={device: id, hour: number}", NUMBERS, *DEVICE],
     "engine": ["data.columns.impressions={engine_score: number}", NUMBERS],
+    "description": ["data.columns.items={description: text}", *TEXTS],
     "all": [
-        "data.columns.items={price: {number: {transform: log1p}}, rating: number, tags: ids, image: {vector: 16}}",
+        "data.columns.items={price: {number: {transform: log1p}}, rating: number, tags: ids, description: text, "
+        "image: {vector: {width: 16, history: true}}}",
         "data.columns.requests={device: id, hour: number}",
         "data.columns.impressions={engine_score: number}",
         NUMBERS,
         VECTORS,
+        TASTE,
+        *TEXTS,
         *TAGS,
         *DEVICE,
     ],

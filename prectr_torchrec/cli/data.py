@@ -35,6 +35,7 @@ def simulate(
     image: Multiplier = 0.0,
     context: Multiplier = 0.0,
     engine: Multiplier = 0.0,
+    description: Multiplier = 0.0,
     labels: Annotated[
         float, typer.Option(min=0, help="Multiplier of what carts and orders depend on; 0: the log has none, and no times.")
     ] = 0.0,
@@ -61,6 +62,7 @@ def simulate(
         image=image,
         context=context,
         engine=engine,
+        description=description,
         labels=labels,
     )
     counts = meta["counts"]

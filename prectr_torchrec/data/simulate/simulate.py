@@ -7,9 +7,9 @@ Users u search queries q at times t; the logging ranker shows items i at positio
     s_uq     = max(0, s0 + a_strictness user_strictness_u + a_query query_strictness_q)
 
 The multipliers a are 1 by default; 0 switches an effect off. Those of columns of a log's own (k: price, tags, rating, image,
-context, engine) and of labels are 0 by default, without which the log has none. They change clicks and nothing else, and that
-of labels what follows the clicks (`purchases.py`): the catalogue, the users, the requests and what was shown stay the same
-for a seed. Every file says that it is simulated.
+context, engine, description) and of labels are 0 by default, without which the log has none. They change clicks and nothing
+else, and that of labels what follows the clicks (`purchases.py`): the catalogue, the users, the requests and what was shown
+stay the same for a seed. Every file says that it is simulated.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from prectr_torchrec.data.simulate.catalogue import COLOURS, MATERIALS, NUM_BRANDS, Catalogue, Floats, Ints, make_catalogue
 from prectr_torchrec.data.simulate.contexts import draw_contexts
+from prectr_torchrec.data.simulate.descriptions import draw_descriptions
 from prectr_torchrec.data.simulate.engines import draw_engine
 from prectr_torchrec.data.simulate.images import draw_images
 from prectr_torchrec.data.simulate.planted import Planted, Rows
@@ -59,6 +60,8 @@ class OwnColumns(TypedDict, total=False):
     """Of device and hour: `device` and `hour` of impressions."""
     engine: float
     """Of what the logging engine alone knows: `engine_score` of impressions."""
+    description: float
+    """Of uses that queries name and titles do not: texts `description` of items, which some lack."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def simulate(
     multipliers |= {name: optional[name] for name in (*OwnColumns.__annotations__, "labels") if optional.get(name)}
     _check(sizes, {**multipliers, "position": position})
     # a stream for each part, so that no part's draws move another's
-    streams = [np.random.default_rng([seed, part]) for part in range(13)]
+    streams = [np.random.default_rng([seed, part]) for part in range(14)]
     catalogue = make_catalogue(streams[0], items, queries)
     effects, log = _draw_effects(streams[1], catalogue, users), draw_requests(streams[2], catalogue, requests, users)
     planted = _plant(multipliers, [*streams[5:7], *streams[9:]], catalogue, log, users)
@@ -162,6 +165,7 @@ def _plant(
         "image": lambda rng: draw_images(rng, items, users),
         "context": lambda rng: draw_contexts(rng, log.timestamp, catalogue.item_attributes[:, 0]),
         "engine": lambda rng: draw_engine(rng, catalogue.grades[log.query[:, None], log.candidates]),
+        "description": lambda rng: draw_descriptions(rng, catalogue, log.query),
     }
     return {name: draw[name](rng) for name, rng in zip(draw, streams, strict=True) if name in multipliers}
 

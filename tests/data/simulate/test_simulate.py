@@ -15,7 +15,7 @@ from prectr_torchrec.data.simulate.simulate import BIAS, CENTRE, SLOPE, simulate
 
 SMALL: dict[str, Any] = {"requests": 600, "users": 60, "queries": 50, "items": 400, "seed": 3}
 FILES = ("raw/impressions", "raw/items", "raw/queries", "raw/judgments", "eval/oracle", "eval/judgments_unseen_queries")
-PLANTED = ("price", "tags", "rating", "image", "context", "engine")
+PLANTED = ("price", "tags", "rating", "image", "context", "engine", "description")
 MULTIPLIERS = ("strictness", "query_strictness", "taste", "quality")
 
 
@@ -254,6 +254,18 @@ def test_the_engine_knows_what_nothing_else_tells(planted_log: Path) -> None:
     effect, grade = oracle["engine_effect"][shown], oracle["relevance"][shown]
     assert np.corrcoef(scores, effect)[0, 1] > 0.6
     assert abs(np.corrcoef(grade, effect)[0, 1]) < 0.2
+
+
+def test_descriptions_name_uses_that_some_queries_name(planted_log: Path) -> None:
+    text, oracle = of_oracle(planted_log, "description"), read(planted_log, "eval/oracle")
+    titles, effect = of_oracle(planted_log, "title"), oracle["description_effect"]
+    searched = dict(zip(*(read(planted_log, "raw/queries")[name] for name in ("query_id", "query")), strict=True))
+    requests = read(planted_log, "raw/impressions")
+    query = {request: searched[of] for request, of in zip(requests["request_id"], requests["query_id"], strict=True)}
+    assert 0.1 < (text == "").mean() < 0.3 and (effect[text == ""] == 0).all() and set(effect) == {0.0, 1.5}
+    for row in np.flatnonzero(effect):
+        kind, noun = text[row].removeprefix("Serves as ").removesuffix(" too.").split()
+        assert kind in query[oracle["request_id"][row]] and noun in titles[row].lower()
 
 
 def test_labels_follow_clicks_by_what_the_oracle_says_and_leave_the_rest_as_it_was(log: Path, tmp_path: Path) -> None:
