@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from prectr_torchrec.data.reader.flat import Columns
 _SMOOTHING = 5.0
 """Examined events that a rate starts with."""
 _EVENT = ("item_id", "click", "position", "relevance")
+_Past = Literal["history", "peer"]
+_PASTS: tuple[_Past, ...] = ("history", "peer")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class CandidateFeatures:
     def columns(data: DataConfig) -> list[str]:
         """The sample columns that are read."""
         names = [f"{who}_{what}" for who in ("user", "query", "group") for what in COUNTED]
-        names += [f"{family}_{name}" for family in ("history", "peer") for name in (*_EVENT, *data.ids_of("items"))]
+        names += [f"{family}_{name}" for family in _PASTS for name in (*_EVENT, *data.ids_of_past(family))]
         names += [f"candidate_{name}" for name in ("item_id", "title", "position", "click", "relevance", "predicted", *COUNTED)]
         request = ["request_id", "user_id", "query_id", "query", "user_events", "user_query_events", "query_events"]
         declared = [*DeclaredFeatures.columns(data), *CandidateFeatures.category_columns(data)]
@@ -121,7 +124,7 @@ class CandidateFeatures:
         features |= {f"match_{number}": column for number, column in enumerate(match.T)}
         features |= self._counters(columns, request, features["level"].astype(np.int64))
         features |= self._item(columns)
-        for family in ("history", "peer"):
+        for family in _PASTS:
             features |= self._same(columns, family, request)
         features["title_taste"] = self._title_taste(columns, request)
         features |= self._declared(columns, request)
@@ -167,12 +170,12 @@ class CandidateFeatures:
         }
         return {**logs, **{f"item_rate_{what}": rate for what, rate in rates.items()}}
 
-    def _same(self, columns: Columns, family: str, request: NDArray[np.int64]) -> Features:
+    def _same(self, columns: Columns, family: _Past, request: NDArray[np.int64]) -> Features:
         """Past events with the candidate's item, or a value of its attributes: how many, and how many more clicks than usual."""
         candidate, event = _pairs(columns.offsets[family], request)
         surplus = self._usual.surplus(columns, family)
         features: Features = {}
-        for name in ("item_id", *self._data.ids_of("items")):
+        for name in ("item_id", *self._data.ids_of_past(family)):
             value = columns.values[f"candidate_{name}"][candidate]
             same = (value == columns.values[f"{family}_{name}"][event]) & (value != 0)
             counts = np.bincount(candidate[same], minlength=len(request))

@@ -257,6 +257,11 @@ class DataConfig(Section):
         """Names of the declared columns of one id."""
         return [name for where, name, settings in self.declared() if where == place and isinstance(settings, IdColumn)]
 
+    def ids_of_past(self, whose: Literal["history", "peer"]) -> list[str]:
+        """Names of the ids of items that past events have."""
+        kept = self.history_columns if whose == "history" else self.peer_columns
+        return [name for name in self.ids_of("items") if kept is None or name in kept]
+
 
 class BatchConfig(Section):
     requests: int = Field(64, ge=1)

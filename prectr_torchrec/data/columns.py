@@ -304,9 +304,10 @@ def _position(family: Family) -> Column:
 
 def _of_events(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> list[Column]:
     columns: list[Column] = []
-    kept_columns: dict[Family, list[str] | None] = {"history": data.history_columns, "peer": data.peer_columns}
-    for family, kept in kept_columns.items():
-        there = [column for column in of_items if column.gathered or kept is None or column.source.column in kept]
+    pasts: tuple[Literal["history", "peer"], ...] = ("history", "peer")
+    for family in pasts:
+        kept = data.ids_of_past(family)
+        there = [column for column in of_items if column.gathered or column.source.column in kept]
         item, *attributes = _of_items(family, ids, there, required=False)
         columns += [
             item,

@@ -89,3 +89,18 @@ def test_of_several_trials_the_best_on_validation_is_kept(log: Path) -> None:
     one, several = (TreesScorer(samples, ["train"], TreesConfig(trials=trials, **quick)).boosting for trials in (1, 3))
     assert several.score < one.score
     assert several.settings["learning_rate"] > 0.01
+
+
+def test_past_events_are_compared_by_the_ids_that_they_have(log: Path, tmp_path: Path) -> None:
+    data = Samples.open(log / "samples").data.model_copy(update={"history_columns": ["brand_id"], "peer_columns": []})
+    prepare(data, TextConfig(vocab_size=600), log / "raw", tmp_path / "samples", progress=False)
+    samples = Samples.open(tmp_path / "samples")
+    scorer = TreesScorer(samples, ["train"], TreesConfig(rounds=1, bag=1))
+    columns = next(samples.columns("test", scorer._features.columns(samples.data)))
+    features = scorer._features(columns, np.zeros(len(candidate_requests(columns)), bool))
+    compared = {name.removesuffix("_surplus") for name in features if name.endswith("_surplus")}
+    assert {name for name in compared if name.startswith(("history_", "peer_"))} == {
+        "history_item_id",
+        "history_brand_id",
+        "peer_item_id",
+    }
