@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from prectr_torchrec.config.columns import Place
 from prectr_torchrec.data.guess.folder import MOST_ROWS, Found, Seen, separator_of
 from prectr_torchrec.data.guess.roles import plain_name
 from prectr_torchrec.data.raw.readings import EXACT, INTEGERS, as_text, is_number
@@ -23,7 +24,7 @@ class Declaration:
     """A column as `data.columns` has it.
 
     Args:
-        kind: `number`, `time`, `vector`, `id` or `ids`.
+        kind: `number`, `time`, `vector`, `text`, `id` or `ids`.
         settings: of the kind; a number for the width of a vector.
         why: in a few words.
         ids: how many different ones there are, of `id` and `ids`.
@@ -40,8 +41,8 @@ class Declaration:
         return {self.kind: self.settings} if self.settings else self.kind
 
 
-def declare(con: Connection, table: Found, seen: Seen) -> Declaration | str:
-    """A column's declaration, or why it is left out."""
+def declare(con: Connection, table: Found, seen: Seen, place: Place) -> Declaration | str:
+    """A column's declaration, or why it is left out; `place`: whose it is."""
     if seen.filled == 0:
         return "it is empty"
     if seen.distinct <= 1 and seen.filled == seen.rows:
@@ -54,7 +55,7 @@ def declare(con: Connection, table: Found, seen: Seen) -> Declaration | str:
         return _of_numbers(table, seen)
     if not (seen.text or is_number(seen.type)):
         return f"its type, {seen.type}, is no number, time, id or list"
-    return _of_ids(con, table, seen)
+    return _of_ids(con, table, seen, place)
 
 
 def _of_numbers(table: Found, seen: Seen) -> Declaration:
@@ -83,12 +84,12 @@ def _of_lists(con: Connection, table: Found, seen: Seen) -> Declaration | str:
     return f"{nulls:,} of the ids in its lists are null" if nulls else Declaration("ids", {}, "lists of ids", count)
 
 
-def _of_ids(con: Connection, table: Found, seen: Seen) -> Declaration | str:
+def _of_ids(con: Connection, table: Found, seen: Seen, place: Place) -> Declaration | str:
     if found := separator_of(con, table, seen):
         sign, count = found
         return Declaration("ids", {"separator": sign}, f"several ids a cell, with {sign!r} between them", count)
     if seen.text_length > _MOST_TEXT:
-        return "long texts are not read, but for titles"
+        return Declaration("text", {}, "a text beside the title") if place == "items" else "long texts are read of items alone"
     if 2 * seen.distinct > seen.filled and seen.distinct > 20:
         return "nearly every row has a value of its own, so that nothing can be learned of one"
     return Declaration("id", {}, "a few values that come again and again", seen.distinct)

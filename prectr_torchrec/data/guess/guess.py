@@ -270,7 +270,7 @@ def _declare(
                     f"{match.table.path}: {seen.name}: it has values only where there was a click, and would give it away"
                 )
                 continue
-        found = declare(con, match.table, seen)
+        found = declare(con, match.table, seen, place)
         if isinstance(found, str):
             guess.left_out.append(f"{match.table.path}: {seen.name}: {found}")
             continue
@@ -284,7 +284,7 @@ def _declare(
 
 
 def _put_declared(guess: Guess, declared: list[tuple[Declared, Declaration]]) -> None:
-    """Tables and features of the ids, and the parts that read numbers and vectors."""
+    """Tables and features of the ids, and the parts that read numbers, vectors and texts."""
     for column, found in declared:
         if found.ids:
             guess.put(f"tables.{column.sample}", {"rows": _rows(found.ids), "dim": 16}, f"about {found.ids:,} ids")
@@ -295,6 +295,8 @@ def _put_declared(guess: Guess, declared: list[tuple[Declared, Declaration]]) ->
         guess.put("model.parts.numbers", {}, "reads the numbers and times")
     if "vector" in kinds:
         guess.put("model.parts.vectors", {"dim": 16}, "reads the vectors")
+    if "text" in kinds:
+        guess.put("model.parts.further_match", {}, "matches the texts with the query")
 
 
 def _put_sizes(guess: Guess, matches: Mapping[str, Match]) -> None:

@@ -120,7 +120,8 @@ def write_folders(raw: Path) -> None:
     )
     write_parts(raw / "queries", {"qid": np.arange(9), "text_length": np.arange(9), "q": [f"text {n}" for n in range(9)]}, 2)
     since = [f"2025-01-{n + 1:02}" for n in range(20)]
-    write_parts(raw / "customers", {"visitorId": [f"v{n}" for n in range(20)], "since": since})
+    note = [f"a customer of whom there is much to say, such as the number {n}" for n in range(20)]
+    write_parts(raw / "customers", {"visitorId": [f"v{n}" for n in range(20)], "since": since, "note": note})
     pairs = np.array([(query, item) for query in range(9) for item in range(0, items, 4)])
     grades = rng.integers(0, 5, len(pairs))
     write_parts(raw / "qrels", {"qid": pairs[:, 0], "articleId": pairs[:, 1], "grade": grades}, 1)
@@ -137,6 +138,7 @@ def test_folders_of_many_parquet_files_with_columns_of_every_kind(tmp_path: Path
             "picture": {"vector": {"width": 8}},
             "colour": {"id": {}},
             "materials": {"ids": {}},
+            "description": {"text": {}},
             "stock": {"number": {"transform": "log1p"}},
         },
         "impressions": {"bm25_score": {"number": {}}},
@@ -145,7 +147,8 @@ def test_folders_of_many_parquet_files_with_columns_of_every_kind(tmp_path: Path
     assert config.data.item_attributes == [] and "brand" not in config.tables
     left = (tmp_path / "mine.yaml").read_text(encoding="utf-8").partition("# Left out:")[2]
     assert "dwell_seconds: it has values only where there was a click" in left
-    assert "description: long texts" in left and "warehouse: it has one value" in left
+    assert config.model.parts.further_match is not None
+    assert "note: long texts are read of items alone" in left and "warehouse: it has one value" in left
 
 
 def test_files_of_one_name_but_for_a_number_are_one_table(tmp_path: Path) -> None:
