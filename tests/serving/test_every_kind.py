@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from served_jobs import Exported, exported_job
 from small_run import LABELS, OF_EVERY_KIND, small_config
@@ -13,6 +15,7 @@ from prectr_torchrec import Ranker
 from prectr_torchrec.data.hashing import path_levels
 from prectr_torchrec.data.item_vectors import ITEM_VECTORS, ItemVectors
 from prectr_torchrec.serving.fields import RequestError
+from prectr_torchrec.serving.score_files import score_files
 
 STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.01, "warmup_steps": 2}]}
 PROBABILITIES = [f"{label}_probability" for label in ("click", *LABELS)]
@@ -44,11 +47,12 @@ def of_trainer(job: Job) -> np.ndarray:
     return np.stack([job.exported.predictions[name].to_numpy() for name in PROBABILITIES], axis=1)
 
 
-def test_export_and_trainer_agree_on_every_label(job: Job) -> None:
-    found = job.ranker.score(job.exported.samples)
-    table = np.stack([found[name].to_numpy() for name in PROBABILITIES], axis=1)
-    np.testing.assert_allclose(table, of_trainer(job), atol=1e-5)
-    assert table.std(axis=0).min() > 1e-3
+def test_export_and_trainer_agree_on_every_label(job: Job, tmp_path: Path) -> None:
+    score_files(job.exported.folder, job.exported.data / "test", tmp_path / "scores.parquet")
+    for found in (job.ranker.score(job.exported.samples), pq.read_table(tmp_path / "scores.parquet")):
+        table = np.stack([found[name].to_numpy() for name in PROBABILITIES], axis=1)
+        np.testing.assert_allclose(table, of_trainer(job), atol=1e-5)
+        assert table.std(axis=0).min() > 1e-3
 
 
 def test_a_request_by_hand_scores_as_its_sample_does(job: Job) -> None:
