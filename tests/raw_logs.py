@@ -150,12 +150,8 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
     own = [e for e in past if user and e["user_id"] == user]
     others = [e for e in past if not user or e["user_id"] != user]
     under_query = [e for e in others if e["query_id"] == query]
-    history = _history_events(own, time, data)
-    peers = under_query[max(len(under_query) - data.peer_length, 0) :]
-    fill: list[Row] = []
-    if len(under_query) < data.peer_minimum and group:
-        fill = [e for e in others if e["query_id"] != query and groups[e["query_id"]] == group]
-        fill = fill[max(len(fill) - (data.peer_length - len(peers)), 0) :]
+    history = _of_kind(data.history_events, own, time, data)
+    peers, fill = _peer_events(_of_kind(data.peer_events, others, time, data), query, group, groups, data)
     row: Row = {
         "request_id": first["request_id"],
         "timestamp": time,
@@ -218,10 +214,19 @@ def known_from(event: Row, data: DataConfig, label: str = "click") -> float:
     return min([own if event[label] else math.inf, *(known_from(event, data, name) for name in followers)])
 
 
-def _history_events(own: list[Row], time: int, data: DataConfig) -> list[Row]:
-    """Those of the user's own events that are in the history."""
-    label = {"clicked": "click"}.get(data.history_events, data.history_events)
-    return own if label == "shown" else _happened(own, time, data, label)
+def _of_kind(kind: str, events: list[Row], time: int, data: DataConfig) -> list[Row]:
+    """Those that are shown, clicked or of a label."""
+    return events if kind == "shown" else _happened(events, time, data, {"clicked": "click"}.get(kind, kind))
+
+
+def _peer_events(others: list[Row], query: Any, group: Any, groups: Any, data: DataConfig) -> tuple[list[Row], list[Row]]:
+    """Those under the query, and of its group where they are few."""
+    under_query = [e for e in others if e["query_id"] == query]
+    peers = under_query[max(len(under_query) - data.peer_length, 0) :]
+    if len(under_query) >= data.peer_minimum or not group:
+        return peers, []
+    fill = [e for e in others if e["query_id"] != query and groups[e["query_id"]] == group]
+    return peers, fill[max(len(fill) - (data.peer_length - len(peers)), 0) :]
 
 
 def _happened(events: list[Row], time: int, data: DataConfig, label: str = "click") -> list[Row]:

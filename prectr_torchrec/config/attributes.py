@@ -182,11 +182,11 @@ def check_valid_from(column: str | None, declared: Iterable[Declared]) -> None:
         )
 
 
-def check_events(events: str, labels: Sequence[str]) -> None:
-    """Raises ValueError where the events of a history are no such, nor a label."""
+def check_events(setting: str, events: str, labels: Sequence[str]) -> None:
+    """Raises ValueError where the events of a sequence are none such, nor have a label."""
     known = ["shown", "clicked", *labels]
     if events not in known:
-        raise ValueError(f"history_events: {events!r} is none of {', '.join(known)}{nearest(events, known)}")
+        raise ValueError(f"{setting}: {events!r} is none of {', '.join(known)}{nearest(events, known)}")
 
 
 def check_kept(setting: str, names: Sequence[str] | None, ids: Sequence[str]) -> None:

@@ -177,6 +177,8 @@ class DataConfig(Section):
     """Ids among the columns of items, attributes too, that events of the history have; null: all."""
     peer_length: int = Field(50, ge=0)
     """M: other users' latest events kept per request."""
+    peer_events: str = "shown"
+    """As of `history_events`; `peer_minimum` counts such events."""
     peer_columns: list[str] | None = None
     """As of `history_columns`."""
     peer_minimum: int = Field(10, ge=0)
@@ -210,7 +212,8 @@ class DataConfig(Section):
         check_labels(self.labels, self.columns, self.item_attributes, self.user_attributes)
         check_weight(self.weight, self.declared())
         check_valid_from(self.valid_from, self.declared())
-        check_events(self.history_events, list(self.further_labels))
+        check_events("history_events", self.history_events, list(self.further_labels))
+        check_events("peer_events", self.peer_events, list(self.further_labels))
         for setting in ("history_columns", "peer_columns"):
             check_kept(setting, getattr(self, setting), self.ids_of("items"))
         if self.raw.queries is None and self.columns.queries:

@@ -43,6 +43,7 @@ _AGREED = (
     "history_events",
     "history_columns",
     "peer_length",
+    "peer_events",
     "peer_columns",
     "peer_minimum",
     "query_group",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prectr_torchrec.config.columns import LabelColumn
@@ -20,6 +21,8 @@ _SHOWN: dict[str, dict[str, Any]] = {
     "by_item": {"columns": ("timestamp", "item"), "keys": ("item",), "counts": "all"},
 }
 """How the events are sorted, what of them is kept, which values may be skipped and what is counted."""
+PEER_ORDERS = ("by_query", "by_group", "by_user_query")
+"""What peers are found by."""
 _GROUPED = ("by_group", "by_user_group")
 
 
@@ -37,18 +40,28 @@ def event_orders(data: DataConfig) -> dict[str, dict[str, Any]]:
     labels = [column.source.stored for column, _ in declared_of(data, LabelColumn)]
     for label in ["click"] * data.late + labels:
         orders |= {f"{label}_{name}": _of_label(data, name, label) for name in _SHOWN}
-    orders[CLICKED_BY_USER] = _of_label(data, "by_user", "click") | {"columns": (*EVENT, *event)}
-    if data.history_events not in ("shown", "clicked"):
-        name = history_order(data)
-        orders[name] = orders[name] | {"columns": tuple(dict.fromkeys([*EVENT, *event, *orders[name]["columns"]]))}
+    orders[CLICKED_BY_USER] = _shown_of_label(data, "by_user", "click", event)
+    for events, names in ((data.history_events, ("by_user",)), (data.peer_events, PEER_ORDERS)):
+        if events != "shown":
+            label = _column_of(data, events)
+            orders |= {f"{label}_{name}": _shown_of_label(data, name, label, event) for name in names}
     return orders
 
 
-def history_order(data: DataConfig) -> str:
-    """The order that histories are taken from."""
-    if data.history_events in ("shown", "clicked"):
-        return CLICKED_BY_USER if data.history_events == "clicked" else "by_user"
-    return f"{stored_name(data, 'impressions', data.history_events)}_by_user"
+def order_of(data: DataConfig, events: str, name: str) -> str:
+    """The order of shown or clicked events, or of those with a label, that is sorted as `name` is."""
+    return name if events == "shown" else f"{_column_of(data, events)}_{name}"
+
+
+def _column_of(data: DataConfig, events: str) -> str:
+    return "click" if events == "clicked" else stored_name(data, "impressions", events)
+
+
+def _shown_of_label(data: DataConfig, name: str, label: str, event: Sequence[str]) -> dict[str, Any]:
+    """The order of the events with a label, with what a history or a peer list shows."""
+    made = _of_label(data, name, label)
+    columns = dict.fromkeys([*EVENT, *event, *made["columns"]])
+    return {**made, "columns": tuple(columns), "runs": _SHOWN[name].get("runs", ())}
 
 
 def _of_label(data: DataConfig, name: str, label: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from prectr_torchrec.data.column_kinds import Age, Text
 from prectr_torchrec.data.columns import CLICK_KNOWN, Column, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
-from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, event_orders, history_order
+from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, PEER_ORDERS, event_orders, order_of
 from prectr_torchrec.data.prepare.trained import TrainedCounts
 from prectr_torchrec.data.raw.versions import VERSION
 from prectr_torchrec.data.schema import sample_schema
@@ -115,7 +115,7 @@ def build_rows(data: DataConfig, log: Log, requests: Requests, first: int, last:
     }
     derived |= {f"{who}_{what}": count for who in counts for what, count in zip(data.counted, counts[who], strict=True)}
 
-    history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, query_range, group_range, others)
+    history, peers = _history(data, log, time, user), _peers(data, log, time, user, query, (query_range, group_range, pair_range))
     candidates = _candidates(data, log, requests, first, last, time)
     derived["num_candidates"] = candidates.lengths
     derived |= {
@@ -171,7 +171,7 @@ def _known(user: Ints, past: tuple[Ints, Ints]) -> tuple[Ints, Ints]:
 
 def _history(data: DataConfig, log: Log, time: Ints, user: Ints) -> Rows:
     """The user's own latest events."""
-    order = log.orders[history_order(data)]
+    order = log.orders[order_of(data, data.history_events, "by_user")]
     start, stop = _known(user, order.before(time, user))
     start = np.maximum(start, stop - data.history_length)
     positions = expand(start, stop)
@@ -185,15 +185,23 @@ def _peers(
     time: Ints,
     user: Ints,
     query: Ints,
-    query_range: tuple[Ints, Ints],
-    group_range: tuple[Ints, Ints],
-    others: Ints,
+    shown: tuple[tuple[Ints, Ints], ...],
 ) -> Rows:
-    """Other users' latest events under the query; where these are few, other queries of the group fill up, before them."""
+    """Other users' latest events under the query; where these are few, other queries of the group fill up, before them.
+
+    Args:
+        shown: what `PEER_ORDERS` have of all that was shown.
+    """
+    queries, groups, pairs = (log.orders[order_of(data, data.peer_events, name)] for name in PEER_ORDERS)
+    if data.peer_events != "shown":
+        group = log.query["group_id"][query]
+        pair_range = _known(user, pairs.before(time, user, query))
+        shown = (queries.before(time, query), groups.before(time, group), pair_range)
+    query_range, group_range, pair_range = shown
+    others = (query_range[1] - query_range[0]) - (pair_range[1] - pair_range[0])
     width = data.peer_length
     limit = np.full(len(time), width)
     user = np.where(user == 0, SKIP_NONE, user)  # nobody known is no reason to leave anybody out
-    queries, groups = log.orders["by_query"], log.orders["by_group"]
     under_query = queries.latest(*query_range, limit, width, {"user_id": user})
     wanted = np.where(others < data.peer_minimum, np.maximum(width - others, 0), 0)
     under_group = groups.latest(*group_range, wanted, width, {"user_id": user, "query": query})

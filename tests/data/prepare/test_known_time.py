@@ -35,6 +35,9 @@ ALL: dict[str, Any] = {
         ALL | {"history_events": "cart"},
         {"labels": {"cart": {}, "order": {"after": "cart"}}, "history_events": "order"},
         {"labels": {"cart": {}, "order": {"after": "cart"}}},
+        ALL | {"peer_events": "cart", "history_events": "order", "feedback_delay": 1},
+        {"peer_events": "clicked", "peer_minimum": 5},
+        CLICKS | {"peer_events": "clicked", "peer_minimum": 5},
     ],
     ids=[
         "times",
@@ -45,6 +48,9 @@ ALL: dict[str, Any] = {
         "carts in histories",
         "orders in histories",
         "labels without times",
+        "carts of peers",
+        "clicks of peers",
+        "clicks of peers with times",
     ],
 )
 def test_with_random_delays_every_field_equals_the_slow_reference(tmp_path: Path, seed: int, settings: dict[str, Any]) -> None:

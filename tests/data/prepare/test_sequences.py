@@ -45,6 +45,7 @@ def test_a_feature_of_a_column_that_past_events_do_not_have_is_named() -> None:
     ("settings", "message"),
     [
         ({"history_events": "carts", "labels": {"cart": {}}}, r"history_events: 'carts' is none of .*cart.*did you mean 'cart'"),
+        ({"peer_events": "click"}, r"peer_events: 'click' is none of shown, clicked .*did you mean 'clicked'"),
         ({"history_columns": ["brand"]}, r"history_columns: 'brand' is no id of item_attributes or columns.items .*'brand_id'"),
         ({"peer_columns": ["brand_id", "brand_id"]}, r"peer_columns: 'brand_id' is there twice"),
         ({"history_columns": ["price"], "columns": {"items": {"price": "number"}}}, r"history_columns: 'price' is no id"),
