@@ -102,7 +102,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no time": (
         {"timestamp": None},
-        r"actions\.parquet: column 'timestamp', row 1: None; expected whole seconds",
+        r"actions\.parquet: column 'timestamp', row 1: None; expected seconds",
     ),
 }
 

@@ -250,5 +250,5 @@ def test_a_moment_that_is_none_is_named(tmp_path: Path) -> None:
         item["listed"] = "1970-01-01T00:00:05Z"
     raw["items"][1]["listed"] = "yesterday"
     files = RawLog(**{name: RawTable(path=f"{name}.csv") for name in raw})
-    with pytest.raises(RawLogError, match=r"items.csv: column 'listed', row 2: 'yesterday'; expected whole seconds"):
+    with pytest.raises(RawLogError, match=r"items.csv: column 'listed', row 2: 'yesterday'; expected seconds"):
         run(raw, tmp_path, DataConfig(**SMALL, raw=files, columns=MOMENTS), suffix="csv")
