@@ -54,7 +54,7 @@ class VectorTaste(Part):
     ) -> None:
         super().__init__()
         self.names, self.sequences = [vector.name for vector in vectors], [_SEQUENCES[who] for who in whose]
-        self.encode = nn.ModuleList(VectorEncoding(vector, dim) for vector in vectors)
+        self.encode = nn.ModuleList(_weak_encoding(vector, dim) for vector in vectors)
         self.tastes = nn.ModuleList(EventTaste(num_levels) for _ in vectors for _ in self.sequences)
         self.num_features = 2 * len(self.names) * len(self.sequences)
 
@@ -78,6 +78,13 @@ class VectorTaste(Part):
         means, variances = (torch.stack(values, dim=1) for values in zip(*found, strict=True))
         shift = means.sum(1, keepdim=True)
         return PartOutput(torch.cat([means, variances], dim=1), shift, {"vector_taste": shift.squeeze(1)})
+
+
+def _weak_encoding(vector: VectorColumn, dim: int) -> VectorEncoding:
+    """Its vectors begin about as long as those of titles in `TitleBag`, so that the taste says next to nothing at the start."""
+    encode = VectorEncoding(vector, dim)
+    nn.init.normal_(encode.project.weight, std=0.3 / (dim * vector.width) ** 0.5)
+    return encode
 
 
 def _encoded(encode: nn.Module, vectors: Tensor) -> Tensor:

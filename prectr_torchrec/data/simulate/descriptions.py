@@ -1,4 +1,4 @@
-"""Descriptions of a simulated log's items: a second text, which names a use that no title tells of."""
+"""Descriptions of a simulated log's items: a second text, which names uses that no title tells of."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from prectr_torchrec.data.simulate.catalogue import NONE, NOUNS, Catalogue, Floats, Ints
 from prectr_torchrec.data.simulate.planted import Planted, Rows
 
-WORTH, SHARE = 1.5, 0.8
-"""Logits of a use that is searched for, and the share of the items that are described."""
+WORTH, SHARE, USES = 2.0, 0.8, 2
+"""Logits of a use that is searched for, the share of the items that are described, and how many uses each then has."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,17 @@ class Descriptions(Planted):
 
     text: list[str]
     """(I,), empty where there is none."""
-    use: Ints
-    """(I, 2) the noun and the kind that each names; kind NONE where there is none."""
+    noun: Ints
+    """(I,)"""
+    uses: Ints
+    """(I, USES) kinds of the noun that each names, NONE where there is no description."""
     wanted: Ints
     """(R, 2) the noun and the kind that each request names; kind NONE where it names none."""
 
     def effect(self, rows: Rows) -> Floats:
-        wanted, use = self.wanted[rows.request][:, None], self.use[rows.item]
-        return WORTH * ((wanted == use).all(axis=2) & (use[..., 1] != NONE))
+        noun, kind = self.wanted[rows.request].T[..., None]  # (R, 1) each
+        named = (self.uses[rows.item] == kind[..., None]).any(axis=2) & (kind != NONE)
+        return WORTH * (named & (self.noun[rows.item] == noun))
 
     def item_columns(self) -> dict[str, Any]:
         return {"description": self.text}
@@ -43,7 +46,10 @@ def draw_descriptions(rng: np.random.Generator, catalogue: Catalogue, query: Int
     """
     nouns, kinds = list(NOUNS), [text.split() for text in NOUNS.values()]
     noun = catalogue.item_attributes[:, 0]
-    kind = np.where(rng.random(len(noun)) < SHARE, rng.integers(0, len(kinds[0]), len(noun)), NONE)
-    of_items = zip(noun.tolist(), kind.tolist(), strict=True)
-    text = ["" if k == NONE else f"Serves as {kinds[n][k]} {nouns[n]} too." for n, k in of_items]
-    return Descriptions(text, np.stack([noun, kind], axis=1), catalogue.query_attributes[query, :2])
+    uses = np.argsort(rng.random((len(noun), len(kinds[0]))), axis=1)[:, :USES]
+    uses[rng.random(len(noun)) >= SHARE] = NONE
+    text = [
+        "" if NONE in of_item else f"Serves as {' or '.join(f'{kinds[n][k]} {nouns[n]}' for k in of_item)} too."
+        for n, of_item in zip(noun.tolist(), uses.tolist(), strict=True)
+    ]
+    return Descriptions(text, noun, uses, catalogue.query_attributes[query, :2])
