@@ -50,7 +50,7 @@ class Command(NamedTuple):
 def documented_commands() -> list[Command]:
     """In backticks in the documents, and on lines of their own in the benchmarks' docstrings."""
     found = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for script, rest in re.findall(r"`[^`]*?benchmarks/(\w+)\.py([^`]*)`", page.read_text(encoding="utf-8")):
             found.append(Command(page.name, script, _options(rest)))
     for script, path in SCRIPTS.items():

@@ -62,7 +62,9 @@ class Progress(tqdm):
             progress.update(10)
     """
 
-    disable: bool
+    disable: bool = True
+    plain: bool = False
+    """Both of one that a signal interrupts before it is made: it has nothing to close."""
 
     def __init__(self, what: str, *, total: int | None = None, unit: str = "steps", shown: bool = True) -> None:
         self.plain = not sys.stderr.isatty()

@@ -15,17 +15,17 @@ from prectr_torchrec.serving.listen import _listen, _log_exception, _places
 
 
 def test_a_port_of_another_program_is_named() -> None:
-    with _listen("127.0.0.1", 0, 5) as taken:
+    with _listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use"):
-            _listen("127.0.0.1", port, 5)
+            _listen("127.0.0.1", port)
     with pytest.raises(ValueError, match="cannot listen on nowhere-invalid, port 0: "):
-        _listen("nowhere-invalid", 0, 5)
+        _listen("nowhere-invalid", 0)
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 def test_all_addresses_of_both_kinds_are_listened_on() -> None:
-    with _listen("::", 0, 5) as listening:
+    with _listen("::", 0) as listening:
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, listening.getsockname()[1]), timeout=60).close()
 

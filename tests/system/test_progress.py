@@ -89,3 +89,7 @@ def test_the_option_is_of_one_command_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_slow_has_seconds_for_each() -> None:
     assert "6.40s/epochs" in Progress.format_meter(5, 32, 32.0, unit=" epochs", bar_format="{rate_fmt}")
+
+
+def test_one_that_a_signal_interrupts_before_it_is_made_closes_in_silence() -> None:
+    Progress.__new__(Progress).close()
