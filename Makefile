@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests wait for processes and signals too: one more than there are cores, and no more than memory has room for.
-WORKERS := $(shell $(PYTHON) -c "import os; print(min(len(os.sched_getaffinity(0)) + 1, 4))")
+WORKERS := $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) + 1, 4))")
 INSTALLED := .venv/.installed
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # With a GPU FBGEMM's CUDA build; without, a stand-in of the same name that brings the CPU build.

@@ -36,16 +36,27 @@ class Forked:
         arguments: of each process.
         environments: of each process, beside that of the tests.
         output: the file.
+        errors: another file for the standard error.
+
+    Attributes:
+        processes: started.
     """
 
     def __init__(
-        self, target: str, arguments: Sequence[tuple[Any, ...]], environments: Sequence[dict[str, str]], output: Path
+        self,
+        target: str,
+        arguments: Sequence[tuple[Any, ...]],
+        environments: Sequence[dict[str, str]],
+        output: Path,
+        errors: Path | None = None,
     ) -> None:
         self.output = output
-        output.touch()
+        files = tuple(map(str, (output, errors or output)))
+        for file in files:
+            Path(file).touch()
         each = zip(arguments, environments, strict=True)
-        self._processes = [_CONTEXT.Process(target=_run, args=(target, given, own, str(output))) for given, own in each]
-        for process in self._processes:
+        self.processes = [_CONTEXT.Process(target=_run, args=(target, given, own, *files)) for given, own in each]
+        for process in self.processes:
             process.start()
 
     @property
@@ -54,33 +65,32 @@ class Forked:
 
     def poll(self) -> int | None:
         """The first code but 0, or 0; None while none has failed and some still run."""
-        codes = [process.exitcode for process in self._processes]
+        codes = [process.exitcode for process in self.processes]
         return next((code for code in codes if code), None if None in codes else 0)
 
     def wait(self) -> int:
         """The code of `poll` in the end; where one failed, the others have ten seconds to see that."""
         deadline = time.monotonic() + SECONDS
         while self.poll() is None and time.monotonic() < deadline:
-            running = [process.sentinel for process in self._processes if process.exitcode is None]
+            running = [process.sentinel for process in self.processes if process.exitcode is None]
             multiprocessing.connection.wait(running, deadline - time.monotonic())
-        for process in self._processes:
+        for process in self.processes:
             process.join(10 if self.poll() else 0)
         self.kill()
         return self.poll() or 0
 
     def kill(self) -> None:
         """SIGKILL to all that still run."""
-        for process in self._processes:
+        for process in self.processes:
             process.kill()
             process.join()
 
 
-def _run(target: str, arguments: tuple[Any, ...], environment: dict[str, str], output: str) -> None:
+def _run(target: str, arguments: tuple[Any, ...], environment: dict[str, str], output: str, errors: str) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the tests
     multiprocessing.process._parent_process = None  # type: ignore[attr-defined]  # it stands for a process of its own
-    file = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
+    for number, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     warnings.simplefilter("ignore")
     os.environ |= environment
     module, function = target.split(":")

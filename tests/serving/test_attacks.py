@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -29,10 +28,7 @@ def server(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("attacked")
     (folder / "token").write_text(TOKEN, encoding="utf-8")
     limits = ("--deadline", "2", "--max-bytes", "300000", "--max-connections", str(CONNECTIONS), "--allow-host", "ranker.example")
-    with (
-        (folder / "log").open("w", encoding="utf-8") as log,
-        serving(exported.folder, folder / "token", *limits, log=log) as started,
-    ):
+    with serving(exported.folder, folder / "token", *limits, log=folder / "log") as started:
         yield started
     lines = (folder / "log").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 10 and all(line.startswith("20") for line in lines), lines  # few, each with its time
@@ -185,12 +181,12 @@ def test_connections_wait_for_a_server_that_is_busy(server: Server) -> None:
     if int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="utf-8")) < 600:
         pytest.skip("this system lets fewer connections wait")
     with contextlib.ExitStack() as waiting:
-        os.kill(server.process.pid, signal.SIGSTOP)
+        server.signal(signal.SIGSTOP)
         try:
             for _ in range(500):  # one more than there is room for would wait until the server goes on
                 waiting.enter_context(connected(server))
         finally:
-            os.kill(server.process.pid, signal.SIGCONT)
+            server.signal(signal.SIGCONT)
     assert server.call("/healthz") == (200, {"status": "ok"})
 
 

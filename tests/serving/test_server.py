@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import re
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -24,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forked import Forked
 from request_fuzz import bodies, complaint
 from serving.test_export import differences
 from serving_requests import plain_requests
@@ -39,8 +41,11 @@ TOKEN = "a secret of the tests"
 
 
 class Server:
-    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, process: Any, url: str) -> None:
         self.process, self.url = process, url
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
 
     def call(self, path: str, body: bytes | None = None, token: str | None = TOKEN) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -61,18 +66,20 @@ def head(length: int) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(model: Path, token: Path, *options: str, log: Any = None) -> Iterator[Server]:
-    command = [sys.executable, "-m", "prectr_torchrec.cli", "serve", "--model", str(model), "--port", "0", "--threads", "1"]
-    command += ["--token-file", str(token), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("serving "), line
-        yield Server(process, line.split()[-1])
-    finally:
-        process.terminate()
-        process.wait(60)
+def serving(model: Path, token: Path, *options: str, log: Path | None = None) -> Iterator[Server]:
+    words = ("serve", "--model", str(model), "--port", "0", "--threads", "1", "--token-file", str(token), *options)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Forked("forked:prectr", [words], [{}], Path(folder) / "printed", log)
+        (process,) = job.processes
+        try:
+            while (found := re.search(r"^serving .* on (\S+)\n", job.printed, re.MULTILINE)) is None:
+                assert job.poll() is None, job.printed
+                time.sleep(0.02)
+            yield Server(process, found[1])
+        finally:
+            process.terminate()
+            process.join(60)
+            job.kill()
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +216,7 @@ def test_a_reload_loses_no_request(exported: Any, token: Path, requests: list[di
             running = [clients.submit(client) for _ in range(4)]
             (tmp_path / "next").symlink_to(tmp_path / "int8")
             (tmp_path / "next").rename(model)
-            server.process.send_signal(signal.SIGHUP)
+            server.signal(signal.SIGHUP)
             while 'prectr_reloads_total{outcome="done"} 1.0' not in server.call("/metrics")[1]:
                 pass
             stop.set()
@@ -229,11 +236,12 @@ def test_a_stop_lets_requests_in_the_works_end(exported: Any, token: Path, reque
             while "prectr_admitted_requests 1.0" not in server.call("/metrics")[1]:
                 pass
             server.process.terminate()
-            with pytest.raises(subprocess.TimeoutExpired):
-                server.process.wait(0.5)
+            server.process.join(0.5)
+            assert server.process.exitcode is None
             slow.sendall(body[10:])
             assert slow.recv(100).startswith(b"HTTP/1.1 200")
-        assert server.process.wait(60) in (0, -signal.SIGTERM)
+        server.process.join(60)
+        assert server.process.exitcode in (0, -signal.SIGTERM)
 
 
 def test_of_two_reloads_the_later_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
