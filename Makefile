@@ -1,8 +1,6 @@
 # make install | test | benchmarks-smoke | lint | docs | demo | constraints | clean
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests wait for processes and signals too: one more than there are cores, and no more than memory has room for.
-WORKERS := $(shell $(PYTHON) -c "import os; print(min((os.cpu_count() or 1) + 1, 4))")
 INSTALLED := .venv/.installed
 GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # With a GPU FBGEMM's CUDA build; without, a stand-in of the same name that brings the CPU build.
@@ -22,7 +20,7 @@ $(INSTALLED): pyproject.toml packaging/fbgemm-gpu/pyproject.toml constraints.txt
 	touch $@
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 
 # Every documented command of benchmarks/ at its smallest size.
 benchmarks-smoke: $(INSTALLED)
