@@ -32,7 +32,7 @@ from .parts.texts import FurtherEncodings, FurtherMatch
 from .parts.vector_taste import VectorTaste
 from .rankers.base import Predictions, RankingModel
 from .rankers.mmoe import ExpertTower
-from .rankers.parted import PartedRanker
+from .rankers.parted import PartedRanker, TowerRanker
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
 from .rankers.towers import ClickTower
 from .text.encoder import NgramEncoder, Precision, ReplicatedEmbeddingBagCollection, TextEncoder, pairwise_text_features
@@ -122,6 +122,7 @@ __all__ = [
     "TitleBag",
     "TitleFeatures",
     "TitleTaste",
+    "TowerRanker",
     "VectorColumn",
     "VectorEncoding",
     "VectorTaste",

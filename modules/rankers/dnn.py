@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
 
-from torch import nn
-
-from ..inputs import Inputs
-from ..mixture import label_chain
-from ..parts.base import Given, Part
+from ..parts.base import Part
 from ..parts.position import Examination
-from ..text.relevance import TextReading
-from .base import Predictions
-from .parted import PartedRanker
+from .parted import TowerRanker
 from .towers import ClickTower
 
 
-class DNN(PartedRanker):
+class DNN(TowerRanker):
     r"""The click probability from the features of parts, by a multilayer perceptron.
 
     The embedding and MLP paradigm, as arXiv 1706.06978 calls what it compares with. Let :math:`f_m(x)` be the features of the
@@ -63,21 +56,5 @@ class DNN(PartedRanker):
         position: Examination | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__()
-        self.after = dict(labels or {})
-        self.parts = nn.ModuleDict(dict(parts))
-        self.position = position
+        super().__init__(parts, position=position, labels=labels)
         self.tower = ClickTower(self.num_features, list(tower), 1, cross_layers=cross_layers, dropout=dropout, labels=self.after)
-        self.reported = self.parts_reported()
-
-    @classmethod
-    def build(cls, given: Given, **settings: Any) -> Self:
-        """As of `RankingModel`: the arguments of the class, and those of `build_parts`."""
-        parts, position = cls.build_parts(given, settings)
-        return cls(parts, position=position, labels=given.labels, **settings)
-
-    def forward(self, inputs: Inputs) -> Predictions:
-        """Scores every candidate."""
-        logits, outputs = self.logits(self.tower, inputs, TextReading.of_nothing(inputs.candidate_weight))
-        ranking = label_chain({label: z.squeeze(1) for label, z in logits.items()}, self.after)
-        return Predictions(ranking, self.at_positions(ranking, inputs), self.reports_of(outputs))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..inputs import Inputs
 from ..layers import hidden_layers
-from ..mixture import label_chain
-from ..parts.base import Given, Part
+from ..parts.base import Part
 from ..parts.position import Examination
-from ..text.relevance import TextReading
-from .base import Predictions
-from .parted import PartedRanker
+from .parted import TowerRanker
 
 
 class ExpertTower(nn.Module):
@@ -80,7 +76,7 @@ class ExpertTower(nn.Module):
         return logits
 
 
-class MMoE(PartedRanker):
+class MMoE(TowerRanker):
     r"""Click and further labels from the features of parts, by an `ExpertTower`.
 
     All else is as of `DNN`: the parts, the position, and the chain of labels.
@@ -114,22 +110,6 @@ class MMoE(PartedRanker):
         position: Examination | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__()
-        self.after = dict(labels or {})
-        self.parts = nn.ModuleDict(dict(parts))
-        self.position = position
+        super().__init__(parts, position=position, labels=labels)
         layers: dict[str, Any] = {"num_experts": num_experts, "expert": expert, "tower": tower, "dropout": dropout}
         self.tower = ExpertTower(self.num_features, **layers, labels=self.after)
-        self.reported = self.parts_reported()
-
-    @classmethod
-    def build(cls, given: Given, **settings: Any) -> Self:
-        """As of `RankingModel`: the arguments of the class, and those of `build_parts`."""
-        parts, position = cls.build_parts(given, settings)
-        return cls(parts, position=position, labels=given.labels, **settings)
-
-    def forward(self, inputs: Inputs) -> Predictions:
-        """Scores every candidate."""
-        logits, outputs = self.logits(self.tower, inputs, TextReading.of_nothing(inputs.candidate_weight))
-        ranking = label_chain({label: z.squeeze(1) for label, z in logits.items()}, self.after)
-        return Predictions(ranking, self.at_positions(ranking, inputs), self.reports_of(outputs))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..inputs import Inputs
-from ..mixture import LabelProbability
+from ..mixture import LabelProbability, label_chain
 from ..parts.base import Attention, Given, Part, PartOutput, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextReading
-from .base import RankingModel
+from .base import Predictions, RankingModel
 
 
 class PartedRanker(RankingModel):
@@ -107,3 +107,50 @@ class PartedRanker(RankingModel):
 
     def _all_parts(self) -> Iterable[Part]:
         return cast(Iterable[Part], self.parts.values())
+
+
+class TowerRanker(PartedRanker):
+    """A `PartedRanker` without a text side: a tower with logits of the click and of further labels, and their chain.
+
+    Args:
+        parts: what the tower reads, by name, in order.
+        position: examination by position; None: the position has no part.
+        labels: those beside the click -> what comes before each.
+
+    Attributes:
+        tower: of a subclass: (C, `num_features`) -> by label, `click` first, (C, 1).
+
+    Example::
+
+        class Small(TowerRanker):
+            def __init__(self, parts):
+                super().__init__(parts)
+                self.tower = ClickTower(self.num_features, [4], 1)
+
+        widths = Widths(request={}, candidate={"item_id": 8}, sequences={})
+        inputs = Inputs({}, {"item_id": torch.randn(3, 8)}, {}, {}, torch.ones(1), torch.tensor([0, 0, 0]), torch.ones(3))
+        assert Small({"features": LookedUpFeatures(widths)})(inputs).ranking["click"].logit.shape == (3,)
+    """
+
+    tower: nn.Module
+
+    def __init__(
+        self, parts: Mapping[str, Part], *, position: Examination | None = None, labels: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__()
+        self.after = dict(labels or {})
+        self.parts = nn.ModuleDict(dict(parts))
+        self.position = position
+        self.reported = self.parts_reported()
+
+    @classmethod
+    def build(cls, given: Given, **settings: Any) -> Self:
+        """As of `RankingModel`: the arguments of the class, and those of `build_parts`."""
+        parts, position = cls.build_parts(given, settings)
+        return cls(parts, position=position, labels=given.labels, **settings)
+
+    def forward(self, inputs: Inputs) -> Predictions:
+        """Scores every candidate."""
+        logits, outputs = self.logits(self.tower, inputs, TextReading.of_nothing(inputs.candidate_weight))
+        ranking = label_chain({label: z.squeeze(1) for label, z in logits.items()}, self.after)
+        return Predictions(ranking, self.at_positions(ranking, inputs), self.reports_of(outputs))
