@@ -72,15 +72,13 @@ class MixedScorer:
 
     def _events(self, shown: Impressions) -> tuple[NDArray[Any], ...]:
         """User, time, x, surplus and information of impressions to known users, as of `UserPosterior`."""
-        late = shown.values.get(f"candidate_{CLICK_KNOWN}")
-        shown = shown.take((shown.values["user_id"] != 0) & (_labelled(shown) if late is None else True))
+        known = f"candidate_{CLICK_KNOWN}"
+        shown = shown.take((shown.values["user_id"] != 0) & (known in shown.values or _labelled(shown)))
         pairs = self._vocabulary.encode(shown)
         logit, x, _ = self.model.score(pairs)
         e = torch.sigmoid(logit + self.model.position_bias.detach()[pairs.position]).double().numpy()
         user, time = _who_and_when(shown)
-        clicked = shown.values["candidate_click"] == 1
-        known = shown.values.get(f"candidate_{CLICK_KNOWN}", time)
-        events = as_known(time, clicked | (known != 0) if late is not None else clicked, known, e)
+        events = as_known(time, shown.values["candidate_click"], shown.values.get(known), e)
         of = events.impression
         return user[of], events.time, x.double().numpy()[of], events.surplus, events.information
 

@@ -53,19 +53,17 @@ class _Requests(NamedTuple):
     click_known: NDArray[np.int64] | None
     """Of the candidates of one after the other, where clicks are known late; 0: never."""
 
-    def clicks(self, row: NDArray[np.intp], click: Floats) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which candidates are clicked, and when that is known.
+    def known_of(self, row: NDArray[np.intp]) -> NDArray[np.int64] | None:
+        """`click_known` of candidates.
 
         Args:
             row: (n,) of the requests of all candidates, one request after the other.
-            click: (n,).
         """
         if self.click_known is None:
-            return click == 1, self.time[row]
+            return None
         first = np.flatnonzero(np.diff(row, prepend=-1))
         place = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
-        known = self.click_known[self.starts[row] + place]
-        return (known != 0) | (click == 1), known
+        return self.click_known[self.starts[row] + place]
 
     def keys(self, by: _By) -> NDArray[np.int64]:
         """What events are counted by; 0: nobody known."""
@@ -187,10 +185,10 @@ class _EventFiles:
             keys = [(stack.enter_context((self._folder / by).open("ab")), requests.keys(by)) for by in counted]
             for rows in scored.rows:
                 row = np.searchsorted(requests.request, rows["request_id"])
-                clicked, click_time = requests.clicks(row, rows["click"])
+                click_known = requests.known_of(row)
                 slow = rows["logged_logit"].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
-                events = as_known(requests.time[row], clicked, click_time, np.exp(-np.logaddexp(0, -slow)))
-                shown = np.full(len(row), True) if requests.click_known is not None else ~np.isnan(rows["click"])
+                events = as_known(requests.time[row], rows["click"], click_known, np.exp(-np.logaddexp(0, -slow)))
+                shown = np.full(len(row), True) if click_known is not None else ~np.isnan(rows["click"])
                 kept = shown[events.impression]
                 of = events.impression[kept]
                 x = rows[INPUTS][of, : max(self.widths.values())].astype(np.float64)

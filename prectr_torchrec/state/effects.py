@@ -12,7 +12,7 @@ A row of sums is :math:`S` and then the upper triangle of :math:`I`, row by row:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,26 +58,27 @@ class KnownEvents(NamedTuple):
     """(m,)."""
 
 
-def as_known(time: Ints, clicked: NDArray[np.bool_], click_time: Ints, probability: Floats) -> KnownEvents:
+def as_known(time: Ints, click: NDArray[Any], click_known: Ints | None, probability: Floats) -> KnownEvents:
     """What each moment knows of impressions, so that a sum over the events before it does.
 
     Args:
         time: (n,) when they were shown.
-        clicked: (n,).
-        click_time: (n,) when the clicks became known; any number where there is none.
+        click: (n,) 1: clicked; anything else: not, or not known to be.
+        click_known: (n,) when each click is known, 0 where there is none, also of those whose label does not say so yet; None:
+            with its impression.
         probability: (n,) e.
 
     Example::
 
-        clicked, never = np.array([True, False]), 0
-        events = as_known(np.array([10, 20]), clicked, np.array([15, never]), np.array([0.5, 0.25]))
+        clicks, never = np.array([1, 0]), 0
+        events = as_known(np.array([10, 20]), clicks, np.array([15, never]), np.array([0.5, 0.25]))
         assert events.impression.tolist() == [0, 1, 0] and events.time.tolist() == [10, 20, 15]
         assert events.surplus.tolist() == [-0.5, -0.25, 1.0] and events.information.tolist() == [0.25, 0.1875, 0.0]
     """
-    clicks = np.flatnonzero(clicked)
+    clicks = np.flatnonzero(click == 1 if click_known is None else (click == 1) | (click_known != 0))
     return KnownEvents(
         np.concatenate([np.arange(len(time)), clicks]),
-        np.concatenate([time, click_time[clicks]]),
+        np.concatenate([time, (time if click_known is None else click_known)[clicks]]),
         np.concatenate([-probability, np.ones(len(clicks))]),
         np.concatenate([probability * (1 - probability), np.zeros(len(clicks))]),
     )
