@@ -48,9 +48,9 @@ LISTS: tuple[Family, ...] = ("history", "peer", "candidate")
 """What has lists in a row of samples; the lists of one have equal lengths in each row."""
 AGE_MAX = 2**62
 SAMPLE_WEIGHT = "sample_weight"
+"""What each candidate counts in training, where candidates differ in that."""
 CLICK_KNOWN = "known_click"
 """When a click is known, of events whose clicks may be known later than that they were shown."""
-"""What each candidate counts in training, where candidates differ in that."""
 
 S = TypeVar("S", bound=Settings)
 

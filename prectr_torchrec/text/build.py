@@ -65,8 +65,10 @@ def build_relevance(config: RunConfig, tokenizer: Path, *, kept: bool = False) -
     model, text = config.model, config.text
     if not isinstance(model, RelevanceSection):
         raise ConfigError(f"model.kind: a ranker of kind {model.kind!r} has no relevance tower")
-    vocabulary, further = load_tokenizer(tokenizer), _encoded_texts(model.parts, config.data)
-    interaction = build_interaction(text, vocabulary, tokenizer, kept=kept, further=further) if model.text else None
+    interaction = None
+    if model.text:
+        further = _encoded_texts(model.parts, config.data)
+        interaction = build_interaction(text, load_tokenizer(tokenizer), tokenizer, kept=kept, further=further)
     match = build_match(tokenizer, text.stemmer) if model.match else None
     if interaction is None and match is None:
         raise ConfigError("model.text and model.match are both false: the relevance tower needs one of them")
