@@ -170,6 +170,10 @@ def _reference_row(shown: list[Row], log: list[Row], items: Any, queries: Any, g
         "group_trained": sum(group == groups[e["query_id"]] for e in train) if group else 0,
         "candidate_item_trained": [sum(s["item_id"] == e["item_id"] for e in train) for s in shown],
     }
+    for name in data.item_attributes:
+        values = [(e.get("item") or items[e["item_id"]])[name] or 0 for e in train]
+        own_values = [(e.get("item") or items[e["item_id"]])[name] or 0 for e in shown]
+        row[f"candidate_{name}_trained"] = [values.count(value) if value else 0 for value in own_values]
     in_group = [e for e in others if group and groups[e["query_id"]] == group]
     for who, events in (("user", own), ("query", under_query), ("group", in_group)):
         row[f"{who}_shown"] = _by_level(events, grades, data, [1.0])

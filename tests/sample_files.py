@@ -199,6 +199,7 @@ def _candidates(
         "candidate_clicked": rng.poisson(1, total),
         "candidate_examined": rng.poisson(4, total) * 0.75,
         "candidate_item_trained": rng.poisson(4, total),
+        **{f"candidate_{name}_trained": rng.poisson(40, total) for name in data.ids_of("items")},
         **{f"candidate_{name}s": item % 2 for name in data.further_labels},
         **({"candidate_sample_weight": rng.gamma(2.0, 0.5, total)} if data.weighted else {}),
     }

@@ -8,9 +8,6 @@ import pyarrow as pa
 
 from prectr_torchrec.serving.request import GROUPS
 
-NOT_SERVED = ("num_candidates", "user_trained", "query_trained", "group_trained", "candidate_item_trained")
-"""Columns of samples that no request has."""
-
 
 def plain_requests(samples: pa.Table) -> list[dict[str, Any]]:
     """Requests of plain values, without predicted levels (the samples have none)."""
@@ -19,7 +16,7 @@ def plain_requests(samples: pa.Table) -> list[dict[str, Any]]:
         request: dict[str, Any] = {}
         columns: dict[str, dict[str, list[Any]]] = {key: {} for key in GROUPS.values()}
         for name, value in row.items():
-            if name in NOT_SERVED:
+            if name == "num_candidates" or name.endswith("_trained"):  # no request has these
                 continue
             family, _, rest = name.partition("_")
             if family in GROUPS and rest != "predicted":

@@ -10,8 +10,10 @@ from prectr_torchrec.system.errors import nearest
 
 OF_ITEMS = frozenset(
     "item_id query_id title title_tokens position click relevance level predicted age in_group shown clicked examined".split()
-) | {"item_trained"}
-"""What `candidate_`, `history_` and `peer_` stand before besides attributes."""
+) | {"item"}
+"""What `candidate_`, `history_` and `peer_` stand before besides attributes; `item` is what `_trained` stands behind."""
+TRAINED = "_trained"
+"""What counts of the train part end in."""
 OF_USERS = frozenset("id events query_events shown clicked examined trained".split())
 """What `user_` stands before."""
 _QUERIES = ("query_id", "query")
@@ -50,7 +52,7 @@ def check_attributes(items: Sequence[str], users: Sequence[str], query_group: st
         for name, written in zip(names, users if table == "users" else items, strict=True):
             if not name or re.search(r"[\x00-\x1f]", name):
                 raise ValueError(f"{setting}: {written!r} is no name of a column")
-            if name.lower() in taken:
+            if name.lower() in taken or name.lower().endswith(TRAINED):
                 other = f"{table.removesuffix('s')}_{name}" if table == "items" else f"own_{name}"
                 raise ValueError(
                     f"{setting}: {written!r} is the name of a column that the samples have anyway; give the attribute another "
@@ -82,7 +84,8 @@ def free_name(place: Place, name: str, used: Collection[str] = ()) -> str:
     def is_taken(name: str) -> bool:
         low = name.lower().removeprefix(_PREFIXES.get(place, ""))
         owned = place == "requests" and (low.startswith(_OWNED) or low == "score")
-        return not re.fullmatch(r"[^\W\d]\w*", name) or low in _TAKEN[place] | _COUNTERS | {*used} or owned
+        taken = low in _TAKEN[place] | _COUNTERS | {*used} or low.endswith(TRAINED)
+        return not re.fullmatch(r"[^\W\d]\w*", name) or taken or owned
 
     while is_taken(free):
         free = f"own_{free}"
@@ -113,9 +116,9 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
         if isinstance(settings, TextColumn) and place != "items":
             raise ValueError(f"{where}: a text is one of items, beside their title; declare it there, or as an id")
         taken = _TAKEN[place] | (_OF_TEXTS if isinstance(settings, TextColumn) else set())
-        if low in taken or (place == "requests" and low.startswith(_OWNED)):
+        if low in taken or low.endswith(TRAINED) or (place == "requests" and low.startswith(_OWNED)):
             raise ValueError(
-                f"{where}: this is the name of a column that the samples have anyway, or begins as these do; {advice}"
+                f"{where}: this is the name of a column that the samples have anyway, or begins or ends as these do; {advice}"
             )
         # a request's columns and a candidate's stand in one raw table, those of items and impressions in one list
         for space in {"requests": ("impressions",), "impressions": ("impressions", "items")}.get(place, (place,)):

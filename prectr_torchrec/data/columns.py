@@ -167,6 +167,11 @@ def declared_of(data: DataConfig, settings: type[S]) -> list[tuple[Column, S]]:
     return [(column, declared.settings) for column, declared in pairs if isinstance(declared.settings, settings)]
 
 
+def attributes_trained(data: DataConfig) -> dict[str, str]:
+    """How often an attribute of a candidate's item occurs in the train part: key -> what tables and column files call it."""
+    return {f"{c.key}_trained": c.source.stored for c, _ in declared_of(data, IdColumn) if c.source.table == "items"}
+
+
 def stored_name(data: DataConfig, place: Place, name: str) -> str:
     """What tables and column files call a declared column."""
     (stored,) = (f"{place}_{number}" for number, d in enumerate(data.declared()) if (d.place, d.name) == (place, name))
@@ -346,7 +351,10 @@ def _of_candidates(data: DataConfig, ids: _Ids, of_items: Sequence[Column]) -> l
         grade,
         predicted,
         *counts,
-        Column("candidate", "item_trained", Whole(), Source("derived", "item_trained"), served=False),
+        *(
+            Column("candidate", key, Whole(), Source("derived", key), served=False)
+            for key in ("item_trained", *attributes_trained(data))
+        ),
         *([weight] if data.weighted else []),
         *([known] if data.late else []),
     ]

@@ -19,7 +19,7 @@ from prectr_torchrec.config.run import validate_section
 from prectr_torchrec.data.columns import sample_columns
 from prectr_torchrec.system.plain_files import check_shape, read_json
 
-SAMPLE_VERSION = "9"
+SAMPLE_VERSION = "10"
 MADE_BY = "effects"
 """Key of the manifest: digest of the ranker that sums of effects were made by."""
 VERSION_KEY = b"prectr_samples"

@@ -49,10 +49,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown place": ({"item": {}}, "data.columns.item: unknown key (did you mean 'items'?)"),
     "a name of ours": (
         {"items": {"Position": "number"}},
-        "columns.items.Position: this is the name of a column that the samples have anyway, or begins as these do; give it "
-        "another name, and say what the file calls it: data.raw.items.columns: {other_Position: Position}",
+        "columns.items.Position: this is the name of a column that the samples have anyway, or begins or ends as these do; give "
+        "it another name, and say what the file calls it: data.raw.items.columns: {other_Position: Position}",
     ),
     "a name of ours, of users": ({"users": {"user_id": "number"}}, "columns.users.user_id: this is the name"),
+    "an end of ours": ({"items": {"brand_trained": "id"}}, "columns.items.brand_trained: this is the name of a column"),
+    "what ours are called by": ({"items": {"item": "id"}}, "columns.items.item: this is the name of a column"),
     "a beginning of ours": ({"requests": {"user_age": "number"}}, "columns.requests.user_age: this is the name of a column"),
     "no name": ({"requests": {"a b": "number"}}, "columns.requests.a b: a name is made of letters, digits and _"),
     "a column twice": (

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from request_fuzz import ANYTHING, requests
-from serving_requests import NOT_SERVED, plain_requests
+from serving_requests import plain_requests
 from small_run import small_config
 
 from prectr_torchrec.config.data import DataConfig
@@ -124,7 +124,7 @@ def test_samples_survive_the_way_through_plain_requests(exported: Any) -> None:
     samples = exported.samples.combine_chunks()
     for served in (SCHEMA.from_plain(plain_requests(samples)), SCHEMA.from_arrow(samples)):
         counted = [name for name in samples.column_names if name.endswith("_trained")]
-        assert served.drop_columns(counted).equals(samples.drop_columns(counted)) and len(counted) == 4
+        assert served.drop_columns(counted).equals(samples.drop_columns(counted)) and len(counted) == 6
         lists = [column.to_pylist() for column in served.select(counted)]
         assert not np.concatenate([np.hstack(values) for values in lists]).any()
 
@@ -146,7 +146,7 @@ def test_predicted_levels_are_packed_as_in_samples() -> None:
 def test_the_json_schema_has_every_field_of_the_samples(exported: Any) -> None:
     described = SCHEMA.describe()
     rows = described["properties"]["candidates"]["anyOf"][0]["items"]["properties"]
-    served = {name for name in exported.samples.column_names if name not in NOT_SERVED}
+    served = {n for n in exported.samples.column_names if n != "num_candidates" and not n.endswith("_trained")}
     assert rows.keys() == {n.removeprefix("candidate_") for n in served if n.startswith("candidate_")}
     assert described["required"] == ["query", "candidates"]
 

@@ -167,7 +167,7 @@ class _Job:
             splits, split_findings = self._splits(con, report["id_kinds"])
             begins = split_findings["split_from"]
             trained = in_train(self.data, begins) if begins else "false"
-            step("counting the train part", self.work / "trained", partial(write_trained, con, trained))
+            step("counting the train part", self.work / "trained", partial(write_trained, con, self.data, trained))
             for name, rows in splits.items():
                 step(f"sorting {name}", self.work / name, partial(self._write_requests, con, rows))
             if not self.candidates:

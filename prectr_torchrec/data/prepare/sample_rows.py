@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from prectr_torchrec.config.columns import LabelColumn
 from prectr_torchrec.config.data import DataConfig
 from prectr_torchrec.data.column_kinds import Age, Text
-from prectr_torchrec.data.columns import CLICK_KNOWN, Column, declared_of, sample_columns
+from prectr_torchrec.data.columns import CLICK_KNOWN, Column, attributes_trained, declared_of, sample_columns
 from prectr_torchrec.data.list_kinds import Bags, Ids, Weights
 from prectr_torchrec.data.prepare.events import SKIP_NONE, EventOrder, Ints, expand, lists_at, open_columns, slice_columns
 from prectr_torchrec.data.prepare.orders import CLICKED_BY_USER, PEER_ORDERS, event_orders, order_of
@@ -238,6 +238,9 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
     times = np.repeat(time, lengths)
     counts = log.counts("by_item", log.orders["by_item"].before(times, item), times, item)
     derived = {what: count[:, 0] for what, count in zip(data.counted, counts, strict=True)}
+    attributes = {name: (stored, log.item[stored]) for name, stored in attributes_trained(data).items()}
+    row = candidate.get(VERSION, item)
+    derived |= {name: log.trained.counts(stored, values[row]) for name, (stored, values) in attributes.items()}
     return Rows(lengths, candidate, derived | {"item_trained": log.trained.counts("item", item)})
 
 
