@@ -2,7 +2,15 @@
 
 from .attention.target import TargetAttention
 from .embeddings import SearchEmbeddings
-from .gaussian_effects import EffectsPosterior, GaussianEffect, effects_posterior
+from .gaussian_effects import (
+    EffectsPosterior,
+    GaussianEffect,
+    GaussianRows,
+    GaussianTitles,
+    effects_posterior,
+    expected_log_probability,
+    expected_probability,
+)
 from .hugging_face import from_folder, max_tokens
 from .inputs import CandidateSlots, ComparedEvents, Events, Inputs, Label, Texts, Widths
 from .losses.anchor import Anchor, anchor_loss, level_targets
@@ -66,6 +74,8 @@ __all__ = [
     "GateKind",
     "GaussianEffect",
     "GaussianPosterior",
+    "GaussianRows",
+    "GaussianTitles",
     "Given",
     "Incentive",
     "Inputs",
@@ -132,6 +142,8 @@ __all__ = [
     "consistency_loss",
     "divergence",
     "effects_posterior",
+    "expected_log_probability",
+    "expected_probability",
     "from_folder",
     "grade_distributions",
     "known_level_log_probabilities",

@@ -165,12 +165,14 @@ MIXED: dict[str, Any] = {
         "query_effect": {**_EFFECT, "sharding": ["table_wise"]},
         "group_effect": {**_EFFECT, "sharding": ["table_wise"]},
         "item_effect": {**_EFFECT, "sharding": ["row_wise"]},
+        "brand_taste": {**_EFFECT, "dim": 16, "sharding": ["table_wise"]},
     },
     "features": {
         "user_effect": {"table": "user_effect", "column": "user_id"},
         "query_effect": {"table": "query_effect", "column": "query_id"},
         "group_effect": {"table": "group_effect", "column": "group_id"},
         "candidate_item_effect": {"table": "item_effect", "column": "candidate_item_id"},
+        "candidate_brand_id_taste": {"table": "brand_taste", "column": "candidate_brand_id"},
     },
     "losses": {"random_negatives": {"weight": 0.0}},
 }
@@ -202,6 +204,7 @@ def write_small_manifest(folder: Path, config: RunConfig) -> None:
         "examination": [1.0, 0.6, 0.4],
         "id_kinds": {},
         "numbers": small_numbers(config),
+        "splits": {"train": {"candidates": 40}},
         "settings": settings,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")

@@ -82,11 +82,12 @@ class RankingModel(nn.Module):
         """
         raise NotImplementedError
 
-    def start_from(self, examination: Sequence[float]) -> None:
+    def start_from(self, examination: Sequence[float], candidates: int = 1) -> None:
         """Starts what a log tells before training from there.
 
         Args:
             examination: of positions 1, 2, ... against the first, as in `prepared.json`.
+            candidates: of the train part.
         """
 
     def text_side(self) -> TextRelevance | None:
@@ -94,7 +95,8 @@ class RankingModel(nn.Module):
         return None
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters with rates of their own by the group's name: `encoder`, `relevance`, `taste`; all others are `towers`."""
+        """Parameters with rates of their own by the group's name: `encoder`, `relevance`, `taste`, and `rows`
+        with a prior; all others are `towers`."""
         return {}
 
     def attention(self, inputs: Inputs) -> dict[str, Attention]:

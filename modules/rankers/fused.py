@@ -83,7 +83,7 @@ class Fused(RankingModel):
         position = Examination(settings["position_count"]) if settings["position_bias"] else None
         return cls(settings["members"], position=position)
 
-    def start_from(self, examination: Sequence[float]) -> None:
+    def start_from(self, examination: Sequence[float], candidates: int = 1) -> None:
         """As of `RankingModel`; members start from it too."""
         for ranker in (*self._rankers().values(), self.position):
             if ranker is not None:

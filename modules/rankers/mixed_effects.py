@@ -9,18 +9,27 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ..gaussian_effects import GaussianEffect, effects_posterior
+from ..gaussian_effects import (
+    GaussianEffect,
+    GaussianRows,
+    GaussianTitles,
+    effects_posterior,
+    expected_log_probability,
+    expected_probability,
+)
 from ..inputs import Inputs
-from ..mixture import LabelProbability, grade_distributions
+from ..mixture import grade_distributions
 from ..parts.base import Given, ReportedPart
-from ..parts.taste import TitleBag
 from ..text.match import TextMatch
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions, RankingModel
 
 SUFFIX = "_effect"
 """A looked-up feature whose name ends so has rows of effects; all other features of candidates are vectors of the item."""
+TASTE = "_taste"
+"""Of these, one whose name ends so, behind an attribute of the item, has rows with a prior too."""
 _COUNTED = {"user": "user", "query": "query", "group": "query's group", "item": "item"}
 SUMS = {f"{who}{SUFFIX}": f"{who}_sums" for who in ("user", "query")}
 """What coefficients are inferred from that are no rows."""
@@ -28,6 +37,8 @@ OCCURRENCES = {f"{who}{SUFFIX}": f"{who}_trained" for who in _COUNTED}
 """What is counted of how often the rows of a feature are trained on."""
 INPUTS = "inputs_of_effects"
 """What is reported of x."""
+LOGGED = "logit_of_means"
+"""What is reported of the logit at the means of all rows, at the logged position."""
 
 
 class SwappedLevels(NamedTuple):
@@ -52,7 +63,9 @@ class MixedFindings:
     x: Tensor
     """(C, 2 + rank) what coefficients are multiplied with: one, the grade from the middle of the grades, the item's vector."""
     by_effect: dict[str, Tensor]
-    """(C,) by feature, what its row adds to the logit."""
+    """(C,) by feature, what the mean of its row adds to the logit."""
+    logit: Tensor
+    """(C,) at the means of all effects, at the logged position."""
     encodings: TextEncodings | None
     """The texts of each candidate; None without a relevance side."""
     text: TextReading
@@ -84,19 +97,22 @@ class MixedEffects(RankingModel):
     .. math:: z = f(g) + \sum_n b_n \cdot x, \quad P(y = 1 | x, p) = \sigma(z + \mathrm{bias}_p)
 
     (generalised linear mixed models of search: GLMix, KDD 2016). The user's row holds an offset, how much more than others this
-    user wants of relevance, and a taste. Rows are drawn while training and are their means when scoring; see `GaussianEffect`.
-    The vectors have no prior: what they gain in length, the estimated variance of the tastes loses. Of the past it reads sums
-    alone, and only where what they infer of users or queries replaces rows; see `effects_posterior`.
+    user wants of relevance, and a taste. Rows, and those vectors that have rows too, are Gaussian (`GaussianEffect`), and so is
+    taken the logit: what is learned from is its expected log likelihood, and what is predicted the expected probability. Of the
+    past it reads sums alone, and only where what they infer of users or queries replaces rows; see `effects_posterior`.
 
     Args:
         effects: feature -> coefficients of a row.
-        vectors: features that are vectors of the item, of width `rank` each.
+        vectors: features that are vectors of the item, of width `rank` each, or of twice that where the name ends in `_taste`:
+            then they are rows of `GaussianEffect`.
         rank: width of v.
         level_grades: (K,) the grade that stands for each level.
         grade_range: lowest and highest grade.
         position_count: positions with a bias of their own, deeper ones share the last; 0: the position has no part.
         relevance: predicts levels from the texts; None: there is no such side.
         title: vectors of titles, of width `rank`; None: titles have none.
+        taste_sd: of the prior of tastes, the coefficients behind offset and slope. It stays: estimated it falls to nothing, since
+            vectors and tastes, both unknown at first, explain nothing of each other.
         posterior: feature -> coefficients, of effects that are inferred from sums over past events in place of rows: of the
             user's own (`user_effect`), or of others' under the query (`query_effect`). Who has no past has none.
 
@@ -126,16 +142,22 @@ class MixedEffects(RankingModel):
         grade_range: tuple[float, float],
         position_count: int = 50,
         relevance: TextRelevance | None = None,
-        title: TitleBag | None = None,
+        title: GaussianTitles | None = None,
         posterior: Mapping[str, int] | None = None,
+        taste_sd: float = 0.2,
     ) -> None:
         super().__init__()
         K = len(level_grades)
         self.relevance, self.title = relevance, title
-        self.vectors, self.rank, self.position_count = tuple(vectors), rank, position_count
+        self.vectors = [name for name in vectors if not name.endswith(TASTE)]
+        self.rank, self.position_count = rank, position_count
         self.posterior = dict(posterior or {})
         dims = {**effects, **self.posterior}
-        self.effects = nn.ModuleDict({name: GaussianEffect(dims[name]) for name in OCCURRENCES if name in dims})
+        tastes = {name: max(dims[name] - 2, 0) for name in OCCURRENCES if name in dims}
+        self.effects = nn.ModuleDict(
+            {name: GaussianEffect(dims[name], fixed=taste, fixed_sd=taste_sd) for name, taste in tastes.items()}
+        )
+        self.tastes = nn.ModuleDict({name: GaussianEffect(rank, fixed=rank) for name in vectors if name.endswith(TASTE)})
         self.reported = self._reported()
         self.level_grades: Tensor
         self.knots: Tensor
@@ -145,7 +167,10 @@ class MixedEffects(RankingModel):
         self.position_bias = nn.Parameter(torch.zeros(position_count + 1))
 
     def _reported(self) -> dict[str, ReportedPart]:
-        found = {INPUTS: ReportedPart("what effects are multiplied with", width=2 + self.rank, where="predictions")}
+        found = {
+            INPUTS: ReportedPart("what effects are multiplied with", width=2 + self.rank, where="predictions"),
+            LOGGED: ReportedPart("the click logit at the means of all effects, at the logged position", where="predictions"),
+        }
         for name in self.effects:
             whose = _COUNTED[name.removesuffix(SUFFIX)]
             found[name] = ReportedPart(f"what the effects of the {whose} add to the click logit", signed=True)
@@ -171,6 +196,7 @@ class MixedEffects(RankingModel):
         looked_up = {name: width for name, width in (request | candidate).items() if name.endswith(SUFFIX)}
         vectors = {name: width for name, width in candidate.items() if name not in looked_up}
         rank = settings["taste"] or max(vectors.values(), default=0)
+        vectors = {name: width // 2 if name.endswith(TASTE) else width for name, width in vectors.items()}
         if wrong := {name: width for name, width in vectors.items() if width != rank}:
             raise ValueError(f"the vectors of an item need one width, {rank} as of model.taste or the widest table; got {wrong}")
         for name, width in looked_up.items():
@@ -202,6 +228,7 @@ class MixedEffects(RankingModel):
             relevance=relevance,
             title=_frequent_words(given, words, rank, settings["taste_share"]) if words is not None else None,
             posterior=inferred,
+            taste_sd=settings["taste_sd"],
         )
 
     def text_side(self) -> TextRelevance | None:
@@ -210,12 +237,15 @@ class MixedEffects(RankingModel):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As of `RankingModel`."""
-        of_title = {"taste": list(self.title.parameters())} if self.title is not None else {}
-        return {**(self.relevance.groups() if self.relevance is not None else {}), **of_title}
+        rows = list(self.title.parameters()) if self.title is not None else []
+        relevance = self.relevance.groups() if self.relevance is not None else {}
+        return {**relevance, "rows": rows}
 
     @torch.no_grad()
-    def start_from(self, examination: Sequence[float]) -> None:
+    def start_from(self, examination: Sequence[float], candidates: int = 1) -> None:
         """As of `RankingModel`: the bias of a position starts from the logarithm of its examination."""
+        if self.title is not None:
+            self.title.candidates.fill_(candidates)
         given = torch.tensor(examination, device=self.position_bias.device).log()
         place = torch.arange(-1, self.position_count, device=given.device).clamp(0, len(given) - 1)
         self.position_bias.copy_(given[place])
@@ -226,41 +256,47 @@ class MixedEffects(RankingModel):
         if self.relevance is not None:
             encodings, text = self.relevance.read(inputs)
         by_grade, x = self._read(inputs, text)
-        divergence = torch.zeros_like(by_grade)
         added: dict[str, Tensor] = {}
         slopes: dict[str, Tensor] = {}
+        divergence, variance, total = x.divergence, torch.zeros_like(by_grade), torch.zeros_like(x.mean)
         for name in self.effects:
             if name in self.posterior:
-                b = self._inferred(name, inputs, slopes)
+                mean, spread = self._inferred(name, inputs, x, slopes)
             else:
-                b, diverged = self.effects[name](inputs.rows([name]))
-                divergence = divergence + diverged / inputs.rows([OCCURRENCES[name]]).squeeze(1).clamp(min=1)
-            added[name] = (b * x[:, : b.shape[1]]).sum(1)
+                b = self.effects[name](inputs.rows([name]))
+                mean, spread = b.mean, _first(b.variance, x.mean.square() + x.variance)
+                divergence = divergence + _share(b.divergence, inputs, OCCURRENCES[name])
+            added[name] = _first(mean, x.mean)
+            variance = variance + spread
+            total = total + functional.pad(mean, (0, total.shape[1] - mean.shape[1]))
         z = by_grade + sum(added.values())
+        variance = variance + (total.square() * x.variance).sum(1)
         position = inputs.candidate["position"].clamp(max=self.position_count)
         bias = self.position_bias - self.position_bias[min(1, self.position_count)]
         logged = z + bias[position].masked_fill(position == 0, 0.0)
-        findings = MixedFindings(self, inputs, divergence, x, added, encodings, text)
-        parts = {INPUTS: x, **added, **slopes} if self.reports_parts and not self.training else {}
-        return Predictions(
-            {"click": LabelProbability.from_logit(z)}, {"click": LabelProbability.from_logit(logged)}, parts, findings
-        )
+        findings = MixedFindings(self, inputs, divergence, x.mean, added, logged, encodings, text)
+        reported = {INPUTS: x.mean, LOGGED: logged, **added, **slopes} if self.reports_parts and not self.training else {}
+        click = expected_log_probability if self.training else expected_probability
+        return Predictions({"click": click(z, variance)}, {"click": click(logged, variance)}, reported, findings)
 
     def variance(self, effect: str) -> Tensor:
         """(dim,) of the prior of a feature's rows."""
-        return (2 * cast(GaussianEffect, self.effects[effect]).log_sd.detach()).exp()
+        return cast(GaussianEffect, self.effects[effect]).prior_sd(self.knots).detach().square()
 
-    def _inferred(self, name: str, inputs: Inputs, slopes: dict[str, Tensor]) -> Tensor:
-        """(C, dim) coefficients from past events; what is to be reported of their slope goes into `slopes`, (C,) each."""
+    def _inferred(self, name: str, inputs: Inputs, x: GaussianRows, slopes: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(C, dim) coefficients from past events, and (C,) the variance that they give the logit; what is to be reported of their
+        slope goes into `slopes`, (C,) each."""
         found = effects_posterior(inputs.request[SUMS[name]], self.variance(name))
+        mean, covariance = (part[inputs.candidate_request] for part in found)
+        by, also = x.mean[:, : mean.shape[1]], x.variance[:, : mean.shape[1]]
+        spread = torch.einsum("cd,cde,ce->c", by, covariance, by) + (covariance.diagonal(dim1=1, dim2=2) * also).sum(1)
         if self.posterior[name] > 1:
             slope = name.replace(SUFFIX, "_slope")
-            slopes[slope] = found.mean[inputs.candidate_request, 1]
-            slopes[f"{slope}_sd"] = found.covariance[inputs.candidate_request, 1, 1].sqrt()
-        return found.mean[inputs.candidate_request]
+            slopes[slope], slopes[f"{slope}_sd"] = mean[:, 1], covariance[:, 1, 1].sqrt()
+        return mean, spread
 
-    def _read(self, inputs: Inputs, text: TextReading) -> tuple[Tensor, Tensor]:
-        """(C,) f(g), and x (C, 2 + rank)."""
+    def _read(self, inputs: Inputs, text: TextReading) -> tuple[Tensor, GaussianRows]:
+        """(C,) f(g), and x, of which the vector has a variance, and a share of the divergence of what it is made of."""
         given, predicted = inputs.candidate["relevance"], inputs.candidate["predicted"]
         middle = (self.knots[0] + self.knots[-1]) / 2
         own = middle if self.relevance is None else text.relevance.log_pi.detach().exp() @ self.level_grades
@@ -268,13 +304,32 @@ class MixedEffects(RankingModel):
         grade = torch.where(given.isnan(), expected, given)
         f = grade_distributions(grade, self.knots) @ self.by_grade
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
-        vector = sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank))
+        mean, divergence = (
+            sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank)),
+            x.new_zeros(len(x)),
+        )
+        variance = torch.zeros_like(mean)
+        for name, taste in self.tastes.items():
+            rows = taste(inputs.candidate[name])
+            mean, variance = mean + rows.mean, variance + rows.variance
+            divergence = divergence + _share(rows.divergence, inputs, f"{name.removesuffix(TASTE)}_trained")
         if self.title is not None:
-            vector = vector + self.title(inputs.texts["title"].tokens)[inputs.texts["title"].rows]
-        return f, torch.cat([x, vector], dim=1)
+            rows = GaussianRows(*(part[inputs.texts["title"].rows] for part in self.title(inputs.texts["title"].tokens)))
+            mean, variance, divergence = mean + rows.mean, variance + rows.variance, divergence + rows.divergence
+        return f, GaussianRows(torch.cat([x, mean], dim=1), torch.cat([torch.zeros_like(x), variance], dim=1), divergence)
 
 
-def _frequent_words(given: Given, words: TextMatch, dim: int, share: float) -> TitleBag:
+def _first(coefficients: Tensor, x: Tensor) -> Tensor:
+    """(C,) the product with as many of the first columns of x as there are coefficients."""
+    return (coefficients * x[:, : coefficients.shape[1]]).sum(1)
+
+
+def _share(diverged: Tensor, inputs: Inputs, occurrences: str) -> Tensor:
+    """(C,) of the divergence of the rows of candidates, what each occurrence of a row bears."""
+    return diverged / inputs.rows([occurrences]).squeeze(1).clamp(min=1)
+
+
+def _frequent_words(given: Given, words: TextMatch, dim: int, share: float) -> GaussianTitles:
     """Vectors of titles by the words that at least a share of the texts contains: of others, clicks would tell little."""
-    rare = (words.idf > -math.log(share)).nonzero().flatten().tolist()
-    return TitleBag(given.vocab_size, dim, special_tokens=(*given.special_tokens, *rare))
+    frequent = (words.idf <= -math.log(share)).nonzero().flatten().tolist()
+    return GaussianTitles(given.vocab_size, dim, [word for word in frequent if word not in given.special_tokens])

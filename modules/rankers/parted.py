@@ -70,7 +70,7 @@ class PartedRanker(RankingModel):
         """What the parts report, by name."""
         return {name: what for part in self._all_parts() for name, what in part.reported.items()}
 
-    def start_from(self, examination: Sequence[float]) -> None:
+    def start_from(self, examination: Sequence[float], candidates: int = 1) -> None:
         """As of `RankingModel`."""
         if self.position is not None:
             self.position.start_from(examination)

@@ -5,6 +5,7 @@ A kind is a section here and a class in `modules/rankers/`: its fields are the k
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -189,11 +190,16 @@ class MMoEConfig(TowerSection):
     """Hidden layers of each label, on its mixture of the experts."""
 
 
+TASTE = re.compile(r"candidate_(\w+)_taste")
+"""A feature with the vectors of an attribute of items."""
+
+
 class MixedConfig(RelevanceSection):
     """Mixed effects: rows with a prior for users, queries, groups and items; it reads no past.
 
     A feature whose name ends in `_effect` has rows of means and widths, half of the table's dim each: of an offset, of what is
-    wanted of relevance and, where it is wider, of a taste. All other features of candidates are vectors of the item.
+    wanted of relevance and, where it is wider, of a taste. All other features of candidates are vectors of the item: those called
+    `candidate_ATTRIBUTE_taste` have rows of means and widths too.
     """
 
     built_of: ClassVar[str] = "mixed_effects:MixedEffects"
@@ -205,6 +211,8 @@ class MixedConfig(RelevanceSection):
     """Width of the titles' vectors, sums of their frequent words'; 0: titles have none."""
     taste_share: float = Field(0.0075, gt=0, le=1)
     """Of the texts, queries and titles, that a word has to be in to have a vector."""
+    taste_sd: float = Field(0.2, gt=0)
+    """Standard deviation of the prior of tastes. Those of offsets and slopes are estimated."""
     posterior: dict[Effect, int] = {}
     """Whose effects are inferred from the samples' sums over past events in place of rows, and how many; set by `prectr fuse`."""
     text: bool = False

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError, model_validator
 
+from prectr_torchrec.config.attributes import TRAINED
 from prectr_torchrec.config.base import Section
 from prectr_torchrec.config.data import BatchConfig, DataConfig
-from prectr_torchrec.config.kinds import KINDS, ModelConfig, PRECTRConfig
+from prectr_torchrec.config.kinds import KINDS, TASTE, MixedConfig, ModelConfig, PRECTRConfig
 from prectr_torchrec.config.losses import LossesConfig
 from prectr_torchrec.config.reads import Reads
 from prectr_torchrec.config.score import CLICK_ALONE, Score, multiplied, numbers_of_candidates
@@ -66,6 +67,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _tastes_are_counted(self) -> RunConfig:
+        counted = self.data.ids_of("items")
+        for name in self.features if isinstance(self.model, MixedConfig) else ():
+            if (found := TASTE.fullmatch(name)) and found[1] not in counted:
+                valid = ", ".join(f"candidate_{attribute}_taste" for attribute in counted)
+                raise ValueError(
+                    f"features.{name}: vectors with a prior are of an attribute of items that is an id; valid: {valid}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _labels_are_declared(self) -> RunConfig:
         declared = list(self.data.further_labels)
         for name in self.losses.labels:
@@ -89,7 +101,8 @@ class RunConfig(Section):
     def reads(self) -> Reads:
         """What batches have: what the ranker reads, and the numbers that the score multiplies by."""
         reads = self.model.reads()
-        return reads._replace(candidate=reads.candidate | set(multiplied(self.score).values()))
+        trained = {f"{found[1]}{TRAINED}" for found in map(TASTE.fullmatch, self.features) if found}
+        return reads._replace(candidate=reads.candidate | trained | set(multiplied(self.score).values()))
 
     @property
     def predicted_labels(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from prectr_torchrec.data.schema import MADE_BY, MANIFEST, TOKENIZER, read_manif
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.predictions import sample_files
 from prectr_torchrec.evaluation.scoring import Scored, score
-from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, SUFFIX, MixedEffects
+from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, LOGGED, SUFFIX, MixedEffects
 from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.runs.workspace import digest, replacing
 from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, as_known, sums_before
@@ -186,7 +186,7 @@ class _EventFiles:
             for rows in scored.rows:
                 row = np.searchsorted(requests.request, rows["request_id"])
                 click_known = requests.known_of(row)
-                slow = rows["logged_logit"].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
+                slow = rows[LOGGED].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
                 events = as_known(requests.time[row], rows["click"], click_known, np.exp(-np.logaddexp(0, -slow)))
                 shown = np.full(len(row), True) if click_known is not None else ~np.isnan(rows["click"])
                 kept = shown[events.impression]

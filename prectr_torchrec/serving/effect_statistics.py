@@ -48,7 +48,7 @@ def shown_effects(ranker: Ranker, request: Request | pa.Table) -> ShownEffects:
     with torch.inference_mode():
         found = mixed(inputs)
         inferred = sum((found.own.by_effect[name] for name in mixed.posterior), torch.zeros(()))
-        slow = found.logged["click"].logit - inferred
+        slow = found.own.logit - inferred
     real = inputs.candidate_weight > 0
     return ShownEffects(found.own.x[real].double().numpy(), slow[real].double().sigmoid().numpy())
 

@@ -59,7 +59,7 @@ class Optimizers:
             for parameter in parameters:
                 part = named.get(id(parameter), "offsets" if id(parameter) in offsets else "towers")
                 parts.setdefault(part, []).append(parameter)
-            decay = {"taste": config.taste_weight_decay, "offsets": 0.0}
+            decay = {"taste": config.taste_weight_decay} | dict.fromkeys(("offsets", "rows"), 0.0)
             groups = [
                 {"params": parameters, "part": part, "weight_decay": self.factor * decay.get(part, config.weight_decay)}
                 for part, parameters in sorted(parts.items())
@@ -82,10 +82,11 @@ class Optimizers:
             total_steps: of this stage.
         """
         risen, left = warmup(step, total_steps, stage.warmup_steps), decay(step, total_steps)
-        peak = dict.fromkeys(("towers", "taste", "offsets"), 0.0)
+        peak = dict.fromkeys(("towers", "taste", "offsets", "rows"), 0.0)
         peak |= {"encoder": stage.encoder_lr, "relevance": stage.relevance_lr or stage.lr}
         if stage.split == "train":
-            peak |= {"towers": stage.lr, "taste": stage.lr, "offsets": stage.offset_lr or OFFSET_RATE * stage.lr}
+            offsets = stage.offset_lr or OFFSET_RATE * stage.lr
+            peak |= {"towers": stage.lr, "taste": stage.lr, "offsets": offsets, "rows": OFFSET_RATE * stage.lr}
         for group in self.dense.param_groups:
             group["lr"] = peak[group["part"]] * self.factor * risen * left
         for group in self.fused.param_groups:

@@ -84,7 +84,7 @@ class Trainer:
         self.parts: Parts = {"model": self.model, "optimizer": self.optimizers, "random": RandomStates(process.device)}
         self._reset_tables(epoch=0)  # each rank its own rows: one seed on all would repeat a row-wise table's rows rank by rank
         if not self.saved:
-            self.model.module.model.start_from(manifest["examination"])
+            self.model.module.model.start_from(manifest["examination"], manifest["splits"]["train"]["candidates"])
         if config.train.init_from is not None and not self.saved:
             init_from(config.train.init_from, self.model, config.features, run)
         self.job = {"world_size": process.world_size, "samples": manifest["digest"], "plan": used}

@@ -55,7 +55,7 @@ def test_every_request_has_the_sums_of_all_strictly_earlier_events(job: Job) -> 
         requests = {row["request_id"]: row for row in samples(job.data, split).to_pylist()}
         with process_group("cpu") as process:
             for rows in score(job.run, job.data, split, "last", process).rows:
-                slow = rows["logged_logit"].astype(np.float64) - rows["user_effect"] - rows["query_effect"]
+                slow = rows["logit_of_means"].astype(np.float64) - rows["user_effect"] - rows["query_effect"]
                 e = 1 / (1 + np.exp(-slow))
                 items = dict.fromkeys(zip(rows["request_id"].tolist(), rows["item_id"].tolist(), strict=True))
                 assert len(items) == len(e)

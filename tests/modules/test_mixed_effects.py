@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -9,12 +10,26 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from prectr_torchrec.modules import GaussianEffect, Given, Inputs, Label, TextMatch, TextRelevance, Texts, Widths
+from prectr_torchrec.modules import (
+    GaussianEffect,
+    GaussianTitles,
+    Given,
+    Inputs,
+    Label,
+    TextMatch,
+    TextRelevance,
+    Texts,
+    Widths,
+    expected_log_probability,
+    expected_probability,
+)
+from prectr_torchrec.modules.gaussian_effects import LOG_NARROW
 from prectr_torchrec.modules.losses.prior import Prior
 from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 
 RANK = 2
 GRADES = [1.25, 1.8, 2.5, 2.9]
+TASTE_SD = 0.2
 EFFECTS = {"user_effect": 2 + RANK, "query_effect": 2, "group_effect": 2, "item_effect": 2}
 
 
@@ -55,12 +70,17 @@ def test_the_logit_is_the_formula(model: MixedEffects, inputs: Inputs) -> None:
         vector = inputs.candidate["brand_id"][c] + inputs.candidate["title_tokens"][c]
         x = torch.cat([torch.tensor([1.0, grade - 2.0]), vector])
         rows = {name: inputs.rows([name])[c] for name in EFFECTS}
-        z = f + sum((rows[name][:dim] * x[:dim]).sum() for name, dim in EFFECTS.items())
-        torch.testing.assert_close(out.ranking["click"].logit[c], z)
+        sigma = {name: torch.tensor([1.0, 1.0, TASTE_SD, TASTE_SD])[:dim] for name, dim in EFFECTS.items()}
+        z = f + sum((rows[name][:dim] * sigma[name] * x[:dim]).sum() for name, dim in EFFECTS.items())
+        variance = sum(
+            ((rows[name][dim:] + LOG_NARROW).exp() * sigma[name] * x[:dim]).square().sum() for name, dim in EFFECTS.items()
+        )
+        torch.testing.assert_close(out.ranking["click"].log_yes[c], expected_probability(z[None], variance[None]).log_yes[0])
         bias = [0.0, 0.0, -1.5][int(inputs.candidate["position"][c])]
-        torch.testing.assert_close(out.logged["click"].logit[c], z + bias)
+        torch.testing.assert_close(out.logged["click"].logit[c], expected_probability(z[None] + bias, variance[None]).logit[0])
         torch.testing.assert_close(out.own.x[c], x)
-    torch.testing.assert_close(out.own.by_effect["user_effect"][1], (rows_of(inputs)[1] * out.own.x[1]).sum())
+    scaled = rows_of(inputs)[1] * torch.tensor([1.0, 1.0, TASTE_SD, TASTE_SD])
+    torch.testing.assert_close(out.own.by_effect["user_effect"][1], (scaled * out.own.x[1]).sum())
 
 
 def rows_of(inputs: Inputs) -> torch.Tensor:
@@ -71,15 +91,15 @@ def rows_of(inputs: Inputs) -> torch.Tensor:
 def test_each_row_brings_its_share_of_the_divergence_from_its_prior(model: MixedEffects, inputs: Inputs) -> None:
     with torch.no_grad():
         model.effects["query_effect"].log_sd.copy_(torch.tensor([0.5, 2.0]).log())
-    assert not model(inputs).own.divergence.any()
     found = model.train()(inputs).own.divergence
     expected = torch.zeros(4)
     for name, dim in EFFECTS.items():
         rows = inputs.rows([name])
         effect = model.effects[name]
-        row = Normal(rows[:, :dim], (rows[:, dim:] + effect.start).exp())
+        sigma = effect.prior_sd(rows).detach()
+        row = Normal(rows[:, :dim] * sigma, (rows[:, dim:] + LOG_NARROW).exp() * sigma)
         shares = inputs.rows([name.replace("effect", "trained")]).squeeze(1).clamp(min=1)
-        expected += kl_divergence(row, Normal(torch.zeros(dim), effect.log_sd.exp())).sum(1) / shares
+        expected += kl_divergence(row, Normal(torch.zeros(dim), sigma)).sum(1) / shares
     torch.testing.assert_close(found, expected)
     labels = {"click": Label(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 1.0]))}
     loss = Prior()(model(inputs), inputs, labels)["prior"]
@@ -87,25 +107,93 @@ def test_each_row_brings_its_share_of_the_divergence_from_its_prior(model: Mixed
     assert Prior().eval()(model(inputs), inputs, labels) == {}
 
 
-def test_the_variance_that_fits_best_is_the_mean_square_of_the_rows() -> None:
+def test_rows_are_in_units_of_their_prior() -> None:
+    """The divergence does not depend on sigma; the coefficients scale with it, but for those whose sigma is fixed."""
+    rows = torch.tensor([[0.5, -1.0, 2.0, 0.3, -0.2, 0.1]])
+    effect, narrow = GaussianEffect(3, fixed=1, fixed_sd=0.2), GaussianEffect(3, sd=0.5, fixed=1, fixed_sd=0.2)
+    wide, half = effect(rows), narrow(rows)
+    torch.testing.assert_close(wide.divergence, half.divergence)
+    torch.testing.assert_close(half.mean, wide.mean * torch.tensor([0.5, 0.5, 1.0]))
+    torch.testing.assert_close(half.variance, wide.variance * torch.tensor([0.25, 0.25, 1.0]))
+    torch.testing.assert_close(wide.mean[:, 2], torch.tensor([0.4]))
+    (wide.mean.sum() + wide.divergence.sum()).backward()
+    assert effect.log_sd is not None and effect.log_sd.grad is not None
+    torch.testing.assert_close(effect.log_sd.grad, torch.tensor([0.5, -1.0]))
+    assert GaussianEffect(2, fixed=2).log_sd is None
+
+
+def test_a_gaussian_logit_has_the_likelihood_and_the_probability_of_many_draws() -> None:
+    mean, variance = torch.tensor([-3.0, 0.2, 2.0]), torch.tensor([0.0, 1.0, 4.0])
+    z = mean.double() + variance.double().sqrt() * torch.linspace(-8, 8, 4001).double().unsqueeze(1)
+    weight = torch.exp(-torch.linspace(-8, 8, 4001).double().square() / 2).unsqueeze(1)
+    weight = weight / weight.sum()
+    found = expected_log_probability(mean, variance)
+    for log, sign in ((found.log_yes, 1), (found.log_no, -1)):
+        exact = (weight * torch.nn.functional.logsigmoid(sign * z)).sum(0)
+        torch.testing.assert_close(log.double(), exact, atol=2e-3, rtol=0)
+    found = expected_probability(mean, variance)
+    torch.testing.assert_close(found.log_yes.exp().double(), (weight * z.sigmoid()).sum(0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.log_yes.exp() + found.log_no.exp(), torch.ones(3))
+
+
+def test_what_is_learned_from_and_what_is_predicted_are_expectations_over_rows_and_vectors(inputs: Inputs) -> None:
+    """Against draws of everything that has a prior: rows of effects, of an attribute, and of a title's words."""
     torch.manual_seed(0)
-    effect, occurrences = GaussianEffect(1), torch.tensor([1, 3, 6])
-    rows = torch.tensor([[0.5, -1.0], [-2.0, 0.0], [1.0, 0.5]])
-    square = rows[:, 0].square() + (2 * (rows[:, 1] + effect.start)).exp()
+    effects = {"user_effect": 2 + RANK, "item_effect": 2}
+    titles = GaussianTitles(50, RANK, words=[5, 6, 7, 9])
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "position_count": 0}
+    model = MixedEffects(effects, ["brand_id_taste"], **options, title=titles).eval()
     with torch.no_grad():
-        effect.log_sd.copy_(square.mean().log() / 2)
-    of_candidates = torch.repeat_interleave(torch.arange(3), occurrences)
-    _, divergence = effect(rows[of_candidates])
-    (divergence / occurrences[of_candidates]).sum().backward()
-    assert effect.log_sd.grad is not None and effect.log_sd.grad.abs() < 1e-5
+        titles.width.normal_(std=0.5)
+    candidate = inputs.candidate | {"brand_id_taste": torch.randn(4, 2 * RANK), "brand_id_trained": torch.full((4, 1), 5.0)}
+    tokens, of_candidate = torch.tensor([[7, 5, 3], [8, 6, 0], [9, 9, 8]]), torch.tensor([0, 1, 1, 2])
+    inputs = replace(inputs, candidate=candidate, texts={"title": Texts(tokens, rows=of_candidate)})
+    found, draws = model(inputs), 400_000
+    bare = _logit_of_the_grade(model, inputs)
+
+    def drawn(mean: torch.Tensor, log_sd: torch.Tensor) -> torch.Tensor:
+        return mean + (log_sd + LOG_NARROW).exp() * torch.randn(draws, *mean.shape)
+
+    scales = {"user_effect": torch.tensor([1.0, 1.0, TASTE_SD, TASTE_SD]), "item_effect": torch.ones(2)}
+
+    with torch.no_grad():
+        for c in range(4):
+            words = [int(word) for word in tokens[of_candidate[c]] if int(word) in (5, 6, 7, 9)]
+            places = [(5, 6, 7, 9).index(word) for word in words]
+            title = drawn(titles.mean[places], titles.width[places]).sum(1) / max(len(places), 1) ** 0.5
+            brand = drawn(*candidate["brand_id_taste"][c].split(RANK))
+            x = torch.cat([found.own.x[c, :2].expand(draws, 2), title + brand], dim=1)
+            user, item = (drawn(*inputs.rows([name])[c].split(dim)) * scales[name] for name, dim in effects.items())
+            z = bare[c] + (user * x).sum(1) + (item * x[:, :2]).sum(1)
+            assert found.ranking["click"].log_yes[c].exp().item() == pytest.approx(z.sigmoid().mean().item(), abs=4e-3)
+            model.train()
+            likelihood = model(inputs).logged["click"].log_no[c].item()
+            model.eval()
+            assert likelihood == pytest.approx(torch.nn.functional.logsigmoid(-z).mean().item(), abs=6e-3)
 
 
-def test_rows_are_drawn_in_training_around_their_means() -> None:
-    torch.manual_seed(0)
-    effect = GaussianEffect(1)
-    b, _ = effect(torch.tensor([[3.0, 0.5]]).repeat(20_000, 1))
-    assert b.mean().item() == pytest.approx(3.0, abs=0.02)
-    assert b.std().log().item() == pytest.approx(0.5 + effect.start, abs=0.02)
+def _logit_of_the_grade(model: MixedEffects, inputs: Inputs) -> torch.Tensor:
+    """(C,) what is left when all rows are zero."""
+    model.reports_parts = True
+    parts = model(inputs).parts
+    return parts["logit_of_means"] - parts["user_effect"] - parts["item_effect"]
+
+
+def test_words_bring_their_divergence_spread_over_the_train_part(inputs: Inputs) -> None:
+    titles = GaussianTitles(50, RANK, words=[5, 6])
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0)}
+    model = MixedEffects({}, ["brand_id_taste"], **options, title=titles)
+    model.start_from([1.0], candidates=100)
+    candidate = inputs.candidate | {
+        "brand_id_taste": torch.zeros(4, 2 * RANK),
+        "brand_id_trained": torch.tensor([[2.0], [4.0], [0.0], [1.0]]),
+    }
+    texts = {"title": Texts(torch.tensor([[7, 5]]), rows=torch.zeros(4, dtype=torch.long))}
+    found = model(replace(inputs, candidate=candidate, texts=texts)).own.divergence
+    prior = Normal(torch.zeros(RANK), torch.ones(RANK))
+    words = kl_divergence(Normal(titles.mean, (titles.width + LOG_NARROW).exp()), prior).sum() / 100
+    brand = kl_divergence(Normal(torch.zeros(RANK), torch.full((RANK,), math.exp(LOG_NARROW))), prior).sum()
+    torch.testing.assert_close(found, words + brand / torch.tensor([2.0, 4.0, 1.0, 1.0]))
 
 
 def test_of_whom_nothing_was_learned_no_logit_is_moved(model: MixedEffects, inputs: Inputs) -> None:
@@ -118,7 +206,8 @@ def test_positions_start_from_their_examination(model: MixedEffects, inputs: Inp
     model.start_from([1.0, 0.5])
     out = model(inputs)
     moved = out.logged["click"].logit - out.ranking["click"].logit
-    torch.testing.assert_close(moved, torch.tensor([0.0, 0.5, 1.0, 0.5]).log().nan_to_num(neginf=0.0))
+    assert moved[0] == moved[2] == 0 and (moved[[1, 3]] < 0).all()
+    torch.testing.assert_close(model.position_bias[:4], torch.tensor([1.0, 1.0, 0.5, 0.5]).log())
     assert model.position_bias[model.position_count].item() == pytest.approx(torch.tensor(0.5).log().item())
 
 
@@ -148,7 +237,7 @@ def test_widths_that_do_not_fit_are_refused(request_: dict[str, int], candidate:
 
     given = Given(Widths(request_, candidate, {}), GRADES, (1.0, 3.0), 10, (), nothing, nothing)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=re.escape(message)):
-        MixedEffects.build(given, position_bias=True, position_count=5, relevance=False, posterior={}, taste=0)
+        MixedEffects.build(given, position_bias=True, position_count=5, relevance=False, posterior={}, taste=0, taste_sd=0.2)
 
 
 @pytest.fixture
@@ -172,7 +261,7 @@ def test_users_and_queries_are_inferred_where_there_are_sums(inputs: Inputs, sum
     model = MixedEffects(rows, ["brand_id", "title_tokens"], **options).eval()
     model.reports_parts = True
     with torch.no_grad():
-        model.effects["user_effect"].log_sd.copy_(torch.tensor([0.5, 1.0, 2.0, 0.3]).log())
+        model.effects["user_effect"].log_sd.copy_(torch.tensor([0.5, 1.0]).log())
     out = model(replace(inputs, request=inputs.request | sums))
     for name, D in posterior.items():
         variance = model.variance(name).double()

@@ -31,7 +31,9 @@ from prectr_torchrec.modules import (
     ExpertTower,
     FurtherEncodings,
     FurtherMatch,
+    GaussianEffect,
     GaussianPosterior,
+    GaussianTitles,
     Interest,
     InterestTower,
     KnownGrade,
@@ -82,7 +84,6 @@ LEAVES = {
     "ReplicatedEmbeddingBagCollection": "TorchRec's collections are leaves of its tracer",
     "Interaction": "says what the interactions have in common",
     "Part": "says what the parts have in common",
-    "GaussianEffect": "draws in training alone; rankers, which use it, are whole",
 }
 """Public layers and parts that stay whole in a graph, and why. So do rankers and losses, which read and give dictionaries."""
 
@@ -147,6 +148,8 @@ CASES: dict[str, Case] = {
         GaussianPosterior(),
         lambda R: (torch.randn(R, R + 1, 4), torch.randn(R, R + 1), torch.rand(R, R + 1), torch.randn(R, 3, 4)),
     ),
+    "GaussianEffect": Case(GaussianEffect(3), lambda R: (torch.randn(R, 6),)),
+    "GaussianTitles": Case(GaussianTitles(50, 3, words=[7, 8]), lambda R: (torch.randint(0, 9, (R, 4)),)),
     "PrecisionGate": Case(
         PrecisionGate(4, 3, "mlp"), lambda R: (torch.randn(R, 4), torch.randn(R, 4), torch.ones(R, 2), torch.rand(R, 3))
     ),

@@ -38,10 +38,11 @@ STAGES = {"stages": [{"split": "train", "epochs": 1, "lr": 0.003}]}
 def mixed_config() -> RunConfig:
     """Of unlike names of features and tables, as the shipped one."""
     base = small_config(**MIXED)
-    vectors = {"candidate_title_taste": "candidate_title_tokens", "candidate_brand_taste": "candidate_brand_id"}
+    vectors = {"candidate_title_vector": "candidate_title_tokens", "candidate_brand_id_taste": "candidate_brand_id"}
     tree = base.model_dump(mode="json")
     tables = {name: table for name, table in tree["tables"].items() if name.endswith("_effect")}
-    tables |= {f"{name}_taste": tree["tables"]["brand"] for name in ("title", "brand")}
+    brand = tree["tables"]["brand"]
+    tables |= {"title_vector": brand, "brand_id_taste": brand | {"dim": 2 * brand["dim"]}}
     features = {name: feature for name, feature in tree["features"].items() if name.endswith("_effect")}
     features |= {name: {"table": name.removeprefix("candidate_"), "column": column} for name, column in vectors.items()}
     return RunConfig.model_validate({**tree, "name": "effects", "tables": tables, "features": features, "train": STAGES})
