@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, embedding
+from torch.nn.functional import embedding
 
 from prectr_torchrec.baselines.samples import BaselineConfig
 from prectr_torchrec.baselines.vocabulary import Pairs
+from prectr_torchrec.modules import expected_log_probability
 from prectr_torchrec.system.progress import counted
 
 
@@ -29,7 +29,7 @@ class MixedConfig(BaselineConfig):
     """What a user is scored with: the posterior as of the request (`posterior.py`), or the rows fitted on the training part."""
 
 
-class GaussianRows(nn.Module):
+class GaussianTable(nn.Module):
     r"""A table with rows :math:`N(m_n, \mathrm{diag}(s_n^2))` under the prior :math:`N(0, \mathrm{diag}(\sigma^2))`.
 
     The divergence of a row from its prior is spread over the row's occurrences in the training part, so that the rows of a batch
@@ -59,13 +59,12 @@ class GaussianRows(nn.Module):
         """(..., D) the means."""
         return embedding(index, self.mean)
 
-    def sample(self, index: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(..., D) drawn rows, and the scalar share of their divergence."""
+    def moments(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., D) means and variances, and the scalar share of the divergence."""
         mean, log_sd = self.at(index), embedding(index, self.log_sd)
-        sd = log_sd.exp()
-        divergence = ((sd.square() + mean.square()) / self.variance / 2 - log_sd).sum(-1)
-        drawn = mean + sd * torch.randn(mean.shape, generator=generator)
-        return drawn, (divergence / self.occurrences[index].clamp(min=1)).sum()
+        variance = (2 * log_sd).exp()
+        divergence = ((variance + mean.square()) / self.variance / 2 - log_sd).sum(-1)
+        return mean, variance, (divergence / self.occurrences[index].clamp(min=1)).sum()
 
     @torch.no_grad()
     def estimate_variance(self) -> None:
@@ -75,17 +74,14 @@ class GaussianRows(nn.Module):
             self.variance.copy_((self.mean[there].square() + self.log_sd[there].exp().square()).mean(0).clamp(min=1e-3))
 
 
-LookUp = Callable[[GaussianRows, Tensor], Tensor]
-
-
 class MixedEffects(nn.Module):
     r"""Click logit of user u, query q of group c, and item i with the grade g:
 
     .. math:: f(g) + (a_u + a_q + a_c) + (b_u + b_q + b_c) g + \mathrm{quality}_i + t_u \cdot v_i + \mathrm{bias}_{position}
 
     with :math:`f` piecewise linear, another one where the grade is predicted, and :math:`v_i` the sum of the vectors of the
-    item's frequent title words and attributes (generalised linear mixed models of search: GLMix, KDD 2016). Rows are drawn while
-    training, and are their means when scoring.
+    item's frequent title words and attributes (generalised linear mixed models of search: GLMix, KDD 2016). What is learned from
+    is the expected log likelihood over the rows; scores are those of their means.
 
     Args:
         occurrences: table -> (N,) occurrences of its rows in training, for `user`, `query`, `group`, `item`, `word` and each of
@@ -101,8 +97,8 @@ class MixedEffects(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(config.seed)
 
-        def rows(table: str, dim: int, variance: float = 1.0, scale: float = 0.0) -> GaussianRows:
-            return GaussianRows(occurrences[table], dim, variance=variance, scale=scale, generator=generator)
+        def rows(table: str, dim: int, variance: float = 1.0, scale: float = 0.0) -> GaussianTable:
+            return GaussianTable(occurrences[table], dim, variance=variance, scale=scale, generator=generator)
 
         self.attributes = attributes
         self.user, self.query, self.group = rows("user", 2), rows("query", 2, 0.25), rows("group", 2)
@@ -113,19 +109,21 @@ class MixedEffects(nn.Module):
         self.by_grade = nn.Parameter(torch.cat([torch.linspace(-2.0, -0.5, levels), torch.zeros(levels)]))
         self.position_bias = nn.Parameter(torch.zeros(positions + 1))
 
-    def forward(self, pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Logits (n,) at the logged positions with drawn rows, and the batch's share of the divergence."""
-        divergences = []
-
-        def draw(table: GaussianRows, index: Tensor) -> Tensor:
-            drawn, divergence = table.sample(index, generator)
-            divergences.append(divergence)
-            return drawn
-
-        user, taste = (draw(table, pairs.rows["user"]) for table in (self.user, self.taste))
-        slow, vector = self._without_user(pairs, draw)
-        logit = slow + (pairs.slope * user).sum(1) + (taste * vector).sum(1)
-        return logit + self.position_bias[pairs.position], torch.stack(divergences).sum()
+    def forward(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """(n,) means and variances of the logits at the logged positions, and the batch's share of the divergence."""
+        tables = {"user": self.user, "query": self.query, "group": self.group}
+        vector, spread, divergence = self._vectors(pairs)
+        taste, taste_variance, diverged = self.taste.moments(pairs.rows["user"])
+        quality, variance, also = self.quality.moments(pairs.rows["item"])
+        logit = pairs.grade @ self.by_grade + self.position_bias[pairs.position] + quality.squeeze(1) + (taste * vector).sum(1)
+        of_product = taste.square() * spread + taste_variance * (vector.square() + spread)
+        variance, divergence = variance.squeeze(1) + of_product.sum(1), divergence + diverged + also
+        for name, table in tables.items():
+            row, row_variance, diverged = table.moments(pairs.rows[name])
+            logit = logit + (pairs.slope * row).sum(1)
+            variance = variance + (pairs.slope.square() * row_variance).sum(1)
+            divergence = divergence + diverged
+        return logit, variance, divergence
 
     @torch.no_grad()
     def score(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,8 +133,10 @@ class MixedEffects(nn.Module):
             (n,) the logit without the user, (n, 2 + rank) what the user's offset, slope and taste are multiplied with, and
             (n, 2 + rank) the user's fitted row.
         """
-        slow, vector = self._without_user(pairs, GaussianRows.at)
-        user = pairs.rows["user"]
+        rows, user = pairs.rows, pairs.rows["user"]
+        wanted = self.query.at(rows["query"]) + self.group.at(rows["group"])
+        slow = pairs.grade @ self.by_grade + (pairs.slope * wanted).sum(1) + self.quality.at(rows["item"]).squeeze(1)
+        vector, _, _ = self._vectors(pairs)
         return slow, torch.cat([pairs.slope, vector], 1), torch.cat([self.user.at(user), self.taste.at(user)], 1)
 
     @property
@@ -148,14 +148,15 @@ class MixedEffects(nn.Module):
         for table in (self.user, self.query, self.group, self.quality, self.taste):
             table.estimate_variance()
 
-    def _without_user(self, pairs: Pairs, look_up: LookUp) -> tuple[Tensor, Tensor]:
-        rows = pairs.rows
-        vector = (look_up(self.word, pairs.words) * pairs.word_weight.unsqueeze(2)).sum(1)
+    def _vectors(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, rank) means and variances of the items' vectors, and their share of the divergence."""
+        words, of_words, divergence = self.word.moments(pairs.words)
+        weight = pairs.word_weight.unsqueeze(2)
+        mean, variance = (words * weight).sum(1), (of_words * weight.square()).sum(1)
         for name in self.attributes:
-            vector = vector + look_up(cast(GaussianRows, self.attribute[name]), rows[name])
-        wanted = look_up(self.query, rows["query"]) + look_up(self.group, rows["group"])
-        quality = look_up(self.quality, rows["item"]).squeeze(1)
-        return pairs.grade @ self.by_grade + (pairs.slope * wanted).sum(1) + quality, vector
+            row, row_variance, diverged = cast(GaussianTable, self.attribute[name]).moments(pairs.rows[name])
+            mean, variance, divergence = mean + row, variance + row_variance, divergence + diverged
+        return mean, variance, divergence
 
 
 def fit_mixed(model: MixedEffects, pairs: Pairs, click: Tensor, config: MixedConfig) -> None:
@@ -172,8 +173,9 @@ def fit_mixed(model: MixedEffects, pairs: Pairs, click: Tensor, config: MixedCon
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1)
     for epoch in counted(range(config.epochs), "fitting", "epochs"):
         for batch in torch.randperm(len(click), generator=generator)[: steps * size].view(steps, size):
-            logit, divergence = model(pairs.take(batch), generator)
-            loss = binary_cross_entropy_with_logits(logit, click[batch], reduction="sum") + divergence
+            mean, variance, divergence = model(pairs.take(batch))
+            expected, y = expected_log_probability(mean, variance), click[batch]
+            loss = divergence - (y * expected.log_yes + (1 - y) * expected.log_no).sum()
             optimizer.zero_grad()
             (loss / size).backward()
             optimizer.step()
