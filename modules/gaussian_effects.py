@@ -155,8 +155,9 @@ class GaussianTitles(nn.Module):
         self.register_buffer("row", row, persistent=False)
         self.register_buffer("candidates", torch.tensor(1.0))
         self.effect = GaussianEffect(dim, fixed=dim)
-        self.mean = nn.Parameter(0.3 * torch.randn(len(words), dim))
-        self.width = nn.Parameter(torch.zeros(len(words), dim))
+        rows = max(len(words), 1)  # an empty table cannot be looked up in
+        self.mean = nn.Parameter(0.3 * torch.randn(rows, dim))
+        self.width = nn.Parameter(torch.zeros(rows, dim))
 
     def forward(self, tokens: Tensor) -> GaussianRows:
         """The vectors of titles, each with a candidate's share of the divergence.

@@ -179,6 +179,12 @@ def _logit_of_the_grade(model: MixedEffects, inputs: Inputs) -> torch.Tensor:
     return parts["logit_of_means"] - parts["user_effect"] - parts["item_effect"]
 
 
+@pytest.mark.parametrize("words", [[], [5]])
+def test_titles_without_a_word_that_has_a_vector_have_none(words: list[int]) -> None:
+    found = GaussianTitles(50, RANK, words=words)(torch.tensor([[7, 8], [0, 0]]))
+    assert not found.mean.any() and not found.variance.any() and found.divergence.isfinite().all()
+
+
 def test_words_bring_their_divergence_spread_over_the_train_part(inputs: Inputs) -> None:
     titles = GaussianTitles(50, RANK, words=[5, 6])
     options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0)}
