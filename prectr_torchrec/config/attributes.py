@@ -42,6 +42,11 @@ _TABLES: dict[Place, str] = {"requests": "impressions"}
 """Raw tables that are not called as the place."""
 
 
+def _is_ours(name: str, taken: Collection[str]) -> bool:
+    """Whether a name in lower case is one of those that samples have anyway, or ends as counts of the train part do."""
+    return name in taken or name.endswith(TRAINED)
+
+
 def check_attributes(items: Sequence[str], users: Sequence[str], query_group: str | None) -> None:
     """Raises ValueError where an attribute is called like another column of the samples, in upper or lower case."""
     for setting, table, names, taken in (
@@ -52,7 +57,7 @@ def check_attributes(items: Sequence[str], users: Sequence[str], query_group: st
         for name, written in zip(names, users if table == "users" else items, strict=True):
             if not name or re.search(r"[\x00-\x1f]", name):
                 raise ValueError(f"{setting}: {written!r} is no name of a column")
-            if name.lower() in taken or name.lower().endswith(TRAINED):
+            if _is_ours(name.lower(), taken):
                 other = f"{table.removesuffix('s')}_{name}" if table == "items" else f"own_{name}"
                 raise ValueError(
                     f"{setting}: {written!r} is the name of a column that the samples have anyway; give the attribute another "
@@ -84,8 +89,8 @@ def free_name(place: Place, name: str, used: Collection[str] = ()) -> str:
     def is_taken(name: str) -> bool:
         low = name.lower().removeprefix(_PREFIXES.get(place, ""))
         owned = place == "requests" and (low.startswith(_OWNED) or low == "score")
-        taken = low in _TAKEN[place] | _COUNTERS | {*used} or low.endswith(TRAINED)
-        return not re.fullmatch(r"[^\W\d]\w*", name) or taken or owned
+        taken = _TAKEN[place] | _COUNTERS | {*used}
+        return not re.fullmatch(r"[^\W\d]\w*", name) or _is_ours(low, taken) or owned
 
     while is_taken(free):
         free = f"own_{free}"
@@ -116,7 +121,7 @@ def check_columns(columns: ColumnsConfig, items: Sequence[str], users: Sequence[
         if isinstance(settings, TextColumn) and place != "items":
             raise ValueError(f"{where}: a text is one of items, beside their title; declare it there, or as an id")
         taken = _TAKEN[place] | (_OF_TEXTS if isinstance(settings, TextColumn) else set())
-        if low in taken or low.endswith(TRAINED) or (place == "requests" and low.startswith(_OWNED)):
+        if _is_ours(low, taken) or (place == "requests" and low.startswith(_OWNED)):
             raise ValueError(
                 f"{where}: this is the name of a column that the samples have anyway, or begins or ends as these do; {advice}"
             )
@@ -150,7 +155,7 @@ def check_labels(labels: Mapping[str, LabelColumn], columns: ColumnsConfig, item
                 raise ValueError(f"labels.click.after: {label.after}: nothing comes before a click; leave it out")
             continue
         low, counter = name.lower(), f"{name.lower()}s"
-        taken = low in _TAKEN["impressions"] | _OF_PREDICTIONS or counter in _COUNTERS
+        taken = _is_ours(low, _TAKEN["impressions"] | _OF_PREDICTIONS) or counter in _COUNTERS
         if not re.fullmatch(r"[^\W\d]\w*", name) or taken:
             raise ValueError(f"labels.{name}: this is no name that a label can have; give it another one, such as cart")
         if low in declared:

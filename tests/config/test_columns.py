@@ -185,6 +185,7 @@ BAD_LABELS: dict[str, tuple[dict[str, Any], str]] = {
         {"order": {"after": "cart"}, "cart": {"after": "order"}},
         "labels.order: order after cart after order is a circle",
     ),
+    "an end of ours": ({"brand_trained": {}}, "labels.brand_trained: this is no name that a label can have"),
     "a name of ours": ({"Click": {}}, "labels.Click: this is no name that a label can have"),
     "no name": ({"to cart": {}}, "labels.to cart: this is no name that a label can have"),
     "a column twice": ({"Price": {}}, "labels.Price: declared twice, also in columns.items"),
