@@ -304,11 +304,8 @@ class MixedEffects(RankingModel):
         grade = torch.where(given.isnan(), expected, given)
         f = grade_distributions(grade, self.knots) @ self.by_grade
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
-        mean, divergence = (
-            sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank)),
-            x.new_zeros(len(x)),
-        )
-        variance = torch.zeros_like(mean)
+        mean = sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank))
+        variance, divergence = torch.zeros_like(mean), torch.zeros_like(grade)
         for name, taste in self.tastes.items():
             rows = taste(inputs.candidate[name])
             mean, variance = mean + rows.mean, variance + rows.variance

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
 
+from prectr_torchrec.config.attributes import TRAINED
 from prectr_torchrec.config.columns import (
     Declared,
     IdColumn,
@@ -169,7 +170,7 @@ def declared_of(data: DataConfig, settings: type[S]) -> list[tuple[Column, S]]:
 
 def attributes_trained(data: DataConfig) -> dict[str, str]:
     """How often an attribute of a candidate's item occurs in the train part: key -> what tables and column files call it."""
-    return {f"{c.key}_trained": c.source.stored for c, _ in declared_of(data, IdColumn) if c.source.table == "items"}
+    return {f"{c.key}{TRAINED}": c.source.stored for c, _ in declared_of(data, IdColumn) if c.source.table == "items"}
 
 
 def stored_name(data: DataConfig, place: Place, name: str) -> str:

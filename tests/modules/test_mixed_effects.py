@@ -213,6 +213,9 @@ def test_positions_start_from_their_examination(model: MixedEffects, inputs: Inp
     out = model(inputs)
     moved = out.logged["click"].logit - out.ranking["click"].logit
     assert moved[0] == moved[2] == 0 and (moved[[1, 3]] < 0).all()
+    nowhere = replace(inputs, candidate=inputs.candidate | {"position": torch.zeros(4, dtype=torch.long)})
+    expected = torch.tensor([0.0, 0.5, 1.0, 0.5]).log().nan_to_num(neginf=0.0)
+    torch.testing.assert_close(out.own.logit - model(nowhere).own.logit, expected)
     torch.testing.assert_close(model.position_bias[:4], torch.tensor([1.0, 1.0, 0.5, 0.5]).log())
     assert model.position_bias[model.position_count].item() == pytest.approx(torch.tensor(0.5).log().item())
 

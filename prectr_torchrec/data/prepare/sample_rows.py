@@ -238,10 +238,10 @@ def _candidates(data: DataConfig, log: Log, requests: Requests, first: int, last
     times = np.repeat(time, lengths)
     counts = log.counts("by_item", log.orders["by_item"].before(times, item), times, item)
     derived = {what: count[:, 0] for what, count in zip(data.counted, counts, strict=True)}
-    attributes = {name: (stored, log.item[stored]) for name, stored in attributes_trained(data).items()}
+    derived["item_trained"] = log.trained.counts("item", item)
     row = candidate.get(VERSION, item)
-    derived |= {name: log.trained.counts(stored, values[row]) for name, (stored, values) in attributes.items()}
-    return Rows(lengths, candidate, derived | {"item_trained": log.trained.counts("item", item)})
+    derived |= {name: log.trained.counts(stored, log.item[stored][row]) for name, stored in attributes_trained(data).items()}
+    return Rows(lengths, candidate, derived)
 
 
 def _values(column: Column, columns: Mapping[str, Any], rows: Ints | slice, time: Ints | None) -> pa.Array:
