@@ -1,6 +1,7 @@
 """The towers, as plain `nn.Module`s that import nothing of the rest of the project."""
 
 from .attention.target import TargetAttention
+from .declared_effects import DeclaredEffects, DeclaredFound
 from .embeddings import SearchEmbeddings
 from .gaussian_effects import (
     EffectsPosterior,
@@ -61,6 +62,8 @@ __all__ = [
     "CrossEntropy",
     "CrossInteraction",
     "Debias",
+    "DeclaredEffects",
+    "DeclaredFound",
     "DualInteraction",
     "EffectsPosterior",
     "EventAttention",

@@ -112,7 +112,7 @@ class GaussianEffect(nn.Module):
         self.log_sd = nn.Parameter(torch.full((dim - fixed,), math.log(sd))) if fixed < dim else None
 
     def prior_sd(self, like: Tensor) -> Tensor:
-        """(dim,) :math:`\sigma`, of the kind of another tensor."""
+        r"""(dim,) :math:`\sigma`, of the kind of another tensor."""
         fixed = like.new_full((self.fixed,), self.fixed_sd)
         return fixed if self.log_sd is None else torch.cat([self.log_sd.exp(), fixed])
 

@@ -159,13 +159,14 @@ OF_EVERY_KIND: dict[str, Any] = {
 """Sections of `small_config` with what `COLUMNS` lack: vectors of items, paths, texts, labels and sample weights."""
 _EFFECT = {"rows": 101, "dim": 4, "optimizer": "adagrad"}
 MIXED: dict[str, Any] = {
-    "model": {"kind": "mixed", "dropout": 0.0},
+    "model": {"kind": "mixed", "dropout": 0.0, "parts": {"numbers": {}, "vectors": {"dim": 2}}},
     "tables": {
-        "user_effect": {**_EFFECT, "dim": 20, "sharding": ["row_wise"]},
+        "user_effect": {**_EFFECT, "dim": 32, "sharding": ["row_wise"]},
         "query_effect": {**_EFFECT, "sharding": ["table_wise"]},
         "group_effect": {**_EFFECT, "sharding": ["table_wise"]},
         "item_effect": {**_EFFECT, "sharding": ["row_wise"]},
         "brand_taste": {**_EFFECT, "dim": 16, "sharding": ["table_wise"]},
+        "tag_worth": {**_EFFECT, "sharding": ["table_wise"]},
     },
     "features": {
         "user_effect": {"table": "user_effect", "column": "user_id"},
@@ -173,10 +174,11 @@ MIXED: dict[str, Any] = {
         "group_effect": {"table": "group_effect", "column": "group_id"},
         "candidate_item_effect": {"table": "item_effect", "column": "candidate_item_id"},
         "candidate_brand_id_taste": {"table": "brand_taste", "column": "candidate_brand_id"},
+        "candidate_tag_worth": {"table": "tag_worth", "column": "candidate_tags", "pooling": "mean"},
     },
     "losses": {"random_negatives": {"weight": 0.0}},
 }
-"""Sections of `small_config` for mixed effects; the vectors of an item are those of its id, brand and title words."""
+"""Sections of `small_config` for mixed effects, those of declared numbers, vectors and tags among them."""
 
 
 def write_small_data(folder: Path, config: RunConfig, requests: int = 160) -> Path:

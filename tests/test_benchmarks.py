@@ -165,8 +165,8 @@ SLOW = {
     "billion": Case("billion", "--out {out} --rows 8400 --requests 400", "8,400"),
     "columns": Case(
         "columns",
-        f"--out {{out}} --kinds tags --requests 600 --config demo --seeds 1 --trees {_sets(SMALL)}",
-        r"(?s)to win.*tags",
+        f"--out {{out}} --kinds price --requests 600 --config demo --seeds 1 --effects --trees {_sets(SMALL)}",
+        r"(?s)to win.*price",
     ),
     "din": Case("din", f"--requests 600 --epochs 1 {DIN}", "ours above the best of torch-rechub", needs=BENCH),
     "din, of samples": Case(

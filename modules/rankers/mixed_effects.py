@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..declared_effects import DeclaredEffects
 from ..gaussian_effects import (
     GaussianEffect,
     GaussianRows,
@@ -21,15 +22,16 @@ from ..gaussian_effects import (
 )
 from ..inputs import Inputs
 from ..mixture import grade_distributions
-from ..parts.base import Given, ReportedPart
+from ..parts.base import Given, Part, ReportedPart
+from ..parts.declared import Numbers, Vectors
 from ..text.match import TextMatch
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions, RankingModel
 
 SUFFIX = "_effect"
-"""A looked-up feature whose name ends so has rows of effects; all other features of candidates are vectors of the item."""
+"""A looked-up feature whose name ends so has rows of effects."""
 TASTE = "_taste"
-"""Of these, one whose name ends so, behind an attribute of the item, has rows with a prior too."""
+"""One whose name ends so, behind an attribute of the item, has rows that are vectors of the item."""
 _COUNTED = {"user": "user", "query": "query", "group": "query's group", "item": "item"}
 SUMS = {f"{who}{SUFFIX}": f"{who}_sums" for who in ("user", "query")}
 """What coefficients are inferred from that are no rows."""
@@ -61,7 +63,8 @@ class MixedFindings:
     divergence: Tensor
     """(C,) each candidate's share of the divergence of the rows from their priors; zero in evaluation mode."""
     x: Tensor
-    """(C, 2 + rank) what coefficients are multiplied with: one, the grade from the middle of the grades, the item's vector."""
+    """(C, 2 + n + rank) what coefficients are multiplied with: one, the grade from the middle of the grades, the n coordinates of
+    declared columns, the item's vector."""
     by_effect: dict[str, Tensor]
     """(C,) by feature, what the mean of its row adds to the logit."""
     logit: Tensor
@@ -88,23 +91,23 @@ class MixedEffects(RankingModel):
     r"""The click logit from the grade, and from rows of coefficients with a prior.
 
     Of a candidate, let :math:`g` be the visible grade, else the mean of the predicted levels, else that of the relevance side's
-    levels, through which no gradient of the click goes, or without such a side the middle of the grades, :math:`v` the vector of
-    its title (`TitleBag`) and those of its attributes, summed, and :math:`x = [1; g; v]` with :math:`g` from the middle of the
-    grades. With a row :math:`b_n` for each feature :math:`n` of effects, such as user, query, group and item, which has a
-    coefficient for all of :math:`x` or for its first elements, a function :math:`f` that is linear between knots, and a bias of
-    the position :math:`p` that was logged,
+    levels, through which no gradient of the click goes, or without such a side the middle of the grades. Let :math:`d` be the
+    coordinates of the log's own columns (`DeclaredEffects`), :math:`v` the vector of the title (`TitleBag`) and those of
+    attributes, summed, and :math:`x = [1; g; d; v]` with :math:`g` from the middle of the grades. With a row :math:`b_n` for each
+    feature :math:`n` of effects, such as user, query, group and item, which has a coefficient for all of :math:`x`, for all but
+    :math:`v`, or for one or two elements, a function :math:`f` that is linear between knots, what declared columns and other
+    features are worth to all, :math:`h`, and a bias of the position :math:`p` that was logged,
 
-    .. math:: z = f(g) + \sum_n b_n \cdot x, \quad P(y = 1 | x, p) = \sigma(z + \mathrm{bias}_p)
+    .. math:: z = f(g) + h + \sum_n b_n \cdot x, \quad P(y = 1 | x, p) = \sigma(z + \mathrm{bias}_p)
 
     (generalised linear mixed models of search: GLMix, KDD 2016). The user's row holds an offset, how much more than others this
-    user wants of relevance, and a taste. Rows, and those vectors that have rows too, are Gaussian (`GaussianEffect`), and so is
-    taken the logit: what is learned from is its expected log likelihood, and what is predicted the expected probability. Of the
-    past it reads sums alone, and only where what they infer of users or queries replaces rows; see `effects_posterior`.
+    user wants of relevance, and a taste. Rows, those of vectors too, are Gaussian (`GaussianEffect`), and so is taken the logit:
+    what is learned from is its expected log likelihood, and what is predicted the expected probability. Of the past it reads sums
+    alone, and only where what they infer of users or queries replaces rows; see `effects_posterior`.
 
     Args:
         effects: feature -> coefficients of a row.
-        vectors: features that are vectors of the item, of width `rank` each, or of twice that where the name ends in `_taste`:
-            then they are rows of `GaussianEffect`.
+        tastes: features that are vectors of the item, rows of `GaussianEffect` of 2 `rank` numbers each.
         rank: width of v.
         level_grades: (K,) the grade that stands for each level.
         grade_range: lowest and highest grade.
@@ -113,15 +116,18 @@ class MixedEffects(RankingModel):
         title: vectors of titles, of width `rank`; None: titles have none.
         taste_sd: of the prior of tastes, the coefficients behind offset and slope. It stays: estimated it falls to nothing, since
             vectors and tastes, both unknown at first, explain nothing of each other.
+        offsets: other features, of requests and candidates: what the sum of such a vector adds to the logit is its worth to all.
+        declared: the log's own numbers and vectors; None: there are none.
         posterior: feature -> coefficients, of effects that are inferred from sums over past events in place of rows: of the
             user's own (`user_effect`), or of others' under the query (`query_effect`). Who has no past has none.
 
     Example::
 
         effects = {"user_effect": 3, "item_effect": 2}
-        model = MixedEffects(effects, ["brand_id"], rank=1, level_grades=[1.0, 3.0], grade_range=(1.0, 3.0))
+        model = MixedEffects(effects, ["brand_id_taste"], rank=1, level_grades=[1.0, 3.0], grade_range=(1.0, 3.0))
         candidate = {
-            "item_effect": torch.zeros(2, 4), "brand_id": torch.randn(2, 1), "item_trained": torch.ones(2, 1),
+            "item_effect": torch.zeros(2, 4), "brand_id_taste": torch.randn(2, 2),
+            "item_trained": torch.ones(2, 1), "brand_id_trained": torch.ones(2, 1),
             "relevance": torch.tensor([2.5, torch.nan]), "predicted": torch.zeros(2, 2), "position": torch.tensor([1, 2]),
         }
         request = {"user_effect": torch.zeros(1, 6), "user_trained": torch.ones(1, 1)}
@@ -135,7 +141,7 @@ class MixedEffects(RankingModel):
     def __init__(
         self,
         effects: Mapping[str, int],
-        vectors: Sequence[str],
+        tastes: Sequence[str],
         *,
         rank: int,
         level_grades: Sequence[float],
@@ -143,21 +149,24 @@ class MixedEffects(RankingModel):
         position_count: int = 50,
         relevance: TextRelevance | None = None,
         title: GaussianTitles | None = None,
+        offsets: Sequence[str] = (),
+        declared: DeclaredEffects | None = None,
         posterior: Mapping[str, int] | None = None,
         taste_sd: float = 0.2,
     ) -> None:
         super().__init__()
         K = len(level_grades)
-        self.relevance, self.title = relevance, title
-        self.vectors = [name for name in vectors if not name.endswith(TASTE)]
+        self.relevance, self.title, self.declared = relevance, title, declared
+        self.worth = list(offsets)
         self.rank, self.position_count = rank, position_count
         self.posterior = dict(posterior or {})
         dims = {**effects, **self.posterior}
-        tastes = {name: max(dims[name] - 2, 0) for name in OCCURRENCES if name in dims}
+        self.num_coefficients = 2 + (declared.num_coordinates if declared is not None else 0) + rank
+        fixed = {name: max(dims[name] - self.num_coefficients + rank, 0) for name in OCCURRENCES if name in dims}
         self.effects = nn.ModuleDict(
-            {name: GaussianEffect(dims[name], fixed=taste, fixed_sd=taste_sd) for name, taste in tastes.items()}
+            {name: GaussianEffect(dims[name], fixed=taste, fixed_sd=taste_sd) for name, taste in fixed.items()}
         )
-        self.tastes = nn.ModuleDict({name: GaussianEffect(rank, fixed=rank) for name in vectors if name.endswith(TASTE)})
+        self.tastes = nn.ModuleDict({name: GaussianEffect(rank, fixed=rank) for name in tastes})
         self.reported = self._reported()
         self.level_grades: Tensor
         self.knots: Tensor
@@ -168,24 +177,25 @@ class MixedEffects(RankingModel):
 
     def _reported(self) -> dict[str, ReportedPart]:
         found = {
-            INPUTS: ReportedPart("what effects are multiplied with", width=2 + self.rank, where="predictions"),
+            INPUTS: ReportedPart("what effects are multiplied with", width=self.num_coefficients, where="predictions"),
             LOGGED: ReportedPart("the click logit at the means of all effects, at the logged position", where="predictions"),
         }
         for name in self.effects:
             whose = _COUNTED[name.removesuffix(SUFFIX)]
             found[name] = ReportedPart(f"what the effects of the {whose} add to the click logit", signed=True)
         for name, dim in self.posterior.items():
-            whose, slope = _COUNTED[name.removesuffix(SUFFIX)], name.replace(SUFFIX, "_slope")
-            if dim > 1:
-                by_whom = "the past events of others" if whose == "query" else "past events"
-                meaning = f"what a grade more is worth to the {whose}, in logits, beside what it is to all; from {by_whom}"
+            whose = _COUNTED[name.removesuffix(SUFFIX)]
+            by_whom = "the past events of others" if whose == "query" else "past events"
+            for slope, what in self._slopes(name, dim).items():
+                meaning = f"what {what} more is worth to the {whose}, in logits, beside what it is to all; from {by_whom}"
                 found[slope] = ReportedPart(meaning, signed=True)
                 found[f"{slope}_sd"] = ReportedPart(f"the standard deviation of {slope}")
         return found
 
     @classmethod
     def build(cls, given: Given, **settings: Any) -> MixedEffects:
-        """As of `RankingModel`: `position_bias` and `position_count`; `relevance`, whether there is a relevance side;
+        """As of `RankingModel`: `parts`, of which `numbers` and `vectors` are read; `position_bias` and `position_count`;
+        `relevance`, whether there is a relevance side;
         `taste`, the width of titles' vectors, and `taste_share`, of the texts that a word has to be in to have one; and
         `posterior`, coefficients of `user` or `query`.
 
@@ -194,39 +204,34 @@ class MixedEffects(RankingModel):
         """
         candidate, request = given.widths.candidate, given.widths.request
         looked_up = {name: width for name, width in (request | candidate).items() if name.endswith(SUFFIX)}
-        vectors = {name: width for name, width in candidate.items() if name not in looked_up}
-        rank = settings["taste"] or max(vectors.values(), default=0)
-        vectors = {name: width // 2 if name.endswith(TASTE) else width for name, width in vectors.items()}
-        if wrong := {name: width for name, width in vectors.items() if width != rank}:
-            raise ValueError(f"the vectors of an item need one width, {rank} as of model.taste or the widest table; got {wrong}")
-        for name, width in looked_up.items():
-            if name not in OCCURRENCES:
-                raise ValueError(f"no occurrences are counted for {name}; valid: {', '.join(OCCURRENCES)}")
-            if width > 2 * (2 + rank):
-                most = 2 * (2 + rank)
-                raise ValueError(f"a row of {name} is {width} wide, and {most} are read: mean and width of 2 + {rank}")
-        positions = settings["position_count"] if settings["position_bias"] else 0
+        tastes = {name: width // 2 for name, width in candidate.items() if name.endswith(TASTE)}
+        rank = settings["taste"] or max(tastes.values(), default=0)
+        if wrong := {name: 2 * width for name, width in tastes.items() if width != rank}:
+            raise ValueError(f"vectors of items are {2 * rank} wide, twice model.taste or as the widest table; got {wrong}")
+        declared = _declared(given, settings.get("parts", {}))
         inferred = {f"{who}{SUFFIX}": dim for who, dim in settings["posterior"].items()}
         if both := looked_up.keys() & inferred.keys():
             raise ValueError(f"{min(both)} has rows and is inferred too: take the feature, or its model.posterior, out")
+        valid = _valid_dims(declared.num_coordinates if declared is not None else 0, rank)
+        dims = {name: _coefficients(name, width, valid) for name, width in looked_up.items()}
         for name, dim in inferred.items():
-            if dim > 2 + rank:
-                raise ValueError(
-                    f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients, and {2 + rank} are read: 2 + {rank}"
-                )
-        dims = {name: width // 2 for name, width in looked_up.items()}
+            if dim not in valid:
+                raise ValueError(f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients; valid: {_meanings(valid)}")
+        positions = settings["position_count"] if settings["position_bias"] else 0
         relevance = given.relevance() if settings["relevance"] else None
         match = relevance.match if relevance is not None else None
         words = match or given.match() if settings["taste"] else None
         return cls(
             dims,
-            list(vectors),
+            list(tastes),
             rank=rank,
             level_grades=given.level_grades,
             grade_range=given.grade_range,
             position_count=positions,
             relevance=relevance,
             title=_frequent_words(given, words, rank, settings["taste_share"]) if words is not None else None,
+            offsets=[name for name in (*request, *candidate) if name not in looked_up and name not in tastes],
+            declared=declared,
             posterior=inferred,
             taste_sd=settings["taste_sd"],
         )
@@ -237,7 +242,8 @@ class MixedEffects(RankingModel):
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """As of `RankingModel`."""
-        rows = list(self.title.parameters()) if self.title is not None else []
+        rows = [*(self.title.parameters() if self.title is not None else [])]
+        rows += [self.declared.weight] if self.declared is not None else []
         relevance = self.relevance.groups() if self.relevance is not None else {}
         return {**relevance, "rows": rows}
 
@@ -255,10 +261,10 @@ class MixedEffects(RankingModel):
         encodings, text = None, TextReading.of_nothing(inputs.candidate_weight)
         if self.relevance is not None:
             encodings, text = self.relevance.read(inputs)
-        by_grade, x = self._read(inputs, text)
+        to_all, x = self._read(inputs, text)
         added: dict[str, Tensor] = {}
         slopes: dict[str, Tensor] = {}
-        divergence, variance, total = x.divergence, torch.zeros_like(by_grade), torch.zeros_like(x.mean)
+        divergence, variance, total = x.divergence, torch.zeros_like(to_all), torch.zeros_like(x.mean)
         for name in self.effects:
             if name in self.posterior:
                 mean, spread = self._inferred(name, inputs, x, slopes)
@@ -269,7 +275,7 @@ class MixedEffects(RankingModel):
             added[name] = _first(mean, x.mean)
             variance = variance + spread
             total = total + functional.pad(mean, (0, total.shape[1] - mean.shape[1]))
-        z = by_grade + sum(added.values())
+        z = to_all + sum(added.values())
         variance = variance + (total.square() * x.variance).sum(1)
         position = inputs.candidate["position"].clamp(max=self.position_count)
         bias = self.position_bias - self.position_bias[min(1, self.position_count)]
@@ -290,22 +296,30 @@ class MixedEffects(RankingModel):
         mean, covariance = (part[inputs.candidate_request] for part in found)
         by, also = x.mean[:, : mean.shape[1]], x.variance[:, : mean.shape[1]]
         spread = torch.einsum("cd,cde,ce->c", by, covariance, by) + (covariance.diagonal(dim1=1, dim2=2) * also).sum(1)
-        if self.posterior[name] > 1:
-            slope = name.replace(SUFFIX, "_slope")
-            slopes[slope], slopes[f"{slope}_sd"] = mean[:, 1], covariance[:, 1, 1].sqrt()
+        for place, slope in enumerate(self._slopes(name, self.posterior[name]), start=1):
+            slopes[slope], slopes[f"{slope}_sd"] = mean[:, place], covariance[:, place, place].sqrt()
         return mean, spread
 
+    def _slopes(self, name: str, dim: int) -> dict[str, str]:
+        """Of a feature with some coefficients that are inferred, those behind the offset that mean something: what they are
+        reported as, and what they are of."""
+        who, numbers = name.removesuffix(SUFFIX), self.declared.names if self.declared is not None else []
+        found = {f"{who}_slope": "a grade"} | {f"{who}_{number}_slope": f"a deviation of {number}" for number in numbers}
+        return dict(list(found.items())[: dim - 1])
+
     def _read(self, inputs: Inputs, text: TextReading) -> tuple[Tensor, GaussianRows]:
-        """(C,) f(g), and x, of which the vector has a variance, and a share of the divergence of what it is made of."""
+        """(C,) f(g) + h, and x, of which the vector has a variance, and a share of the divergence of what it is made of."""
         given, predicted = inputs.candidate["relevance"], inputs.candidate["predicted"]
         middle = (self.knots[0] + self.knots[-1]) / 2
         own = middle if self.relevance is None else text.relevance.log_pi.detach().exp() @ self.level_grades
         expected = torch.where(predicted.sum(1) > 0, predicted @ self.level_grades, own)
         grade = torch.where(given.isnan(), expected, given)
-        f = grade_distributions(grade, self.knots) @ self.by_grade
+        to_all = grade_distributions(grade, self.knots) @ self.by_grade + inputs.rows(self.worth).sum(1)
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
-        mean = sum((inputs.candidate[name] for name in self.vectors), x.new_zeros(len(x), self.rank))
-        variance, divergence = torch.zeros_like(mean), torch.zeros_like(grade)
+        if self.declared is not None:
+            own = self.declared(inputs)
+            to_all, x = to_all + own.to_all, torch.cat([x, own.coordinates], dim=1)
+        mean, variance, divergence = x.new_zeros(len(x), self.rank), x.new_zeros(len(x), self.rank), torch.zeros_like(grade)
         for name, taste in self.tastes.items():
             rows = taste(inputs.candidate[name])
             mean, variance = mean + rows.mean, variance + rows.variance
@@ -313,7 +327,7 @@ class MixedEffects(RankingModel):
         if self.title is not None:
             rows = GaussianRows(*(part[inputs.texts["title"].rows] for part in self.title(inputs.texts["title"].tokens)))
             mean, variance, divergence = mean + rows.mean, variance + rows.variance, divergence + rows.divergence
-        return f, GaussianRows(torch.cat([x, mean], dim=1), torch.cat([torch.zeros_like(x), variance], dim=1), divergence)
+        return to_all, GaussianRows(torch.cat([x, mean], dim=1), torch.cat([torch.zeros_like(x), variance], dim=1), divergence)
 
 
 def _first(coefficients: Tensor, x: Tensor) -> Tensor:
@@ -330,3 +344,37 @@ def _frequent_words(given: Given, words: TextMatch, dim: int, share: float) -> G
     """Vectors of titles by the words that at least a share of the texts contains: of others, clicks would tell little."""
     frequent = (words.idf <= -math.log(share)).nonzero().flatten().tolist()
     return GaussianTitles(given.vocab_size, dim, [word for word in frequent if word not in given.special_tokens])
+
+
+def _declared(given: Given, builders: Mapping[str, Callable[[Given], Part | None]]) -> DeclaredEffects | None:
+    """Of the parts that are asked for and have something to say."""
+    parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
+    numbers, vectors = parts.get("numbers"), parts.get("vectors")
+    return DeclaredEffects(cast(Numbers | None, numbers), given.numbers, cast(Vectors | None, vectors)) if parts else None
+
+
+def _valid_dims(declared: int, rank: int) -> dict[int, str]:
+    """How many coefficients there can be, and what the last ones are of."""
+    valid = {1: "an offset", 2: "and a slope"}
+    valid |= {2 + declared: f"and {declared} of declared columns"} if declared else {}
+    return valid | ({2 + declared + rank: f"and {rank} of taste"} if rank else {})
+
+
+def _meanings(valid: Mapping[int, str]) -> str:
+    return ", ".join(f"{dim} ({what})" for dim, what in valid.items())
+
+
+def _coefficients(name: str, width: int, valid: Mapping[int, str]) -> int:
+    """How many a row has. Tables are of multiples of 4, so that up to 3 of its numbers stay unread.
+
+    Raises:
+        ValueError: it is of no known feature, or ends amid coefficients that belong together.
+    """
+    if name not in OCCURRENCES:
+        raise ValueError(f"no occurrences are counted for {name}; valid: {', '.join(OCCURRENCES)}")
+    dim = max((dim for dim in valid if 2 * dim <= width), default=0)
+    if width - 2 * dim > 3:
+        raise ValueError(
+            f"a row of {name} is {width} wide, for mean and width of {width // 2} coefficients; valid: {_meanings(valid)}"
+        )
+    return dim

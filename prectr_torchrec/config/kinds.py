@@ -194,17 +194,26 @@ TASTE = re.compile(r"candidate_(\w+)_taste")
 """A feature with the vectors of an attribute of items."""
 
 
+class MixedParts(Parts):
+    """Those of mixed effects: what they are worth to all, and of candidates what rows have coefficients of."""
+
+    numbers: NumbersPart | None = None
+    vectors: VectorsPart | None = None
+
+
 class MixedConfig(RelevanceSection):
     """Mixed effects: rows with a prior for users, queries, groups and items; it reads no past.
 
     A feature whose name ends in `_effect` has rows of means and widths, half of the table's dim each: of an offset, of what is
-    wanted of relevance and, where it is wider, of a taste. All other features of candidates are vectors of the item: those called
-    `candidate_ATTRIBUTE_taste` have rows of means and widths too.
+    wanted of relevance and, where it is wider, of each declared number and each element of projected vectors, and then of a
+    taste. `candidate_ATTRIBUTE_taste` are vectors of the item, means and widths too. All other features add the sum of their
+    vectors to the logit: what a tag or a device is worth to all.
     """
 
     built_of: ClassVar[str] = "mixed_effects:MixedEffects"
     losses: ClassVar[dict[str, float]] = {"click": 1.0, "prior": 1.0, "anchor": 1.0, "random_negatives": 2.0}
     kind: Literal["mixed"] = "mixed"
+    parts: MixedParts = MixedParts()
     relevance: bool = True
     """A relevance side, which says what level a candidate without a grade has; false: the middle grade stands for it."""
     taste: int = Field(8, ge=0)
@@ -233,6 +242,7 @@ class MixedConfig(RelevanceSection):
             request=frozenset({f"{who}_{'sums' if who in self.posterior else 'trained'}" for who in ("user", "query", "group")}),
             candidate=frozenset({"item_trained"}),
             texts=frozenset({"query", "title"} if self.relevance else {"title"} if self.taste else ()),
+            declared=self.parts.reads().declared,
         )
 
 

@@ -18,7 +18,7 @@ from prectr_torchrec.config.files import dump_config
 
 KINDS: dict[str, dict[str, Any]] = {
     "dnn": {"model": {"kind": "dnn", "tower": [16]}},
-    "mixed": {**MIXED, "model": {"kind": "mixed", "relevance": False}},
+    "mixed": {**MIXED, "model": {**MIXED["model"], "relevance": False}},
 }
 """Kind -> sections of its configuration."""
 REPORTED = {"mixed": {"user_effect", "query_effect", "group_effect", "item_effect"}}

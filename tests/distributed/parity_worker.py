@@ -37,6 +37,7 @@ OFFSETS = (
     "level_logit",
     "position_logit",
     "base_logit",
+    "declared.weight",
     "log_precision",
     ".prior",
     "prior_key",

@@ -20,7 +20,7 @@ from prectr_torchrec.evaluation.scoring import score
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.training.trainer import Trainer
 
-D = {"user": 10, "query": 2}
+D = {"user": 15, "query": 2}
 OF: tuple[Effect, ...] = ("user", "query")
 
 

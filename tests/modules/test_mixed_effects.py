@@ -30,12 +30,13 @@ from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 RANK = 2
 GRADES = [1.25, 1.8, 2.5, 2.9]
 TASTE_SD = 0.2
+TASTES = ["brand_id_taste"]
 EFFECTS = {"user_effect": 2 + RANK, "query_effect": 2, "group_effect": 2, "item_effect": 2}
 
 
 @pytest.fixture
 def model() -> MixedEffects:
-    model = MixedEffects(EFFECTS, ["brand_id", "title_tokens"], rank=RANK, level_grades=GRADES, grade_range=(1.0, 3.0))
+    model = MixedEffects(EFFECTS, TASTES, offsets=["device", "tags"], rank=RANK, level_grades=GRADES, grade_range=(1.0, 3.0))
     with torch.no_grad():
         model.by_grade.copy_(torch.tensor([-2.0, -1.0, 0.0, 0.5]))
         model.position_bias[:3] = torch.tensor([9.0, 0.5, -1.0])
@@ -48,11 +49,12 @@ def inputs() -> Inputs:
     torch.manual_seed(0)
     request = {name: torch.randn(2, 2 * dim) for name, dim in EFFECTS.items() if name != "item_effect"}
     request |= {"user_trained": torch.tensor([[10.0], [0.0]]), "query_trained": torch.tensor([[4.0], [5.0]])}
-    request["group_trained"] = torch.tensor([[20.0], [8.0]])
+    request |= {"group_trained": torch.tensor([[20.0], [8.0]]), "device": torch.randn(2, 4)}
     candidate = {
         "item_effect": torch.randn(4, 4),
-        "brand_id": torch.randn(4, RANK),
-        "title_tokens": torch.randn(4, RANK),
+        "brand_id_taste": torch.randn(4, 2 * RANK),
+        "brand_id_trained": torch.tensor([[2.0], [5.0], [0.0], [1.0]]),
+        "tags": torch.randn(4, 3),
         "item_trained": torch.tensor([[1.0], [2.0], [0.0], [3.0]]),
         "relevance": torch.tensor([3.0, torch.nan, torch.nan, 1.2]),
         "predicted": torch.tensor([[0.0] * 4, [0.5, 0.0, 0.5, 0.0], [0.0] * 4, [0.0] * 4]),
@@ -67,14 +69,21 @@ def test_the_logit_is_the_formula(model: MixedEffects, inputs: Inputs) -> None:
         left = max(k for k in range(3) if knots[k] <= grade)
         share = (grade - knots[left]) / (2 / 3)
         f = (1 - share) * model.by_grade[left] + share * model.by_grade[left + 1]
-        vector = inputs.candidate["brand_id"][c] + inputs.candidate["title_tokens"][c]
+        vector, width = inputs.candidate["brand_id_taste"][c].split(RANK)
         x = torch.cat([torch.tensor([1.0, grade - 2.0]), vector])
         rows = {name: inputs.rows([name])[c] for name in EFFECTS}
         sigma = {name: torch.tensor([1.0, 1.0, TASTE_SD, TASTE_SD])[:dim] for name, dim in EFFECTS.items()}
-        z = f + sum((rows[name][:dim] * sigma[name] * x[:dim]).sum() for name, dim in EFFECTS.items())
+        worth = inputs.rows(["device"])[c].sum() + inputs.candidate["tags"][c].sum()
+        z = f + worth + sum((rows[name][:dim] * sigma[name] * x[:dim]).sum() for name, dim in EFFECTS.items())
         variance = sum(
             ((rows[name][dim:] + LOG_NARROW).exp() * sigma[name] * x[:dim]).square().sum() for name, dim in EFFECTS.items()
         )
+        user = rows["user_effect"]
+        spread = torch.cat([torch.zeros(2), (width + LOG_NARROW).exp()])
+        user_spread = (user[: 2 + RANK].square() + (2 * (user[2 + RANK :] + LOG_NARROW)).exp()) * (
+            sigma["user_effect"] * spread
+        ) ** 2
+        variance = variance + user_spread.sum()
         torch.testing.assert_close(out.ranking["click"].log_yes[c], expected_probability(z[None], variance[None]).log_yes[0])
         bias = [0.0, 0.0, -1.5][int(inputs.candidate["position"][c])]
         torch.testing.assert_close(out.logged["click"].logit[c], expected_probability(z[None] + bias, variance[None]).logit[0])
@@ -100,6 +109,9 @@ def test_each_row_brings_its_share_of_the_divergence_from_its_prior(model: Mixed
         row = Normal(rows[:, :dim] * sigma, (rows[:, dim:] + LOG_NARROW).exp() * sigma)
         shares = inputs.rows([name.replace("effect", "trained")]).squeeze(1).clamp(min=1)
         expected += kl_divergence(row, Normal(torch.zeros(dim), sigma)).sum(1) / shares
+    mean, width = inputs.candidate["brand_id_taste"].split(RANK, dim=1)
+    vectors = kl_divergence(Normal(mean, (width + LOG_NARROW).exp()), Normal(torch.zeros(RANK), torch.ones(RANK))).sum(1)
+    expected += vectors / torch.tensor([2.0, 5.0, 1.0, 1.0])
     torch.testing.assert_close(found, expected)
     labels = {"click": Label(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 1.0]))}
     loss = Prior()(model(inputs), inputs, labels)["prior"]
@@ -142,7 +154,7 @@ def test_what_is_learned_from_and_what_is_predicted_are_expectations_over_rows_a
     effects = {"user_effect": 2 + RANK, "item_effect": 2}
     titles = GaussianTitles(50, RANK, words=[5, 6, 7, 9])
     options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "position_count": 0}
-    model = MixedEffects(effects, ["brand_id_taste"], **options, title=titles).eval()
+    model = MixedEffects(effects, TASTES, **options, title=titles).eval()
     with torch.no_grad():
         titles.width.normal_(std=0.5)
     candidate = inputs.candidate | {"brand_id_taste": torch.randn(4, 2 * RANK), "brand_id_trained": torch.full((4, 1), 5.0)}
@@ -188,7 +200,7 @@ def test_titles_without_a_word_that_has_a_vector_have_none(words: list[int]) -> 
 def test_words_bring_their_divergence_spread_over_the_train_part(inputs: Inputs) -> None:
     titles = GaussianTitles(50, RANK, words=[5, 6])
     options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0)}
-    model = MixedEffects({}, ["brand_id_taste"], **options, title=titles)
+    model = MixedEffects({}, TASTES, **options, title=titles)
     model.start_from([1.0], candidates=100)
     candidate = inputs.candidate | {
         "brand_id_taste": torch.zeros(4, 2 * RANK),
@@ -233,11 +245,15 @@ def test_every_weight_and_row_learns(model: MixedEffects, inputs: Inputs) -> Non
     [
         (
             {"user_effect": 12},
-            {"brand_id": 4, "title_tokens": 8},
-            "the vectors of an item need one width, 8 as of model.taste or the widest table; got",
+            {"brand_id_taste": 4, "category_id_taste": 8},
+            "vectors of items are 8 wide, twice model.taste or as the widest table; got {'brand_id_taste': 4}",
         ),
         ({"device_effect": 4}, {}, "no occurrences are counted for device_effect; valid: user_effect, query_effect"),
-        ({"user_effect": 8}, {}, "a row of user_effect is 8 wide, and 4 are read: mean and width of 2 + 0"),
+        (
+            {"user_effect": 8},
+            {},
+            "a row of user_effect is 8 wide, for mean and width of 4 coefficients; valid: 1 (an offset), 2 (and a slope)",
+        ),
     ],
 )
 def test_widths_that_do_not_fit_are_refused(request_: dict[str, int], candidate: dict[str, int], message: str) -> None:
@@ -267,7 +283,7 @@ def test_users_and_queries_are_inferred_where_there_are_sums(inputs: Inputs, sum
     rows = {name: dim for name, dim in EFFECTS.items() if name not in ("user_effect", "query_effect")}
     posterior = {name: EFFECTS[name] for name in ("user_effect", "query_effect")}
     options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "posterior": posterior}
-    model = MixedEffects(rows, ["brand_id", "title_tokens"], **options).eval()
+    model = MixedEffects(rows, TASTES, **options).eval()
     model.reports_parts = True
     with torch.no_grad():
         model.effects["user_effect"].log_sd.copy_(torch.tensor([0.5, 1.0]).log())
@@ -295,7 +311,7 @@ def test_a_relevance_side_says_what_an_ungraded_candidate_is_and_learns_from_no_
     match = TextMatch(idf=torch.full((50,), 2.0), is_number=torch.zeros(50, dtype=torch.bool))
     relevance = TextRelevance(None, match, [8], num_levels=4)
     options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "relevance": relevance}
-    model = MixedEffects(EFFECTS, ["brand_id", "title_tokens"], **options).train()
+    model = MixedEffects(EFFECTS, TASTES, **options).train()
     texts = {
         "query": Texts(torch.tensor([[7, 8], [9, 0]]), rows=torch.tensor([0, 1])),
         "title": Texts(torch.tensor([[7, 5], [8, 6], [9, 9]]), rows=torch.tensor([0, 1, 1, 2])),

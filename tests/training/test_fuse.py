@@ -91,7 +91,7 @@ def test_members_say_within_it_what_they_say_alone(job: Job) -> None:
 def test_the_score_is_the_weighted_sum_with_the_user_inferred(job: Job) -> None:
     fused = predictions(job.fused)
     config = load_run(job.fused)
-    assert config.model.kind == "fused" and config.model.members["effects"].model.posterior == {"user": 10}
+    assert config.model.kind == "fused" and config.model.members["effects"].model.posterior == {"user": 15}
     assert "user_effect" not in config.tables and "user_effect" not in config.features
     columns = np.stack([fused["small_logit"].to_numpy(), fused["effects_logit"].to_numpy(), np.ones(len(fused))], axis=1)
     weights, *_ = np.linalg.lstsq(columns, logit(fused), rcond=None)
