@@ -47,7 +47,7 @@ class DeclaredEffects(nn.Module):
             {}, {"price": torch.tensor([[5.0], [torch.nan]])}, {}, {},
             request_weight=torch.ones(1), candidate_request=torch.tensor([0, 0]), candidate_weight=torch.ones(2),
         )
-        found = declared(inputs)
+        found = declared(inputs, TextReading.of_nothing(torch.ones(2)))
         assert found.to_all.tolist() == [0.0, 0.0] and found.coordinates.tolist() == [[1.0], [0.0]]
     """
 
@@ -63,19 +63,18 @@ class DeclaredEffects(nn.Module):
         self.num_coordinates = len(self.names) + dim * len(self._own)
         self.weight = nn.Parameter(torch.zeros(sum(part.num_features for part in (numbers, vectors) if part is not None)))
 
-    def forward(self, inputs: Inputs) -> DeclaredFound:
-        """What is found of each candidate."""
-        nothing = TextReading.of_nothing(inputs.candidate_weight)
+    def forward(self, inputs: Inputs, text: TextReading) -> DeclaredFound:
+        """What is found of each candidate; arguments as of `Part`."""
         features, coordinates = [], []
         if self.numbers is not None:
-            features.append(self.numbers(inputs, nothing).features)
+            features.append(self.numbers(inputs, text).features)
         if self.standard is not None:
             values = self.standard(torch.cat([inputs.candidate[name] for name in self.names], dim=1))
             coordinates.append(values[:, : len(self.names)])
         if self.vectors is not None:
-            found = self.vectors(inputs, nothing).features
+            found = self.vectors(inputs, text).features
             features.append(found)
             each = found.unflatten(1, (len(self.vectors.columns), -1))[:, :, :-1]  # without flags
             coordinates.append(each[:, self._own].flatten(1))
         to_all = torch.cat(features, dim=1) @ self.weight
-        return DeclaredFound(to_all, torch.cat(coordinates, dim=1) if coordinates else to_all.new_zeros(len(to_all), 0))
+        return DeclaredFound(to_all, torch.cat(coordinates, dim=1) if coordinates else inputs.rows(()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,14 +37,17 @@ class GaussianRows(NamedTuple):
     """(C,) float, from the prior."""
 
 
-def expected_log_probability(mean: Tensor, variance: Tensor) -> LabelProbability:
-    r"""Of a click whose logit is Gaussian, :math:`E \log \sigma(z)` and :math:`E \log \sigma(-z)`, by a quadrature.
+def expected_log_probability(
+    mean: Tensor, variance: Tensor, at: Callable[[LabelProbability], LabelProbability] | None = None
+) -> LabelProbability:
+    r"""Of a click whose logit is Gaussian, :math:`E \log p_1(z)` and :math:`E \log p_0(z)`, by a quadrature.
 
     They are what is to be learned from, and no probabilities: their exponentials do not sum to 1.
 
     Args:
         mean: (C,) float.
         variance: (C,) float.
+        at: makes :math:`p_1` and :math:`p_0` of :math:`\sigma(z)` and :math:`\sigma(-z)`, such as by a position; None: these.
 
     Example::
 
@@ -52,8 +55,12 @@ def expected_log_probability(mean: Tensor, variance: Tensor) -> LabelProbability
         assert torch.allclose(certain.log_yes, torch.tensor([0.3]).sigmoid().log(), atol=1e-4)
         assert expected_log_probability(torch.zeros(1), torch.ones(1)).log_yes < torch.tensor(0.5).log()
     """
-    softplus = sum((weight * functional.softplus(z) for z, weight in _nodes(mean, variance)), torch.zeros_like(mean))
-    return LabelProbability(mean - softplus, -softplus)
+    log_yes, log_no = torch.zeros_like(mean), torch.zeros_like(mean)
+    for z, weight in _nodes(mean, variance):
+        found = LabelProbability.from_logit(z)
+        found = found if at is None else at(found)
+        log_yes, log_no = log_yes + weight * found.log_yes, log_no + weight * found.log_no
+    return LabelProbability(log_yes, log_no)
 
 
 def expected_probability(mean: Tensor, variance: Tensor) -> LabelProbability:
@@ -190,7 +197,8 @@ def effects_posterior(sums: Tensor, variance: Tensor) -> EffectsPosterior:
     r"""One Newton step from the prior :math:`N(0, \mathrm{diag}(\sigma^2))` by the sums over strictly past events.
 
     An event of vector :math:`x` and click :math:`y`, of probability :math:`e` by everything but these coefficients, adds
-    :math:`(y - e) x` to :math:`S` and :math:`e (1 - e) x x^T` to :math:`I`. The posterior has the mean
+    :math:`(y - e) x` to :math:`S` and :math:`e (1 - e) x x^T` to :math:`I`, with a shorter :math:`x` where its position may not
+    have been looked at. The posterior has the mean
     :math:`(I + \mathrm{diag}(1 / \sigma^2))^{-1} S` and that inverse as covariance. Without events it is the prior.
 
     Args:

@@ -62,12 +62,19 @@ class Examination(nn.Module):
         Returns:
             At the positions, (C,) float each.
         """
-        logit = self.logit[position.clamp(max=self.num_positions)]
-        held = (position == 0) | (position == self.reference)
+        logit, held = self._at(position)
         seen = F.logsigmoid(logit).masked_fill(held, 0.0)
         unseen = F.logsigmoid(-logit).masked_fill(held, -torch.inf)
         yes, no, stop = probability
         return LabelProbability(seen + yes, torch.logaddexp(no, unseen + yes), _where_there(stop, seen))
+
+    def examination(self, position: Tensor) -> Tensor:
+        """(C,) float, of positions as of `forward`: 1 at the reference."""
+        logit, held = self._at(position)
+        return logit.sigmoid().masked_fill(held, 1.0)
+
+    def _at(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        return self.logit[position.clamp(max=self.num_positions)], (position == 0) | (position == self.reference)
 
     @torch.no_grad()
     def start_from(self, examination: Sequence[float]) -> None:

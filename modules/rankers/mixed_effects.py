@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,9 +22,10 @@ from ..gaussian_effects import (
     expected_probability,
 )
 from ..inputs import Inputs
-from ..mixture import grade_distributions
+from ..mixture import LabelProbability, grade_distributions
 from ..parts.base import Given, Part, ReportedPart
 from ..parts.declared import Numbers, Vectors
+from ..parts.position import Examination
 from ..text.match import TextMatch
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions, RankingModel
@@ -39,8 +41,8 @@ OCCURRENCES = {f"{who}{SUFFIX}": f"{who}_trained" for who in _COUNTED}
 """What is counted of how often the rows of a feature are trained on."""
 INPUTS = "inputs_of_effects"
 """What is reported of x."""
-LOGGED = "logit_of_means"
-"""What is reported of the logit at the means of all rows, at the logged position."""
+MEANS, SEEN = "logit_of_means", "examination"
+"""What is reported of the logit at the means of all rows, and of how likely the logged position was to be looked at."""
 
 
 class SwappedLevels(NamedTuple):
@@ -68,7 +70,9 @@ class MixedFindings:
     by_effect: dict[str, Tensor]
     """(C,) by feature, what the mean of its row adds to the logit."""
     logit: Tensor
-    """(C,) at the means of all effects, at the logged position."""
+    """(C,) at the means of all effects, the position at its reference."""
+    examination: Tensor
+    """(C,) of the logged position."""
     encodings: TextEncodings | None
     """The texts of each candidate; None without a relevance side."""
     text: TextReading
@@ -96,9 +100,9 @@ class MixedEffects(RankingModel):
     attributes, summed, and :math:`x = [1; g; d; v]` with :math:`g` from the middle of the grades. With a row :math:`b_n` for each
     feature :math:`n` of effects, such as user, query, group and item, which has a coefficient for all of :math:`x`, for all but
     :math:`v`, or for one or two elements, a function :math:`f` that is linear between knots, what declared columns and other
-    features are worth to all, :math:`h`, and a bias of the position :math:`p` that was logged,
+    features are worth to all, :math:`h`, and the examination :math:`\epsilon_p` of the position :math:`p` that was logged,
 
-    .. math:: z = f(g) + h + \sum_n b_n \cdot x, \quad P(y = 1 | x, p) = \sigma(z + \mathrm{bias}_p)
+    .. math:: z = f(g) + h + \sum_n b_n \cdot x, \quad P(y = 1 | x, p) = \epsilon_p \, \sigma(z)
 
     (generalised linear mixed models of search: GLMix, KDD 2016). The user's row holds an offset, how much more than others this
     user wants of relevance, and a taste. Rows, those of vectors too, are Gaussian (`GaussianEffect`), and so is taken the logit:
@@ -111,7 +115,7 @@ class MixedEffects(RankingModel):
         rank: width of v.
         level_grades: (K,) the grade that stands for each level.
         grade_range: lowest and highest grade.
-        position_count: positions with a bias of their own, deeper ones share the last; 0: the position has no part.
+        position: examination by position; None: the position has no part.
         relevance: predicts levels from the texts; None: there is no such side.
         title: vectors of titles, of width `rank`; None: titles have none.
         taste_sd: of the prior of tastes, the coefficients behind offset and slope. It stays: estimated it falls to nothing, since
@@ -136,7 +140,7 @@ class MixedEffects(RankingModel):
         assert predictions.own.divergence.shape == predictions.ranking["click"].logit.shape == (2,)
     """
 
-    offsets = ("by_grade", "position_bias")
+    offsets = ("by_grade",)
 
     def __init__(
         self,
@@ -146,7 +150,7 @@ class MixedEffects(RankingModel):
         rank: int,
         level_grades: Sequence[float],
         grade_range: tuple[float, float],
-        position_count: int = 50,
+        position: Examination | None = None,
         relevance: TextRelevance | None = None,
         title: GaussianTitles | None = None,
         offsets: Sequence[str] = (),
@@ -158,7 +162,7 @@ class MixedEffects(RankingModel):
         K = len(level_grades)
         self.relevance, self.title, self.declared = relevance, title, declared
         self.worth = list(offsets)
-        self.rank, self.position_count = rank, position_count
+        self.rank, self.position = rank, position
         self.posterior = dict(posterior or {})
         dims = {**effects, **self.posterior}
         self.num_coefficients = 2 + (declared.num_coordinates if declared is not None else 0) + rank
@@ -173,12 +177,12 @@ class MixedEffects(RankingModel):
         self.register_buffer("level_grades", torch.tensor(level_grades), persistent=False)
         self.register_buffer("knots", torch.linspace(*grade_range, K), persistent=False)
         self.by_grade = nn.Parameter(torch.linspace(-2.0, -0.5, K))
-        self.position_bias = nn.Parameter(torch.zeros(position_count + 1))
 
     def _reported(self) -> dict[str, ReportedPart]:
         found = {
             INPUTS: ReportedPart("what effects are multiplied with", width=self.num_coefficients, where="predictions"),
-            LOGGED: ReportedPart("the click logit at the means of all effects, at the logged position", where="predictions"),
+            MEANS: ReportedPart("the click logit at the means of all effects", where="predictions"),
+            SEEN: ReportedPart("how likely the logged position was to be looked at", where="predictions"),
         }
         for name in self.effects:
             whose = _COUNTED[name.removesuffix(SUFFIX)]
@@ -217,7 +221,6 @@ class MixedEffects(RankingModel):
         for name, dim in inferred.items():
             if dim not in valid:
                 raise ValueError(f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients; valid: {_meanings(valid)}")
-        positions = settings["position_count"] if settings["position_bias"] else 0
         relevance = given.relevance() if settings["relevance"] else None
         match = relevance.match if relevance is not None else None
         words = match or given.match() if settings["taste"] else None
@@ -227,7 +230,7 @@ class MixedEffects(RankingModel):
             rank=rank,
             level_grades=given.level_grades,
             grade_range=given.grade_range,
-            position_count=positions,
+            position=Examination(settings["position_count"]) if settings["position_bias"] else None,
             relevance=relevance,
             title=_frequent_words(given, words, rank, settings["taste_share"]) if words is not None else None,
             offsets=[name for name in (*request, *candidate) if name not in looked_up and name not in tastes],
@@ -249,12 +252,11 @@ class MixedEffects(RankingModel):
 
     @torch.no_grad()
     def start_from(self, examination: Sequence[float], candidates: int = 1) -> None:
-        """As of `RankingModel`: the bias of a position starts from the logarithm of its examination."""
+        """As of `RankingModel`: the examination of positions starts from the estimate."""
         if self.title is not None:
             self.title.candidates.fill_(candidates)
-        given = torch.tensor(examination, device=self.position_bias.device).log()
-        place = torch.arange(-1, self.position_count, device=given.device).clamp(0, len(given) - 1)
-        self.position_bias.copy_(given[place])
+        if self.position is not None:
+            self.position.start_from(examination)
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""
@@ -277,13 +279,20 @@ class MixedEffects(RankingModel):
             total = total + functional.pad(mean, (0, total.shape[1] - mean.shape[1]))
         z = to_all + sum(added.values())
         variance = variance + (total.square() * x.variance).sum(1)
-        position = inputs.candidate["position"].clamp(max=self.position_count)
-        bias = self.position_bias - self.position_bias[min(1, self.position_count)]
-        logged = z + bias[position].masked_fill(position == 0, 0.0)
-        findings = MixedFindings(self, inputs, divergence, x.mean, added, logged, encodings, text)
-        reported = {INPUTS: x.mean, LOGGED: logged, **added, **slopes} if self.reports_parts and not self.training else {}
-        click = expected_log_probability if self.training else expected_probability
-        return Predictions({"click": click(z, variance)}, {"click": click(logged, variance)}, reported, findings)
+        seen = torch.ones_like(z) if self.position is None else self.position.examination(inputs.candidate["position"])
+        if self.training:
+            ranking, logged = (expected_log_probability(z, variance, at) for at in (None, partial(self._at, inputs)))
+        else:
+            ranking = expected_probability(z, variance)
+            logged = self._at(inputs, ranking)
+        findings = MixedFindings(self, inputs, divergence, x.mean, added, z, seen, encodings, text)
+        found = {INPUTS: x.mean, MEANS: z, SEEN: seen, **added, **slopes}
+        reported = found if self.reports_parts and not self.training else {}
+        return Predictions({"click": ranking}, {"click": logged}, reported, findings)
+
+    def _at(self, inputs: Inputs, click: LabelProbability) -> LabelProbability:
+        """At the logged positions."""
+        return click if self.position is None else self.position(click, inputs.candidate["position"])
 
     def variance(self, effect: str) -> Tensor:
         """(dim,) of the prior of a feature's rows."""
@@ -317,7 +326,7 @@ class MixedEffects(RankingModel):
         to_all = grade_distributions(grade, self.knots) @ self.by_grade + inputs.rows(self.worth).sum(1)
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
         if self.declared is not None:
-            own = self.declared(inputs)
+            own = self.declared(inputs, text)
             to_all, x = to_all + own.to_all, torch.cat([x, own.coordinates], dim=1)
         mean, variance, divergence = x.new_zeros(len(x), self.rank), x.new_zeros(len(x), self.rank), torch.zeros_like(grade)
         for name, taste in self.tastes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import embedding
 
 from prectr_torchrec.baselines.samples import BaselineConfig
 from prectr_torchrec.baselines.vocabulary import Pairs
-from prectr_torchrec.modules import expected_log_probability
+from prectr_torchrec.modules import Examination, expected_log_probability
 from prectr_torchrec.system.progress import counted
 
 
@@ -77,11 +78,12 @@ class GaussianTable(nn.Module):
 class MixedEffects(nn.Module):
     r"""Click logit of user u, query q of group c, and item i with the grade g:
 
-    .. math:: f(g) + (a_u + a_q + a_c) + (b_u + b_q + b_c) g + \mathrm{quality}_i + t_u \cdot v_i + \mathrm{bias}_{position}
+    .. math:: f(g) + (a_u + a_q + a_c) + (b_u + b_q + b_c) g + \mathrm{quality}_i + t_u \cdot v_i
 
     with :math:`f` piecewise linear, another one where the grade is predicted, and :math:`v_i` the sum of the vectors of the
-    item's frequent title words and attributes (generalised linear mixed models of search: GLMix, KDD 2016). What is learned from
-    is the expected log likelihood over the rows; scores are those of their means.
+    item's frequent title words and attributes (generalised linear mixed models of search: GLMix, KDD 2016). A click needs the
+    logged position to be looked at (`Examination`). What is learned from is the expected log likelihood over the rows; scores
+    are those of their means.
 
     Args:
         occurrences: table -> (N,) occurrences of its rows in training, for `user`, `query`, `group`, `item`, `word` and each of
@@ -107,15 +109,15 @@ class MixedEffects(nn.Module):
         self.word = rows("word", config.rank, scale=0.3)
         self.attribute = nn.ModuleDict({name: rows(name, config.rank, scale=0.3) for name in attributes})
         self.by_grade = nn.Parameter(torch.cat([torch.linspace(-2.0, -0.5, levels), torch.zeros(levels)]))
-        self.position_bias = nn.Parameter(torch.zeros(positions + 1))
+        self.position = Examination(max(positions, 1))
 
     def forward(self, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """(n,) means and variances of the logits at the logged positions, and the batch's share of the divergence."""
+        """(n,) means and variances of the logits at the reference position, and the batch's share of the divergence."""
         tables = {"user": self.user, "query": self.query, "group": self.group}
         vector, spread, divergence = self._vectors(pairs)
         taste, taste_variance, diverged = self.taste.moments(pairs.rows["user"])
         quality, variance, also = self.quality.moments(pairs.rows["item"])
-        logit = pairs.grade @ self.by_grade + self.position_bias[pairs.position] + quality.squeeze(1) + (taste * vector).sum(1)
+        logit = pairs.grade @ self.by_grade + quality.squeeze(1) + (taste * vector).sum(1)
         of_product = taste.square() * spread + taste_variance * (vector.square() + spread)
         variance, divergence = variance.squeeze(1) + of_product.sum(1), divergence + diverged + also
         for name, table in tables.items():
@@ -173,8 +175,9 @@ def fit_mixed(model: MixedEffects, pairs: Pairs, click: Tensor, config: MixedCon
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=config.epochs * steps, pct_start=0.1)
     for epoch in counted(range(config.epochs), "fitting", "epochs"):
         for batch in torch.randperm(len(click), generator=generator)[: steps * size].view(steps, size):
-            mean, variance, divergence = model(pairs.take(batch))
-            expected, y = expected_log_probability(mean, variance), click[batch]
+            taken = pairs.take(batch)
+            mean, variance, divergence = model(taken)
+            expected, y = expected_log_probability(mean, variance, partial(model.position, position=taken.position)), click[batch]
             loss = divergence - (y * expected.log_yes + (1 - y) * expected.log_no).sum()
             optimizer.zero_grad()
             (loss / size).backward()

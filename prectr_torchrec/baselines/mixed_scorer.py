@@ -14,11 +14,12 @@ from prectr_torchrec.baselines.impressions import Impressions, read_impressions,
 from prectr_torchrec.baselines.mixed import MixedConfig, MixedEffects, fit_mixed
 from prectr_torchrec.baselines.samples import LABELLED, Samples, open_texts
 from prectr_torchrec.baselines.user_posterior import UserPosterior
-from prectr_torchrec.baselines.vocabulary import REFERENCE, Vocabulary
+from prectr_torchrec.baselines.vocabulary import Vocabulary
 from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.data.columns import CLICK_KNOWN
 from prectr_torchrec.evaluation.predictions import Rows
-from prectr_torchrec.state.effects import as_known
+from prectr_torchrec.modules import LabelProbability
+from prectr_torchrec.state.effects import as_known, examined
 
 
 class MixedScorer:
@@ -56,9 +57,8 @@ class MixedScorer:
         logit, x, fitted = (part.double().numpy() for part in self.model.score(pairs))
         user = fitted if self._config.users == "rows" else self.posterior(samples, split).at(*_who_and_when(rows))
         logit = logit + (user * x).sum(axis=1)
-        bias = self.model.position_bias.detach().double().numpy()
-        logged = logit + bias[pairs.position.numpy()]
-        yield to_rows(rows.values, logit + bias[REFERENCE], logged)
+        clicked = self.model.position(LabelProbability.from_logit(torch.from_numpy(logit)), pairs.position)
+        yield to_rows(rows.values, logit, clicked.logit.detach().numpy())
 
     def posterior(self, samples: Samples, split: str) -> UserPosterior:
         """Users by what was shown to them in the folder that is trained on, and in the scored split where that is another one."""
@@ -76,11 +76,13 @@ class MixedScorer:
         shown = shown.take((shown.values["user_id"] != 0) & (known in shown.values or _labelled(shown)))
         pairs = self._vocabulary.encode(shown)
         logit, x, _ = self.model.score(pairs)
-        e = torch.sigmoid(logit + self.model.position_bias.detach()[pairs.position]).double().numpy()
+        seen = self.model.position.examination(pairs.position).detach()
+        click = examined(logit.double().numpy(), seen.double().numpy())
         user, time = _who_and_when(shown)
-        events = as_known(time, shown.values["candidate_click"], shown.values.get(known), e)
+        events = as_known(time, shown.values["candidate_click"], shown.values.get(known), click.probability)
         of = events.impression
-        return user[of], events.time, x.double().numpy()[of], events.surplus, events.information
+        weighted = x.double().numpy() * click.weight[:, None]
+        return user[of], events.time, weighted[of], events.surplus, events.information
 
 
 def _who_and_when(rows: Impressions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

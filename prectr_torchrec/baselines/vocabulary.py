@@ -48,7 +48,7 @@ class Vocabulary:
     Attributes:
         ids: table -> the column that it is looked up by, and that column's distinct values, sorted; value k is row k + 1.
         stems: the frequent words' stems, sorted; stem k is row k + 1.
-        positions: the deepest logged position; deeper ones share its bias.
+        positions: the deepest logged position; deeper ones share its examination.
     """
 
     ids: dict[str, tuple[str, NDArray[np.int64]]]

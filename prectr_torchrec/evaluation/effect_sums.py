@@ -29,10 +29,10 @@ from prectr_torchrec.data.schema import MADE_BY, MANIFEST, TOKENIZER, read_manif
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.predictions import sample_files
 from prectr_torchrec.evaluation.scoring import Scored, score
-from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, LOGGED, SUFFIX, MixedEffects
+from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, MEANS, SEEN, SUFFIX, MixedEffects
 from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.runs.workspace import digest, replacing
-from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, as_known, sums_before
+from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, as_known, examined, sums_before
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.paths import only_local
@@ -186,12 +186,13 @@ class _EventFiles:
             for rows in scored.rows:
                 row = np.searchsorted(requests.request, rows["request_id"])
                 click_known = requests.known_of(row)
-                slow = rows[LOGGED].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
-                events = as_known(requests.time[row], rows["click"], click_known, np.exp(-np.logaddexp(0, -slow)))
+                slow = rows[MEANS].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
+                click = examined(slow, rows[SEEN].astype(np.float64))
+                events = as_known(requests.time[row], rows["click"], click_known, click.probability)
                 shown = np.full(len(row), True) if click_known is not None else ~np.isnan(rows["click"])
                 kept = shown[events.impression]
                 of = events.impression[kept]
-                x = rows[INPUTS][of, : max(self.widths.values())].astype(np.float64)
+                x = rows[INPUTS][of, : max(self.widths.values())] * click.weight[of, None]
                 values = {name: column[kept] for name, column in events._asdict().items()} | {"x": x}
                 for name, file in opened.items():
                     file.write(np.ascontiguousarray(values[name]).data)

@@ -14,7 +14,7 @@ from prectr_torchrec.data.counted_kinds import sums_width
 from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 from prectr_torchrec.serving.ranker import Ranker
 from prectr_torchrec.serving.request import Request
-from prectr_torchrec.state.effects import Floats, event_sums
+from prectr_torchrec.state.effects import Floats, event_sums, examined
 
 _IDS = {"user": 1, "query": 1, "own": 2}
 """What is summed up by, and of how many ids that is; `own`: a user's under a query."""
@@ -25,7 +25,7 @@ class ShownEffects(NamedTuple):
     """The n candidates of a request as events of mixed effects."""
 
     x: Floats
-    """(n, D) what effects are multiplied with."""
+    """(n, D) what effects are multiplied with, each candidate's less where its position may not have been looked at."""
     probability: Floats
     """(n,) of a click at the positions of the request, by everything but what is inferred from sums."""
 
@@ -50,7 +50,8 @@ def shown_effects(ranker: Ranker, request: Request | pa.Table) -> ShownEffects:
         inferred = sum((found.own.by_effect[name] for name in mixed.posterior), torch.zeros(()))
         slow = found.own.logit - inferred
     real = inputs.candidate_weight > 0
-    return ShownEffects(found.own.x[real].double().numpy(), slow[real].double().sigmoid().numpy())
+    click = examined(slow[real].double().numpy(), found.own.examination[real].double().numpy())
+    return ShownEffects(found.own.x[real].double().numpy() * click.weight[:, None], click.probability)
 
 
 class EffectStatistics:

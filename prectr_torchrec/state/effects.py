@@ -1,10 +1,12 @@
 r"""What a user's events before a moment say of this user: one Newton step from the prior, as running sums.
 
-An event has the vector :math:`x`, the click :math:`y` and, from everything but the user, the click probability :math:`e` at its
-position. Over the user's events *strictly before* a moment, :math:`S = \sum (y - e) x` and
-:math:`I = \sum e (1 - e) x x^T` give :math:`b = (I + \mathrm{diag}(1 / \sigma^2))^{-1} S`, and :math:`b \cdot x` is added to the
-logit. Without a past, :math:`b = 0`. An impression counts as not clicked from when it was shown, and its click from when that is
-known.
+An event has the vector :math:`x`, the click :math:`y` and, from everything but the user, the logit :math:`z` at the reference
+position and the examination :math:`\epsilon` of its own, so that a click has the probability :math:`e = \epsilon \sigma(z)`. What
+is known of the logit by a click that may not have been looked at is less by :math:`w = (1 - \sigma(z)) / (1 - e)`, the derivative
+of the log likelihood being :math:`(y - e) w`. Over the user's events *strictly before* a moment, :math:`S = \sum (y - e) w x` and
+:math:`I = \sum e (1 - e) w^2 x x^T`, the expected information, give :math:`b = (I + \mathrm{diag}(1 / \sigma^2))^{-1} S`, and
+:math:`b \cdot x` is added to the logit. Without a past, :math:`b = 0`. An impression counts as not clicked from when it was
+shown, and its click from when that is known.
 
 A row of sums is :math:`S` and then the upper triangle of :math:`I`, row by row: D + D (D + 1) / 2 numbers.
 """
@@ -32,7 +34,7 @@ class EffectEvents(NamedTuple):
     time: Ints
     """(n,) from which on it is known."""
     x: Floats
-    """(n, D)."""
+    """(n, D) w x."""
     surplus: Floats
     """(n,) what is added to y - e: of `as_known`."""
     information: Floats
@@ -43,6 +45,28 @@ class EffectEvents(NamedTuple):
         """Of arrays in any order."""
         order = np.lexsort((time, user))
         return cls(user[order], time[order], x[order], surplus[order], information[order])
+
+
+class Examined(NamedTuple):
+    """A click where the position may not have been looked at."""
+
+    probability: Floats
+    """(n,) e."""
+    weight: Floats
+    """(n,) w."""
+
+
+def examined(logit: Floats, examination: Floats) -> Examined:
+    """Of n events: by their logits at the reference position and the examination of their own.
+
+    Example::
+
+        seen, missed = examined(np.array([0.0, 0.0]), np.array([1.0, 0.5]))._asdict().values()
+        assert seen.tolist() == [0.5, 0.25] and np.allclose(missed, [1.0, 0.5 / 0.75])
+    """
+    with np.errstate(divide="ignore"):
+        unseen = np.log1p(-np.minimum(examination, 1.0))  # w = sigmoid(-z - log(1 - epsilon))
+    return Examined(examination * np.exp(-np.logaddexp(0, -logit)), np.exp(-np.logaddexp(0, logit + unseen)))
 
 
 class KnownEvents(NamedTuple):

@@ -58,7 +58,7 @@ def test_it_learns_and_is_measured_without_levels(job: Job) -> None:
     assert "relevance_probabilities" not in columns and not [name for name in columns if name.startswith("effect_")]
     measured = json.loads((job.run / "metrics-test.json").read_text(encoding="utf-8"))
     assert measured["relevance"] == {} and measured["clicks"]["auc"] > 0
-    assert measured["parts"].keys() - {"logit_of_means"} == REPORTED.get(job.kind, set())
+    assert measured["parts"].keys() - {"logit_of_means", "examination"} == REPORTED.get(job.kind, set())
 
 
 def test_it_is_reported_and_explained(job: Job, tmp_path: Path) -> None:

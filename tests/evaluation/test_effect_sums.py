@@ -56,12 +56,13 @@ def test_every_request_has_the_sums_of_all_strictly_earlier_events(job: Job) -> 
         with process_group("cpu") as process:
             for rows in score(job.run, job.data, split, "last", process).rows:
                 slow = rows["logit_of_means"].astype(np.float64) - rows["user_effect"] - rows["query_effect"]
-                e = 1 / (1 + np.exp(-slow))
+                attracted = 1 / (1 + np.exp(-slow))
+                e = rows["examination"] * attracted
                 items = dict.fromkeys(zip(rows["request_id"].tolist(), rows["item_id"].tolist(), strict=True))
                 assert len(items) == len(e)
                 events = [(requests[request], requests[request]["candidate_item_id"].index(item)) for request, item in items]
                 known = [click_known(request, place) for request, place in events]
-                x = rows["inputs_of_effects"].astype(np.float64)
+                x = rows["inputs_of_effects"] * ((1 - attracted) / (1 - e))[:, None]
                 past += [(request, *event) for (request, _), *event in zip(events, x, e, known, strict=True)]
     for split in effects.LABELLED:
         for request in samples(job.out, split).to_pylist()[::3]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prectr_torchrec.modules import DeclaredEffects, Inputs, NumberColumn, Numbers, VectorColumn, Vectors
+from prectr_torchrec.modules import DeclaredEffects, Inputs, NumberColumn, Numbers, TextReading, VectorColumn, Vectors
 from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 
 PRICE = NumberColumn("candidate", "price", edges=[0.0, 4.0, 8.0], bins=2, mean=4.0, deviation=2.0)
@@ -13,6 +13,7 @@ HOUR = NumberColumn("request", "hour", edges=[0.0, 12.0, 24.0], bins=2, mean=12.
 IMAGE = VectorColumn("candidate", "image", 3, [0.0] * 3, [1.0] * 3)
 CONTEXT = VectorColumn("request", "context", 2, [0.0] * 2, [1.0] * 2)
 NAN = torch.nan
+NO_TEXT = TextReading.of_nothing(torch.ones(3))
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def declared() -> DeclaredEffects:
 def test_golden_values(inputs: Inputs) -> None:
     effects = declared()
     assert effects.num_coordinates == 3 and effects.names == ["price"]
-    found = effects(inputs)
+    found = effects(inputs, NO_TEXT)
     assert effects.vectors is not None
     projected = effects.vectors.encode[0].project(torch.tensor([[1.0, 0.0, 2.0], [0.0, -1.0, 0.0]]))
     expected = torch.cat([torch.tensor([[-1.0], [2.0]]), projected], dim=1)
@@ -45,17 +46,17 @@ def test_golden_values(inputs: Inputs) -> None:
     assert found.to_all.tolist() == [0.0] * 3
     with torch.no_grad():
         effects.weight[:6] = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])  # two bins of each number, then who lacks it
-    assert effects(inputs).to_all.tolist() == [0.5 + 4 * 0.5, 1 + 2 + 4 * 0.5, 16 + 32]
+    assert effects(inputs, NO_TEXT).to_all.tolist() == [0.5 + 4 * 0.5, 1 + 2 + 4 * 0.5, 16 + 32]
 
 
 def test_a_request_alone_has_no_coordinates(inputs: Inputs) -> None:
-    found = DeclaredEffects(Numbers([HOUR]), [HOUR])(inputs)
+    found = DeclaredEffects(Numbers([HOUR]), [HOUR])(inputs, NO_TEXT)
     assert found.coordinates.shape == (3, 0) and found.to_all.shape == (3,)
 
 
 def test_everything_learns(inputs: Inputs) -> None:
     effects = declared()
-    found = effects(inputs)
+    found = effects(inputs, NO_TEXT)
     (found.to_all.sum() + found.coordinates.square().sum()).backward()
     assert effects.weight.grad is not None and effects.vectors is not None
     learned = effects.vectors.encode[0].project.weight.grad

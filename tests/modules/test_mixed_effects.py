@@ -11,6 +11,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from prectr_torchrec.modules import (
+    Examination,
     GaussianEffect,
     GaussianTitles,
     Given,
@@ -36,10 +37,11 @@ EFFECTS = {"user_effect": 2 + RANK, "query_effect": 2, "group_effect": 2, "item_
 
 @pytest.fixture
 def model() -> MixedEffects:
-    model = MixedEffects(EFFECTS, TASTES, offsets=["device", "tags"], rank=RANK, level_grades=GRADES, grade_range=(1.0, 3.0))
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "position": Examination(50)}
+    model = MixedEffects(EFFECTS, TASTES, offsets=["device", "tags"], **options)
     with torch.no_grad():
         model.by_grade.copy_(torch.tensor([-2.0, -1.0, 0.0, 0.5]))
-        model.position_bias[:3] = torch.tensor([9.0, 0.5, -1.0])
+        model.position.logit[:3] = torch.tensor([9.0, 0.5, -1.0])
     return model.eval()
 
 
@@ -84,9 +86,11 @@ def test_the_logit_is_the_formula(model: MixedEffects, inputs: Inputs) -> None:
             sigma["user_effect"] * spread
         ) ** 2
         variance = variance + user_spread.sum()
-        torch.testing.assert_close(out.ranking["click"].log_yes[c], expected_probability(z[None], variance[None]).log_yes[0])
-        bias = [0.0, 0.0, -1.5][int(inputs.candidate["position"][c])]
-        torch.testing.assert_close(out.logged["click"].logit[c], expected_probability(z[None] + bias, variance[None]).logit[0])
+        expected = expected_probability(z[None], variance[None]).log_yes[0]
+        torch.testing.assert_close(out.ranking["click"].log_yes[c], expected)
+        seen = [1.0, 1.0, torch.tensor(-1.0).sigmoid()][int(inputs.candidate["position"][c])]
+        torch.testing.assert_close(out.logged["click"].log_yes[c].exp(), seen * expected.exp())
+        torch.testing.assert_close(out.own.examination[c], torch.as_tensor(seen))
         torch.testing.assert_close(out.own.x[c], x)
     scaled = rows_of(inputs)[1] * torch.tensor([1.0, 1.0, TASTE_SD, TASTE_SD])
     torch.testing.assert_close(out.own.by_effect["user_effect"][1], (scaled * out.own.x[1]).sum())
@@ -153,7 +157,7 @@ def test_what_is_learned_from_and_what_is_predicted_are_expectations_over_rows_a
     torch.manual_seed(0)
     effects = {"user_effect": 2 + RANK, "item_effect": 2}
     titles = GaussianTitles(50, RANK, words=[5, 6, 7, 9])
-    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "position_count": 0}
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0)}
     model = MixedEffects(effects, TASTES, **options, title=titles).eval()
     with torch.no_grad():
         titles.width.normal_(std=0.5)
@@ -223,13 +227,29 @@ def test_of_whom_nothing_was_learned_no_logit_is_moved(model: MixedEffects, inpu
 def test_positions_start_from_their_examination(model: MixedEffects, inputs: Inputs) -> None:
     model.start_from([1.0, 0.5])
     out = model(inputs)
-    moved = out.logged["click"].logit - out.ranking["click"].logit
-    assert moved[0] == moved[2] == 0 and (moved[[1, 3]] < 0).all()
-    nowhere = replace(inputs, candidate=inputs.candidate | {"position": torch.zeros(4, dtype=torch.long)})
-    expected = torch.tensor([0.0, 0.5, 1.0, 0.5]).log().nan_to_num(neginf=0.0)
-    torch.testing.assert_close(out.own.logit - model(nowhere).own.logit, expected)
-    torch.testing.assert_close(model.position_bias[:4], torch.tensor([1.0, 1.0, 0.5, 0.5]).log())
-    assert model.position_bias[model.position_count].item() == pytest.approx(torch.tensor(0.5).log().item())
+    torch.testing.assert_close(out.own.examination, torch.tensor([1.0, 0.5, 1.0, 0.5]))
+    moved = out.logged["click"].log_yes - out.ranking["click"].log_yes
+    torch.testing.assert_close(moved, torch.tensor([1.0, 0.5, 1.0, 0.5]).log())
+
+
+def test_what_is_learned_from_is_the_expected_likelihood_at_the_position(model: MixedEffects, inputs: Inputs) -> None:
+    out, z = model.train()(inputs), torch.linspace(-8, 8, 4001)
+    weight = torch.exp(-z.square() / 2) / torch.exp(-z.square() / 2).sum()
+    mean = out.own.logit[3]
+    sd = _sd_of(out.ranking["click"].log_yes[3], mean)
+    seen = out.own.examination[3]
+    exact = (weight * torch.log1p(-seen * (mean + sd * z).sigmoid())).sum()
+    torch.testing.assert_close(out.logged["click"].log_no[3], exact, atol=3e-3, rtol=0)
+
+
+def _sd_of(expected: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of a Gaussian logit with this mean and expected log probability, by bisection."""
+    low, high = torch.tensor(0.0), torch.tensor(8.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = expected_log_probability(mean[None], middle.square()[None]).log_yes[0] > expected
+        low, high = (middle, high) if below else (low, middle)
+    return low
 
 
 def test_every_weight_and_row_learns(model: MixedEffects, inputs: Inputs) -> None:
