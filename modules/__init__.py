@@ -39,7 +39,7 @@ from .parts.statistics import Counters, LevelStatistics
 from .parts.taste import EventTaste, Taste, TitleBag, TitleTaste
 from .parts.texts import FurtherEncodings, FurtherMatch
 from .parts.vector_taste import VectorTaste
-from .rankers.base import Predictions, RankingModel
+from .rankers.base import Predictions, RankingModel, WordTaste
 from .rankers.mmoe import ExpertTower
 from .rankers.parted import PartedRanker, TowerRanker
 from .rankers.prectr import PRECTR, OtherTexts, PRECTRFindings
@@ -141,6 +141,7 @@ __all__ = [
     "VectorTaste",
     "Vectors",
     "Widths",
+    "WordTaste",
     "anchor_loss",
     "consistency_loss",
     "divergence",

@@ -183,6 +183,12 @@ class GaussianTitles(nn.Module):
         divergence = words.divergence.sum() / self.candidates
         return GaussianRows(mean * scale, variance * scale.square(), divergence.expand(tokens.shape[0]))
 
+    def words(self) -> tuple[Tensor, Tensor]:
+        """(n,) int64 tokens that have vectors, and the means of these, (n, dim)."""
+        tokens = self.row.nonzero().squeeze(1)
+        means = self.effect(torch.cat([self.mean, self.width], dim=1)).mean
+        return tokens, means[self.row[tokens] - 1]
+
 
 class EffectsPosterior(NamedTuple):
     """Coefficients as of R requests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -26,6 +26,15 @@ class Predictions:
     """(C,) or (C, n) as `RankingModel.reported` names them."""
     own: Any = None
     """The model's own findings, for losses that are its own."""
+
+
+class WordTaste(NamedTuple):
+    """What the users of R requests think of W words in titles."""
+
+    tokens: Tensor
+    """(W,) int64, the words."""
+    worth: Tensor
+    """(R, W) float, what a title of this word alone has more in the click logit."""
 
 
 class RankingModel(nn.Module):
@@ -98,6 +107,10 @@ class RankingModel(nn.Module):
         """Parameters with rates of their own by the group's name: `encoder`, `relevance`, `taste`, and `rows`
         with a prior; all others are `towers`."""
         return {}
+
+    def word_taste(self, inputs: Inputs) -> WordTaste | None:
+        """What the users think of words, where the ranker knows such a thing."""
+        return None
 
     def attention(self, inputs: Inputs) -> dict[str, Attention]:
         """As of `Part.attention`."""

@@ -15,7 +15,7 @@ from ..mixture import LabelProbability
 from ..parts.base import Attention, Given, ReportedPart
 from ..parts.position import Examination
 from ..text.relevance import TextRelevance
-from .base import Predictions, RankingModel
+from .base import Predictions, RankingModel, WordTaste
 
 
 @dataclass
@@ -107,6 +107,11 @@ class Fused(RankingModel):
         for member in reversed(list(self._rankers().values())):
             found |= member.attention(inputs)
         return found
+
+    def word_taste(self, inputs: Inputs) -> WordTaste | None:
+        """As of `RankingModel`: that of the first member that knows one."""
+        found = (member.word_taste(inputs) for member in self._rankers().values())
+        return next((taste for taste in found if taste is not None), None)
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""

@@ -28,17 +28,13 @@ from ..parts.declared import Numbers, Vectors
 from ..parts.position import Examination
 from ..text.match import TextMatch
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
-from .base import Predictions, RankingModel
+from .base import Predictions, RankingModel, WordTaste
+from .coefficients import COUNTED, OCCURRENCES, SUFFIX, coefficients, meanings, valid_dims
 
-SUFFIX = "_effect"
-"""A looked-up feature whose name ends so has rows of effects."""
 TASTE = "_taste"
 """One whose name ends so, behind an attribute of the item, has rows that are vectors of the item."""
-_COUNTED = {"user": "user", "query": "query", "group": "query's group", "item": "item"}
 SUMS = {f"{who}{SUFFIX}": f"{who}_sums" for who in ("user", "query")}
 """What coefficients are inferred from that are no rows."""
-OCCURRENCES = {f"{who}{SUFFIX}": f"{who}_trained" for who in _COUNTED}
-"""What is counted of how often the rows of a feature are trained on."""
 INPUTS = "inputs_of_effects"
 """What is reported of x."""
 MEANS, SEEN = "logit_of_means", "examination"
@@ -185,10 +181,10 @@ class MixedEffects(RankingModel):
             SEEN: ReportedPart("how likely the logged position was to be looked at", where="predictions"),
         }
         for name in self.effects:
-            whose = _COUNTED[name.removesuffix(SUFFIX)]
+            whose = COUNTED[name.removesuffix(SUFFIX)]
             found[name] = ReportedPart(f"what the effects of the {whose} add to the click logit", signed=True)
         for name, dim in self.posterior.items():
-            whose = _COUNTED[name.removesuffix(SUFFIX)]
+            whose = COUNTED[name.removesuffix(SUFFIX)]
             by_whom = "the past events of others" if whose == "query" else "past events"
             for slope, what in self._slopes(name, dim).items():
                 meaning = f"what {what} more is worth to the {whose}, in logits, beside what it is to all; from {by_whom}"
@@ -216,11 +212,11 @@ class MixedEffects(RankingModel):
         inferred = {f"{who}{SUFFIX}": dim for who, dim in settings["posterior"].items()}
         if both := looked_up.keys() & inferred.keys():
             raise ValueError(f"{min(both)} has rows and is inferred too: take the feature, or its model.posterior, out")
-        valid = _valid_dims(declared.num_coordinates if declared is not None else 0, rank)
-        dims = {name: _coefficients(name, width, valid) for name, width in looked_up.items()}
+        valid = valid_dims(declared.num_coordinates if declared is not None else 0, rank)
+        dims = {name: coefficients(name, width, valid) for name, width in looked_up.items()}
         for name, dim in inferred.items():
             if dim not in valid:
-                raise ValueError(f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients; valid: {_meanings(valid)}")
+                raise ValueError(f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients; valid: {meanings(valid)}")
         relevance = given.relevance() if settings["relevance"] else None
         match = relevance.match if relevance is not None else None
         words = match or given.match() if settings["taste"] else None
@@ -294,6 +290,20 @@ class MixedEffects(RankingModel):
         """At the logged positions."""
         return click if self.position is None else self.position(click, inputs.candidate["position"])
 
+    def word_taste(self, inputs: Inputs) -> WordTaste | None:
+        """As of `RankingModel`; of a ranker without vectors of titles, or whose users have no taste, nothing."""
+        name = f"user{SUFFIX}"
+        if self.title is None or name not in self.effects:
+            return None
+        if name in self.posterior:
+            user = effects_posterior(inputs.request[SUMS[name]], self.variance(name)).mean
+        else:
+            user = self.effects[name](inputs.request[name]).mean
+        if user.shape[1] < self.num_coefficients:
+            return None
+        tokens, vectors = self.title.words()
+        return WordTaste(tokens, user[:, -self.rank :] @ vectors.T)
+
     def variance(self, effect: str) -> Tensor:
         """(dim,) of the prior of a feature's rows."""
         return cast(GaussianEffect, self.effects[effect]).prior_sd(self.knots).detach().square()
@@ -360,30 +370,3 @@ def _declared(given: Given, builders: Mapping[str, Callable[[Given], Part | None
     parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
     numbers, vectors = parts.get("numbers"), parts.get("vectors")
     return DeclaredEffects(cast(Numbers | None, numbers), given.numbers, cast(Vectors | None, vectors)) if parts else None
-
-
-def _valid_dims(declared: int, rank: int) -> dict[int, str]:
-    """How many coefficients there can be, and what the last ones are of."""
-    valid = {1: "an offset", 2: "and a slope"}
-    valid |= {2 + declared: f"and {declared} of declared columns"} if declared else {}
-    return valid | ({2 + declared + rank: f"and {rank} of taste"} if rank else {})
-
-
-def _meanings(valid: Mapping[int, str]) -> str:
-    return ", ".join(f"{dim} ({what})" for dim, what in valid.items())
-
-
-def _coefficients(name: str, width: int, valid: Mapping[int, str]) -> int:
-    """How many a row has. Tables are of multiples of 4, so that up to 3 of its numbers stay unread.
-
-    Raises:
-        ValueError: it is of no known feature, or ends amid coefficients that belong together.
-    """
-    if name not in OCCURRENCES:
-        raise ValueError(f"no occurrences are counted for {name}; valid: {', '.join(OCCURRENCES)}")
-    dim = max((dim for dim in valid if 2 * dim <= width), default=0)
-    if width - 2 * dim > 3:
-        raise ValueError(
-            f"a row of {name} is {width} wide, for mean and width of {width // 2} coefficients; valid: {_meanings(valid)}"
-        )
-    return dim

@@ -22,6 +22,7 @@ from prectr_torchrec.data.parquet_files import open_parquet, readable
 from prectr_torchrec.data.reader.epoch_plan import list_row_groups
 from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
+from prectr_torchrec.data.tokenizer import load_tokenizer
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart
 from prectr_torchrec.evaluation.measures_text import aligned
@@ -84,7 +85,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         "checkpoint": checkpoint,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
-        **take_apart(config.data, row, observed, config.score),
+        **take_apart(config.data, row, observed, config.score, load_tokenizer(run / TOKENIZER).get_vocab()),
     }
     for column in LOG_IDS:
         rows = [row for row in (found, *rows_of(found)) if column in row]
@@ -145,6 +146,9 @@ def format_explanation(found: Row) -> str:
         del legend["click probability"]
     legend |= {_heading(name): part["meaning"] for name, part in parts.items()}
     lines += ["", *(f"{heading}: {legend[heading]}" for heading in (table[0] if table else ()) if heading in legend)]
+    for name, words in found.get("taste", {}).items():
+        if words:
+            lines += ["", f"the user {name} in titles: " + ", ".join(map(_word, words.items()))]
     for name, title in PASTS.items():
         if name in found:
             events = found[name]
@@ -175,6 +179,10 @@ def _cells(row: Row, parts: Row) -> dict[str, str]:
         values = value if isinstance(value, list) else [value]
         cells[_heading(name)] = " ".join(_text(name, single, signed=signed) for single in values)
     return cells
+
+
+def _word(of: tuple[str, float]) -> str:
+    return f"{of[0]} {of[1]:+.2f}"
 
 
 def _number(value: float | None) -> str:

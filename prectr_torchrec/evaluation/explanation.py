@@ -15,12 +15,14 @@ from prectr_torchrec.data.columns import Family, declared_of
 from prectr_torchrec.data.levels import grade_levels
 from prectr_torchrec.evaluation.label_columns import each_worth, expected_worth
 from prectr_torchrec.evaluation.part_columns import part_values
-from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart
+from prectr_torchrec.modules import Attention, Inputs, Predictions, RankingModel, ReportedPart, WordTaste
 
 Row = dict[str, Any]
 
 EVENTS = 10
 """Past events told of each list."""
+WORDS = 6
+"""Words told of what a user likes, and of what not."""
 PAST = {"history": "own_history", "peer": "peers"}
 """Sequence -> where its events stand in what is taken apart."""
 
@@ -32,6 +34,7 @@ class Observed(NamedTuple):
     predictions: Predictions
     reported: Mapping[str, ReportedPart]
     attention: dict[str, Attention]
+    taste: WordTaste | None = None
 
 
 def observe(model: RankingModel, inputs: Inputs) -> Observed:
@@ -40,10 +43,12 @@ def observe(model: RankingModel, inputs: Inputs) -> Observed:
     reporting.reports_parts = True
     predictions = reporting(inputs)
     reported = {name: part for name, part in model.reported.items() if part.where != "predictions"}
-    return Observed(inputs, predictions, reported, model.attention(inputs))
+    return Observed(inputs, predictions, reported, model.attention(inputs), model.word_taste(inputs))
 
 
-def take_apart(data: DataConfig, sample: Row, observed: Observed, score: Mapping[str, Worth]) -> Row:
+def take_apart(
+    data: DataConfig, sample: Row, observed: Observed, score: Mapping[str, Worth], vocabulary: Mapping[str, int]
+) -> Row:
     """What was observed, as plain values.
 
     Args:
@@ -51,14 +56,15 @@ def take_apart(data: DataConfig, sample: Row, observed: Observed, score: Mapping
         sample: the request, a row of samples.
         observed: of this request alone.
         score: what labels are worth.
+        vocabulary: ids of the texts' tokens.
 
     Returns:
         `candidates`, best first, with their declared `numbers`; `numbers` of the request; of a ranker with labels beside the
         click, or whose score is no click probability, what they are worth, `score`, and of each candidate its score and what
         that is made of, `score_parts`; `parts`, of
         what the ranker reports of them its `meaning`, and whether it is `signed`; `own_history` and `peers`, each with its number
-        of `events`, the attention on nothing that fits (`nothing_fits`) and the `strongest` events. What the ranker lacks is not
-        there.
+        of `events`, the attention on nothing that fits (`nothing_fits`) and the `strongest` events; `taste`, words that the user
+        `likes` and `dislikes` in titles, with what they are worth in logits. What the ranker lacks is not there.
     """
     columns = {column: part for name, part in observed.reported.items() for column in part.names or (name,)}
     found: Row = {
@@ -67,6 +73,8 @@ def take_apart(data: DataConfig, sample: Row, observed: Observed, score: Mapping
         "parts": {name: {"meaning": part.meaning, "signed": part.signed} for name, part in columns.items()},
     }
     weigh(found, score)
+    if observed.taste is not None:
+        found["taste"] = _taste(observed.taste, vocabulary)
     for sequence, name in PAST.items():
         if attention := {n: a for n, a in observed.attention.items() if a.sequence == sequence}:
             found[name] = _events(data, sample, sequence, attention)
@@ -116,6 +124,15 @@ def _candidates(data: DataConfig, sample: Row, observed: Observed) -> list[Row]:
         columns |= {name: [None] * len(columns["item_id"]) for name in ("score", "score_parts")}
     columns |= {name: values.tolist() for name, values in part_values(observed.reported, predictions.parts).items()}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _taste(taste: WordTaste, vocabulary: Mapping[str, int]) -> Row:
+    """The strongest words of a request's user, each way; none of whom nothing is known."""
+    words, worth = {token: word for word, token in vocabulary.items()}, taste.worth[0].cpu()
+    order = worth.argsort(descending=True).tolist()
+    told = {words[int(taste.tokens[place])]: float(worth[place]) for place in order}
+    likes = {word: value for word, value in list(told.items())[:WORDS] if value > 0}
+    return {"likes": likes, "dislikes": {word: value for word, value in list(told.items())[: -WORDS - 1 : -1] if value < 0}}
 
 
 def _events(data: DataConfig, sample: Row, family: str, attention: dict[str, Attention]) -> Row:

@@ -119,7 +119,8 @@ def render(samples: pa.Table, scores: Sequence[Scores], past: list[Row], names: 
     Ids are texts: JavaScript has no 64-bit integers.
     """
     personal, plain = (_ranking(samples.slice(i, 1), scores[i], names) for i in range(2))
-    return {"past": past, "personal": personal, "plain": plain}
+    taste = (scores[0].explanation or {}).get("taste", {})
+    return {"past": past, "personal": personal, "plain": plain, "taste": taste}
 
 
 def page() -> tuple[str, str]:

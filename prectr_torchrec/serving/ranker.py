@@ -27,6 +27,7 @@ from prectr_torchrec.data.reader.assemble import BatchBuilder
 from prectr_torchrec.data.reader.batch import SearchBatch
 from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
+from prectr_torchrec.data.tokens import open_tokenizer
 from prectr_torchrec.distributed.process import quiet_tracing, quiet_transformers
 from prectr_torchrec.evaluation.explanation import observe, take_apart
 from prectr_torchrec.evaluation.predictions import LEVELS
@@ -249,7 +250,12 @@ class Ranker:
             return {"candidates": []}
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
-            return take_apart(self.config.data, row, observe(self.model, self._inputs(batch)), self.config.score)
+            observed = observe(self.model, self._inputs(batch))
+            return take_apart(self.config.data, row, observed, self.config.score, self._vocabulary)
+
+    @functools.cached_property
+    def _vocabulary(self) -> dict[str, int]:
+        return dict(open_tokenizer(self._text).get_vocab())
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()

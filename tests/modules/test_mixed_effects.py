@@ -21,6 +21,7 @@ from prectr_torchrec.modules import (
     TextRelevance,
     Texts,
     Widths,
+    effects_posterior,
     expected_log_probability,
     expected_probability,
 )
@@ -325,6 +326,30 @@ def test_users_and_queries_are_inferred_where_there_are_sums(inputs: Inputs, sum
             torch.testing.assert_close(out.parts[f"{slope}_sd"][2 * r].double(), covariance[1, 1].sqrt(), atol=1e-5, rtol=1e-5)
     assert not out.own.by_effect["user_effect"][2:].any()  # exactly nothing of whom nothing was seen
     assert not model.train()(replace(inputs, request=inputs.request | sums)).own.by_effect["query_effect"][2:].any()
+
+
+@pytest.mark.parametrize("inferred", [False, True], ids=["rows", "inferred"])
+def test_a_user_likes_the_words_along_the_own_taste(inputs: Inputs, sums: dict[str, torch.Tensor], inferred: bool) -> None:
+    rows, posterior = ({}, {"user_effect": 2 + RANK}) if inferred else ({"user_effect": 2 + RANK}, {})
+    titles = GaussianTitles(50, RANK, words=[9, 5])
+    options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "title": titles, "posterior": posterior}
+    model = MixedEffects(rows, [], **options).eval()
+    texts = {"title": Texts(torch.tensor([[5, 0], [9, 0]]), rows=torch.tensor([0, 1, 0, 1]))}
+    inputs = replace(inputs, request=inputs.request | sums, texts=texts)
+    found, out = model.word_taste(inputs), model(inputs)
+    assert found is not None and found.tokens.tolist() == [5, 9] and found.worth.shape == (2, 2)
+    x, of = out.own.x.clone(), out.own.by_effect["user_effect"]
+    mean = _user_means(model, inputs)
+    without = (mean[inputs.candidate_request, :2] * x[:, :2]).sum(1)
+    torch.testing.assert_close(of - without, found.worth[[0, 0, 1, 1], [0, 1, 0, 1]])  # titles of one of the words each
+    assert not inferred or not found.worth[1].any()
+    assert MixedEffects({"user_effect": 2}, [], **{**options, "posterior": {}}).word_taste(inputs) is None
+
+
+def _user_means(model: MixedEffects, inputs: Inputs) -> torch.Tensor:
+    if model.posterior:
+        return effects_posterior(inputs.request["user_sums"], model.variance("user_effect")).mean
+    return model.effects["user_effect"](inputs.request["user_effect"]).mean
 
 
 def test_a_relevance_side_says_what_an_ungraded_candidate_is_and_learns_from_no_click(inputs: Inputs) -> None:

@@ -18,11 +18,13 @@ from small_run import MIXED, small_config, write_small_data
 
 from prectr_torchrec import Ranker
 from prectr_torchrec.config.run import RunConfig
+from prectr_torchrec.data.schema import TOKENIZER
+from prectr_torchrec.data.tokenizer import load_tokenizer
 from prectr_torchrec.distributed.launch import launch
 from prectr_torchrec.distributed.process import process_group
 from prectr_torchrec.evaluation.effect_sums import LABELLED, write_effects
 from prectr_torchrec.evaluation.evaluate import main as evaluate
-from prectr_torchrec.evaluation.explain import explain
+from prectr_torchrec.evaluation.explain import explain, format_explanation
 from prectr_torchrec.modules import Examination
 from prectr_torchrec.runs.layout import load_run
 from prectr_torchrec.serving.effect_statistics import EffectStatistics, shown_effects
@@ -121,6 +123,17 @@ def test_the_export_scores_what_the_run_scores_and_explains_it(job: Job, tmp_pat
     assert explained is not None and {"user_slope", "user_slope_sd", "small_logit", "effects_logit"} <= explained["parts"].keys()
     own = explain(job.fused, job.data, row["request_id"])
     assert {"user_slope", "effect_own"} <= own["parts"].keys()
+    known = next(place for place, row in enumerate(samples.to_pylist()) if any(row["user_sums"]))
+    own = explain(job.fused, job.data, samples["request_id"][known].as_py())
+    likes, dislikes = own["taste"]["likes"], own["taste"]["dislikes"]
+    assert 0 < len(likes) <= 6 and min(likes.values()) > 0 > max(dislikes.values())
+    assert list(likes.values()) == sorted(likes.values(), reverse=True)
+    assert {*likes, *dislikes} <= load_tokenizer(job.data / TOKENIZER).get_vocab().keys()
+    (served,) = ranker.score_samples(ranker.schema.from_arrow(samples.slice(known, 1)), [True])
+    assert served.explanation is not None and served.explanation["taste"]["likes"] == pytest.approx(likes, abs=1e-5)
+    assert f"the user likes in titles: {next(iter(likes))} +" in format_explanation(own)
+    nobody = ranker.score({**request, "user_sums": None}, explain=True).explanation
+    assert nobody is not None and nobody["taste"] == {"likes": {}, "dislikes": {}}
 
 
 def test_served_sums_are_those_of_the_samples_event_by_event(job: Job, tmp_path: Path) -> None:
