@@ -19,7 +19,7 @@ from prectr_torchrec.data.column_kinds import UNLABELLED
 from prectr_torchrec.data.columns import CLICK_KNOWN
 from prectr_torchrec.evaluation.predictions import Rows
 from prectr_torchrec.modules import LabelProbability
-from prectr_torchrec.state.effects import as_known, examined
+from prectr_torchrec.state.effects import EffectEvents, as_known
 
 
 class MixedScorer:
@@ -67,22 +67,26 @@ class MixedScorer:
             scored = read_impressions(samples, [split], self._texts, self._grades)
             others = ~np.isin(self._shown.values["request_id"], scored.values["request_id"])
             parts = [self._shown.take(others), scored]
-        user, time, x, surplus, information = map(np.concatenate, zip(*map(self._events, parts), strict=True))
-        return UserPosterior(user, time, x, surplus, information, self.model.user_variance.double().numpy())
+        events, impressions = [], 0
+        for part in map(self._events, parts):
+            events.append(part._replace(impression=part.impression + impressions))
+            impressions += int(part.impression.max(initial=-1)) + 1
+        joined = EffectEvents(*map(np.concatenate, zip(*events, strict=True)))
+        return UserPosterior(joined, self.model.user_variance.double().numpy())
 
-    def _events(self, shown: Impressions) -> tuple[NDArray[Any], ...]:
-        """User, time, x, surplus and information of impressions to known users, as of `UserPosterior`."""
+    def _events(self, shown: Impressions) -> EffectEvents:
+        """Those of known users."""
         known = f"candidate_{CLICK_KNOWN}"
         shown = shown.take((shown.values["user_id"] != 0) & (known in shown.values or _labelled(shown)))
         pairs = self._vocabulary.encode(shown)
         logit, x, _ = self.model.score(pairs)
         seen = self.model.position.examination(pairs.position).detach()
-        click = examined(logit.double().numpy(), seen.double().numpy())
         user, time = _who_and_when(shown)
-        events = as_known(time, shown.values["candidate_click"], shown.values.get(known), click.probability)
+        events = as_known(time, shown.values["candidate_click"], shown.values.get(known))
         of = events.impression
-        weighted = x.double().numpy() * click.weight[:, None]
-        return user[of], events.time, weighted[of], events.surplus, events.information
+        by_impression = (column.double().numpy() for column in (x, logit, seen))
+        about: list[Any] = [user[of], events.time, *(column[of] for column in by_impression), of, events.click]
+        return EffectEvents(*about)
 
 
 def _who_and_when(rows: Impressions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

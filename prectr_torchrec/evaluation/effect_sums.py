@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -32,7 +32,8 @@ from prectr_torchrec.evaluation.scoring import Scored, score
 from prectr_torchrec.modules.rankers.mixed_effects import INPUTS, MEANS, SEEN, SUFFIX, MixedEffects
 from prectr_torchrec.runs.layout import CONFIG, load_run
 from prectr_torchrec.runs.workspace import digest, replacing
-from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, as_known, examined, sums_before
+from prectr_torchrec.state.effect_filter import filtered_before
+from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, as_known, sums_before
 from prectr_torchrec.system.errors import ConfigError
 from prectr_torchrec.system.locks import writes_file
 from prectr_torchrec.system.paths import only_local
@@ -77,6 +78,15 @@ _By = Literal["user", "query", "own"]
 """`own`: this user's under the query."""
 _COUNTED_BY: dict[Effect, tuple[_By, ...]] = {"user": ("user",), "query": ("query", "own")}
 """The first one's sums, less those of the second."""
+_COLUMNS: dict[str, Any] = {
+    "time": np.int64,
+    "x": np.float64,
+    "logit": np.float64,
+    "examination": np.float64,
+    "impression": np.int64,
+    "click": np.bool_,
+}
+"""Of events, a file each."""
 NOTHING = 1e-9
 """Less information than any event brings."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -173,29 +183,38 @@ class _EventFiles:
     def __init__(self, folder: Path, of: Sequence[Effect]) -> None:
         self._folder, self._of = folder, of
         self.widths: dict[Effect, int] = {}
+        self._variances: dict[Effect, Floats] = {}
         self._sorted: dict[_By, EffectEvents] = {}
+        self._impressions = 0
 
     def append(self, scored: Scored, requests: _Requests) -> None:
         """Adds a split."""
         ranker = cast(MixedEffects, scored.ranker)
-        self.widths = {who: len(ranker.variance(f"{who}{SUFFIX}")) for who in self._of}
+        self._variances = {who: ranker.variance(f"{who}{SUFFIX}").double().numpy() for who in self._of}
+        self.widths = {who: len(variance) for who, variance in self._variances.items()}
         with contextlib.ExitStack() as stack:
-            opened = {n: stack.enter_context((self._folder / n).open("ab")) for n in ("time", "x", "surplus", "information")}
+            opened = {name: stack.enter_context((self._folder / name).open("ab")) for name in _COLUMNS}
             counted = list(dict.fromkeys(by for who in self._of for by in _COUNTED_BY[who]))
             keys = [(stack.enter_context((self._folder / by).open("ab")), requests.keys(by)) for by in counted]
             for rows in scored.rows:
                 row = np.searchsorted(requests.request, rows["request_id"])
                 click_known = requests.known_of(row)
-                slow = rows[MEANS].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
-                click = examined(slow, rows[SEEN].astype(np.float64))
-                events = as_known(requests.time[row], rows["click"], click_known, click.probability)
+                events = as_known(requests.time[row], rows["click"], click_known)
                 shown = np.full(len(row), True) if click_known is not None else ~np.isnan(rows["click"])
                 kept = shown[events.impression]
                 of = events.impression[kept]
-                x = rows[INPUTS][of, : max(self.widths.values())] * click.weight[of, None]
-                values = {name: column[kept] for name, column in events._asdict().items()} | {"x": x}
+                logit = rows[MEANS].astype(np.float64) - sum(rows[f"{who}{SUFFIX}"] for who in self._of)
+                values = {
+                    "time": events.time[kept],
+                    "x": rows[INPUTS][of, : max(self.widths.values())],
+                    "logit": logit[of],
+                    "examination": rows[SEEN][of],
+                    "impression": of + self._impressions,
+                    "click": events.click[kept],
+                }
+                self._impressions += len(row)
                 for name, file in opened.items():
-                    file.write(np.ascontiguousarray(values[name]).data)
+                    file.write(np.ascontiguousarray(values[name], _COLUMNS[name]).data)
                 for file, key in keys:
                     file.write(np.ascontiguousarray(key[row[of]]).data)
 
@@ -206,7 +225,7 @@ class _EventFiles:
             out = np.memmap(f"{path}-{who}", np.float64, "w+", shape=(max(len(requests.request), 1), sums_width(D)))
             for by in _COUNTED_BY[who]:
                 key = requests.keys(by)
-                for rows, sums in sums_before(self._by(by, D), key, requests.time):
+                for rows, sums in self._before(by, D, key, requests.time):
                     out[rows] += np.where(key[rows, None] == 0, 0, sums if by == who else -sums)
             for first in range(0, len(out), BLOCK):  # of own events less themselves nothing is left
                 block = out[first : first + BLOCK]
@@ -214,22 +233,33 @@ class _EventFiles:
             found[who] = out
         return found
 
-    def _by(self, by: _By, width: int) -> EffectEvents:
-        """Sorted by key and time; memory holds both, and a block of the rest."""
+    def _before(
+        self, by: _By, D: int, key: NDArray[np.int64], time: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+        events = self._by(by)
+        events = events._replace(x=events.x[:, :D])
+        if by != "user":
+            return sums_before(events, key, time)
+        weights = np.memmap(self._folder / "weights", np.float64, "w+", shape=max(self._impressions, 1))
+        return filtered_before(events, key, time, self._variances[by], weights=weights)
+
+    def _by(self, by: _By) -> EffectEvents:
+        """Those of somebody known, sorted by key and time; memory holds both, and a block of the rest."""
         if by not in self._sorted:
-            columns = {"user": self._open(by, np.int64), "time": self._open("time", np.int64)}
-            order = np.lexsort((columns["time"], columns["user"]))
-            columns |= {name: self._open(name, np.float64) for name in ("surplus", "information")}
-            columns["x"] = self._open("x", np.float64).reshape(len(order), -1)
-            for name, column in columns.items():
+            key = self._open(by, np.int64)
+            order = np.lexsort((self._open("click", np.bool_), self._open("time", np.int64), key))
+            order = order[key[order] != 0]
+            kinds: dict[str, Any] = {"user": np.int64, **_COLUMNS}
+            for name in EffectEvents._fields:
+                column = key if name == "user" else self._open(name, kinds[name])
+                column = column.reshape(len(key), -1) if name == "x" and len(key) else column
                 with (self._folder / f"{by}-{name}").open("wb") as file:
                     for first in range(0, len(order), BLOCK):
                         file.write(np.ascontiguousarray(column[order[first : first + BLOCK]]).data)
-            self._sorted[by] = EffectEvents(
-                *(self._open(f"{by}-{name}", columns[name].dtype).reshape(columns[name].shape) for name in EffectEvents._fields)
-            )
-        events = self._sorted[by]
-        return events._replace(x=events.x[:, :width])
+            width = max(self.widths.values())
+            opened = {name: self._open(f"{by}-{name}", kinds[name]) for name in EffectEvents._fields}
+            self._sorted[by] = EffectEvents(**opened | {"x": opened["x"].reshape(len(order), width)})
+        return self._sorted[by]
 
     def _open(self, name: str, dtype: Any) -> NDArray[Any]:
         path = self._folder / name

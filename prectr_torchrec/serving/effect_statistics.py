@@ -11,10 +11,10 @@ import torch
 
 from prectr_torchrec.config.data import Effect
 from prectr_torchrec.data.counted_kinds import sums_width
-from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
+from prectr_torchrec.modules.rankers.mixed_effects import SUFFIX, MixedEffects
 from prectr_torchrec.serving.ranker import Ranker
 from prectr_torchrec.serving.request import Request
-from prectr_torchrec.state.effects import Floats, event_sums, examined
+from prectr_torchrec.state.effects import Floats, Increments, event_sums, increments
 
 _IDS = {"user": 1, "query": 1, "own": 2}
 """What is summed up by, and of how many ids that is; `own`: a user's under a query."""
@@ -25,13 +25,14 @@ class ShownEffects(NamedTuple):
     """The n candidates of a request as events of mixed effects."""
 
     x: Floats
-    """(n, D) what effects are multiplied with, each candidate's less where its position may not have been looked at."""
-    probability: Floats
-    """(n,) of a click at the positions of the request, by everything but what is inferred from sums."""
+    """(n, D) what effects are multiplied with."""
+    increments: Mapping[Effect, Increments]
+    """What each adds to the sums of the user, and to those of the query."""
 
 
 def shown_effects(ranker: Ranker, request: Request | pa.Table) -> ShownEffects:
-    """What `EffectStatistics.add` wants of a request that was shown, with the positions at which its candidates were.
+    """What `EffectStatistics.add` wants of a request that was shown, with the positions at which its candidates were and the sums
+    with which it was ranked.
 
     Args:
         ranker: with effects.
@@ -46,16 +47,18 @@ def shown_effects(ranker: Ranker, request: Request | pa.Table) -> ShownEffects:
         raise ValueError(f"a ranker of kind {ranker.config.model.kind!r} has no mixed effects")
     inputs = ranker.inputs(request)
     with torch.inference_mode():
-        found = mixed(inputs)
-        inferred = sum((found.own.by_effect[name] for name in mixed.posterior), torch.zeros(()))
-        slow = found.own.logit - inferred
+        own = mixed(inputs).own
     real = inputs.candidate_weight > 0
-    click = examined(slow[real].double().numpy(), found.own.examination[real].double().numpy())
-    return ShownEffects(found.own.x[real].double().numpy() * click.weight[:, None], click.probability)
+    x, logit, seen = (part[real].double().numpy() for part in (own.x, own.logit, own.examination))
+    effects: tuple[Effect, ...] = ("user", "query")
+    inferred = {who: own.by_effect[name][real].double().numpy() for who in effects if (name := who + SUFFIX) in mixed.posterior}
+    slow = logit - sum(inferred.values(), np.zeros(len(logit)))
+    # those of a query are subtracted from one another, and so linear around zero
+    return ShownEffects(x, {who: increments(slow, seen, moved if who == "user" else 0.0) for who, moved in inferred.items()})
 
 
 class EffectStatistics:
-    """Sums over events, exactly as `prectr effects` sums them up; constant time an event and a look-up.
+    """Sums over events, as `prectr effects` sums them up; constant time an event and a look-up.
 
     Samples sum up what is strictly older than the request: look up all requests of a moment before adding their events.
 
@@ -67,47 +70,50 @@ class EffectStatistics:
         statistics = EffectStatistics(ranker.config.data.effects)
         request |= statistics.look_up(user_id=7, query_id=3)
         shown = shown_effects(ranker, request)
-        statistics.add(user_id=7, query_id=3, x=shown.x[0], probability=shown.probability[0], click=1)
+        statistics.add(user_id=7, query_id=3, shown=shown, place=0, click=1)
     """
 
     def __init__(self, effects: Mapping[Effect, int]) -> None:
         self.effects: dict[Effect, int] = dict(effects)
         self._sums: dict[str, dict[Key, Floats]] = {name: {} for name in _IDS}
 
-    def add(self, user_id: int, query_id: int, x: Floats, probability: float, click: int) -> None:
+    def add(self, user_id: int, query_id: int, shown: ShownEffects, place: int, click: int) -> None:
         """Adds a shown candidate.
 
         Args:
             user_id: 0: nobody known.
             query_id: 0: none.
-            x: (D,) at least as many as there are effects.
-            probability: of the click, as of `ShownEffects`.
+            shown: the request that showed it.
+            place: of the candidate among those of the request.
             click: 0 or 1.
 
         Raises:
-            ValueError: a click or a probability that cannot be, or too few numbers.
+            ValueError: a click that cannot be, or effects of another ranker.
         """
+        if click not in (0, 1):
+            raise ValueError(f"click {click}: expected 0 or 1")
         most = max(self.effects.values(), default=0)
-        if not (click in (0, 1) and 0 <= probability <= 1 and x.shape == (len(x),) and len(x) >= most):
-            raise ValueError(
-                f"click {click}, probability {probability}, x {x.shape}: expected 0 or 1, a probability, and {most} numbers"
-            )
-        self._add(user_id, query_id, x, click - probability, probability * (1 - probability))
+        if shown.x.shape[1] < most or not self.effects.keys() <= shown.increments.keys():
+            other = f"{', '.join(shown.increments) or 'none'} of {shown.x.shape[1]} numbers"
+            raise ValueError(f"effects of {other}: expected {', '.join(self.effects)} of {most}; take those of this ranker")
+        for who, dim in self.effects.items():
+            row, found = shown.x[place : place + 1, :dim], shown.increments[who]
+            surplus = found.surplus[place : place + 1] + click * found.weight[place]
+            self._add(who, user_id, query_id, event_sums(row, surplus, found.information[place : place + 1])[0])
 
-    def add_click(self, user_id: int, query_id: int, x: Floats) -> None:
+    def add_click(self, user_id: int, query_id: int, shown: ShownEffects, place: int) -> None:
         """Adds a click that becomes known later than its candidate was shown, which was added as not clicked.
 
         Args:
-            user_id, query_id, x: as of `add`, which checked them.
+            user_id, query_id, shown, place: as of `add`, which checked them.
         """
-        self._add(user_id, query_id, x, 1.0, 0.0)
-
-    def _add(self, user_id: int, query_id: int, x: Floats, surplus: float, information: float) -> None:
-        row = np.asarray(x, np.float64)[None]
         for who, dim in self.effects.items():
-            added = event_sums(row[:, :dim], np.array([surplus]), np.array([information]))[0]
-            for name, key in _keys(who, user_id, query_id).items():
-                self._sums[name].setdefault(key, np.zeros(len(added)))[...] += added
+            weight = shown.increments[who].weight[place : place + 1]
+            self._add(who, user_id, query_id, event_sums(shown.x[place : place + 1, :dim], weight, np.zeros(1))[0])
+
+    def _add(self, who: Effect, user_id: int, query_id: int, added: Floats) -> None:
+        for name, key in _keys(who, user_id, query_id).items():
+            self._sums[name].setdefault(key, np.zeros(len(added)))[...] += added
 
     def look_up(self, user_id: int, query_id: int) -> dict[str, Any]:
         """`user_sums` and `query_sums`, of those that the ranker has, (D + D (D + 1) / 2,) each, as fields of a request."""

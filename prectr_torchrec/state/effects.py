@@ -1,12 +1,20 @@
-r"""What a user's events before a moment say of this user: one Newton step from the prior, as running sums.
+r"""What a user's events before a moment say of this user: a Gaussian posterior, as running sums.
 
 An event has the vector :math:`x`, the click :math:`y` and, from everything but the user, the logit :math:`z` at the reference
-position and the examination :math:`\epsilon` of its own, so that a click has the probability :math:`e = \epsilon \sigma(z)`. What
-is known of the logit by a click that may not have been looked at is less by :math:`w = (1 - \sigma(z)) / (1 - e)`, the derivative
-of the log likelihood being :math:`(y - e) w`. Over the user's events *strictly before* a moment, :math:`S = \sum (y - e) w x` and
-:math:`I = \sum e (1 - e) w^2 x x^T`, the expected information, give :math:`b = (I + \mathrm{diag}(1 / \sigma^2))^{-1} S`, and
-:math:`b \cdot x` is added to the logit. Without a past, :math:`b = 0`. An impression counts as not clicked from when it was
-shown, and its click from when that is known.
+position, and the examination :math:`\epsilon` of its own. With the user's coefficients :math:`b` as they are inferred at its
+moment, a click has the probability :math:`e = \epsilon \sigma(z + b \cdot x)`. It tells of the logit by
+:math:`w = (1 - \sigma(z + b \cdot x)) / (1 - e)`, less than one where the position may not have been looked at: the derivative of
+the log likelihood is :math:`(y - e) w`, and its expected information :math:`h = e (1 - e) w^2`. Linear around :math:`b`, over the
+user's events *strictly before* a moment,
+
+.. math::
+    S = \sum ((y - e) w + h \, b \cdot x) \, x, \quad I = \sum h \, x x^T, \quad
+    b = (I + \mathrm{diag}(1 / \sigma^2))^{-1} S,
+
+and :math:`b \cdot x` is added to the logit: an extended Kalman filter of a state that stays (re-derived here; compare Kalman
+filtering attention, arXiv 2010.00985). Without a past, :math:`b = 0`. An impression counts as not clicked from when it was shown;
+its click adds :math:`w x` from when that is known. Where sums are to be subtracted from one another, such as of a user's own
+events from a query's, all are linear around zero: one Newton step from the prior.
 
 A row of sums is :math:`S` and then the upper triangle of :math:`I`, row by row: D + D (D + 1) / 2 numbers.
 """
@@ -34,39 +42,59 @@ class EffectEvents(NamedTuple):
     time: Ints
     """(n,) from which on it is known."""
     x: Floats
-    """(n, D) w x."""
-    surplus: Floats
-    """(n,) what is added to y - e: of `as_known`."""
-    information: Floats
-    """(n,) e (1 - e), or 0 of a click."""
+    """(n, D)."""
+    logit: Floats
+    """(n,) z."""
+    examination: Floats
+    """(n,)."""
+    impression: Ints
+    """(n,) of m: the impression that it is of."""
+    click: NDArray[np.bool_]
+    """(n,) whether it is a click; else an impression, as one that nobody clicked."""
 
     @classmethod
-    def sort(cls, user: Ints, time: Ints, x: Floats, surplus: Floats, information: Floats) -> EffectEvents:
-        """Of arrays in any order."""
-        order = np.lexsort((time, user))
-        return cls(user[order], time[order], x[order], surplus[order], information[order])
+    def sort(cls, *columns: NDArray[Any]) -> EffectEvents:
+        """Of arrays in any order, an impression before a click of the same moment."""
+        events = cls(*columns)
+        return events.take(np.lexsort((events.click, events.time, events.user)))
+
+    def take(self, rows: slice | NDArray[np.intp]) -> EffectEvents:
+        """Some of them, in memory."""
+        columns: list[Any] = [np.asarray(column[rows]) for column in self]
+        return EffectEvents(*columns)
 
 
-class Examined(NamedTuple):
-    """A click where the position may not have been looked at."""
+class Increments(NamedTuple):
+    """What each of n impressions adds."""
 
-    probability: Floats
-    """(n,) e."""
+    surplus: Floats
+    """(n,) to S by its x, as one that nobody clicked."""
+    information: Floats
+    """(n,) h, to I by x x^T."""
     weight: Floats
-    """(n,) w."""
+    """(n,) w, to S by its x once it is clicked."""
 
 
-def examined(logit: Floats, examination: Floats) -> Examined:
-    """Of n events: by their logits at the reference position and the examination of their own.
+def increments(logit: Floats, examination: Floats, moved: Floats | float = 0.0) -> Increments:
+    """Of n impressions.
+
+    Args:
+        logit: (n,) z.
+        examination: (n,).
+        moved: (n,) b . x.
 
     Example::
 
-        seen, missed = examined(np.array([0.0, 0.0]), np.array([1.0, 0.5]))._asdict().values()
-        assert seen.tolist() == [0.5, 0.25] and np.allclose(missed, [1.0, 0.5 / 0.75])
+        found = increments(np.array([0.0, 0.0]), np.array([1.0, 0.5]))
+        assert found.surplus.tolist() == [-0.5, -0.25 * found.weight[1]] and np.allclose(found.weight, [1.0, 0.5 / 0.75])
     """
+    logit = logit + moved
+    e = examination * np.exp(-np.logaddexp(0, -logit))
     with np.errstate(divide="ignore"):
-        unseen = np.log1p(-np.minimum(examination, 1.0))  # w = sigmoid(-z - log(1 - epsilon))
-    return Examined(examination * np.exp(-np.logaddexp(0, -logit)), np.exp(-np.logaddexp(0, logit + unseen)))
+        unseen = np.log1p(-np.minimum(examination, 1.0))
+    w = np.exp(-np.logaddexp(0, logit + unseen))  # sigmoid(-z - log(1 - epsilon))
+    h = e * (1 - e) * w**2
+    return Increments(h * moved - e * w, h, w)
 
 
 class KnownEvents(NamedTuple):
@@ -76,13 +104,11 @@ class KnownEvents(NamedTuple):
     """(m,) which of the n impressions each event is of."""
     time: Ints
     """(m,)."""
-    surplus: Floats
-    """(m,)."""
-    information: Floats
-    """(m,)."""
+    click: NDArray[np.bool_]
+    """(m,) whether it is a click."""
 
 
-def as_known(time: Ints, click: NDArray[Any], click_known: Ints | None, probability: Floats) -> KnownEvents:
+def as_known(time: Ints, click: NDArray[Any], click_known: Ints | None) -> KnownEvents:
     """What each moment knows of impressions, so that a sum over the events before it does.
 
     Args:
@@ -90,21 +116,19 @@ def as_known(time: Ints, click: NDArray[Any], click_known: Ints | None, probabil
         click: (n,) 1: clicked; anything else: not, or not known to be.
         click_known: (n,) when each click is known, 0 where there is none, also of those whose label does not say so yet; None:
             with its impression.
-        probability: (n,) e.
 
     Example::
 
         clicks, never = np.array([1, 0]), 0
-        events = as_known(np.array([10, 20]), clicks, np.array([15, never]), np.array([0.5, 0.25]))
+        events = as_known(np.array([10, 20]), clicks, np.array([15, never]))
         assert events.impression.tolist() == [0, 1, 0] and events.time.tolist() == [10, 20, 15]
-        assert events.surplus.tolist() == [-0.5, -0.25, 1.0] and events.information.tolist() == [0.25, 0.1875, 0.0]
+        assert events.click.tolist() == [False, False, True]
     """
     clicks = np.flatnonzero(click == 1 if click_known is None else (click == 1) | (click_known != 0))
     return KnownEvents(
         np.concatenate([np.arange(len(time)), clicks]),
         np.concatenate([time, (time if click_known is None else click_known)[clicks]]),
-        np.concatenate([-probability, np.ones(len(clicks))]),
-        np.concatenate([probability * (1 - probability), np.zeros(len(clicks))]),
+        np.arange(len(time) + len(clicks)) >= len(time),
     )
 
 
@@ -145,8 +169,14 @@ def posterior(sums: Floats, variance: Floats) -> EffectPosterior:
     return EffectPosterior(mean, np.sqrt(np.einsum("mii->mi", covariance)))
 
 
+def linear_increments(events: EffectEvents) -> tuple[Floats, Floats]:
+    """(n,) surplus and information of events, linear around zero."""
+    surplus, information, weight = increments(events.logit, events.examination)
+    return np.where(events.click, weight, surplus), np.where(events.click, 0.0, information)
+
+
 def sums_before(events: EffectEvents, user: Ints, time: Ints, *, block: int = BLOCK) -> Iterator[tuple[Ints, Floats]]:
-    """The sums of users over their events strictly before moments, in one pass over the events.
+    """The sums of users over their events strictly before moments, linear around zero, in one pass over the events.
 
     Args:
         events: sorted by user and time.
@@ -170,7 +200,7 @@ def sums_before(events: EffectEvents, user: Ints, time: Ints, *, block: int = BL
         last = min(first + block, len(events.user))
         of_block = slice(first, last)
         totals = np.zeros((last - first + 1, len(carried)))
-        added = event_sums(events.x[of_block], events.surplus[of_block], events.information[of_block])
+        added = event_sums(events.x[of_block], *linear_increments(events.take(of_block)))
         np.cumsum(added, axis=0, out=totals[1:])
         asked = order[np.searchsorted(ends, first, side="right") : np.searchsorted(ends, last, side="right")]
         begun = start[asked] < first

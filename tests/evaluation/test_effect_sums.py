@@ -49,33 +49,69 @@ def samples(data: Path, split: str) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted((data / split).glob("*.parquet"))])
 
 
-def test_every_request_has_the_sums_of_all_strictly_earlier_events(job: Job) -> None:
-    past: list[tuple[dict[str, Any], Any, float, int]] = []
+class Event(NamedTuple):
+    request: dict[str, Any]
+    x: np.ndarray
+    logit: float
+    seen: float
+    known: int | None
+
+
+def events_of(job: Job) -> tuple[list[Event], np.ndarray]:
+    """All shown candidates, and the prior variance of users."""
+    past: list[Event] = []
     for split in effects.LABELLED:
         requests = {row["request_id"]: row for row in samples(job.data, split).to_pylist()}
         with process_group("cpu") as process:
-            for rows in score(job.run, job.data, split, "last", process).rows:
+            scored = score(job.run, job.data, split, "last", process)
+            for rows in scored.rows:
                 slow = rows["logit_of_means"].astype(np.float64) - rows["user_effect"] - rows["query_effect"]
-                attracted = 1 / (1 + np.exp(-slow))
-                e = rows["examination"] * attracted
                 items = dict.fromkeys(zip(rows["request_id"].tolist(), rows["item_id"].tolist(), strict=True))
-                assert len(items) == len(e)
-                events = [(requests[request], requests[request]["candidate_item_id"].index(item)) for request, item in items]
-                known = [click_known(request, place) for request, place in events]
-                x = rows["inputs_of_effects"] * ((1 - attracted) / (1 - e))[:, None]
-                past += [(request, *event) for (request, _), *event in zip(events, x, e, known, strict=True)]
+                assert len(items) == len(slow)
+                shown = [(requests[request], requests[request]["candidate_item_id"].index(item)) for request, item in items]
+                known = [click_known(request, place) for request, place in shown]
+                x = rows["inputs_of_effects"].astype(np.float64)
+                columns = zip([request for request, _ in shown], x, slow, rows["examination"], known, strict=True)
+                past += [Event(*column) for column in columns]
+            variance = scored.ranker.variance("user_effect").double().numpy()
+    return past, variance
+
+
+def added(S: np.ndarray, information: np.ndarray, event: Event, dim: int, b: np.ndarray) -> float:
+    """Adds an event as one that was not clicked, in place; what a click adds by x."""
+    x = event.x[:dim]
+    attracted = 1 / (1 + np.exp(-(event.logit + b @ x)))
+    e = event.seen * attracted
+    w = (1 - attracted) / (1 - e)
+    S += (-e * w + e * (1 - e) * w**2 * (b @ x)) * x
+    information += e * (1 - e) * w**2 * np.outer(x, x)
+    return float(w)
+
+
+def test_every_request_has_the_sums_of_all_strictly_earlier_events(job: Job) -> None:
+    past, variance = events_of(job)
     for split in effects.LABELLED:
         for request in samples(job.out, split).to_pylist()[::3]:
             for who, dim in D.items():
-                expected = np.zeros(dim + dim * (dim + 1) // 2)
-                for event, x, p, known in past:
-                    mine = event["user_id"] == request["user_id"] != 0
-                    wanted = mine if who == "user" else event["query_id"] == request["query_id"] != 0 and not mine
-                    if wanted and event["timestamp"] < request["timestamp"]:
-                        upper = np.outer(x[:dim], x[:dim])[np.triu_indices(dim)]
-                        y = known is not None and known < request["timestamp"]
-                        expected += np.concatenate([(y - p) * x[:dim], p * (1 - p) * upper])
-                np.testing.assert_allclose(request[f"{who}_sums"], expected, atol=1e-5)
+                S, information = np.zeros(dim), np.zeros((dim, dim))
+                weights: dict[int, float] = {}
+                earlier: dict[int, list[tuple[int, Event]]] = {}
+                for n, event in enumerate(past):
+                    mine = event.request["user_id"] == request["user_id"] != 0
+                    wanted = mine if who == "user" else event.request["query_id"] == request["query_id"] != 0 and not mine
+                    if wanted:
+                        earlier.setdefault(event.request["timestamp"], []).append((n, event))
+                moments = {*earlier, *(e.known for events in earlier.values() for _, e in events if e.known is not None)}
+                for moment in sorted(moment for moment in moments if moment < request["timestamp"]):
+                    b = np.linalg.solve(information + np.diag(1 / variance[:dim]), S) if who == "user" else np.zeros(dim)
+                    for n, event in earlier.get(moment, []):
+                        weights[n] = added(S, information, event, dim, b)
+                    for events in earlier.values():
+                        for n, event in events:
+                            if event.known == moment:
+                                S += weights[n] * event.x[:dim]
+                expected = np.concatenate([S, information[np.triu_indices(dim)]])
+                np.testing.assert_allclose(request[f"{who}_sums"], expected, atol=2e-5)
 
 
 def click_known(request: dict[str, Any], place: int) -> int | None:

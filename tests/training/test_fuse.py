@@ -154,8 +154,8 @@ def test_served_sums_are_those_of_the_samples_event_by_event(job: Job, tmp_path:
         shown = shown_effects(ranker, sample)
         for i, click in enumerate(row["candidate_click"]):
             if click is not None:
-                event = {"user_id": row["user_id"], "query_id": row["query_id"], "x": shown.x[i], "click": click}
-                waiting.append({**event, "probability": shown.probability[i], "time": row["timestamp"]})
+                event = {"user_id": row["user_id"], "query_id": row["query_id"], "shown": shown, "place": i, "click": click}
+                waiting.append({**event, "time": row["timestamp"]})
     again = EffectStatistics(ranker.config.data.effects)
     again.load_state_dict(statistics.state_dict())
     np.testing.assert_array_equal(
