@@ -13,6 +13,9 @@ from .numbers import NumberColumn, NumberEncoding
 from .parts.declared import Numbers, Vectors
 from .text.relevance import TextReading
 
+WEIGHT_SD, COORDINATE_SD = 0.2, 0.3
+"""Of the prior of weights; and of that of single users' coefficients at the start, from where clicks teach it."""
+
 
 class DeclaredFound(NamedTuple):
     """Of each candidate."""
@@ -21,12 +24,15 @@ class DeclaredFound(NamedTuple):
     """(C,) what its columns add to the logit, whoever asks."""
     coordinates: Tensor
     """(C, n) what coefficients are multiplied with."""
+    divergence: Tensor
+    """Scalar, each candidate's share of how far the weights are from their prior."""
 
 
 class DeclaredEffects(nn.Module):
     r"""A linear function of the features of `Numbers` and `Vectors`, and n coordinates of each candidate.
 
-    The features are those of the candidate and its request, and their weights begin at zero. Coordinates are of candidates alone,
+    The features are those of the candidate and its request. Their weights begin at zero and have the prior :math:`N(0, 0.2^2)`,
+    which keeps neighbouring bins alike; it is spread over the candidates of the train part. Coordinates are of candidates alone,
     since what is the same for all of a request ranks nothing: the standardised number, zero where it is missing, and the
     projected vector. So a user's coefficients say what this user minds of prices, beside what prices are to all.
 
@@ -60,6 +66,8 @@ class DeclaredEffects(nn.Module):
         of_candidates = [family == "candidate" for family, _ in vectors.columns] if vectors is not None else []
         self._own = [place for place, own in enumerate(of_candidates) if own]
         dim = vectors.num_features // len(of_candidates) - 1 if vectors is not None else 0
+        self.candidates: Tensor
+        self.register_buffer("candidates", torch.tensor(1.0))
         self.num_coordinates = len(self.names) + dim * len(self._own)
         self.weight = nn.Parameter(torch.zeros(sum(part.num_features for part in (numbers, vectors) if part is not None)))
 
@@ -77,4 +85,5 @@ class DeclaredEffects(nn.Module):
             each = found.unflatten(1, (len(self.vectors.columns), -1))[:, :, :-1]  # without flags
             coordinates.append(each[:, self._own].flatten(1))
         to_all = torch.cat(features, dim=1) @ self.weight
-        return DeclaredFound(to_all, torch.cat(coordinates, dim=1) if coordinates else inputs.rows(()))
+        divergence = (self.weight / WEIGHT_SD).square().sum() / (2 * self.candidates)
+        return DeclaredFound(to_all, torch.cat(coordinates, dim=1) if coordinates else inputs.rows(()), divergence)

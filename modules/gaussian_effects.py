@@ -100,7 +100,7 @@ class GaussianEffect(nn.Module):
 
     Args:
         dim: coefficients of a row.
-        sd: :math:`\sigma` at the start.
+        sd: :math:`\sigma` at the start, of all or of each that does not stay.
         fixed: how many of the last coefficients have a :math:`\sigma` that stays.
         fixed_sd: this one.
 
@@ -113,10 +113,10 @@ class GaussianEffect(nn.Module):
 
     offsets = ("log_sd",)
 
-    def __init__(self, dim: int, *, sd: float = 1.0, fixed: int = 0, fixed_sd: float = 1.0) -> None:
+    def __init__(self, dim: int, *, sd: float | Sequence[float] = 1.0, fixed: int = 0, fixed_sd: float = 1.0) -> None:
         super().__init__()
         self.dim, self.fixed, self.fixed_sd = dim, fixed, fixed_sd
-        self.log_sd = nn.Parameter(torch.full((dim - fixed,), math.log(sd))) if fixed < dim else None
+        self.log_sd = nn.Parameter(torch.ones(dim - fixed).mul(torch.as_tensor(sd)).log()) if fixed < dim else None
 
     def prior_sd(self, like: Tensor) -> Tensor:
         r"""(dim,) :math:`\sigma`, of the kind of another tensor."""

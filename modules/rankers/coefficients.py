@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..declared_effects import COORDINATE_SD
+
 SUFFIX = "_effect"
 """A looked-up feature whose name ends so has rows of effects."""
 COUNTED = {"user": "user", "query": "query", "group": "query's group", "item": "item"}
@@ -22,6 +24,15 @@ def valid_dims(declared: int, rank: int) -> dict[int, str]:
     valid = {1: "an offset", 2: "and a slope"}
     valid |= {2 + declared: f"and {declared} of declared columns"} if declared else {}
     return valid | ({2 + declared + rank: f"and {rank} of taste"} if rank else {})
+
+
+def start_sds(dim: int) -> list[float]:
+    """Of the priors of an offset, a slope, and coefficients of declared columns, where their estimates start.
+
+    Args:
+        dim: how many of these there are.
+    """
+    return [1.0, 1.0, *[COORDINATE_SD] * dim][:dim]
 
 
 def meanings(valid: Mapping[int, str]) -> str:

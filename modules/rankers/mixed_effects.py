@@ -29,7 +29,7 @@ from ..parts.position import Examination
 from ..text.match import TextMatch
 from ..text.relevance import TextEncodings, TextReading, TextRelevance
 from .base import Predictions, RankingModel, WordTaste
-from .coefficients import COUNTED, OCCURRENCES, SUFFIX, coefficients, meanings, valid_dims
+from .coefficients import COUNTED, OCCURRENCES, SUFFIX, coefficients, meanings, start_sds, valid_dims
 
 TASTE = "_taste"
 """One whose name ends so, behind an attribute of the item, has rows that are vectors of the item."""
@@ -164,7 +164,10 @@ class MixedEffects(RankingModel):
         self.num_coefficients = 2 + (declared.num_coordinates if declared is not None else 0) + rank
         fixed = {name: max(dims[name] - self.num_coefficients + rank, 0) for name in OCCURRENCES if name in dims}
         self.effects = nn.ModuleDict(
-            {name: GaussianEffect(dims[name], fixed=taste, fixed_sd=taste_sd) for name, taste in fixed.items()}
+            {
+                name: GaussianEffect(dims[name], sd=start_sds(dims[name] - taste), fixed=taste, fixed_sd=taste_sd)
+                for name, taste in fixed.items()
+            }
         )
         self.tastes = nn.ModuleDict({name: GaussianEffect(rank, fixed=rank) for name in tastes})
         self.reported = self._reported()
@@ -249,8 +252,9 @@ class MixedEffects(RankingModel):
     @torch.no_grad()
     def start_from(self, examination: Sequence[float], candidates: int = 1) -> None:
         """As of `RankingModel`: the examination of positions starts from the estimate."""
-        if self.title is not None:
-            self.title.candidates.fill_(candidates)
+        for module in (self.title, self.declared):
+            if module is not None:
+                module.candidates.fill_(candidates)
         if self.position is not None:
             self.position.start_from(examination)
 
@@ -335,10 +339,12 @@ class MixedEffects(RankingModel):
         grade = torch.where(given.isnan(), expected, given)
         to_all = grade_distributions(grade, self.knots) @ self.by_grade + inputs.rows(self.worth).sum(1)
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
+        divergence = torch.zeros_like(grade)
         if self.declared is not None:
             own = self.declared(inputs, text)
             to_all, x = to_all + own.to_all, torch.cat([x, own.coordinates], dim=1)
-        mean, variance, divergence = x.new_zeros(len(x), self.rank), x.new_zeros(len(x), self.rank), torch.zeros_like(grade)
+            divergence = divergence + own.divergence
+        mean, variance = x.new_zeros(len(x), self.rank), x.new_zeros(len(x), self.rank)
         for name, taste in self.tastes.items():
             rows = taste(inputs.candidate[name])
             mean, variance = mean + rows.mean, variance + rows.variance

@@ -49,6 +49,18 @@ def test_golden_values(inputs: Inputs) -> None:
     assert effects(inputs, NO_TEXT).to_all.tolist() == [0.5 + 4 * 0.5, 1 + 2 + 4 * 0.5, 16 + 32]
 
 
+def test_weights_bring_their_share_of_the_distance_from_their_prior(inputs: Inputs) -> None:
+    effects = declared()
+    effects.candidates.fill_(50)
+    assert effects(inputs, NO_TEXT).divergence == 0
+    with torch.no_grad():
+        effects.weight[1], effects.weight[-1] = 0.4, -0.2
+    torch.testing.assert_close(effects(inputs, NO_TEXT).divergence, torch.tensor((4.0 + 1.0) / 2 / 50))
+    model = MixedEffects({}, [], rank=0, level_grades=[1.0, 3.0], grade_range=(1.0, 3.0), declared=effects).train()
+    model.start_from([1.0], candidates=100)
+    torch.testing.assert_close(model(inputs).own.divergence, torch.full((3,), 2.5 / 100))
+
+
 def test_a_request_alone_has_no_coordinates(inputs: Inputs) -> None:
     found = DeclaredEffects(Numbers([HOUR]), [HOUR])(inputs, NO_TEXT)
     assert found.coordinates.shape == (3, 0) and found.to_all.shape == (3,)
@@ -74,5 +86,7 @@ def test_a_users_coefficients_are_of_declared_columns_before_those_of_taste(inpu
     moved = model(
         Inputs(rows, inputs.candidate, {}, {}, inputs.request_weight, inputs.candidate_request, inputs.candidate_weight)
     )
-    torch.testing.assert_close(moved.own.by_effect["user_effect"], torch.tensor([-1.0, 2.0, 0.0]))
-    assert moved.own.x.shape == (3, 6) and model.variance("user_effect").tolist() == pytest.approx([1.0] * 5 + [0.04])
+    torch.testing.assert_close(moved.own.by_effect["user_effect"], torch.tensor([-0.3, 0.6, 0.0]))
+    assert moved.own.x.shape == (3, 6) and model.variance("user_effect").tolist() == pytest.approx(
+        [1.0] * 2 + [0.09] * 3 + [0.04]
+    )
