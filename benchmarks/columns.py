@@ -21,10 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 from ablation import prectr, sets
-from common import describe, logistic, spread
+from common import describe, logistic, settings_of_samples, spread
 
 from prectr_torchrec import metrics as m
-from prectr_torchrec.config.files import load_config
 
 
 class Kind(NamedTuple):
@@ -129,11 +128,7 @@ class Samples:
         test_from = json.loads((log / "meta.json").read_text(encoding="utf-8"))["test_from_timestamp"]
         common = [f"data.split.test_from={test_from}", *kind.columns]
         self._settings = [*common, *kind.ranker, *arguments.set]
-        config = load_config(arguments.config)
-        text = {key: getattr(config.text, key) for key in ("vocab_size", "query_tokens", "title_tokens")}
-        lengths = {key: getattr(config.data, key) for key in ("history_length", "peer_length")}
-        same = [f"{section}.{key}={v}" for section, keys in (("data", lengths), ("text", text)) for key, v in keys.items()]
-        self._mixed = [*common, *kind.mixed, *same]
+        self._mixed = [*common, *kind.mixed, *settings_of_samples(arguments.config)]
         self._arguments, self._log, self._name, self._data = arguments, log, name, arguments.out / f"samples-{name}"
         self._oracle = log / "eval" / "oracle.parquet"
         options = ["--raw", str(log / "raw"), "--out", str(self._data), *sets(self._settings)]

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from prectr_torchrec.config.files import load_config
 from prectr_torchrec.config.run import RunConfig
 from prectr_torchrec.data.prepare.prepare import prepare
 from prectr_torchrec.data.reader.batch import SearchBatch
@@ -64,6 +65,14 @@ def median(rates: list[Rate]) -> Rate:
 def ratio(rates: list[Rate], others: list[Rate]) -> Rate:
     """Median over the rounds of a contender's rate to another's in the same round."""
     return median([Rate(a.wall / b.wall, a.cpu / b.cpu) for a, b in zip(rates, others, strict=True)])
+
+
+def settings_of_samples(name: str) -> list[str]:
+    """What another configuration has to be told of samples that were prepared by this one."""
+    config = load_config(name)
+    lengths = {key: getattr(config.data, key) for key in ("history_length", "peer_length")}
+    text = {key: getattr(config.text, key) for key in ("vocab_size", "query_tokens", "title_tokens")}
+    return [f"{section}.{key}={v}" for section, keys in (("data", lengths), ("text", text)) for key, v in keys.items()]
 
 
 def simulated_samples(config: RunConfig, folder: Path, requests: int, shown: int | None = None) -> Path:

@@ -8,8 +8,8 @@ their grades. Finished steps are kept. Beside expected AUC, of all requests and 
 have a past at the request, it tells how the inferred slope of users ranks with the strictness that the log was made with, by the
 events that the user has had at the last request, and how many of the 90 % intervals of slopes hold it.
 
-Controls are logs without an effect (`prectr simulate --strictness 0`, `--query-strictness 0`, `--taste 0`), and `--without`, which
-leaves a piece out of the mixed effects: `user`, `query`, `taste`.
+Controls are logs without an effect (`prectr simulate --strictness 0`, `--query-strictness 0`, `--taste 0`), and `--without`,
+which leaves a piece out of the mixed effects: `user`, `query`, `taste`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ablation import prectr, sets
-from common import describe
+from common import describe, settings_of_samples
 from scipy.stats import spearmanr
 
 from prectr_torchrec import metrics as m
@@ -74,7 +74,10 @@ def measure(arguments: argparse.Namespace, seed: int, common: list[str], samples
     """The lines of the table, for one seed."""
     out, oracle = arguments.out / f"seed-{seed}", arguments.log / "eval" / "oracle.parquet"
     runs = {name: out / name for name in ("ranker", "mixed")}
-    own = {"ranker": (arguments.config, arguments.set), "mixed": ("mixed", arguments.mixed)}
+    own = {
+        "ranker": (arguments.config, arguments.set),
+        "mixed": ("mixed", [*settings_of_samples(arguments.config), *arguments.mixed]),
+    }
     for name, (config, overrides) in own.items():
         settings = sets([*common, *overrides, f"train.seed={seed}"])
         prectr(["train", "--config", config, "--data", str(samples["samples"]), "--run", str(runs[name]), *settings])
@@ -145,7 +148,7 @@ def slopes(run: Path, candidates: Path, oracle: Path) -> dict[str, dict[str, flo
 
 
 def effective(strictness: float) -> float:
-    """The slope of a user of the built-in simulator under a query of the middle: strictness moves it, and it is never negative."""
+    """The slope of a user of the simulator under a query of the middle: strictness moves it, and it is never negative."""
     return max(0.0, SLOPE + strictness)
 
 

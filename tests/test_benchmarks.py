@@ -172,6 +172,7 @@ SLOW = {
     "din, of samples": Case(
         "din", f"--data {{samples}} --config demo_din --epochs 0 {DIN} {{sets}}", "DataGenerator", needs=BENCH
     ),
+    "effect costs": Case("effect_costs", "--impressions 24000", r"sums, linear around zero: [\d,]+ impressions"),
     "effects": Case(
         "effects",
         f"--log {{log}} --out {{out}} --config demo --seeds 1 {_sets(SMALL)} --mixed train.stages.1.epochs=2",
