@@ -172,10 +172,14 @@ SLOW = {
     "din, of samples": Case(
         "din", f"--data {{samples}} --config demo_din --epochs 0 {DIN} {{sets}}", "DataGenerator", needs=BENCH
     ),
-    "effect costs": Case("effect_costs", "--impressions 24000", r"sums, linear around zero: [\d,]+ impressions"),
+    "effect costs": Case(
+        "effect_costs",
+        "--impressions 24000 --rounds 1 --runs {run} {run} --data {samples} --data-with-sums {samples}",
+        r"(?s)sums, linear around zero: [\d,]+ impressions.*times as long",
+    ),
     "effects": Case(
         "effects",
-        f"--log {{log}} --out {{out}} --config demo --seeds 1 {_sets(SMALL)} --mixed train.stages.1.epochs=2",
+        f"--log {{log}} --out {{out}} --config demo --seeds 1 {_sets(SMALL)} --without taste --mixed train.stages.1.epochs=2",
         r"(?s)ranker .*mixed .*fused .*slope",
     ),
     "encoder": Case(
