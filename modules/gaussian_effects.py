@@ -200,11 +200,10 @@ class EffectsPosterior(NamedTuple):
 
 
 def effects_posterior(sums: Tensor, variance: Tensor) -> EffectsPosterior:
-    r"""One Newton step from the prior :math:`N(0, \mathrm{diag}(\sigma^2))` by the sums over strictly past events.
+    r"""Coefficients by sums over strictly past events, with the prior :math:`N(0, \mathrm{diag}(\sigma^2))`.
 
-    An event of vector :math:`x` and click :math:`y`, of probability :math:`e` by everything but these coefficients, adds
-    :math:`(y - e) x` to :math:`S` and :math:`e (1 - e) x x^T` to :math:`I`, with a shorter :math:`x` where its position may not
-    have been looked at. The posterior has the mean
+    An event's log likelihood, a parabola around what was inferred at its moment or around zero, adds to :math:`S` what is linear
+    in the coefficients, and to :math:`I` its information. The posterior has the mean
     :math:`(I + \mathrm{diag}(1 / \sigma^2))^{-1} S` and that inverse as covariance. Without events it is the prior.
 
     Args:

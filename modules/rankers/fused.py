@@ -109,9 +109,11 @@ class Fused(RankingModel):
         return found
 
     def word_taste(self, inputs: Inputs) -> WordTaste | None:
-        """As of `RankingModel`: that of the first member that knows one."""
-        found = (member.word_taste(inputs) for member in self._rankers().values())
-        return next((taste for taste in found if taste is not None), None)
+        """As of `RankingModel`: that of the first member that knows one, with the member's weight."""
+        for weight, member in zip(self.weights, self._rankers().values(), strict=True):
+            if (taste := member.word_taste(inputs)) is not None:
+                return taste._replace(worth=weight * taste.worth)
+        return None
 
     def forward(self, inputs: Inputs) -> Predictions:
         """Scores every candidate."""

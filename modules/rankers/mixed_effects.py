@@ -21,7 +21,7 @@ from ..gaussian_effects import (
     expected_log_probability,
     expected_probability,
 )
-from ..inputs import Inputs
+from ..inputs import Inputs, Widths
 from ..mixture import LabelProbability, grade_distributions
 from ..parts.base import Given, Part, ReportedPart
 from ..parts.declared import Numbers, Vectors
@@ -149,7 +149,7 @@ class MixedEffects(RankingModel):
         position: Examination | None = None,
         relevance: TextRelevance | None = None,
         title: GaussianTitles | None = None,
-        offsets: Sequence[str] = (),
+        offsets: Widths | None = None,
         declared: DeclaredEffects | None = None,
         posterior: Mapping[str, int] | None = None,
         taste_sd: float = 0.2,
@@ -157,7 +157,7 @@ class MixedEffects(RankingModel):
         super().__init__()
         K = len(level_grades)
         self.relevance, self.title, self.declared = relevance, title, declared
-        self.worth = list(offsets)
+        self.worth = offsets or Widths({}, {}, {})
         self.rank, self.position = rank, position
         self.posterior = dict(posterior or {})
         dims = {**effects, **self.posterior}
@@ -217,6 +217,10 @@ class MixedEffects(RankingModel):
             raise ValueError(f"{min(both)} has rows and is inferred too: take the feature, or its model.posterior, out")
         valid = valid_dims(declared.num_coordinates if declared is not None else 0, rank)
         dims = {name: coefficients(name, width, valid) for name, width in looked_up.items()}
+        if declared is not None and rank and dims.get(user := f"user{SUFFIX}") == 2 + declared.num_coordinates > 2:
+            wider = 2 * (2 + declared.num_coordinates + rank)
+            wider += -wider % 4
+            raise ValueError(f"a row of {user} has no room for the {rank} coefficients of taste: make it {wider} wide")
         for name, dim in inferred.items():
             if dim not in valid:
                 raise ValueError(f"posterior.{name.removesuffix(SUFFIX)}: {dim} coefficients; valid: {meanings(valid)}")
@@ -232,7 +236,7 @@ class MixedEffects(RankingModel):
             position=Examination(settings["position_count"]) if settings["position_bias"] else None,
             relevance=relevance,
             title=_frequent_words(given, words, rank, settings["taste_share"]) if words is not None else None,
-            offsets=[name for name in (*request, *candidate) if name not in looked_up and name not in tastes],
+            offsets=Widths(_others(request, looked_up, tastes), _others(candidate, looked_up, tastes), {}),
             declared=declared,
             posterior=inferred,
             taste_sd=settings["taste_sd"],
@@ -323,6 +327,15 @@ class MixedEffects(RankingModel):
             slopes[slope], slopes[f"{slope}_sd"] = mean[:, place], covariance[:, place, place].sqrt()
         return mean, spread
 
+    def _worth(self, inputs: Inputs) -> Tensor:
+        """(C,) of features that are no rows: the sum of each candidate's, and of its request's."""
+        worth = torch.zeros_like(inputs.candidate_weight)
+        for name in self.worth.candidate:
+            worth = worth + inputs.candidate[name].sum(1)
+        for name in self.worth.request:
+            worth = worth + inputs.request[name].sum(1)[inputs.candidate_request]
+        return worth
+
     def _slopes(self, name: str, dim: int) -> dict[str, str]:
         """Of a feature with some coefficients that are inferred, those behind the offset that mean something: what they are
         reported as, and what they are of."""
@@ -337,7 +350,7 @@ class MixedEffects(RankingModel):
         own = middle if self.relevance is None else text.relevance.log_pi.detach().exp() @ self.level_grades
         expected = torch.where(predicted.sum(1) > 0, predicted @ self.level_grades, own)
         grade = torch.where(given.isnan(), expected, given)
-        to_all = grade_distributions(grade, self.knots) @ self.by_grade + inputs.rows(self.worth).sum(1)
+        to_all = grade_distributions(grade, self.knots) @ self.by_grade + self._worth(inputs)
         x = torch.stack([torch.ones_like(grade), grade - middle], dim=1)
         divergence = torch.zeros_like(grade)
         if self.declared is not None:
@@ -376,3 +389,8 @@ def _declared(given: Given, builders: Mapping[str, Callable[[Given], Part | None
     parts = {name: part for name, build in builders.items() if (part := build(given)) is not None}
     numbers, vectors = parts.get("numbers"), parts.get("vectors")
     return DeclaredEffects(cast(Numbers | None, numbers), given.numbers, cast(Vectors | None, vectors)) if parts else None
+
+
+def _others(widths: Mapping[str, int], *known: Mapping[str, int]) -> dict[str, int]:
+    """Features that are none of those that are known."""
+    return {name: width for name, width in widths.items() if not any(name in some for some in known)}

@@ -88,7 +88,7 @@ _COLUMNS: dict[str, Any] = {
 }
 """Of events, a file each."""
 NOTHING = 1e-9
-"""Less information than any event brings."""
+"""Of sums less others: what is rounding, and no information of an event."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 """2^64 over the golden ratio: spreads queries over all bits, so that two pairs hardly ever meet."""
 
@@ -102,7 +102,7 @@ def write_effects(
 
     Every shown candidate with a click label is an event; where clicks are known later than that they were shown, every shown one
     is, not clicked until its click is known. Sums are over what is known before a request: of `user`, of this user, unless nobody
-    is known; of `query`, of others under the query. Click probabilities leave out the effects of all of these.
+    is known; of `query`, of others under the query. Logits leave out the effects of all of these.
 
     Args:
         run: of a ranker of kind `mixed` with rows for them.
@@ -174,7 +174,7 @@ class _EventFiles:
 
     Args:
         folder: for the files.
-        of: whose effects are asked for; click probabilities leave them out.
+        of: whose effects are asked for; logits leave them out.
 
     Attributes:
         widths: D of each.
@@ -190,7 +190,7 @@ class _EventFiles:
     def append(self, scored: Scored, requests: _Requests) -> None:
         """Adds a split."""
         ranker = cast(MixedEffects, scored.ranker)
-        self._variances = {who: ranker.variance(f"{who}{SUFFIX}").double().numpy() for who in self._of}
+        self._variances = {who: ranker.variance(f"{who}{SUFFIX}").double().cpu().numpy() for who in self._of}
         self.widths = {who: len(variance) for who, variance in self._variances.items()}
         with contextlib.ExitStack() as stack:
             opened = {name: stack.enter_context((self._folder / name).open("ab")) for name in _COLUMNS}
@@ -227,7 +227,7 @@ class _EventFiles:
                 key = requests.keys(by)
                 for rows, sums in self._before(by, D, key, requests.time):
                     out[rows] += np.where(key[rows, None] == 0, 0, sums if by == who else -sums)
-            for first in range(0, len(out), BLOCK):  # of own events less themselves nothing is left
+            for first in range(0, len(out) if len(_COUNTED_BY[who]) > 1 else 0, BLOCK):  # own events less themselves
                 block = out[first : first + BLOCK]
                 block[block[:, D] < NOTHING] = 0
             found[who] = out

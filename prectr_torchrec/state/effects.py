@@ -127,7 +127,7 @@ def as_known(time: Ints, click: NDArray[Any], click_known: Ints | None) -> Known
     clicks = np.flatnonzero(click == 1 if click_known is None else (click == 1) | (click_known != 0))
     return KnownEvents(
         np.concatenate([np.arange(len(time)), clicks]),
-        np.concatenate([time, (time if click_known is None else click_known)[clicks]]),
+        np.concatenate([time, (time if click_known is None else np.maximum(click_known, time))[clicks]]),
         np.arange(len(time) + len(clicks)) >= len(time),
     )
 

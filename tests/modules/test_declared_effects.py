@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prectr_torchrec.modules import DeclaredEffects, Inputs, NumberColumn, Numbers, TextReading, VectorColumn, Vectors
+from prectr_torchrec.modules import (
+    DeclaredEffects,
+    Given,
+    Inputs,
+    NumberColumn,
+    Numbers,
+    TextReading,
+    VectorColumn,
+    Vectors,
+    Widths,
+)
 from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 
 PRICE = NumberColumn("candidate", "price", edges=[0.0, 4.0, 8.0], bins=2, mean=4.0, deviation=2.0)
@@ -90,3 +100,15 @@ def test_a_users_coefficients_are_of_declared_columns_before_those_of_taste(inpu
     assert moved.own.x.shape == (3, 6) and model.variance("user_effect").tolist() == pytest.approx(
         [1.0] * 2 + [0.09] * 3 + [0.04]
     )
+
+
+def test_a_row_that_declared_columns_would_fill_without_a_taste_is_refused() -> None:
+    def nothing() -> None:
+        raise AssertionError("it reads no text")
+
+    widths = Widths({"user_effect": 12}, {"brand_id_taste": 6}, {})
+    numbers = [PRICE, *(PRICE._replace(name=f"number_{n}") for n in range(3))]
+    given = Given(widths, [1.0, 3.0], (1.0, 3.0), 10, (), nothing, nothing, numbers=numbers)  # type: ignore[arg-type]
+    settings = {"position_bias": True, "position_count": 5, "relevance": False, "posterior": {}, "taste": 0, "taste_sd": 0.2}
+    with pytest.raises(ValueError, match="a row of user_effect has no room for the 3 coefficients of taste: make it 20 wide"):
+        MixedEffects.build(given, parts={"numbers": Numbers.build}, **settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from inputs_by_hand import inputs_by_hand
@@ -9,6 +11,7 @@ from inputs_by_hand import inputs_by_hand
 from prectr_torchrec.modules import (
     DualInteraction,
     Examination,
+    GaussianTitles,
     Inputs,
     LookedUpFeatures,
     NgramEncoder,
@@ -21,6 +24,7 @@ from prectr_torchrec.modules import (
 from prectr_torchrec.modules.parts.base import ReportedPart
 from prectr_torchrec.modules.rankers.dnn import DNN
 from prectr_torchrec.modules.rankers.fused import Fused
+from prectr_torchrec.modules.rankers.mixed_effects import MixedEffects
 from prectr_torchrec.modules.rankers.prectr import PRECTR
 
 
@@ -106,3 +110,16 @@ def test_it_takes_the_inputs_of_its_members(requests: int) -> None:
     width = inputs.candidate["item_id"].shape[1]
     model = Fused({"one": member(width), "other": member(width)})
     assert model(inputs).ranking["click"].logit.shape == inputs.candidate_weight.shape
+
+
+def test_words_have_the_weight_of_the_member_that_knows_them(inputs: Inputs) -> None:
+    titles = GaussianTitles(50, 2, words=[5])
+    mixed = MixedEffects({"user_effect": 4}, [], rank=2, level_grades=[1.0, 3.0], grade_range=(1.0, 3.0), title=titles)
+    model = Fused({"one": member(8), "mixed": mixed}).eval()
+    with torch.no_grad():
+        model.weights.copy_(torch.tensor([2.0, 0.25]))
+    with_user = replace(inputs, request={"user_effect": torch.randn(2, 8)})
+    own, found = mixed.word_taste(with_user), model.word_taste(with_user)
+    assert own is not None and found is not None and own.worth.any()
+    torch.testing.assert_close(found.worth, 0.25 * own.worth)
+    assert Fused({"one": member(8)}).word_taste(inputs) is None

@@ -39,7 +39,7 @@ EFFECTS = {"user_effect": 2 + RANK, "query_effect": 2, "group_effect": 2, "item_
 @pytest.fixture
 def model() -> MixedEffects:
     options = {"rank": RANK, "level_grades": GRADES, "grade_range": (1.0, 3.0), "position": Examination(50)}
-    model = MixedEffects(EFFECTS, TASTES, offsets=["device", "tags"], **options)
+    model = MixedEffects(EFFECTS, TASTES, offsets=Widths({"device": 4, "tags": 4}, {"tags": 3}, {}), **options)
     with torch.no_grad():
         model.by_grade.copy_(torch.tensor([-2.0, -1.0, 0.0, 0.5]))
         model.position.logit[:3] = torch.tensor([9.0, 0.5, -1.0])
@@ -52,7 +52,7 @@ def inputs() -> Inputs:
     torch.manual_seed(0)
     request = {name: torch.randn(2, 2 * dim) for name, dim in EFFECTS.items() if name != "item_effect"}
     request |= {"user_trained": torch.tensor([[10.0], [0.0]]), "query_trained": torch.tensor([[4.0], [5.0]])}
-    request |= {"group_trained": torch.tensor([[20.0], [8.0]]), "device": torch.randn(2, 4)}
+    request |= {"group_trained": torch.tensor([[20.0], [8.0]]), "device": torch.randn(2, 4), "tags": torch.randn(2, 4)}
     candidate = {
         "item_effect": torch.randn(4, 4),
         "brand_id_taste": torch.randn(4, 2 * RANK),
@@ -76,7 +76,8 @@ def test_the_logit_is_the_formula(model: MixedEffects, inputs: Inputs) -> None:
         x = torch.cat([torch.tensor([1.0, grade - 2.0]), vector])
         rows = {name: inputs.rows([name])[c] for name in EFFECTS}
         sigma = {name: torch.tensor([1.0, 1.0, TASTE_SD, TASTE_SD])[:dim] for name, dim in EFFECTS.items()}
-        worth = inputs.rows(["device"])[c].sum() + inputs.candidate["tags"][c].sum()
+        of_request = [inputs.request[name][inputs.candidate_request[c]].sum() for name in ("device", "tags")]
+        worth = sum(of_request) + inputs.candidate["tags"][c].sum()
         z = f + worth + sum((rows[name][:dim] * sigma[name] * x[:dim]).sum() for name, dim in EFFECTS.items())
         variance = sum(
             ((rows[name][dim:] + LOG_NARROW).exp() * sigma[name] * x[:dim]).square().sum() for name, dim in EFFECTS.items()

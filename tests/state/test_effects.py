@@ -196,6 +196,11 @@ def test_no_events_leave_zeros() -> None:
         assert rows.tolist() == [0] and sums.shape == (1, 9) and not sums.any()
 
 
+def test_a_click_is_known_from_its_impression_on_at_the_earliest() -> None:
+    events = as_known(np.array([10]), np.array([1]), np.array([5]))
+    assert events.time.tolist() == [10, 10] and events.click.tolist() == [False, True]
+
+
 def test_state_is_imported_without_torch() -> None:
     script = "import sys; sys.modules['torch'] = sys.modules['torchrec'] = None; import prectr_torchrec.state.effect_filter"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
