@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ablation import prectr, sets
-from common import describe, settings_of_samples
+from common import describe, settings_of_samples, spread
 from scipy.stats import spearmanr
 
 from prectr_torchrec import metrics as m
@@ -66,7 +65,7 @@ def main() -> None:
     print(describe("torch", "torchrec", "fbgemm-gpu-cpu"))
     print(f"{'':34}{'shown':>18}{'all':>18}")
     for name in measured[0]:
-        columns = "".join(f"{spread(found[name][part] for found in measured):>18}" for part in measured[0][name])
+        columns = "".join(f"{spread([found[name][part] for found in measured]):>18}" for part in measured[0][name])
         print(f"{name:34}{columns}", flush=True)
 
 
@@ -155,13 +154,6 @@ def effective(strictness: float) -> float:
 def by_request(table: pa.Table) -> dict[int, float]:
     """Of a table with a value for each candidate that is the same for all of a request."""
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
-
-
-def spread(values: Iterable[float]) -> str:
-    """Mean, and half of the range of several."""
-    found = list(values)
-    half = f" ± {(max(found) - min(found)) / 2:.4f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.4f}{half}"
 
 
 if __name__ == "__main__":

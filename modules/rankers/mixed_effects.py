@@ -59,7 +59,7 @@ class MixedFindings:
     inputs: Inputs
     """Of what."""
     divergence: Tensor
-    """(C,) each candidate's share of the divergence of the rows from their priors; zero in evaluation mode."""
+    """(C,) each candidate's share of the divergence of the rows from their priors."""
     x: Tensor
     """(C, 2 + n + rank) what coefficients are multiplied with: one, the grade from the middle of the grades, the n coordinates of
     declared columns, the item's vector."""
@@ -92,7 +92,7 @@ class MixedEffects(RankingModel):
 
     Of a candidate, let :math:`g` be the visible grade, else the mean of the predicted levels, else that of the relevance side's
     levels, through which no gradient of the click goes, or without such a side the middle of the grades. Let :math:`d` be the
-    coordinates of the log's own columns (`DeclaredEffects`), :math:`v` the vector of the title (`TitleBag`) and those of
+    coordinates of the log's own columns (`DeclaredEffects`), :math:`v` the vector of the title (`GaussianTitles`) and those of
     attributes, summed, and :math:`x = [1; g; d; v]` with :math:`g` from the middle of the grades. With a row :math:`b_n` for each
     feature :math:`n` of effects, such as user, query, group and item, which has a coefficient for all of :math:`x`, for all but
     :math:`v`, or for one or two elements, a function :math:`f` that is linear between knots, what declared columns and other

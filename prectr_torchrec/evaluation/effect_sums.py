@@ -138,7 +138,7 @@ def write_effects(
             files = _EventFiles(Path(scratch), of)
             for split in (split for split in LABELLED if (events / split).is_dir()):
                 files.append(score(run, events, split, checkpoint, process), _read_requests(events / split, own))
-            wanted = own.model_copy(update={"effects": dict(files.widths)})
+            wanted = own.model_copy(update={"effects": files.widths})
             for split in (split for split in SPLITS if (data / split).is_dir()):
                 requests = _read_requests(data / split, own)
                 sums = files.sums(requests, Path(scratch) / split)
@@ -175,23 +175,23 @@ class _EventFiles:
     Args:
         folder: for the files.
         of: whose effects are asked for; logits leave them out.
-
-    Attributes:
-        widths: D of each.
     """
 
     def __init__(self, folder: Path, of: Sequence[Effect]) -> None:
         self._folder, self._of = folder, of
-        self.widths: dict[Effect, int] = {}
         self._variances: dict[Effect, Floats] = {}
         self._sorted: dict[_By, EffectEvents] = {}
         self._impressions = 0
+
+    @property
+    def widths(self) -> dict[Effect, int]:
+        """D of each."""
+        return {who: len(variance) for who, variance in self._variances.items()}
 
     def append(self, scored: Scored, requests: _Requests) -> None:
         """Adds a split."""
         ranker = cast(MixedEffects, scored.ranker)
         self._variances = {who: ranker.variance(f"{who}{SUFFIX}").double().cpu().numpy() for who in self._of}
-        self.widths = {who: len(variance) for who, variance in self._variances.items()}
         with contextlib.ExitStack() as stack:
             opened = {name: stack.enter_context((self._folder / name).open("ab")) for name in _COLUMNS}
             counted = list(dict.fromkeys(by for who in self._of for by in _COUNTED_BY[who]))
@@ -227,9 +227,8 @@ class _EventFiles:
                 key = requests.keys(by)
                 for rows, sums in self._before(by, D, key, requests.time):
                     out[rows] += np.where(key[rows, None] == 0, 0, sums if by == who else -sums)
-            for first in range(0, len(out) if len(_COUNTED_BY[who]) > 1 else 0, BLOCK):  # own events less themselves
-                block = out[first : first + BLOCK]
-                block[block[:, D] < NOTHING] = 0
+            if len(_COUNTED_BY[who]) > 1:
+                _clear_rounding(out, D)
             found[who] = out
         return found
 
@@ -264,6 +263,13 @@ class _EventFiles:
     def _open(self, name: str, dtype: Any) -> NDArray[Any]:
         path = self._folder / name
         return np.asarray(np.memmap(path, dtype, mode="r")) if path.stat().st_size else np.zeros(0, dtype)
+
+
+def _clear_rounding(sums: Floats, D: int) -> None:
+    """Of own events less themselves nothing is left."""
+    for first in range(0, len(sums), BLOCK):
+        block = sums[first : first + BLOCK]
+        block[block[:, D] < NOTHING] = 0
 
 
 def _copy_split(split: Path, out: Path, data: DataConfig, requests: _Requests, sums: dict[Effect, Floats]) -> dict[Effect, int]:

@@ -24,7 +24,7 @@ from prectr_torchrec.data.reader.reader import SearchReader
 from prectr_torchrec.data.schema import TOKENIZER, check_findings, load_manifest, read_manifest, sample_schema
 from prectr_torchrec.data.tokenizer import load_tokenizer
 from prectr_torchrec.distributed.process import process_group
-from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart
+from prectr_torchrec.evaluation.explanation import Row, observe, rows_of, take_apart, words_of
 from prectr_torchrec.evaluation.measures_text import aligned
 from prectr_torchrec.evaluation.scoring import default_split
 from prectr_torchrec.runs.layout import CONFIG, load_run
@@ -85,7 +85,7 @@ def explain(run: Path, data: Path, request_id: int | str, *, split: str | None =
         "checkpoint": checkpoint,
         "split": split,
         **{name: row[name] for name in ("request_id", "user_id", "query_id", "query")},
-        **take_apart(config.data, row, observed, config.score, load_tokenizer(run / TOKENIZER).get_vocab()),
+        **take_apart(config.data, row, observed, config.score, words_of(load_tokenizer(run / TOKENIZER).get_vocab())),
     }
     for column in LOG_IDS:
         rows = [row for row in (found, *rows_of(found)) if column in row]

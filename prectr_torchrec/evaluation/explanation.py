@@ -7,6 +7,7 @@ from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from prectr_torchrec.config.columns import NumberColumn
 from prectr_torchrec.config.data import DataConfig
@@ -46,9 +47,7 @@ def observe(model: RankingModel, inputs: Inputs) -> Observed:
     return Observed(inputs, predictions, reported, model.attention(inputs), model.word_taste(inputs))
 
 
-def take_apart(
-    data: DataConfig, sample: Row, observed: Observed, score: Mapping[str, Worth], vocabulary: Mapping[str, int]
-) -> Row:
+def take_apart(data: DataConfig, sample: Row, observed: Observed, score: Mapping[str, Worth], words: Mapping[int, str]) -> Row:
     """What was observed, as plain values.
 
     Args:
@@ -56,7 +55,7 @@ def take_apart(
         sample: the request, a row of samples.
         observed: of this request alone.
         score: what labels are worth.
-        vocabulary: ids of the texts' tokens.
+        words: the texts' tokens by their ids.
 
     Returns:
         `candidates`, best first, with their declared `numbers`; `numbers` of the request; of a ranker with labels beside the
@@ -74,11 +73,16 @@ def take_apart(
     }
     weigh(found, score)
     if observed.taste is not None:
-        found["taste"] = _taste(observed.taste, vocabulary)
+        found["taste"] = _taste(observed.taste, words)
     for sequence, name in PAST.items():
         if attention := {n: a for n, a in observed.attention.items() if a.sequence == sequence}:
             found[name] = _events(data, sample, sequence, attention)
     return found
+
+
+def words_of(vocabulary: Mapping[str, int]) -> dict[int, str]:
+    """The words of a vocabulary by their ids."""
+    return {token: word for word, token in vocabulary.items()}
 
 
 def weigh(found: Row, score: Mapping[str, Worth]) -> None:
@@ -126,13 +130,19 @@ def _candidates(data: DataConfig, sample: Row, observed: Observed) -> list[Row]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _taste(taste: WordTaste, vocabulary: Mapping[str, int]) -> Row:
+def _taste(taste: WordTaste, words: Mapping[int, str]) -> Row:
     """The strongest words of a request's user, each way; none of whom nothing is known."""
-    words, worth = {token: word for word, token in vocabulary.items()}, taste.worth[0].cpu()
-    order = worth.argsort(descending=True).tolist()
-    told = {words[int(taste.tokens[place])]: float(worth[place]) for place in order}
-    likes = {word: value for word, value in list(told.items())[:WORDS] if value > 0}
-    return {"likes": likes, "dislikes": {word: value for word, value in list(told.items())[: -WORDS - 1 : -1] if value < 0}}
+    worth, order = taste.worth[0], taste.worth[0].argsort(descending=True)
+
+    def told(places: Tensor) -> dict[str, float]:
+        tokens, values = taste.tokens[places].tolist(), worth[places].tolist()
+        return {words[token]: value for token, value in zip(tokens, values, strict=True)}
+
+    likes, dislikes = told(order[:WORDS]), told(order.flip(0)[:WORDS])
+    return {
+        "likes": {word: value for word, value in likes.items() if value > 0},
+        "dislikes": {word: value for word, value in dislikes.items() if value < 0},
+    }
 
 
 def _events(data: DataConfig, sample: Row, family: str, attention: dict[str, Attention]) -> Row:

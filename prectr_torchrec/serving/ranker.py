@@ -29,7 +29,7 @@ from prectr_torchrec.data.reader.epoch_plan import cut_batches
 from prectr_torchrec.data.reader.flat import to_columns
 from prectr_torchrec.data.tokens import open_tokenizer
 from prectr_torchrec.distributed.process import quiet_tracing, quiet_transformers
-from prectr_torchrec.evaluation.explanation import observe, take_apart
+from prectr_torchrec.evaluation.explanation import observe, take_apart, words_of
 from prectr_torchrec.evaluation.predictions import LEVELS
 from prectr_torchrec.models import build_model
 from prectr_torchrec.modules import Inputs, RankingModel, TextRelevance
@@ -251,11 +251,11 @@ class Ranker:
         batch = self._batch(sample, row["num_candidates"])
         with torch.inference_mode():
             observed = observe(self.model, self._inputs(batch))
-            return take_apart(self.config.data, row, observed, self.config.score, self._vocabulary)
+            return take_apart(self.config.data, row, observed, self.config.score, self._words)
 
     @functools.cached_property
-    def _vocabulary(self) -> dict[str, int]:
-        return dict(open_tokenizer(self._text).get_vocab())
+    def _words(self) -> dict[int, str]:
+        return words_of(open_tokenizer(self._text).get_vocab())
 
     def _score(self, samples: pa.Table) -> list[Scores]:
         counts = samples["num_candidates"].to_numpy()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from prectr_torchrec.data.counted_kinds import sums_width
 from prectr_torchrec.data.prepare.events import EventOrder
 from prectr_torchrec.state.effects import BLOCK, EffectEvents, Floats, Ints, event_sums, increments, posterior
 
@@ -29,8 +30,7 @@ def filtered_before(
     Yields:
         Which of the m, (k,), and their sums, (k, D + D (D + 1) / 2); each of the m once.
     """
-    D, n = len(variance), len(events.user)
-    W = D + D * (D + 1) // 2
+    W, n = sums_width(len(variance)), len(events.user)
     if weights is None:
         weights = np.zeros(int(events.impression.max(initial=-1)) + 1)
     start, stop = EventOrder((events.user,), {"timestamp": events.time}).before(time, user)
